@@ -1,0 +1,1 @@
+"""One file per dataset: each turns raw files into drafts, and knows nothing of output."""

@@ -1,0 +1,1 @@
+"""phiv's data side."""

@@ -1,0 +1,51 @@
+"""The values that flow through phiv: a converter yields a `Draft`, the dataset returns a `Sample`.
+
+The law between them: the images and turns of a draft come back in its sample byte for byte; the engine only adds
+the id and the source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from phiv_schemas import Conversation, ImageMeta, Turn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """One image as a file holds it (JPEG, PNG, ...); decoded only when `open` is called."""
+
+    meta: ImageMeta
+    data: bytes
+
+    def open(self) -> Image:
+        """The decoded picture, EXIF orientation applied, in the file's own mode. RecordError if broken."""
+        from phiv_data.images import open_image
+
+        return open_image(self.data, where=self.meta.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a converter makes of one input. `images` are in the order the turns name them, repeats included."""
+
+    turns: tuple[Turn, ...]
+    images: tuple[EncodedImage, ...]
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a dataset. `images[i]` is the picture of `conversation.image_paths[i]`."""
+
+    conversation: Conversation
+    images: tuple[EncodedImage, ...]
+
+    @property
+    def id(self) -> str:
+        """The row's id."""
+        return self.conversation.id

@@ -1,0 +1,1 @@
+"""phiv's training side: model families, plans, the trainer, evaluation."""

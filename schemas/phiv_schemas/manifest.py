@@ -1,0 +1,97 @@
+"""`manifest.json`: written last, it is what makes a converted dataset complete.
+
+Readers trust only files named here whose size and sha256 match. It holds no clock and no absolute path, so the
+same input, options and library versions give the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from phiv_schemas.conversation import Contract, Name
+from phiv_schemas.media import Sha256
+
+FORMAT_VERSION = 1
+
+
+class FileInfo(Contract):
+    """One file of the dataset; `path` is relative to the dataset's folder."""
+
+    path: str
+    size_bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class ShardInfo(FileInfo):
+    """One Arrow stream shard. `rows` decides whether it is whole: a cut stream opens short without an error."""
+
+    rows: int = Field(ge=0)
+
+
+class SplitInfo(Contract):
+    """One split: its jsonl file and its shards (empty with --no_arrow)."""
+
+    name: Name
+    rows: int = Field(ge=0)
+    num_images: int = Field(ge=0)
+    jsonl: FileInfo
+    shards: list[ShardInfo] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _shards_add_up(self) -> SplitInfo:
+        if self.shards and sum(shard.rows for shard in self.shards) != self.rows:
+            raise ValueError(f"shards hold {sum(s.rows for s in self.shards)} rows, not {self.rows}")
+        return self
+
+
+class Accounting(Contract):
+    """Where every input went: `inputs = written + rejected (by code) + unlabeled + duplicates`.
+
+    `absent` counts entries of official lists without a file; they are not inputs. `identical` counts inputs whose
+    bytes equal those of an earlier input under another name; they are written, and named in the manifest.
+    """
+
+    inputs: int = Field(ge=0)
+    written: int = Field(ge=0)
+    rejected: dict[str, int] = Field(default_factory=dict)
+    unlabeled: int = Field(default=0, ge=0)
+    duplicates: int = Field(default=0, ge=0)
+    absent: int = Field(default=0, ge=0)
+    identical: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Accounting:
+        out = self.written + sum(self.rejected.values()) + self.unlabeled + self.duplicates
+        if out != self.inputs:
+            raise ValueError(f"{self.inputs} inputs, but {out} accounted for")
+        return self
+
+
+class Manifest(Contract):
+    """The whole of a converted dataset."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: Name = Field(description="The dataset, and the prefix of its jsonl files: `ucf101`.")
+    source: str = Field(description="What was converted, in words: the layout found and why.")
+    synthetic: bool = Field(default=False, description="True for drawn demo data.")
+    options: dict[str, Any] = Field(description="Every converter option that shapes the output.")
+    versions: dict[str, str] = Field(description="phiv and every library that shapes the output's bytes.")
+    plan_sha256: Sha256 = Field(description="Of the plan: the sorted inputs, the options and the versions.")
+    accounting: Accounting
+    splits: list[SplitInfo]
+    rejects: FileInfo
+    image_hashes: FileInfo = Field(description="images.sha256: a line per image, as sha256sum reads.")
+    identical_inputs: list[list[str]] = Field(
+        default_factory=list, description="Groups of inputs with equal bytes under different names."
+    )
+
+    @property
+    def rows(self) -> int:
+        """Rows over all splits."""
+        return sum(split.rows for split in self.splits)
+
+    def split(self, name: str) -> SplitInfo | None:
+        """The split called `name`, or None."""
+        return next((split for split in self.splits if split.name == name), None)
