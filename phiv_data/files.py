@@ -1,0 +1,120 @@
+"""Files that are either whole or not there, and errors of the system as one plain line.
+
+>>> with atomic_write(path) as out:          # written beside, flushed to disk, then renamed
+...     out.write(b"hello")
+>>> out.sha256[:8], out.size_bytes
+('2cf24dba', 5)
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from phiv_schemas.errors import EnvironmentProblem
+
+# A killed run leaves such a file behind; it is never read, and may be deleted. The name does not hold the
+# final one, so the longest file name a disk allows can still be written.
+TMP_PREFIX = ".phiv-tmp-"
+
+_PROBLEMS = {
+    errno.ENOSPC: ("disk full", "Free some space, then run the same command again"),
+    errno.EDQUOT: ("disk quota reached", "Free some space, then run the same command again"),
+    errno.EACCES: ("no permission", "Choose a folder you may write to, or change its permissions"),
+    errno.EPERM: ("no permission", "Choose a folder you may write to, or change its permissions"),
+    errno.EROFS: ("the disk is read-only", "Choose a folder you may write to"),
+    errno.EMFILE: ("too many open files", "Raise the limit (ulimit -n) or use fewer workers"),
+    errno.ENFILE: ("too many open files", "Close other programs or use fewer workers"),
+    errno.EIO: ("the disk fails to read or write", "Check the disk"),
+}
+
+
+class HashingWriter:
+    """A binary file that knows the size and sha256 of what was written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+        self.size_bytes = 0
+        self.closed = False  # asked by pyarrow; `atomic_write` closes the file itself
+
+    def write(self, data: bytes) -> int:
+        """Append `data`; returns its length."""
+        self._file.write(data)
+        self._hash.update(data)
+        size = memoryview(data).nbytes
+        self.size_bytes += size
+        return size
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self._file.flush()
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of everything written so far."""
+        return self._hash.hexdigest()
+
+
+@contextmanager
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashingWriter]:
+    """Write `path` as a whole or not at all: beside it first, then renamed over it.
+
+    Missing parent folders are made. `durable` waits for the disk before the rename, so that a power cut
+    cannot leave an empty file; pass False for many small files that are checked later anyway. A full disk, a
+    missing permission and the like raise EnvironmentProblem.
+    """
+    with environment_problems(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
+        try:
+            with tmp.open("xb") as file:
+                yield (out := HashingWriter(file))
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            tmp.replace(path)
+        except BaseException:
+            tmp.unlink(missing_ok=True)
+            raise
+        out.closed = True
+        if durable:
+            sync_folder(path.parent)
+
+
+@contextmanager
+def environment_problems(where: Path | str) -> Iterator[None]:
+    """Turn the system's errors (full disk, permission, quota, ...) into EnvironmentProblem; others pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PROBLEMS:
+            raise
+        what, hint = _PROBLEMS[error.errno]
+        named = str(error.filename or where)
+        raise EnvironmentProblem(str(where) if TMP_PREFIX in named else named, what, hint) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut, where the system can (POSIX)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with environment_problems(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
