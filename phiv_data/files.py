@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from phiv_schemas.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # A killed run leaves such a file behind; it is never read, and may be deleted. The name does not hold the
 # final one, so the longest file name a disk allows can still be written.
@@ -35,25 +39,25 @@ _PROBLEMS = {
 }
 
 
-class HashingWriter:
-    """A binary file that knows the size and sha256 of what was written to it."""
+class HashingWriter(io.RawIOBase):
+    """A binary file that knows the size and sha256 of what was written to it.
+
+    It does not own the file beneath: closing it only ends the writing.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
         self.size_bytes = 0
-        self.closed = False  # asked by pyarrow; `atomic_write` closes the file itself
 
-    def write(self, data: bytes) -> int:
-        """Append `data`; returns its length."""
-        self._file.write(data)
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        """Append all of `data`; returns its length in bytes."""
+        size = self._file.write(data)
         self._hash.update(data)
-        size = memoryview(data).nbytes
         self.size_bytes += size
         return size
-
-    def flush(self) -> None:
-        """Hand what is buffered to the system."""
-        self._file.flush()
 
     @property
     def sha256(self) -> str:
@@ -74,7 +78,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashingWriter]
         tmp = path.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
         try:
             with tmp.open("xb") as file:
-                yield (out := HashingWriter(file))
+                yield HashingWriter(file)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
@@ -82,7 +86,6 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashingWriter]
         except BaseException:
             tmp.unlink(missing_ok=True)
             raise
-        out.closed = True
         if durable:
             sync_folder(path.parent)
 
