@@ -1,4 +1,4 @@
-"""The seam between the trainer and a model: a `Family` turns a conversation into tensors; nothing else knows how.
+"""The seam between the trainer and a model: a `Family` turns conversations into tensors.
 
     family = get_family("phi3_vision")
     model, processor = family.load("microsoft/Phi-3.5-vision-instruct", dtype="bfloat16", num_crops=4)
@@ -7,8 +7,8 @@
     loss = model(**batch).loss
 
 The trainer plans with `length` (exact, from stored sizes and text, no picture opened), encodes in workers,
-collates, steps, and picks what to train with `parts`. A third party adds a model by an entry point in the group
-`phiv.families` whose object satisfies `Family`; `tests/phiv_train/families/test_contract.py` is the law it obeys.
+collates, steps, and picks what to train with `parts`. A third party adds a model by an entry point in the
+group `phiv.families` whose object satisfies `Family`; `tests/phiv_train/families/test_contract.py` is its law.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Family(Protocol):
         """The sample. `images` in the order of `conversation.image_paths`, repeats included.
 
         With `generation` the text stops where the last turn's answer begins, exactly a prefix of the training
-        text, and nothing is labelled. RecordError when pictures and text do not fit, or a needed answer is null.
+        text, and nothing is labelled. RecordError when pictures and text do not fit, or an answer is null.
         """
         ...
 
@@ -153,7 +153,7 @@ class Family(Protocol):
 
         `packed`: one row [1, sum of L], `position_ids` restarting at 0 per sample, no `attention_mask`.
         `right`, `left`: [B, longest L], padded on that side, with `attention_mask` from the lengths.
-        Always: `input_ids`, `labels`, `position_ids` int64 and the family's media, empty if no sample has any.
+        Always: `input_ids`, `labels`, `position_ids` int64 and the family's media, empty if there is none.
         """
         ...
 
