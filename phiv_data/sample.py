@@ -6,8 +6,9 @@ the id and the source.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phiv_schemas import Conversation, ImageMeta, Turn
 
@@ -27,6 +28,22 @@ class EncodedImage:
         from phiv_data.images import open_image
 
         return open_image(self.data, where=self.meta.path)
+
+
+def encoded_image(path: str, data: bytes, *, size: tuple[int, int], format: str, **provenance: Any) -> EncodedImage:
+    """An `EncodedImage` with its length and hash filled in. `size` is (width, height) of the decoded picture."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    width, height = size
+    meta = ImageMeta(
+        path=path,
+        width=width,
+        height=height,
+        format=format,
+        size_bytes=len(data),
+        sha256=sha256,
+        **provenance,
+    )
+    return EncodedImage(meta, data)
 
 
 @dataclass(frozen=True, slots=True)

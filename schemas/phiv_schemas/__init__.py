@@ -1,17 +1,46 @@
-"""phiv's contract as pydantic models: records, manifest, reports, errors. Needs pydantic only."""
+"""phiv's contract as pydantic models: records, manifest, reports, errors. Needs pydantic only.
 
-from phiv_schemas.conversation import Conversation, Turn, check_image_path
-from phiv_schemas.errors import (
-    EnvironmentProblem,
-    PhivError,
-    RecordError,
-    ShardError,
-    SourceError,
-    UsageError,
-)
-from phiv_schemas.manifest import Accounting, FileInfo, Manifest, ShardInfo, SplitInfo
-from phiv_schemas.media import ImageMeta
-from phiv_schemas.report import CODES, Issue, Reject, ValidationReport
+Names load on first use: a command line that only needs the errors does not pay 150 ms for pydantic.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phiv_schemas.conversation import Conversation, Turn, check_image_path
+    from phiv_schemas.errors import (
+        EnvironmentProblem,
+        PhivError,
+        RecordError,
+        ShardError,
+        SourceError,
+        UsageError,
+    )
+    from phiv_schemas.manifest import Accounting, FileInfo, Manifest, ShardInfo, SplitInfo
+    from phiv_schemas.media import ImageMeta
+    from phiv_schemas.report import CODES, Issue, Reject, ValidationReport
+
+_MODULE_OF = {
+    "Conversation": "conversation",
+    "Turn": "conversation",
+    "check_image_path": "conversation",
+    "EnvironmentProblem": "errors",
+    "PhivError": "errors",
+    "RecordError": "errors",
+    "ShardError": "errors",
+    "SourceError": "errors",
+    "UsageError": "errors",
+    "Accounting": "manifest",
+    "FileInfo": "manifest",
+    "Manifest": "manifest",
+    "ShardInfo": "manifest",
+    "SplitInfo": "manifest",
+    "ImageMeta": "media",
+    "CODES": "report",
+    "Issue": "report",
+    "Reject": "report",
+    "ValidationReport": "report",
+}
 
 __all__ = [
     "CODES",
@@ -34,3 +63,9 @@ __all__ = [
     "ValidationReport",
     "check_image_path",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

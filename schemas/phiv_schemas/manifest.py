@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from phiv_schemas.conversation import Contract, Name
 from phiv_schemas.media import Sha256
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 
 
 class FileInfo(Contract):

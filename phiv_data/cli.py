@@ -1,0 +1,35 @@
+"""What the command lines share: exit codes, one-line errors, signals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from phiv_schemas.errors import EXIT_INTERRUPTED, PhivError
+
+
+def run(program: str, command: Callable[[], int]) -> int:
+    """Run `command` and return its exit code; a PhivError becomes one line on stderr and its own code.
+
+    SIGTERM acts as Ctrl-C: what is done so far is kept, and the code is 130.
+    """
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return command()
+    except PhivError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted. Run the same command to continue\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

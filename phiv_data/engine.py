@@ -1,0 +1,135 @@
+"""The engine: raw dataset in, finished dataset out, whatever happens in between.
+
+    plan     which row comes from which input (a pure function of sorted inputs and options)
+    tasks    convert inputs, each task idempotent and atomic, on any runner
+    collect  jsonl files, rejects, image hashes, from the tasks' reports in order
+    shards   Arrow streams of the same rows, on the same runner
+    publish  everything into place, manifest last
+
+Stopped anywhere and started again, it ends with the same bytes as never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phiv_data.collect import Collected, build_shard, collect, shard_jobs, write_manifest
+from phiv_data.converter import Converter, ConverterOptions
+from phiv_data.plan import Plan, make_plan
+from phiv_data.progress import Progress
+from phiv_data.runners import WorkerDied, default_workers, run_local, survives
+from phiv_data.tasks import Job, run_row, run_task
+from phiv_data.workspace import Workspace, begin, discard, locked, publish
+from phiv_schemas import Manifest, ShardInfo, UsageError
+
+ProgressFactory = Callable[[str, int], Progress]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The finished dataset, and whether this run made it or found it there."""
+
+    manifest: Manifest
+    found_finished: bool
+    notices: tuple[str, ...] = ()
+
+
+def convert(
+    options: ConverterOptions,
+    out_dir: Path,
+    *,
+    num_workers: int = 0,
+    arrow: bool = True,
+    overwrite: bool = False,
+    include_unlabeled: bool = False,
+    progress: ProgressFactory = Progress,
+) -> Outcome:
+    """Convert what `options` name into `out_dir`; a finished output of the same plan is left alone.
+
+    `num_workers` processes (0: one per core). `overwrite` makes the output again, or replaces that of another plan.
+    Raises UsageError, SourceError or EnvironmentProblem. Stopped, it keeps what is done for the next run.
+    """
+    shape = {"arrow": arrow, "include_unlabeled": include_unlabeled}
+    with locked(out_dir) as workspace:
+        if workspace.staged() is not None:
+            publish(workspace)  # an earlier run was stopped while it moved the finished files into place
+            overwrite = False
+        finished = None if overwrite else workspace.finished()
+        if finished and _proves_same(finished, options, shape):
+            return _found(workspace, finished)
+        converter = options.open(workspace.scratch)
+        inputs = converter.inputs()
+        plan = make_plan(converter, inputs)
+        if finished:
+            _check_same(finished, plan, shape, out_dir)
+            return _found(workspace, finished)
+        recipe = {"options": converter.options() | shape, "versions": _versions(converter)}
+        begin(workspace, plan.sha256, recipe, overwrite=overwrite)
+        job = _run_tasks(Job(plan, workspace, include_unlabeled), num_workers or default_workers(), progress)
+        collected = collect(job)
+        shards = _run_shards(job, collected, num_workers or default_workers(), progress) if arrow else []
+        write_manifest(job, inputs, collected, shards, recipe)
+        return Outcome(publish(workspace), found_finished=False, notices=inputs.notices)
+
+
+def _run_tasks(job: Job, num_workers: int, progress: ProgressFactory) -> Job:
+    """Run every task. Inputs that kill the process that reads them end up as rejects, not as a dead run."""
+    pending = [task.index for task in job.plan.tasks]
+    with progress(f"{job.plan.converter.name}: convert", len(job.plan.items)) as bar:
+        while pending:
+            try:
+                for index, rows in run_local(run_task, job, tuple(pending), min(num_workers, len(pending))):
+                    pending.remove(index)
+                    bar.add(rows)
+            except WorkerDied as death:
+                job = job.without(job.crashed | _killers(job, death.indices))
+    return job
+
+
+def _killers(job: Job, suspects: list[int]) -> frozenset[int]:
+    """Rows that kill a process of their own, among those of the suspected tasks."""
+    guilty = [job.plan.tasks[i] for i in suspects if not survives(run_task, job, i)]
+    rows = [row for task in guilty for row in range(task.first, task.stop)]
+    return frozenset(row for row in rows if row not in job.crashed and not survives(run_row, job, row))
+
+
+def _run_shards(job: Job, collected: Collected, num_workers: int, progress: ProgressFactory) -> list[ShardInfo]:
+    jobs = shard_jobs(job, collected)
+    infos: dict[int, ShardInfo] = {}
+    with progress(f"{job.plan.converter.name}: shards", sum(shard.num_rows for shard in jobs.shards)) as bar:
+        for index, info in run_local(build_shard, jobs, range(len(jobs.shards)), min(num_workers, len(jobs.shards))):
+            infos[index] = info
+            bar.add(info.rows)
+    return [infos[index] for index in range(len(jobs.shards))]
+
+
+def _found(workspace: Workspace, manifest: Manifest) -> Outcome:
+    discard(workspace)
+    return Outcome(manifest, found_finished=True)
+
+
+def _proves_same(manifest: Manifest, options: ConverterOptions, shape: dict[str, Any]) -> bool:
+    """True when the options alone, without a look at the source, show that `manifest` is theirs."""
+    identity = options.identity()
+    return identity is not None and manifest.options == identity | shape
+
+
+def _check_same(manifest: Manifest, plan: Plan, shape: dict[str, Any], out_dir: Path) -> None:
+    wanted = plan.converter.options() | shape
+    if (manifest.name, manifest.plan_sha256, manifest.options) == (plan.converter.name, plan.sha256, wanted):
+        return
+    keys = sorted(k for k in wanted.keys() | manifest.options.keys() if wanted.get(k) != manifest.options.get(k))
+    raise UsageError(
+        str(out_dir),
+        f"holds a finished {manifest.name} conversion that differs in {', '.join(keys) or 'its inputs'}",
+        "Pass --overwrite to replace it, or another --out_dir",
+    )
+
+
+def _versions(converter: Converter) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("phiv", "pyarrow", "pydantic")} | converter.versions()

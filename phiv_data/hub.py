@@ -1,0 +1,33 @@
+"""Downloads from the Hugging Face hub, checked against a known sha256."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from phiv_data.files import sha256_file
+from phiv_schemas import EnvironmentProblem
+
+
+def download(repo: str, filename: str, *, sha256: str, hint: str) -> Path:
+    """The file of a dataset repository, from the hub's cache where it is there already.
+
+    EnvironmentProblem, ending in `hint`, without the extra `phiv[hub]`, without a network, or when the file that came
+    is not the one known.
+    """
+    where = f"hub dataset {repo}"
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise EnvironmentProblem(
+            where, "downloading needs huggingface_hub", f'pip install "phiv[hub]". {hint}'
+        ) from None
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        path = Path(hf_hub_download(repo_id=repo, filename=filename, repo_type="dataset"))
+    except Exception as error:  # every network library below raises its own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EnvironmentProblem(where, f"cannot download {filename} ({reason})", hint) from error
+    if (found := sha256_file(path)) != sha256:
+        raise EnvironmentProblem(where, f"{filename} has sha256 {found}, not {sha256}", f"Delete {path}. {hint}")
+    return path

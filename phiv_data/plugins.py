@@ -1,0 +1,30 @@
+"""Things found by entry point. A broken plugin is told, and never disturbs another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Plugins:
+    """What loaded, by name, and one line for each that did not."""
+
+    loaded: dict[str, Any]
+    broken: dict[str, str]
+
+
+def load_plugins(group: str) -> Plugins:
+    """Load every entry point of `group`, sorted by name."""
+    plugins = Plugins({}, {})
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+        _load(point, plugins)
+    return plugins
+
+
+def _load(point: EntryPoint, plugins: Plugins) -> None:
+    try:
+        plugins.loaded[point.name] = point.load()
+    except Exception as error:  # whatever a third party's import raises
+        plugins.broken[point.name] = f"{point.name} ({point.value}): {type(error).__name__}: {error}"

@@ -1,0 +1,129 @@
+"""One task of a conversion: turn a run of inputs into staged images and a report.
+
+`run_task` is idempotent and atomic: its report appears last and whole, and the same task gives the same bytes
+whoever runs it, how often and in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from phiv_data.files import atomic_write
+from phiv_data.plan import Plan, Task
+from phiv_data.reject import RejectInput
+from phiv_data.sample import Draft, EncodedImage, Sample
+from phiv_data.workspace import Workspace
+from phiv_schemas import Conversation, ImageMeta, Reject
+from phiv_schemas.conversation import Contract
+
+
+class Row(Contract):
+    """A written row: its record and its images' metadata, in the order of `conversation.image_paths`."""
+
+    conversation: Conversation
+    media: list[ImageMeta]
+
+
+class TaskReport(Contract):
+    """What became of every input of a task: `len(rows) + len(rejects) + unlabeled` is their number."""
+
+    rows: list[Row]
+    rejects: list[Reject]
+    unlabeled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every task of a conversion shares; pickled to each worker once."""
+
+    plan: Plan
+    workspace: Workspace
+    include_unlabeled: bool = False
+    crashed: frozenset[int] = frozenset()
+
+    def without(self, crashed: frozenset[int]) -> Job:
+        """The same job, rejecting the inputs at these indices unseen: they kill the process that reads them."""
+        return replace(self, crashed=crashed)
+
+
+def run_task(job: Job, index: int) -> int:
+    """Do task `index`, unless its report is there and its images are whole. The number of its inputs."""
+    task = job.plan.tasks[index]
+    if not is_done(job, task):
+        report = convert_rows(job, range(task.first, task.stop))
+        with atomic_write(job.workspace.part(index)) as file:
+            file.write(report.model_dump_json(exclude_none=True).encode())
+    return task.stop - task.first
+
+
+def run_row(job: Job, index: int) -> None:
+    """Make row `index` alone and keep nothing of it but staged images: a probe for inputs that kill."""
+    convert_rows(job, range(index, index + 1))
+
+
+def convert_rows(job: Job, indices: range) -> TaskReport:
+    """Make the rows at `indices`: images are staged, records and rejects returned."""
+    rows: list[Row] = []
+    rejects: list[Reject] = []
+    unlabeled = 0
+    for index in indices:
+        try:
+            row = _convert(job, index)
+        except RejectInput as reject:
+            rejects.append(_reject(job.plan, index, reject.code, reject.reason))
+        else:
+            keep = row.conversation.is_labeled or job.include_unlabeled
+            rows += [row] if keep else []
+            unlabeled += not keep
+    return TaskReport(rows=rows, rejects=rejects, unlabeled=unlabeled)
+
+
+def load_report(job: Job, task: Task) -> TaskReport:
+    """The report of a finished task."""
+    return TaskReport.model_validate_json(job.workspace.part(task.index).read_bytes())
+
+
+def is_done(job: Job, task: Task) -> bool:
+    """True when the report is there and every image it names has its full size (a power cut can shorten one)."""
+    try:
+        report = load_report(job, task)
+        images = job.workspace.staged_images
+        return all((images / m.path).stat().st_size == m.size_bytes for row in report.rows for m in row.media)
+    except (OSError, ValueError):
+        return False
+
+
+def iter_samples(job: Job, task: Task, rows: slice) -> Iterator[Sample]:
+    """The rows of a finished task as samples, image bytes read from the stage."""
+    for row in load_report(job, task).rows[rows]:
+        images = [EncodedImage(m, (job.workspace.staged_images / m.path).read_bytes()) for m in row.media]
+        yield Sample(row.conversation, tuple(images))
+
+
+def _convert(job: Job, index: int) -> Row:
+    plan, item = job.plan, job.plan.items[index]
+    if index in job.crashed:
+        raise RejectInput(item.key, "crashed", "reading it kills the process (a decoder bug or out of memory)")
+    draft = plan.converter.draft(item)
+    conversation = Conversation(
+        id=plan.row_id(index),
+        source=plan.converter.record_source,
+        conversations=draft.turns,
+        system=draft.system,
+    )
+    paths = tuple(image.meta.path for image in draft.images)
+    assert paths == conversation.image_paths, f"{item.key}: images and turns disagree"
+    _stage_images(job.workspace, draft)
+    return Row(conversation=conversation, media=[image.meta for image in draft.images])
+
+
+def _stage_images(workspace: Workspace, draft: Draft) -> None:
+    for image in {image.meta.path: image for image in draft.images}.values():
+        with atomic_write(workspace.staged_images / image.meta.path, durable=False) as file:
+            file.write(image.data)
+
+
+def _reject(plan: Plan, index: int, code: str, reason: str) -> Reject:
+    item = plan.items[index]
+    return Reject(id=plan.row_id(index), split=item.split, input=item.key, code=code, reason=reason)

@@ -1,0 +1,211 @@
+"""The output folder of a conversion, finished or not, and how it becomes finished.
+
+    <out>/.phiv/plan.json    what is being made; another plan here is an error, not a mixture
+    <out>/.phiv/source/      scratch: an unpacked archive, drawn demo clips
+    <out>/.phiv/parts/       one report per finished task; what is here is not done again
+    <out>/.phiv/shards/      one report per finished shard
+    <out>/.phiv/stage/       the output, under its final relative names
+    <out>/...                the output; nothing is here before all of it is
+
+`publish` renames the staged entries into place and `manifest.json` last: who finds a manifest finds a whole
+dataset. When it replaces an older one, the older manifest goes first, so no reader ever sees a mixture. A publish
+that was cut is finished by the same command, because every step is a rename that can be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phiv_data.files import atomic_write, environment_problems
+from phiv_schemas import Manifest, ShardError, UsageError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths below an output folder."""
+
+    out_dir: Path
+
+    @property
+    def work(self) -> Path:
+        return self.out_dir / ".phiv"
+
+    @property
+    def scratch(self) -> Path:
+        return self.work / "source"
+
+    @property
+    def stage(self) -> Path:
+        return self.work / "stage"
+
+    @property
+    def staged_images(self) -> Path:
+        return self.stage / "images"
+
+    def part(self, task: int) -> Path:
+        return self.work / "parts" / f"{task:06d}.json"
+
+    def shard_report(self, split: str, index: int) -> Path:
+        return self.work / "shards" / f"{split}-{index:05d}.json"
+
+    def finished(self) -> Manifest | None:
+        """The manifest of a finished output, or None. ShardError when it cannot be read."""
+        return read_manifest(self.out_dir)
+
+    def staged(self) -> Manifest | None:
+        """The manifest of an output that is complete but not yet published, or None."""
+        return read_manifest(self.stage)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """`folder/manifest.json`, or None where there is none. ShardError when it is not a manifest."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        first = str(error).splitlines()
+        raise ShardError(str(path), f"not a phiv manifest ({' '.join(first[:3])})", "Convert again") from error
+
+
+@contextmanager
+def locked(out_dir: Path) -> Iterator[Workspace]:
+    """The workspace of `out_dir`, made where missing, held against a second process.
+
+    Raises UsageError for a folder that holds other people's files or is in use, EnvironmentProblem where it cannot
+    be written.
+    """
+    from filelock import FileLock, Timeout
+
+    workspace = Workspace(out_dir)
+    _check_ours(workspace)
+    is_new = not out_dir.exists()
+    with environment_problems(out_dir):
+        workspace.work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(workspace.work / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(str(out_dir), "another conversion is writing here", "Wait for it to end") from None
+    try:
+        yield workspace
+    finally:
+        lock.release()
+        _remove_if_idle(workspace, is_new)
+
+
+def begin(workspace: Workspace, plan_sha256: str, recipe: dict[str, Any], *, overwrite: bool) -> None:
+    """Start the plan, or go on with it where an earlier run of the same plan was stopped.
+
+    Raises UsageError when the folder holds an unfinished conversion of another plan and `overwrite` is False.
+    """
+    path = workspace.work / "plan.json"
+    wanted = {"plan_sha256": plan_sha256, **recipe}
+    found = _read_json(path)
+    if found is not None and found != wanted:
+        if not overwrite:
+            differs = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+            raise UsageError(
+                str(workspace.out_dir),
+                f"holds an unfinished conversion that differs in {', '.join(differs)}",
+                "Repeat its command to finish it, or pass --overwrite to start anew",
+            )
+        _forget(workspace)
+    with atomic_write(path) as file:
+        file.write(json.dumps(wanted, indent=1, sort_keys=True).encode())
+
+
+def _forget(workspace: Workspace) -> None:
+    """Remove what an unfinished conversion has made; its scratch stays."""
+    for name in ("stage", "parts", "shards", "plan.json"):
+        _remove(workspace.work / name)
+
+
+def discard(workspace: Workspace) -> None:
+    """Empty the work folder, but for the lock, which is still held."""
+    for path in workspace.work.iterdir():
+        if path.name != "lock":
+            _remove(path)
+
+
+def publish(workspace: Workspace) -> Manifest:
+    """Move the staged output into place, manifest last, and clean up. Safe to repeat after any interruption."""
+    manifest = workspace.staged()
+    assert manifest is not None, "publish needs a staged manifest"
+    old_folder = workspace.work / "old"
+    with environment_problems(workspace.out_dir):
+        _move(workspace.out_dir, old_folder, [MANIFEST])
+        outdated = read_manifest(old_folder)
+        _move(workspace.out_dir, old_folder, sorted(_entries(outdated) - _entries(manifest)) if outdated else [])
+        names = sorted(path.name for path in workspace.stage.iterdir() if path.name != MANIFEST)
+        for name in names:
+            _move(workspace.out_dir, old_folder, [name])
+            _move(workspace.stage, workspace.out_dir, [name])
+        os.sync()
+        _move(workspace.stage, workspace.out_dir, [MANIFEST])
+        discard(workspace)
+    return manifest
+
+
+def _entries(manifest: Manifest) -> set[str]:
+    """Top-level names a dataset owns."""
+    files = [s.jsonl.path for s in manifest.splits] + [manifest.rejects.path, manifest.image_hashes.path]
+    return {Path(file).parts[0] for file in files} | {"images", "arrow", "README.md"}
+
+
+def _move(source: Path, target: Path, names: list[str]) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (source / name).exists():
+            _remove(target / name)
+            (source / name).rename(target / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_if_idle(workspace: Workspace, is_new: bool) -> None:
+    """Remove the work folder when nothing in it is worth keeping, and a new output folder that stayed empty."""
+    kept = [path for path in workspace.work.iterdir() if path.name not in ("lock", "source")]
+    if kept or (workspace.scratch.exists() and any(workspace.scratch.iterdir())):
+        return
+    shutil.rmtree(workspace.work, ignore_errors=True)
+    if is_new and not any(workspace.out_dir.iterdir()):
+        workspace.out_dir.rmdir()
+
+
+def _check_ours(workspace: Workspace) -> None:
+    out_dir = workspace.out_dir
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UsageError("--out_dir", f"{str(out_dir)!r} is a file", "Pass a folder")
+    with environment_problems(out_dir):
+        names = {path.name for path in out_dir.iterdir()} if out_dir.exists() else set()
+    if names and not names & {MANIFEST, ".phiv"} and any(not name.startswith(".") for name in names):
+        example = sorted(names)[0]
+        raise UsageError(
+            "--out_dir",
+            f"{str(out_dir)!r} is not empty and holds no phiv output (found {example!r})",
+            "Pass a new or empty folder",
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    value = json.loads(path.read_bytes())
+    assert isinstance(value, dict)
+    return value
