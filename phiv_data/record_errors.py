@@ -1,0 +1,157 @@
+"""What is wrong with one record, in plain words: pydantic's errors as issues in phiv's error grammar.
+
+    conversations -> 0 -> images -> 3    becomes    $.conversations[0].images[3]
+    "Input should be a valid string"     becomes    must be a string (found 3)
+
+Every error of a record is told, each once. Values are shown short: a record may be hostile, and is never echoed
+whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from phiv_schemas import Conversation, Issue, Turn
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_core import ErrorDetails
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KEYS = (*Conversation.model_fields, *Turn.model_fields)
+_MAX_SHOWN = 60
+
+
+def schema_issues(error: ValidationError, file: str, line: int | None = None) -> list[Issue]:
+    """Every error of a record that broke the contract, as PV002, PV005 or PV103, in pydantic's order."""
+    details = error.errors(include_url=False, include_context=True)
+    return [_issue(one, file, line) for one in details if not _is_echo(one)]
+
+
+def json_path(loc: tuple[int | str, ...]) -> str:
+    """`("conversations", 0, "images", 3)` as `$.conversations[0].images[3]`; odd keys are quoted."""
+    return "$" + "".join(_step(step) for step in loc)
+
+
+def shown(value: object) -> str:
+    """A short, one-line, `repr`-like form of any JSON value: long text is cut, containers are only named."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a huge number"
+    text = repr(value[: _MAX_SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def duplicate_key_paths(raw: bytes) -> Iterator[tuple[str, str]]:
+    """`(path of the object, key)` of each key that stands twice in one object of valid JSON.
+
+    JSON readers let the last one win without a word, so a record could lose half of its answer.
+    """
+    try:
+        yield from _walk("$", json.loads(raw, object_pairs_hook=_Object))
+    except (ValueError, RecursionError):
+        return  # not JSON, or deeper than any record: said elsewhere
+
+
+def _issue(one: ErrorDetails, file: str, line: int | None) -> Issue:
+    kind, loc, value = one["type"], one["loc"], one["input"]
+    say = _MESSAGES.get(kind)
+    message, hint = say(one) if say else (f"{one['msg'][:1].lower()}{one['msg'][1:]}{_found(value)}", "")
+    return Issue(
+        code=_code(kind, loc, value), file=file, line=line, json_path=json_path(loc), message=message, hint=hint
+    )
+
+
+def _is_echo(one: ErrorDetails) -> bool:
+    """True for the "too short" that pydantic adds when the items are there but broken."""
+    return one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"]
+
+
+def _code(kind: str, loc: tuple[int | str, ...], value: object) -> str:
+    if kind == "string_unicode":
+        return "PV005"
+    if kind == "value_error" and "images" in loc and isinstance(value, str) and _escapes(value):
+        return "PV103"
+    return "PV002"
+
+
+def _escapes(path: str) -> bool:
+    parts = PureWindowsPath(path)  # knows drives and both kinds of slash
+    return bool(parts.anchor) or ".." in parts.parts
+
+
+def _found(value: object) -> str:
+    return f" (found {shown(value)})"
+
+
+def _must_be(what: str) -> Callable[[ErrorDetails], tuple[str, str]]:
+    return lambda one: (f"must be {what}{_found(one['input'])}", "")
+
+
+def _missing(one: ErrorDetails) -> tuple[str, str]:
+    has = ", ".join(shown(key) for key in list(one["input"])[:8]) if isinstance(one["input"], dict) else ""
+    null = "Write null where there is no answer" if one["loc"][-1] == "assistant" else ""
+    return f"required key is missing (found {has or 'no keys'})", null
+
+
+def _unknown_key(one: ErrorDetails) -> tuple[str, str]:
+    close = difflib.get_close_matches(str(one["loc"][-1]), _KEYS, n=1)
+    return "unknown key", f"Did you mean {close[0]!r}?" if close else "Remove it"
+
+
+def _too_short(one: ErrorDetails) -> tuple[str, str]:
+    return f"must hold at least {one['ctx']['min_length']} item (found an empty list)", ""
+
+
+def _rule(one: ErrorDetails) -> tuple[str, str]:
+    value, rule = one["input"], str(one["ctx"]["error"])[:200]  # a rule may quote text of any length
+    return rule + (_found(value) if isinstance(value, str) else ""), ""
+
+
+_MESSAGES: dict[str, Callable[[ErrorDetails], tuple[str, str]]] = {
+    "missing": _missing,
+    "extra_forbidden": _unknown_key,
+    "too_short": _too_short,
+    "value_error": _rule,
+    "string_type": _must_be("a string"),
+    "string_unicode": lambda one: ("text holds a lone surrogate, which is not valid Unicode", ""),
+    "int_type": _must_be("a whole number"),
+    "greater_than_equal": _must_be("0 or more"),
+    "tuple_type": _must_be("a list"),
+    "model_type": _must_be("an object"),
+}
+
+
+def _step(step: int | str) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if _PLAIN_KEY.fullmatch(step) else f"[{json.dumps(step[:_MAX_SHOWN])}]"
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers the keys it was given twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        keys = [key for key, _ in pairs]
+        self.repeated = [key for key in self if keys.count(key) > 1] if len(self) < len(keys) else []
+
+
+def _walk(path: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, _Object):
+        yield from ((path, key) for key in value.repeated)
+        for key, inner in value.items():
+            yield from _walk(path + _step(key), inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _walk(f"{path}[{index}]", inner)
