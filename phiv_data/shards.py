@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from phiv_data.files import atomic_write
 from phiv_data.sample import EncodedImage, Sample
-from phiv_schemas import Conversation, ImageMeta, RecordError, ShardInfo
+from phiv_schemas import Conversation, EnvironmentProblem, ImageMeta, RecordError, ShardError, ShardInfo
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +33,9 @@ MAX_SHARD_BYTES = 256 * 2**20
 MAX_BATCH_ROWS = 100
 MAX_BATCH_BYTES = 64 * 2**20
 MAX_ROW_BYTES = 2**31 - 1
+
+# The end of every Arrow stream: a continuation mark and a length of 0. A stream without it was cut.
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 Row = dict[str, Any]
 
@@ -100,6 +103,33 @@ def write_dataset_dict(arrow_folder: Path, splits: Sequence[str]) -> None:
     _write_json(arrow_folder / "dataset_dict.json", {"splits": list(splits)})
 
 
+def open_shard(path: Path, *, where: str = "") -> list[pa.RecordBatch]:
+    """The record batches of a shard, memory-mapped: no image is read until it is asked for.
+
+    ShardError when the file is missing, cut (also at a batch edge: the end mark is checked), not a shard of phiv,
+    or so damaged that reading it could crash. A flipped bit inside an image is left to sha256 and to decoding.
+    """
+    import pyarrow as pa
+
+    where = where or str(path)
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            _check_end(mapped, where)
+            reader = pa.ipc.open_stream(mapped)
+            _check_schema(reader.schema, where)
+            batches = list(reader)
+        for batch in batches:
+            batch.validate(full=True)  # offsets and UTF-8: a flipped byte there can end the process when read
+    except FileNotFoundError:
+        raise ShardError(where, "no such shard", "Run the conversion again") from None
+    except PermissionError as error:
+        raise EnvironmentProblem(where, "no permission", "Change the file's permissions") from error
+    except (pa.ArrowException, OSError, SystemError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ShardError(where, f"is damaged ({reason})", "Run the conversion again") from error
+    return batches
+
+
 @cache
 def schema() -> pa.Schema:
     """The schema of every shard; its `huggingface` metadata makes `images` a list of pictures."""
@@ -131,9 +161,7 @@ def to_row(sample: Sample) -> Row:
 
 def to_conversation(row: Row) -> Conversation:
     """The record of a row. pydantic's ValidationError when the row breaks the contract."""
-    return Conversation(
-        id=row["id"], source=row["source"], system=row["system"], conversations=row["conversations"]
-    )
+    return Conversation(id=row["id"], source=row["source"], system=row["system"], conversations=row["conversations"])
 
 
 def to_sample(row: Row) -> Sample:
@@ -141,6 +169,18 @@ def to_sample(row: Row) -> Sample:
     pairs = zip(row["images"], row["media"], strict=True)
     images = tuple(EncodedImage(ImageMeta(**media), image["bytes"]) for image, media in pairs)
     return Sample(to_conversation(row), images)
+
+
+def _check_end(mapped: Any, where: str) -> None:
+    size = mapped.size()
+    if size < len(_END) or mapped.read_at(len(_END), size - len(_END)) != _END:
+        raise ShardError(where, f"is cut off after {size} bytes (no end mark)", "Run the conversion again")
+
+
+def _check_schema(found: pa.Schema, where: str) -> None:
+    if not found.equals(schema()):
+        columns = ", ".join(found.names)[:200] or "none"
+        raise ShardError(where, f"is not a shard of phiv (found columns: {columns})", "Convert the data first")
 
 
 def _size(sample: Sample) -> int:
