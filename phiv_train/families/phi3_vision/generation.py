@@ -1,0 +1,68 @@
+"""What `generate` needs beyond transformers' own: the RoPE switch, and pictures that follow their row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from phiv_schemas.errors import UsageError
+from phiv_train.families.phi3_vision.pixels import crop_grids
+
+IMAGE_INPUTS = ("crops", "image_sizes", "pixel_values", "keep_padding_crops")
+ROWS_PER_CROP = 144
+
+
+def passes_switch(total: int, past: int, attention_mask: Tensor | None, limit: int) -> bool:
+    """True when this step's positions take a row over `limit`: its cached keys were made with short factors.
+
+    The original drops the cache then and recomputes everything with long factors. Here each row counts its own
+    positions, so a padded batch generates what its rows would alone.
+    """
+    if not past:
+        return False
+    lengths = torch.tensor([total]) if attention_mask is None else attention_mask.sum(-1)
+    before = lengths - (total - past)
+    return bool(((before <= limit) & (lengths > limit)).any())
+
+
+def repeat_images(
+    images: Mapping[str, Tensor], input_ids: Tensor, image_token_id: int, times: int
+) -> dict[str, Tensor]:
+    """`images` for a batch in which every row is repeated `times` times in place (beams, several answers)."""
+    grids = crop_grids(images["image_sizes"])
+    order = [n for row in pictures_per_row(input_ids, grids, image_token_id) for _ in range(times) for n in row]
+    out = dict(images)
+    for name in ("image_sizes", "pixel_values"):
+        if name in images:
+            out[name] = images[name][order]
+    if "crops" in images:
+        parts = images["crops"].split([rows * columns for rows, columns in grids])
+        out["crops"] = torch.cat([parts[n] for n in order])
+    return out
+
+
+def num_rows(rows: int, columns: int) -> int:
+    """Positions a picture of rows x columns crops takes."""
+    return (rows * columns + 1) * ROWS_PER_CROP + 1 + 12 * (rows + 1)
+
+
+def pictures_per_row(
+    input_ids: Tensor, grids: list[tuple[int, int]], image_token_id: int
+) -> list[list[int]]:
+    """For every row of the batch, the indices of the pictures its image positions hold."""
+    slots = ((input_ids < 0) | (input_ids == image_token_id)).sum(-1).tolist()
+    out, picture = [], 0
+    for index, free in enumerate(slots):
+        mine = []
+        while free > 0 and picture < len(grids):
+            free -= num_rows(*grids[picture])
+            mine.append(picture)
+            picture += 1
+        if free:
+            raise UsageError(f"input_ids[{index}]", "its image positions do not fit the pictures given")
+        out.append(mine)
+    if picture != len(grids):
+        raise UsageError("image_sizes", f"{len(grids)} pictures, but the rows hold {picture}")
+    return out
