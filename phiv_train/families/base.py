@@ -8,7 +8,7 @@
 
 The trainer plans with `length` (exact, from stored sizes and text, no picture opened), encodes in workers,
 collates, steps, and picks what to train with `parts`. A third party adds a model by an entry point in the
-group `phiv.families` whose object satisfies `Family`; `tests/phiv_train/families/test_contract.py` is its law.
+group `phiv.families` whose object satisfies `Family` (its law: `tests/phiv_train/families/test_contract.py`).
 """
 
 from __future__ import annotations
@@ -146,9 +146,7 @@ class Family(Protocol):
         """
         ...
 
-    def collate(
-        self, samples: Sequence[Encoded], processor: Any, *, layout: Layout = "packed"
-    ) -> dict[str, Tensor]:
+    def collate(self, samples: Sequence[Encoded], processor: Any, *, layout: Layout = "packed") -> dict[str, Tensor]:
         """The model's keyword arguments, all torch tensors, for one micro-batch.
 
         `packed`: one row [1, sum of L], `position_ids` restarting at 0 per sample, no `attention_mask`.
