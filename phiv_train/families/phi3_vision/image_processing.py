@@ -223,7 +223,8 @@ def _halfway(lines: NDArray[np.int16], factor: int, dtype: type[Any] = np.int16)
     first, count = factor // 2 - 1, (len(lines) - 2) // factor
     a, b, c, d = (lines[first + k :: factor][:count] for k in range(4))
     # int16 holds both passes' sums of two: 255 * 2 first, then within -3060..19380; only the last product needs more.
-    return np.subtract(np.multiply(b + c, 19, dtype=dtype), np.multiply(a + d, 3, dtype=dtype))
+    inner, outer = np.multiply(b + c, 19, dtype=dtype), np.multiply(a + d, 3, dtype=dtype)
+    return np.asarray(inner - outer)
 
 
 def _edged(crops: Pixels, image_size: tuple[int, int]) -> NDArray[np.int16]:

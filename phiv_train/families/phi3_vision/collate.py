@@ -1,0 +1,76 @@
+"""Samples to one micro-batch of torch tensors: packed in one row, or padded to a rectangle.
+
+| key | dtype, shape | |
+|---|---|---|
+| input_ids | int64 [B, L] | image slots hold the image token id |
+| labels | int64 [B, L] | -100 outside answers and at padding |
+| position_ids | int64 [B, L] | 0, 1, ... per sample; 0 at padding |
+| attention_mask | int64 [B, L] | padded layouts only: 1 on a sample, 0 on padding |
+| crops | uint8 [C, S, S, 3] | every real crop of the batch, row-major per picture, pictures in order |
+| image_sizes | int64 [N, 2] | (height, width) after padding |
+
+Samples may hold any number of pictures, of any size, or none: then `crops` and `image_sizes` are empty. The mask comes
+from the lengths, never from the pad id, which is also `<|endoftext|>` and stands inside every sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phiv_schemas.errors import RecordError
+from phiv_train.families.base import IGNORE, Encoded, Layout
+from phiv_train.families.phi3_vision.encoding import image_slots
+from phiv_train.families.phi3_vision.processor import Processor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def collate(samples: Sequence[Encoded], processor: Processor, *, layout: Layout = "packed") -> dict[str, Tensor]:
+    """The batch. RecordError, naming the sample, where image slots and crops do not match."""
+    import torch
+
+    for sample in samples:
+        check(sample, processor)
+    rows = _packed(samples) if layout == "packed" else _padded(samples, processor, left=layout == "left")
+    media = {name: np.concatenate([s.media[name] for s in samples]) for name in ("crops", "image_sizes")}
+    return {name: torch.from_numpy(array) for name, array in (rows | media).items()}
+
+
+def check(sample: Encoded, processor: Processor) -> None:
+    """The invariant: as many image slots as the vision tower will return rows. RecordError with the sample's id."""
+    crops, sizes = sample.media["crops"], sample.media["image_sizes"]
+    areas = sizes // processor.crop_size
+    if (needed := int(areas.prod(axis=1).sum())) != len(crops):
+        raise RecordError(sample.id, f"has {len(crops)} crops, its image sizes need {needed}")
+    found = int((sample.input_ids == processor.image_id).sum())
+    if found != (needed := sum(image_slots(size, processor) for size in sizes.tolist())):
+        what = f"has {found} image slots for {needed} image features"
+        raise RecordError(sample.id, what, "Cut whole images, never the middle of one")
+    if np.any(sample.labels[sample.input_ids == processor.image_id] != IGNORE) or sample.labels[0] != IGNORE:
+        raise RecordError(sample.id, "labels an image slot or its first position")
+
+
+def _packed(samples: Sequence[Encoded]) -> dict[str, NDArray[Any]]:
+    return {
+        "input_ids": np.concatenate([s.input_ids for s in samples])[None],
+        "labels": np.concatenate([s.labels for s in samples])[None],
+        "position_ids": np.concatenate([np.arange(len(s)) for s in samples])[None],
+    }
+
+
+def _padded(samples: Sequence[Encoded], processor: Processor, *, left: bool) -> dict[str, NDArray[Any]]:
+    longest = max(len(s) for s in samples)
+    fill = {"input_ids": processor.pad_id, "labels": IGNORE, "position_ids": 0, "attention_mask": 0}
+    rows = {name: np.full((len(samples), longest), value, np.int64) for name, value in fill.items()}
+    for i, sample in enumerate(samples):
+        span = slice(longest - len(sample), longest) if left else slice(0, len(sample))
+        rows["input_ids"][i, span] = sample.input_ids
+        rows["labels"][i, span] = sample.labels
+        rows["position_ids"][i, span] = np.arange(len(sample))
+        rows["attention_mask"][i, span] = 1
+    return rows

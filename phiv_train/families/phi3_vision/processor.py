@@ -1,0 +1,185 @@
+"""`Processor`: everything that turns a conversation into ids and crops, in one frozen object with a hash.
+
+    processor = Processor.from_folder(Path("Phi-3.5-vision-instruct"), num_crops=16)
+    processor.tokenizer.encode("What is it?")    # plain text only: "<|end|>" in it is text, never the control token
+    processor.save(Path("checkpoint"))           # the official files again, with this num_crops
+
+It can also be built from parts: `Processor(tokenizer, control_ids, num_crops=4)` takes any object with `encode` and
+`decode`, and pictures may be plain uint8 arrays [H, W, 3] wherever a PIL picture may stand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from phiv_data.files import atomic_write, environment_problems
+from phiv_schemas.errors import UsageError
+from phiv_train.families.phi3_vision.image_processing import CROP_SIZE
+
+if TYPE_CHECKING:
+    import tokenizers
+
+BOS, USER, ASSISTANT, SYSTEM = "<s>", "<|user|>", "<|assistant|>", "<|system|>"
+END, END_OF_TEXT, IMAGE = "<|end|>", "<|endoftext|>", "<|image|>"
+CONTROL_TOKENS = (BOS, USER, ASSISTANT, SYSTEM, END, END_OF_TEXT, IMAGE)
+
+_HUB_ID = "microsoft/Phi-3.5-vision-instruct"
+_TOKENIZER, _PREPROCESSOR = "tokenizer.json", "preprocessor_config.json"
+_OTHER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "processor_config.json")
+# Part of the hash: raise it when the same conversation would become other ids or other crops.
+_RENDERING = 1
+
+
+class TextTokenizer(Protocol):
+    """Text to ids and back, without control tokens: whatever the text holds, it stays text."""
+
+    def encode(self, text: str) -> Sequence[int]:
+        """The ids of one run of text, no BOS."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids that `encode` made."""
+        ...
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Tokenizer, control tokens and picture settings of one checkpoint.
+
+    `control_ids`: at least CONTROL_TOKENS, by name. `rstrip`: those that swallow the white space after them in an
+    official prompt. `grid`: rows (and columns) of features per crop. `clip_high_depth`: treat 16-bit pictures as the
+    original does (clip at 255) and not scale them. `files`: the checkpoint's own files, written back by `save`.
+    """
+
+    tokenizer: TextTokenizer
+    control_ids: Mapping[str, int]
+    num_crops: int = 4
+    crop_size: int = CROP_SIZE
+    grid: int = 12
+    clip_high_depth: bool = False
+    rstrip: frozenset[str] = frozenset({ASSISTANT})
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in CONTROL_TOKENS if name not in self.control_ids]:
+            raise UsageError("tokenizer", f"has no {', '.join(missing)}", "Use the model's own tokenizer.json")
+        if self.num_crops < 1:
+            raise UsageError("num_crops", f"must be at least 1 (found {self.num_crops})", "The model card: 4 or 16")
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, num_crops: int | None = None, clip_high_depth: bool = False) -> Processor:
+        """The processor of a checkpoint folder. `num_crops` None keeps the folder's own."""
+        files = {name: _read(folder / name) for name in (_TOKENIZER, _PREPROCESSOR)}
+        files |= {n: _read(folder / n) for n in _OTHER_FILES if (folder / n).is_file()}
+        spec, settings = (_parse(folder / n, files[n]) for n in (_TOKENIZER, _PREPROCESSOR))
+        added = spec.get("added_tokens", [])
+        return cls(
+            tokenizer=PlainTokenizer(spec),
+            control_ids={token["content"]: token["id"] for token in added},
+            num_crops=int(settings["num_crops"] if num_crops is None else num_crops),
+            crop_size=int(settings.get("crop_size", CROP_SIZE)),
+            grid=round(settings["num_img_tokens"] ** 0.5),
+            clip_high_depth=clip_high_depth,
+            rstrip=frozenset(token["content"] for token in added if token["rstrip"]),
+            files=files,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer and preprocessor files, as servers of the official checkpoint expect them."""
+        for name, text in self.files.items():
+            out = json.dumps(self._settings(), indent=2) + "\n" if name == _PREPROCESSOR else _with_hub_code(text)
+            with atomic_write(folder / name) as file:
+                file.write(out.encode())
+
+    def with_num_crops(self, num_crops: int) -> Processor:
+        """The same processor with another budget of crops."""
+        return replace(self, num_crops=num_crops)
+
+    @property
+    def image_id(self) -> int:
+        """The id every image slot holds."""
+        return self.control_ids[IMAGE]
+
+    @property
+    def pad_id(self) -> int:
+        """`<|endoftext|>`, as in the original; masks never look at it."""
+        return self.control_ids[END_OF_TEXT]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """An answer ends with `<|end|>`; `<|endoftext|>` ends the text."""
+        return self.control_ids[END], self.control_ids[END_OF_TEXT]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated `ids` up to the first stop id; other control tokens are left out."""
+        stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))
+        return self.tokenizer.decode([token for token in ids[:stop] if token not in self._controls])
+
+    @cached_property
+    def spec_hash(self) -> str:
+        """Equal hash, equal arrays for every conversation."""
+        tokenizer = json.loads(self.files.get(_TOKENIZER, "null"))
+        spec = [_RENDERING, tokenizer, dict(self.control_ids), sorted(self.rstrip), self.num_crops, self.crop_size]
+        spec += [self.grid, self.clip_high_depth]
+        return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _controls(self) -> frozenset[int]:
+        return frozenset(self.control_ids.values())
+
+    def _settings(self) -> dict[str, Any]:
+        settings = json.loads(_with_hub_code(self.files[_PREPROCESSOR]))
+        return dict(settings) | {"num_crops": self.num_crops}
+
+
+class PlainTokenizer:
+    """A `tokenizer.json` without its added tokens, so that no text can become a control token.
+
+    Loaded by `tokenizers` directly: AutoTokenizer gives other ids for this file when no config.json lies beside it.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        plain = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        self._tokenizer: tokenizers.Tokenizer = Tokenizer.from_str(json.dumps(plain))
+
+    def encode(self, text: str) -> Sequence[int]:
+        """The ids of one run of text, no BOS."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids that `encode` made."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def _read(path: Path) -> str:
+    with environment_problems(path):
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            hint = "Pass the folder of a whole checkpoint"
+            raise UsageError(str(path.parent), f"has no {path.name}", hint) from error
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise UsageError(str(path), f"is not a JSON object ({error})", "Fetch the checkpoint again") from error
+
+
+def _with_hub_code(text: str) -> str:
+    """Pointers to the original's code files made absolute: the files are not in the folder, the hub has them."""
+    value = json.loads(text)
+    if "auto_map" not in value:
+        return text
+    pointers = value["auto_map"].items()
+    value["auto_map"] = {key: v if "--" in v else f"{_HUB_ID}--{v}" for key, v in pointers}
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
