@@ -1,0 +1,183 @@
+"""Images opened safely: whole, upright, of a bounded size, or one line that says why not.
+
+>>> image = open_image(Path("page.png"), where="page.png")     # decoded, EXIF orientation applied
+>>> image_size(Path("page.png"), where="page.png")             # header only, the same size
+ImageSize(width=1692, height=2245, format='PNG')
+
+EXIF rule: the picture is turned as its EXIF orientation says, as Hugging Face `datasets` does on decode; EXIF data
+that cannot be read counts as none, since the pixels are sound. Of an animation, the first frame is the picture.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from phiv_data.files import environment_problems
+from phiv_data.reject import RejectInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+MAX_PIXELS = 89_478_485
+"""Larger pictures are refused. This is where Pillow begins to warn of decompression bombs; the largest pages of DocVQA
+have 38.6 million pixels. Pillow's own limit, twice this, holds even where a caller allows more."""
+
+# Pillow's other plugins are left out: some run programs (EPS calls Ghostscript), all are rare in datasets.
+_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
+class ImageSize(NamedTuple):
+    """Pixels after EXIF orientation, and Pillow's name of the format, read from the header."""
+
+    width: int
+    height: int
+    format: str
+
+
+def open_image(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIXELS) -> Image:
+    """The decoded picture, upright, in the file's own mode. Raises RejectInput, naming `where`."""
+    with _opened(data, where, max_pixels) as image:
+        with _strict_loading():
+            image.load()
+        return _upright(image)
+
+
+def image_size(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIXELS) -> ImageSize:
+    """Size and format from the header, without decoding. Raises RejectInput, naming `where`.
+
+    A file can have a sound header and broken pixels: only `open_image` tells.
+    """
+    with _opened(data, where, max_pixels) as image:
+        width, height = image.size
+        # Pillow reports TIFFs upright already, and turns them as it loads.
+        turned = image.format != "TIFF" and _orientation(image) >= 5
+        return ImageSize(*((height, width) if turned else (width, height)), str(image.format))
+
+
+def encode_jpeg(image: NDArray[np.uint8] | Image, quality: int = 75) -> bytes:
+    """JPEG bytes of a picture (or RGB array [height, width, 3]), 4:2:0, as Pillow's `save` writes them.
+
+    `quality` 1 to 95; 75 is Pillow's and the recipe's default, and gives the recipe's bytes for the same pixels.
+    """
+    from PIL import Image as PillowImage
+
+    picture = image if isinstance(image, PillowImage.Image) else PillowImage.fromarray(image)
+    out = io.BytesIO()
+    picture.convert("RGB").save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+@contextmanager
+def _opened(data: bytes | Path, where: str, max_pixels: int) -> Iterator[Any]:
+    """The image with its header read and its size checked. Every exception Pillow is known to raise is translated."""
+    raw = _read(data) if isinstance(data, Path) else data
+    where = where or (str(data) if isinstance(data, Path) else "<bytes>")
+    if not raw:
+        raise RejectInput(where, "empty-file", "the file is empty")
+    try:
+        image = _header(raw)
+        if image.width * image.height > max_pixels:
+            reason = f"{image.width}x{image.height} pixels, over the limit of {max_pixels}"
+            raise RejectInput(where, "too-large", reason)
+        yield image
+    except RejectInput:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly everything: see the broken_media samples
+        raise RejectInput(where, *_verdict(error, raw)) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with environment_problems(path):
+            return path.read_bytes()
+    except OSError as error:
+        raise RejectInput(str(path), "unreadable", error.strerror or str(error)) from error
+
+
+def _header(raw: bytes) -> Any:
+    from PIL import Image as PillowImage
+
+    with _quiet():
+        return PillowImage.open(io.BytesIO(raw), formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The accepted formats this build of Pillow can read."""
+    from PIL import Image as PillowImage
+
+    PillowImage.init()
+    return tuple(name for name in _FORMATS if name in PillowImage.OPEN)
+
+
+def _upright(image: Any) -> Image:
+    from PIL import ImageOps
+
+    if _orientation(image) == 1:
+        return image  # type: ignore[no-any-return]  # Any: what _header gives
+    with _quiet():
+        return ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Any) -> int:
+    """1 to 8; 1 where EXIF is absent, unreadable or out of range."""
+    from PIL.ExifTags import Base
+
+    try:
+        with _quiet():
+            value = image.getexif().get(Base.Orientation, 1)
+    except Exception:  # broken EXIF raises OSError, ValueError, SyntaxError, struct.error, ...
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _verdict(error: Exception, raw: bytes) -> tuple[str, str]:
+    """(code, reason) of an exception Pillow raised."""
+    from PIL import Image as PillowImage
+    from PIL import UnidentifiedImageError
+
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        return "not-an-image", f"no image format phiv accepts (starts with {raw[:16]!r})"
+    if isinstance(error, PillowImage.DecompressionBombError):
+        return "too-large", text
+    return ("truncated" if "truncated" in text.lower() else "undecodable"), text
+
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Pillow's warnings on odd headers off stderr; what matters becomes an error.
+
+    `catch_warnings` changes the whole process, hence the lock; it is held for header reads only, not for decoding.
+    """
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _strict_loading() -> Iterator[None]:
+    """Decode whole images only, even where some other library told Pillow to accept cut ones."""
+    from PIL import ImageFile
+
+    if not ImageFile.LOAD_TRUNCATED_IMAGES:
+        yield
+        return
+    with _lock:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
