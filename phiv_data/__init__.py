@@ -1,1 +1,58 @@
-"""phiv's data side."""
+"""phiv's data side: read, write, check and convert datasets in one conversation format. No torch.
+
+>>> from phiv_data import Conversation, ConversationDataset, read_jsonl, validate
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phiv_data.dataset import ConversationDataset
+    from phiv_data.jsonl import read_jsonl, read_lines, write_jsonl
+    from phiv_data.pipeline import iter_validated, validate_batch
+    from phiv_data.sample import Draft, EncodedImage, Sample
+    from phiv_data.validation import validate
+    from phiv_schemas import Conversation, Turn
+
+__all__ = [
+    "Conversation",
+    "ConversationDataset",
+    "Draft",
+    "EncodedImage",
+    "Sample",
+    "Turn",
+    "iter_validated",
+    "read_jsonl",
+    "read_lines",
+    "validate",
+    "validate_batch",
+    "write_jsonl",
+]
+
+# Imported when first asked for, so that a command's --help does not pay for pyarrow and pydantic.
+_HOMES = {
+    "Conversation": "phiv_schemas",
+    "Turn": "phiv_schemas",
+    "ConversationDataset": "phiv_data.dataset",
+    "Draft": "phiv_data.sample",
+    "EncodedImage": "phiv_data.sample",
+    "Sample": "phiv_data.sample",
+    "iter_validated": "phiv_data.pipeline",
+    "validate_batch": "phiv_data.pipeline",
+    "read_jsonl": "phiv_data.jsonl",
+    "read_lines": "phiv_data.jsonl",
+    "write_jsonl": "phiv_data.jsonl",
+    "validate": "phiv_data.validation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'phiv_data' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
