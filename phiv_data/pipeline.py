@@ -74,8 +74,9 @@ def issue_schema() -> pa.Schema:
     """The columns `validate_batch` gives."""
     import pyarrow as pa
 
-    texts = [pa.field(name, pa.string()) for name in _ISSUE_COLUMNS]
-    return pa.schema([pa.field("row", pa.int64()), *texts])
+    texts: list[pa.Field[Any]] = [pa.field(name, pa.string()) for name in _ISSUE_COLUMNS]
+    rows: list[pa.Field[Any]] = [pa.field("row", pa.int64())]
+    return pa.schema(rows + texts)
 
 
 def _records(batch: pa.RecordBatch | pa.Table) -> list[Any]:
