@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from phiv_data.files import atomic_write
 from phiv_data.plan import Plan, Task
 from phiv_data.reject import RejectInput
-from phiv_data.sample import Draft, EncodedImage, Sample
+from phiv_data.sample import EncodedImage, Sample
 from phiv_data.workspace import Workspace
 from phiv_schemas import Conversation, ImageMeta, Reject
 from phiv_schemas.conversation import Contract
@@ -53,7 +53,7 @@ def run_task(job: Job, index: int) -> int:
     if not is_done(job, task):
         report = convert_rows(job, range(task.first, task.stop))
         with atomic_write(job.workspace.part(index)) as file:
-            file.write(report.model_dump_json(exclude_none=True).encode())
+            file.write(report.model_dump_json(exclude_defaults=True).encode())
     return task.stop - task.first
 
 
@@ -63,19 +63,20 @@ def run_row(job: Job, index: int) -> None:
 
 
 def convert_rows(job: Job, indices: range) -> TaskReport:
-    """Make the rows at `indices`: images are staged, records and rejects returned."""
+    """Make the rows at `indices`: images of kept rows are staged, records and rejects returned."""
     rows: list[Row] = []
     rejects: list[Reject] = []
     unlabeled = 0
     for index in indices:
         try:
-            row = _convert(job, index)
+            sample = _convert(job, index)
         except RejectInput as reject:
             rejects.append(_reject(job.plan, index, reject.code, reject.reason))
+            continue
+        if sample.conversation.is_labeled or job.include_unlabeled:
+            rows.append(_stage(job.workspace, sample))
         else:
-            keep = row.conversation.is_labeled or job.include_unlabeled
-            rows += [row] if keep else []
-            unlabeled += not keep
+            unlabeled += 1
     return TaskReport(rows=rows, rejects=rejects, unlabeled=unlabeled)
 
 
@@ -101,7 +102,7 @@ def iter_samples(job: Job, task: Task, rows: slice) -> Iterator[Sample]:
         yield Sample(row.conversation, tuple(images))
 
 
-def _convert(job: Job, index: int) -> Row:
+def _convert(job: Job, index: int) -> Sample:
     plan, item = job.plan, job.plan.items[index]
     if index in job.crashed:
         raise RejectInput(item.key, "crashed", "reading it kills the process (a decoder bug or out of memory)")
@@ -114,14 +115,15 @@ def _convert(job: Job, index: int) -> Row:
     )
     paths = tuple(image.meta.path for image in draft.images)
     assert paths == conversation.image_paths, f"{item.key}: images and turns disagree"
-    _stage_images(job.workspace, draft)
-    return Row(conversation=conversation, media=[image.meta for image in draft.images])
+    return Sample(conversation, draft.images)
 
 
-def _stage_images(workspace: Workspace, draft: Draft) -> None:
-    for image in {image.meta.path: image for image in draft.images}.values():
+def _stage(workspace: Workspace, sample: Sample) -> Row:
+    """Write the sample's images to the stage."""
+    for image in {image.meta.path: image for image in sample.images}.values():
         with atomic_write(workspace.staged_images / image.meta.path, durable=False) as file:
             file.write(image.data)
+    return Row(conversation=sample.conversation, media=[image.meta for image in sample.images])
 
 
 def _reject(plan: Plan, index: int, code: str, reason: str) -> Reject:

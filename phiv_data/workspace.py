@@ -160,7 +160,8 @@ def publish(workspace: Workspace) -> Manifest:
 def _entries(manifest: Manifest) -> set[str]:
     """Top-level names a dataset owns."""
     files = [s.jsonl.path for s in manifest.splits] + [manifest.rejects.path, manifest.image_hashes.path]
-    return {Path(file).parts[0] for file in files} | {"images", "arrow", "README.md"}
+    shards = [shard.path for split in manifest.splits for shard in split.shards]
+    return {Path(file).parts[0] for file in files + shards} | {"images", "README.md"}
 
 
 def _move(source: Path, target: Path, names: list[str]) -> None:

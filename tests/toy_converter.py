@@ -1,0 +1,81 @@
+"""A converter over a folder of small PNG files, for tests of the engine. The file's name says how it behaves."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phiv_data.converter import Inputs, Item
+from phiv_data.files import sha256_file
+from phiv_data.reject import RejectInput
+from phiv_data.sample import Draft, encoded_image
+from phiv_schemas import Turn
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ToyOptions:
+    """Options and converter in one. `shuffle` seeds the order of the listing."""
+
+    source: Path
+    shuffle: int = 0
+    question: str = "What is it?"
+    fixed: bool = False
+    name: str = "toy"
+    record_source: str = "toy"
+    splits: tuple[str, ...] = SPLITS
+    synthetic: bool = False
+
+    def identity(self) -> dict[str, Any] | None:
+        return self.options() if self.fixed else None
+
+    def open(self, scratch: Path) -> ToyOptions:
+        return self
+
+    def describe(self) -> str:
+        return "toy folder"
+
+    def options(self) -> dict[str, Any]:
+        return {"question": self.question}
+
+    def versions(self) -> dict[str, str]:
+        return {"toy": "1"}
+
+    def inputs(self) -> Inputs:
+        files = [p for split in SPLITS for p in self.source.glob(f"{split}/*.png")]
+        random.Random(self.shuffle).shuffle(files)
+        return Inputs(tuple(Item(p.parent.name, p.name, p.stat().st_size, p) for p in files))
+
+    def draft(self, item: Item) -> Draft:
+        path: Path = item.payload
+        if "kill" in path.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "bad" in path.name:
+            raise RejectInput(item.key, "bad", "the name says so")
+        image = encoded_image(
+            f"{item.split}/{path.name}",
+            path.read_bytes(),
+            size=(4, 3),
+            format="PNG",
+            source=f"{item.split}/{item.key}",
+            source_sha256=sha256_file(path),
+        )
+        label = None if "unlabeled" in path.name else path.stem
+        return Draft((Turn(images=(image.meta.path,), user=self.question, assistant=label),), (image,))
+
+
+def draw_toy_source(folder: Path, names: dict[str, list[str]]) -> Path:
+    """Write 4x3 PNG files whose pixels differ from name to name ("same" in a name: equal pixels)."""
+    from PIL import Image
+
+    for split, stems in names.items():
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for stem in stems:
+            rng = random.Random("same" if "same" in stem else f"{split}/{stem}")
+            Image.frombytes("RGB", (4, 3), rng.randbytes(36)).save(folder / split / f"{stem}.png")
+    return folder
