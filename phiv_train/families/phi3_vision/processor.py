@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -77,14 +78,26 @@ class Processor:
         """The processor of a checkpoint folder. `num_crops` None keeps the folder's own."""
         files = {name: _read(folder / name) for name in (_TOKENIZER, _PREPROCESSOR)}
         files |= {n: _read(folder / n) for n in _OTHER_FILES if (folder / n).is_file()}
-        spec, settings = (_parse(folder / n, files[n]) for n in (_TOKENIZER, _PREPROCESSOR))
+        return cls.from_files(files, num_crops, clip_high_depth=clip_high_depth, where=str(folder))
+
+    @classmethod
+    def from_files(
+        cls,
+        files: Mapping[str, str],
+        num_crops: int | None = None,
+        *,
+        clip_high_depth: bool = False,
+        where: str = "processor",
+    ) -> Processor:
+        """The processor from the texts of `tokenizer.json`, `preprocessor_config.json` and any others to keep."""
+        spec, settings = (_parse(f"{where}/{name}", files[name]) for name in (_TOKENIZER, _PREPROCESSOR))
         added = spec.get("added_tokens", [])
         return cls(
             tokenizer=PlainTokenizer(spec),
             control_ids={token["content"]: token["id"] for token in added},
-            num_crops=int(settings["num_crops"] if num_crops is None else num_crops),
+            num_crops=int(settings.get("num_crops", 1) if num_crops is None else num_crops),
             crop_size=int(settings.get("crop_size", CROP_SIZE)),
-            grid=round(settings["num_img_tokens"] ** 0.5),
+            grid=math.isqrt(settings.get("num_img_tokens", 144)),
             clip_high_depth=clip_high_depth,
             rstrip=frozenset(token["content"] for token in added if token["rstrip"]),
             files=files,
@@ -168,11 +181,11 @@ def _read(path: Path) -> str:
             raise UsageError(str(path.parent), f"has no {path.name}", hint) from error
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
+def _parse(where: str, text: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
-    except ValueError as error:
-        raise UsageError(str(path), f"is not a JSON object ({error})", "Fetch the checkpoint again") from error
+    except (TypeError, ValueError) as error:
+        raise UsageError(where, f"is not a JSON object ({error})", "Fetch the checkpoint again") from error
 
 
 def _with_hub_code(text: str) -> str:

@@ -1,0 +1,147 @@
+"""`tiny`: Phi-3.5-vision's own code with toy sizes and a tokenizer made on the spot, for demos, tests and CI.
+
+    model, processor = build_tiny(seed=0)        # 0.3 M parameters, no file, no network
+    model, processor = FAMILY.load("tiny")       # the same; "tiny:7" is another seed, a folder is a saved one
+
+Everything of the real family is walked: HD crops, the CLIP tower and the 2x2 merge, separators, LongRoPE, chunked
+BOS. Only sizes differ: crops are 56 pixels (4x4 patches, 2x2 features, so a frame of one crop takes 13 positions,
+not 313) and the tokenizer has one piece per character or UTF-8 byte, so it takes any text without loss but U+2581.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from phiv_train.families.phi3_vision.processor import CONTROL_TOKENS, Processor
+
+CROP_SIZE, PATCH_SIZE, NUM_CROPS = 56, 14, 1
+_GRID = CROP_SIZE // PATCH_SIZE // 2
+_CHARACTERS = ["▁", "\n", *(chr(code) for code in range(33, 127))]
+_PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *_CHARACTERS]
+_VOCAB_SIZE = 384
+
+
+def build_tiny(seed: int = 0, *, num_crops: int = NUM_CROPS, **config: Any) -> tuple[Any, Processor]:
+    """`(model, processor)`: random float32 weights, the same for the same seed. `config` overrides keys of it."""
+    import torch
+
+    from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
+
+    processor = tiny_processor(num_crops)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Phi3VForConditionalGeneration(tiny_config(**config))
+    return model, processor
+
+
+def tiny_config(**overrides: Any) -> Any:
+    """The toy configuration, in the official schema."""
+    from phiv_train.families.phi3_vision.config import from_plain
+
+    ids = control_ids()
+    plain = {
+        "vocab_size": _VOCAB_SIZE,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "type": "su",
+            "short_factor": [1.0 + 0.25 * i for i in range(8)],
+            "long_factor": [2.0 + 6.0 * i for i in range(8)],
+        },
+        "sliding_window": 262144,
+        "tie_word_embeddings": False,
+        "bos_token_id": ids["<s>"],
+        "eos_token_id": 2,
+        "pad_token_id": ids["<|endoftext|>"],
+        "image_token_id": ids["<|image|>"],
+        "img_processor": {"name": "clip_vision_model", "image_dim_out": 32, "num_img_tokens": _GRID**2},
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "projection_dim": 16,
+        "image_size": CROP_SIZE,
+        "patch_size": PATCH_SIZE,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }
+    return from_plain(plain | overrides, vision)
+
+
+def control_ids() -> dict[str, int]:
+    """Ids of the control tokens: `<s>` is 1 as in the real vocabulary, the others come after all pieces."""
+    return {name: 1 if name == "<s>" else len(_PIECES) + i for i, name in enumerate(CONTROL_TOKENS)}
+
+
+def tiny_processor(num_crops: int = NUM_CROPS) -> Processor:
+    """The toy processor; its files have the official names and formats."""
+    return Processor.from_files(
+        {
+            "tokenizer.json": json.dumps(_tokenizer(), ensure_ascii=False),
+            "tokenizer_config.json": json.dumps(_tokenizer_config(), indent=2),
+            "preprocessor_config.json": json.dumps(_preprocessor_config(), indent=2),
+        },
+        num_crops,
+    )
+
+
+def _tokenizer() -> dict[str, Any]:
+    """A `tokenizer.json` of the real one's make: the same normalizer, decoder and byte fallback, but no merges."""
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    decoders = [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added(name, id_) for name, id_ in control_ids().items()],
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]},
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": {piece: i for i, piece in enumerate(_PIECES)},
+            "merges": [],
+        },
+    }
+
+
+def _added(name: str, id_: int) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "normalized": False, "special": True}
+    return {"id": id_, "content": name, "rstrip": name == "<|assistant|>", **flags}
+
+
+def _tokenizer_config() -> dict[str, Any]:
+    template = (
+        "{% for message in messages %}{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
+        "{{- '<|assistant|>\n' -}}{% endif %}"
+    )
+    names = {"bos_token": "<s>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>"}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, **names}
+
+
+def _preprocessor_config() -> dict[str, Any]:
+    return {"num_crops": NUM_CROPS, "num_img_tokens": _GRID**2, "crop_size": CROP_SIZE}
