@@ -15,9 +15,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from phiv_schemas.errors import UsageError
 from transformers import CLIPVisionConfig, Phi3Config
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import SubConfigSpec
+
+from phiv_schemas.errors import UsageError
 
 # openai/clip-vit-large-patch14-336, hard-coded in the original model code.
 CLIP_VIT_L_14_336: dict[str, Any] = {
@@ -68,7 +69,7 @@ _NOT_OFFICIAL = {
 }
 
 
-class Phi3VConfig(Phi3Config):
+class Phi3VConfig(Phi3Config):  # type: ignore[misc]  # transformers is untyped here
     """Configuration of Phi-3.5-vision. Keyword arguments are the keys of the official `config.json`.
 
     `vision_config` (a dict or CLIPVisionConfig) overrides the CLIP tower's sizes; `image_token_id` is the id
@@ -80,10 +81,11 @@ class Phi3VConfig(Phi3Config):
         "vision_config": SubConfigSpec(config_class=CLIPVisionConfig, init_kwargs=CLIP_VIT_L_14_336)
     }
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
-    embd_layer: dict[str, Any] | None = None
-    img_processor: dict[str, Any] | None = None
-    image_token_id: int = IMAGE_TOKEN_ID
+    vision_config: Any = None  # a dict of CLIP sizes or a CLIPVisionConfig; the latter afterwards
+    rope_parameters: Any = None
+    embd_layer: Any = None
+    img_processor: Any = None
+    image_token_id: int | None = IMAGE_TOKEN_ID
     max_position_embeddings: int = 131072
     eos_token_id: int | list[int] | None = 2
 
@@ -94,20 +96,29 @@ class Phi3VConfig(Phi3Config):
         self.rope_parameters = _to_longrope(self.rope_parameters)
         self.embd_layer = {**EMBD_LAYER, **(self.embd_layer or {})}
         self.img_processor = {**IMG_PROCESSOR, **(self.img_processor or {})}
+        if self.image_token_id is not None and self.image_token_id >= self.vocab_size:
+            self.image_token_id = None  # a toy vocabulary; only negative ids are image positions then
         super().__post_init__(**kwargs)
+        if self.rope_parameters["rope_type"] == "longrope":  # transformers warns without it; rope.py does not use it
+            self.rope_parameters["factor"] = self.max_position_embeddings / self.original_max_position_embeddings
         self._check_image_path()
 
     def _check_image_path(self) -> None:
         for key, known in EMBD_LAYER.items():
             if (found := self.embd_layer[key]) != known:
                 raise UsageError("config.json", f"embd_layer.{key} is {found!r}, only {known!r} is implemented")
-        width, grid = self.vision_config.hidden_size, self.vision_config.image_size // self.vision_config.patch_size
+        width = self.vision_config.hidden_size
         if self.img_processor["image_dim_out"] != width:
             found = f"image_dim_out is {self.img_processor['image_dim_out']}, the CLIP tower's hidden_size {width}"
             raise UsageError("config.json", found, "Pass the vision_config these weights were made with")
-        if self.img_processor["num_img_tokens"] != (grid // 2) ** 2:
-            found = f"num_img_tokens is {self.img_processor['num_img_tokens']}, a {grid}x{grid} grid gives"
-            raise UsageError("config.json", f"{found} {(grid // 2) ** 2}")
+        if self.img_processor["num_img_tokens"] != self.grid**2:
+            found = f"num_img_tokens is {self.img_processor['num_img_tokens']}, the CLIP tower gives {self.grid**2}"
+            raise UsageError("config.json", found)
+
+    @property
+    def grid(self) -> int:
+        """Side of the square of features one crop becomes: 12, half of the CLIP tower's 24 patches."""
+        return int(self.vision_config.image_size // self.vision_config.patch_size // 2)
 
     @property
     def num_vision_layers(self) -> int:
@@ -132,7 +143,7 @@ class Phi3VConfig(Phi3Config):
         vision = {k: getattr(self.vision_config, k) for k in CLIP_VIT_L_14_336}
         if vision != CLIP_VIT_L_14_336:
             out["vision_config"] = vision
-        if self.image_token_id == IMAGE_TOKEN_ID:
+        if self.image_token_id in (None, IMAGE_TOKEN_ID):
             del out["image_token_id"]
         return out
 
@@ -145,7 +156,7 @@ def from_plain(config: Mapping[str, Any], clip_config: Mapping[str, Any] | None 
     return Phi3VConfig(**plain)
 
 
-def _to_longrope(rope: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _to_longrope(rope: Mapping[str, Any] | None) -> Any:
     """Rename `su` before transformers looks at the type: its own renaming loses `original_max_position_embeddings`."""
     if not rope:
         return None

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from phiv_schemas.errors import UsageError
+from phiv_train.families.phi3_vision.config import Phi3VConfig
 from phiv_train.families.phi3_vision.pixels import crop_grids
+from phiv_train.families.phi3_vision.vision import Grid, image_positions, num_rows
 
 IMAGE_INPUTS = ("crops", "image_sizes", "pixel_values", "keep_padding_crops")
-ROWS_PER_CROP = 144
 
 
 def passes_switch(total: int, past: int, attention_mask: Tensor | None, limit: int) -> bool:
@@ -28,36 +29,29 @@ def passes_switch(total: int, past: int, attention_mask: Tensor | None, limit: i
 
 
 def repeat_images(
-    images: Mapping[str, Tensor], input_ids: Tensor, image_token_id: int, times: int
+    images: Mapping[str, Tensor], input_ids: Tensor, config: Phi3VConfig, times: int
 ) -> dict[str, Tensor]:
     """`images` for a batch in which every row is repeated `times` times in place (beams, several answers)."""
-    grids = crop_grids(images["image_sizes"])
-    order = [n for row in pictures_per_row(input_ids, grids, image_token_id) for _ in range(times) for n in row]
+    grids = crop_grids(images["image_sizes"], config.vision_config.image_size)
+    order = [n for row in pictures_per_row(input_ids, grids, config) for _ in range(times) for n in row]
     out = dict(images)
     for name in ("image_sizes", "pixel_values"):
         if name in images:
             out[name] = images[name][order]
     if "crops" in images:
-        parts = images["crops"].split([rows * columns for rows, columns in grids])
+        parts = torch.split(images["crops"], [rows * columns for rows, columns in grids])
         out["crops"] = torch.cat([parts[n] for n in order])
     return out
 
 
-def num_rows(rows: int, columns: int) -> int:
-    """Positions a picture of rows x columns crops takes."""
-    return (rows * columns + 1) * ROWS_PER_CROP + 1 + 12 * (rows + 1)
-
-
-def pictures_per_row(
-    input_ids: Tensor, grids: list[tuple[int, int]], image_token_id: int
-) -> list[list[int]]:
+def pictures_per_row(input_ids: Tensor, grids: list[Grid], config: Phi3VConfig) -> list[list[int]]:
     """For every row of the batch, the indices of the pictures its image positions hold."""
-    slots = ((input_ids < 0) | (input_ids == image_token_id)).sum(-1).tolist()
+    slots = image_positions(input_ids, config).sum(-1).tolist()
     out, picture = [], 0
     for index, free in enumerate(slots):
         mine = []
         while free > 0 and picture < len(grids):
-            free -= num_rows(*grids[picture])
+            free -= num_rows(*grids[picture], config.grid)
             mine.append(picture)
             picture += 1
         if free:

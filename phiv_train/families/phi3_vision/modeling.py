@@ -32,13 +32,13 @@ from phiv_schemas.errors import UsageError
 from phiv_train.families.phi3_vision.config import Phi3VConfig
 from phiv_train.families.phi3_vision.generation import IMAGE_INPUTS, passes_switch, repeat_images
 from phiv_train.families.phi3_vision.packing import IGNORE, find_packing, next_token_targets, varlen
-from phiv_train.families.phi3_vision.pixels import CROP, crop_grids, pixels_from_crops
+from phiv_train.families.phi3_vision.pixels import crop_grids, pixels_from_crops
 from phiv_train.families.phi3_vision.rope import LongRope, is_long, spread
-from phiv_train.families.phi3_vision.vision import Grid, Phi3VImageEmbedding
+from phiv_train.families.phi3_vision.vision import ClipTower, Grid, Phi3VImageEmbedding, image_positions
 
 
 @dataclass
-class Phi3VOutput(ModelOutput):
+class Phi3VOutput(ModelOutput):  # type: ignore[misc]  # transformers is untyped here
     """`loss` scalar if labels were given; `logits` [B, kept, vocab] float32 unless skipped; `cache` if used;
     `last_hidden_state` [B, L, hidden] after the final norm."""
 
@@ -48,7 +48,7 @@ class Phi3VOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
 
 
-class Phi3VPreTrainedModel(PreTrainedModel):
+class Phi3VPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transformers is untyped here
     """What transformers needs to know to load, save, shard and quantise the model."""
 
     config_class = Phi3VConfig
@@ -74,7 +74,8 @@ class Phi3VPreTrainedModel(PreTrainedModel):
         """As in transformers; the CLIP layers that never run come back frozen (loading makes new parameters)."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.get_vision().clip.freeze_idle()
+        for tower in (module for module in model.modules() if isinstance(module, ClipTower)):
+            tower.freeze_idle()
         return loaded
 
 
@@ -110,9 +111,11 @@ class Phi3VModel(Phi3VPreTrainedModel):
         use_cache: bool = False,
     ) -> tuple[Tensor, Cache | None, Tensor | None]:
         """`(hidden [B, L, D], cache, starts)`; `starts` bool [B, L] marks the samples of packed rows, else None."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UsageError("forward", "exactly one of input_ids and inputs_embeds is needed")
-        embeds = self.embed(input_ids, pixels, grids) if inputs_embeds is None else inputs_embeds
+        embeds = inputs_embeds
+        if embeds is None:
+            if input_ids is None:
+                raise UsageError("forward", "neither input_ids nor inputs_embeds is given")
+            embeds = self.embed(input_ids, pixels, grids)
         check_flash_dtype(self.config._attn_implementation, embeds)
         past = cache.get_seq_length() if cache is not None else 0
         if position_ids is None:
@@ -134,20 +137,22 @@ class Phi3VModel(Phi3VPreTrainedModel):
 
     def embed(self, input_ids: Tensor, pixels: Tensor | None, grids: Sequence[Grid]) -> Tensor:
         """[B, L, hidden]: token embeddings with the pictures' rows at the image positions, in row-major order."""
-        is_image = (input_ids < 0) | (input_ids == self.config.image_token_id)
-        embeds = self.embed_tokens(input_ids.masked_fill(is_image, 0))
+        is_image = image_positions(input_ids, self.config)
+        embeds: Tensor = self.embed_tokens(input_ids.masked_fill(is_image, 0))
         rows = None if pixels is None else self.vision_embed_tokens(pixels, grids).to(embeds.dtype)
         slots, found = int(is_image.sum()), 0 if rows is None else len(rows)
         if slots != found:
             pictures = f"{len(grids)} pictures of {[f'{r}x{c}' for r, c in grids]} crops give {found} rows"
-            hint = "A picture of r x c crops takes (r*c+1)*144 + 1 + 12*(r+1) positions"
+            hint = "A picture of r x c crops of g x g features takes (r*c+1)*g*g + 1 + (r+1)*g positions (g = 12)"
             raise UsageError("input_ids", f"{slots} image positions, but {pictures}", hint)
         if rows is not None:
             embeds = embeds.masked_scatter(is_image[..., None], rows)
         elif self.always_run_vision:
-            blank = torch.zeros(2, 3, CROP, CROP, device=embeds.device)
+            side = self.config.vision_config.image_size
+            blank = torch.zeros(2, 3, side, side, device=embeds.device)
             embeds = embeds + (self.vision_embed_tokens(blank, [(1, 1)]) * 0).sum().to(embeds.dtype)
-        return self.embed_dropout(embeds)
+        dropped: Tensor = self.embed_dropout(embeds)
+        return dropped
 
     def _attention(
         self,
@@ -168,7 +173,7 @@ class Phi3VModel(Phi3VPreTrainedModel):
         return make_mask(self.config, embeds, attention_mask, cache=cache, position_ids=positions), {}
 
 
-class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):
+class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):  # type: ignore[misc]  # untyped
     """Phi-3.5-vision with its language head. Parameter names are the official checkpoint's."""
 
     def __init__(self, config: Phi3VConfig) -> None:
@@ -177,7 +182,7 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]  # transformers is untyped here
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -233,7 +238,8 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):
         pixels, grids = as_pixels(crops, image_sizes, pixel_values)
         if pixels is None:
             return self.lm_head.weight.new_zeros(0, self.config.hidden_size)
-        return self.model.vision_embed_tokens(pixels, grids)
+        rows: Tensor = self.model.vision_embed_tokens(pixels, grids)
+        return rows
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, cache: Cache | None = None, attention_mask: Tensor | None = None, **kwargs: Any
@@ -244,9 +250,7 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):
             limit = self.config.original_max_position_embeddings
             if passes_switch(input_ids.shape[1], cache.get_seq_length(), attention_mask, limit):
                 cache, kwargs["next_sequence_length"] = None, None
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, cache=cache, attention_mask=attention_mask, **kwargs
-        )
+        inputs = super().prepare_inputs_for_generation(input_ids, cache=cache, attention_mask=attention_mask, **kwargs)
         if cache is None or cache.get_seq_length() == 0:
             inputs |= images
         return dict(inputs)
@@ -257,7 +261,7 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):
         """transformers repeats every tensor row by row; pictures are repeated with the row they belong to."""
         images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
         if images and expand_size > 1:
-            images = repeat_images(images, input_ids, self.config.image_token_id, expand_size)
+            images = repeat_images(images, input_ids, self.config, expand_size)
         ids, kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids=input_ids, **kwargs
         )
@@ -276,18 +280,19 @@ def as_pixels(
         if (crops is not None and len(crops)) or (pixel_values is not None and len(pixel_values)):
             raise UsageError("image_sizes", "missing, but there are crops", "Pass [N, 2] (height, width)")
         return None, []
-    grids = crop_grids(image_sizes)
+    pixels = crops if crops is not None else pixel_values
+    if pixels is None:
+        raise UsageError("image_sizes", f"{len(image_sizes)} pictures, but no crops", "Pass crops")
+    grids = crop_grids(image_sizes, pixels.shape[-2])
     if crops is not None:
         return pixels_from_crops(crops if like is None else crops.to(like.device), image_sizes)[0], grids
-    if pixel_values is None:
-        raise UsageError("image_sizes", f"{len(grids)} pictures, but no crops", "Pass crops")
     needed = max(rows * columns for rows, columns in grids) + 1
-    if pixel_values.ndim != 5 or len(pixel_values) != len(grids) or pixel_values.shape[1] < needed:
-        found = f"is {list(pixel_values.shape)}, expected [{len(grids)}, at least {needed}, 3, 336, 336]"
+    if pixels.ndim != 5 or len(pixels) != len(grids) or pixels.shape[1] < needed:
+        found = f"is {list(pixels.shape)}, expected [{len(grids)}, at least {needed}, 3, side, side]"
         raise UsageError("pixel_values", found)
     if keep_padding:
-        return pixel_values, grids
-    return torch.cat([p[: 1 + r * c] for p, (r, c) in zip(pixel_values, grids, strict=True)]), grids
+        return pixels, grids
+    return torch.cat([p[: 1 + r * c] for p, (r, c) in zip(pixels, grids, strict=True)]), grids
 
 
 def causal_lm_loss(logits: Tensor, targets: Tensor, num_items: Tensor | int | None = None) -> Tensor:

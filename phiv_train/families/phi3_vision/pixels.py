@@ -14,7 +14,6 @@ from torch import Tensor
 
 from phiv_schemas.errors import UsageError
 
-CROP = 336
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -25,23 +24,24 @@ def pixels_from_crops(crops: Tensor, image_sizes: Tensor) -> tuple[Tensor, list[
     `crops` uint8 [C, 336, 336, 3] row-major per picture, pictures in order; `image_sizes` int64 [N, 2] (height,
     width) after padding. `counts[n]` is 1 + the crops of picture n. UsageError when sizes and crops disagree.
     """
-    grids = crop_grids(image_sizes)
+    side = crops.shape[1]
+    grids = crop_grids(image_sizes, side)
     counts = [rows * columns for rows, columns in grids]
     if sum(counts) != len(crops):
         raise UsageError("crops", f"{len(crops)} crops, but image_sizes ask for {sum(counts)}")
-    views = [_views(part, *grid) for part, grid in zip(crops.split(counts), grids, strict=True)]
-    empty = torch.empty(0, 3, CROP, CROP, device=crops.device)
+    views = [_views(part, *grid) for part, grid in zip(torch.split(crops, counts), grids, strict=True)]
+    empty = torch.empty(0, 3, side, side, device=crops.device)
     return torch.cat(views) if views else empty, [1 + count for count in counts]
 
 
-def crop_grids(image_sizes: Tensor | Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """(rows, columns) of crops per picture, from [N, 2] (height, width) after padding."""
+def crop_grids(image_sizes: Tensor | Sequence[Sequence[int]], side: int = 336) -> list[tuple[int, int]]:
+    """(rows, columns) of crops per picture, from [N, 2] (height, width) after padding; crops are side x side."""
     sizes = image_sizes.tolist() if isinstance(image_sizes, Tensor) else image_sizes
     for index, (height, width) in enumerate(sizes):
-        if height <= 0 or width <= 0 or height % CROP or width % CROP:
-            found = f"{height}x{width} is not a multiple of {CROP}"
+        if height <= 0 or width <= 0 or height % side or width % side:
+            found = f"{height}x{width} is not a multiple of {side}"
             raise UsageError(f"image_sizes[{index}]", found, "Pass (height, width) of the padded picture")
-    return [(height // CROP, width // CROP) for height, width in sizes]
+    return [(height // side, width // side) for height, width in sizes]
 
 
 def normalise(picture: Tensor) -> Tensor:
@@ -50,16 +50,17 @@ def normalise(picture: Tensor) -> Tensor:
     return (scaled - scaled.new_tensor(MEAN)[:, None, None]) / scaled.new_tensor(STD)[:, None, None]
 
 
-def global_view(normalised: Tensor) -> Tensor:
-    """The whole normalised picture [3, H, W] as one crop [3, 336, 336]; values may overshoot."""
+def global_view(normalised: Tensor, side: int = 336) -> Tensor:
+    """The whole normalised picture [3, H, W] as one crop [3, side, side]; values may overshoot."""
     return torch.nn.functional.interpolate(
-        normalised[None], size=(CROP, CROP), mode="bicubic", align_corners=False, antialias=False
+        normalised[None], size=(side, side), mode="bicubic", align_corners=False, antialias=False
     )[0]
 
 
 def _views(crops: Tensor, rows: int, columns: int) -> Tensor:
-    """[1 + rows*columns, 3, 336, 336] of one picture."""
-    grid = crops.view(rows, columns, CROP, CROP, 3)
-    picture = normalise(grid.permute(0, 2, 1, 3, 4).reshape(rows * CROP, columns * CROP, 3))
-    tiles = picture.view(3, rows, CROP, columns, CROP).permute(1, 3, 0, 2, 4).reshape(-1, 3, CROP, CROP)
-    return torch.cat([global_view(picture)[None], tiles])
+    """[1 + rows*columns, 3, S, S] of one picture."""
+    side = crops.shape[1]
+    grid = crops.view(rows, columns, side, side, 3)
+    picture = normalise(grid.permute(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3))
+    tiles = picture.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
+    return torch.cat([global_view(picture, side)[None], tiles])

@@ -57,7 +57,8 @@ def is_long(attention_mask: Tensor | None, starts: Tensor | None, total: int, co
         lengths = attention_mask.sum(-1, keepdim=True)
     else:
         lengths = torch.tensor([[total]])
-    return lengths > config.original_max_position_embeddings
+    limit: int = config.original_max_position_embeddings
+    return lengths > limit
 
 
 def spread(rope_long: Tensor | bool, device: torch.device) -> Tensor:

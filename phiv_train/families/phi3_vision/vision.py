@@ -24,7 +24,7 @@ Grid = tuple[int, int]
 """(rows, columns) of a picture's crops."""
 
 
-class ClipTower(CLIPVisionModel):
+class ClipTower(CLIPVisionModel):  # type: ignore[misc]  # transformers is untyped here
     """transformers' CLIP, run up to the layer whose output is used.
 
     The layers after it and `post_layernorm` are in the checkpoint, so they are kept and saved, but they get no
@@ -45,7 +45,7 @@ class ClipTower(CLIPVisionModel):
         """[T, 1 + patches, clip] hidden states for [T, 3, 336, 336]. A frozen tower builds no graph."""
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         with torch.set_grad_enabled(trains):
-            hidden = self.pre_layrnorm(self.embeddings(pixels))
+            hidden: Tensor = self.pre_layrnorm(self.embeddings(pixels))
             for layer in self.encoder.layers[: self.num_layers]:
                 hidden = layer(hidden, None)
         return hidden
@@ -80,12 +80,13 @@ class Phi3VImageEmbedding(nn.Module):
         padded_to = pixels.shape[1] if pixels.ndim == 5 else None
         hidden = self.clip(pixels if padded_to is None else pixels.flatten(0, 1))[:, 1:]
         if padded_to is not None:
-            hidden = torch.cat([h[:n] for h, n in zip(hidden.split(padded_to), counts, strict=True)])
+            hidden = torch.cat([h[:n] for h, n in zip(torch.split(hidden, padded_to), counts, strict=True)])
         merged = merge_patches(hidden)
         if sum(counts) != len(merged):
             raise UsageError("pixel_values", f"{len(merged)} crops, but image_sizes ask for {sum(counts)}")
-        pictures = zip(merged.split(counts), grids, strict=True)
-        return self.img_projection(torch.cat([self._rows(picture, *grid) for picture, grid in pictures]))
+        pictures = zip(torch.split(merged, counts), grids, strict=True)
+        rows: Tensor = self.img_projection(torch.cat([self._rows(picture, *grid) for picture, grid in pictures]))
+        return rows
 
     def _rows(self, merged: Tensor, rows: int, columns: int) -> Tensor:
         """One picture's [1 + rows*columns, 12, 12, 4*clip] as the sequence the language model reads."""
@@ -110,3 +111,14 @@ def weave(crops: Tensor, rows: int, columns: int) -> Tensor:
     _, height, width, channels = crops.shape
     grid = crops.view(rows, columns, height, width, channels).transpose(1, 2)
     return grid.reshape(rows * height, columns * width, channels)
+
+
+def num_rows(rows: int, columns: int, grid: int = 12) -> int:
+    """Positions a picture of rows x columns crops takes, each crop (and the global view) grid x grid features."""
+    return (rows * columns + 1) * grid**2 + 1 + (rows + 1) * grid
+
+
+def image_positions(input_ids: Tensor, config: Phi3VConfig) -> Tensor:
+    """bool [B, L]: where a picture's row goes; `image_token_id`, or any negative id as in the original."""
+    negative = input_ids < 0
+    return negative if config.image_token_id is None else negative | (input_ids == config.image_token_id)

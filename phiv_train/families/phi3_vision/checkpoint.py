@@ -1,0 +1,298 @@
+"""Load and save the official checkpoint layout; every tensor accounted for, or one line that names those that are not.
+
+    model = load("microsoft/Phi-3.5-vision-instruct", dtype="bfloat16", attn_implementation="sdpa")
+    save(model, Path("out/final"), processor)            # whole or not there: written beside, then renamed
+    model = build_model(config, tensors, clip_config)    # from plain dicts, as they are in the files
+
+The model's parameter names are the official ones, so transformers' own `from_pretrained` and `save_pretrained` do
+the work (sharded safetensors, dtype, 4-bit). This adds what they only warn about: missing and unexpected tensors,
+wrong shapes, shards that are not there, and an end-of-sequence id the chat template never produces.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from phiv_data.files import TMP_PREFIX, environment_problems
+from phiv_schemas.errors import EnvironmentProblem, UsageError
+from phiv_train.families.phi3_vision.config import Phi3VConfig, from_plain
+from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration, is_flash
+
+EMBEDDING = "model.embed_tokens.weight"
+# The original registers the embedding a second time inside the image embedding; old files may use that name.
+EMBEDDING_ALIAS = "model.vision_embed_tokens.wte.weight"
+# <|end|> closes every turn of the chat template, <|endoftext|> the conversation. The official generation config
+# stops on 2 (</s>), which the template never produces: that is the endless generation people report.
+STOP_IDS = (32007, 32000)
+# Fully-qualified, so that 4-bit reaches the decoder's linear layers and nothing else.
+SKIP_4BIT = ("model.vision_embed_tokens", "model.embed_tokens", "lm_head")
+_ALLOW = ("*.json", "*.safetensors", "tokenizer.model")
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    attn_implementation: str = "sdpa",
+    quantization: Literal["4bit"] | None = None,
+    skip_4bit: Sequence[str] = SKIP_4BIT,
+    stop_ids: Sequence[int] | None = None,
+    revision: str | None = None,
+) -> Phi3VForConditionalGeneration:
+    """The model of a folder or hub id, in eval mode. Nothing is initialised at random.
+
+    `quantization="4bit"` (bitsandbytes NF4) spares the modules `skip_4bit`, by fully-qualified name or prefix.
+    `stop_ids` end a generated answer; by default <|end|> and <|endoftext|> of the real vocabulary.
+    UsageError for a folder or tensors that do not fit; EnvironmentProblem for a missing package or network.
+    """
+    torch_dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    check_attention(attn_implementation, torch_dtype)
+    folder = local_folder(path, revision)
+    config = read_config(folder)
+    found = tensor_shapes(folder)
+    check_tensors(str(folder), expected_shapes(config), with_one_embedding(found))
+    model: Phi3VForConditionalGeneration = Phi3VForConditionalGeneration.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch_dtype,
+        attn_implementation=attn_implementation,
+        quantization_config=None if quantization is None else _four_bit(torch_dtype, skip_4bit),
+        key_mapping=None if EMBEDDING in found else {f"^{EMBEDDING_ALIAS}$": EMBEDDING},
+    )
+    _assert_spared(model, skip_4bit)
+    if stop_ids is None and config.vocab_size > max(STOP_IDS):
+        stop_ids = STOP_IDS
+    if stop_ids is not None:
+        set_stop_ids(model, stop_ids)
+    return model
+
+
+def build_model(
+    config: Mapping[str, Any],
+    state_dict: Mapping[str, Tensor],
+    clip_config: Mapping[str, Any] | None = None,
+    attn_implementation: str = "eager",
+) -> Phi3VForConditionalGeneration:
+    """The model from plain values: the official config.json's dict and tensors by their ORIGINAL names.
+
+    dtype and values of the tensors are kept (copied). `clip_config` gives the CLIP tower's sizes where they are
+    not ViT-L/14-336. In eval mode. UsageError naming what is missing, unexpected or wrongly shaped.
+    """
+    model_config = from_plain(config, clip_config)
+    dtypes = {tensor.dtype for tensor in state_dict.values()}
+    check_attention(attn_implementation, *dtypes)
+    check_tensors(
+        "state_dict",
+        expected_shapes(model_config),
+        with_one_embedding({name: tuple(tensor.shape) for name, tensor in state_dict.items()}),
+    )
+    model_config._attn_implementation = attn_implementation
+    model = Phi3VForConditionalGeneration(model_config)
+    if len(dtypes) == 1:
+        model.to(dtypes.pop())
+    model.load_state_dict(with_one_embedding(dict(state_dict)), strict=True)
+    model.eval()
+    return model
+
+
+def save(
+    model: nn.Module,
+    folder: Path,
+    processor: Any = None,
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write weights, config.json, generation_config.json and the processor's files into `folder`, or nothing.
+
+    A folder that is there already keeps its other files; its old weights are replaced as a whole. `state_dict`: the
+    gathered tensors of a sharded model. UsageError for a model with adapters or 4-bit weights.
+    """
+    if not isinstance(model, Phi3VForConditionalGeneration):
+        found = f"a {type(model).__name__} cannot be saved as a checkpoint"
+        raise UsageError("save", found, "Merge its adapters first (merge_and_unload), or save the adapters alone")
+    if getattr(model, "is_quantized", False) or getattr(model, "peft_config", None):
+        what = "4-bit weights" if getattr(model, "is_quantized", False) else "unmerged adapters"
+        raise UsageError("save", f"a model with {what} is not a checkpoint", "Save its adapters, or merge them")
+    if processor is not None:
+        set_stop_ids(model, processor.stop_ids)
+    with environment_problems(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = folder.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
+        try:
+            model.save_pretrained(beside, state_dict=state_dict, max_shard_size=max_shard_size)
+            if processor is not None:
+                processor.save(beside)
+            _publish(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def set_stop_ids(model: Phi3VForConditionalGeneration, stop_ids: Sequence[int]) -> None:
+    """Let `generate` stop on any of `stop_ids`, now and after saving."""
+    generation = model.generation_config
+    generation._from_model_config = False  # otherwise transformers may rebuild it from the config, with eos 2
+    generation.eos_token_id = list(stop_ids)
+    generation.bos_token_id, generation.pad_token_id = model.config.bos_token_id, model.config.pad_token_id
+
+
+def check_attention(attn_implementation: str, *dtypes: torch.dtype) -> None:
+    """EnvironmentProblem where the flash-attn package is missing, UsageError for flash attention in float16."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if not is_flash(attn_implementation):
+        return
+    if torch.float16 in dtypes:
+        found = f"{attn_implementation!r} does not work in float16"
+        raise UsageError("attn_implementation", found, "Use bfloat16, or attn_implementation='sdpa'")
+    if not is_flash_attn_2_available():
+        what = "the flash-attn package or a GPU is missing"
+        raise EnvironmentProblem(attn_implementation, what, "Install phiv[gpu], or use attn_implementation='sdpa'")
+
+
+def local_folder(path: str | Path, revision: str | None = None) -> Path:
+    """`path` if it is a folder, else the hub repository of that name, downloaded (weights and json files only)."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    name = str(path)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UsageError(name, "no such folder, and not a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_ALLOW)))
+    except Exception as error:  # the hub client raises a dozen types; each means we have no files
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "Check the name and the network, or pass a local folder"
+        raise EnvironmentProblem(name, f"no such folder, and the hub does not give it ({first})", hint) from error
+
+
+def read_config(folder: Path) -> Phi3VConfig:
+    """The folder's config.json. UsageError when it is missing, broken or of another model type."""
+    file = folder / "config.json"
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            str(file), f"cannot be read ({error})", "Pass a folder with a Phi-3.5-vision checkpoint"
+        ) from error
+    if plain.get("model_type") != Phi3VConfig.model_type:
+        found = f"model_type is {plain.get('model_type')!r}, expected {Phi3VConfig.model_type!r}"
+        raise UsageError(str(file), found, "Pass a Phi-3.5-vision checkpoint")
+    return from_plain(plain)
+
+
+def tensor_shapes(folder: Path) -> Shapes:
+    """Names and shapes of all tensors of a checkpoint, from the files' headers alone."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes: Shapes = {}
+    for file in _weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise UsageError(str(file), f"is not a whole safetensors file ({error})", "Download it again") from error
+    return shapes
+
+
+def expected_shapes(config: Phi3VConfig) -> Shapes:
+    """Names and shapes the official layout asks of `config`; no memory is taken."""
+    with torch.device("meta"):
+        model = Phi3VForConditionalGeneration(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def with_one_embedding(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """`tensors` with the embedding under its one official name, whichever of the two names it came with."""
+    out = dict(tensors)
+    alias = out.pop(EMBEDDING_ALIAS, None)
+    if alias is not None:
+        out.setdefault(EMBEDDING, alias)
+    return out
+
+
+def check_tensors(where: str, expected: Shapes, found: Shapes) -> None:
+    """UsageError with everything that is wrong in one line, when names or shapes differ."""
+    missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
+    wrong = [
+        f"{name!r} is {list(found[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    problems = [
+        f"{len(names)} tensors {word} ({_some(names)})"
+        for names, word in (
+            ([repr(n) for n in sorted(missing)], "missing"),
+            ([repr(n) for n in sorted(unexpected)], "unexpected"),
+            (wrong, "of the wrong shape"),
+        )
+        if names
+    ]
+    if problems:
+        raise UsageError(where, ", ".join(problems), "Use a complete checkpoint that fits its config.json")
+
+
+def _some(names: Iterable[str], limit: int = 4) -> str:
+    names = list(names)
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if not index.is_file():
+        if single.is_file():
+            return [single]
+        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        raise UsageError(str(folder), f"no model.safetensors or its index (found: {there})", "Pass a whole checkpoint")
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if lacking := [name for name in names if not (folder / name).is_file()]:
+        raise UsageError(str(index), f"names files that are not there ({_some(lacking)})", "Copy the whole folder")
+    return [folder / name for name in names]
+
+
+def _four_bit(dtype: torch.dtype, skip: Sequence[str]) -> Any:
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise EnvironmentProblem("4bit", "the bitsandbytes package is missing", "Install phiv[gpu]")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(skip),
+    )
+
+
+def _assert_spared(model: nn.Module, skip: Sequence[str]) -> None:
+    quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+    wrong = [name for name in quantised if name.startswith(tuple(skip))]
+    assert not wrong, f"quantised although they are to be spared: {_some(wrong)}"
+
+
+def _publish(beside: Path, folder: Path) -> None:
+    """Make the finished folder `beside` the folder `folder`, keeping files there that a checkpoint does not hold."""
+    if not folder.exists():
+        beside.rename(folder)
+        return
+    old = folder.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
+    folder.rename(old)
+    beside.rename(folder)
+    for entry in old.iterdir():
+        is_weight = entry.name.startswith("model") and ".safetensors" in entry.name
+        if not is_weight and not (folder / entry.name).exists():
+            entry.rename(folder / entry.name)
+    shutil.rmtree(old)
