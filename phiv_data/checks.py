@@ -154,7 +154,8 @@ class RecordChecks:
             self.rows += len(chunk)
             self._on_rows(len(chunk))
         if unlabeled:
-            self.findings.add("PV403", file, f"{unlabeled} rows have no answer", severity="warning")
+            what = "1 row has no answer" if unlabeled == 1 else f"{unlabeled} rows have no answer"
+            self.findings.add("PV403", file, what, severity="warning")
 
     def _check(self, file: str, number: int, conversation: Conversation) -> None:
         first_file, first = self._first_seen.setdefault(conversation.id, (file, number))

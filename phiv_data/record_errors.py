@@ -135,7 +135,9 @@ _MESSAGES: dict[str, Callable[[ErrorDetails], tuple[str, str]]] = {
 def _step(step: int | str) -> str:
     if isinstance(step, int):
         return f"[{step}]"
-    return f".{step}" if _PLAIN_KEY.fullmatch(step) else f"[{json.dumps(step[:_MAX_SHOWN])}]"
+    if len(step) > _MAX_SHOWN:
+        step = f"{step[:_MAX_SHOWN]}..."
+    return f".{step}" if _PLAIN_KEY.fullmatch(step) else f"[{json.dumps(step)}]"
 
 
 class _Object(dict[str, Any]):
