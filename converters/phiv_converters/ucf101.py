@@ -69,22 +69,21 @@ class Ucf101Options:
     def identity(self) -> dict[str, Any] | None:
         """The options of a source that cannot change (demo, archive, hub); None for a folder."""
         if self.demo:
-            return self._shape() | {"source": "demo"}
+            return self.shape() | {"source": "demo"}
         if self.source is None:
-            return self._shape() | {"source": HUB_SHA256}
+            return self.shape() | {"source": HUB_SHA256}
         if self.source.is_file():
             from phiv_data.files import sha256_file
 
-            return self._shape() | {"source": sha256_file(self.source)}
+            return self.shape() | {"source": sha256_file(self.source)}
         return None
 
     def open(self, scratch: Path) -> Ucf101:
         """Find, unpack, download or draw the source, and tell its layout."""
         from phiv_converters.ucf101_layout import find_layout
 
-        identity = self.identity()
         layout = find_layout(self._root(scratch), self.fold)
-        return Ucf101(self, layout, identity or self._shape())
+        return Ucf101(self, layout)
 
     def _root(self, scratch: Path) -> Path:
         if self.demo:
@@ -97,7 +96,8 @@ class Ucf101Options:
             raise SourceError("--source", f"no such file or folder {str(self.source)!r}")
         return _unpacked(self.source, scratch)
 
-    def _shape(self) -> dict[str, Any]:
+    def shape(self) -> dict[str, Any]:
+        """The options that shape the output, as plain JSON values."""
         names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "max_per_class", "fold", "val_groups")
         return {name: getattr(self, name) for name in names} | {"classes": sorted(self.classes)}
 
@@ -108,7 +108,6 @@ class Ucf101:
 
     options_: Ucf101Options
     layout: Layout
-    identity: dict[str, Any]
     name: str = "ucf101"
     splits: tuple[str, ...] = SPLITS
     classes: tuple[str, ...] = field(init=False)
@@ -131,8 +130,9 @@ class Ucf101:
         return ("drawn demo clips, " if self.synthetic else "") + self.layout.description
 
     def options(self) -> dict[str, Any]:
-        """Everything that shapes the output."""
-        return self.identity
+        """Everything that shapes the output; of a folder also what was found in it."""
+        found = {"fold": self.layout.fold, "classes": list(self.classes)}
+        return self.options_.identity() or self.options_.shape() | found
 
     def versions(self) -> dict[str, str]:
         """The decoder's and the JPEG encoder's versions."""

@@ -34,7 +34,7 @@ class Layout:
     classes: tuple[str, ...]
     description: str
     lists: Path | None = None
-    fold: int = 1
+    fold: int | None = None
     notices: tuple[str, ...] = ()
 
 

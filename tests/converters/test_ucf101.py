@@ -1,0 +1,316 @@
+"""UCF-101 on real clips and on trees shaped like the real ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from phiv_converters.ucf101 import Ucf101Options
+from phiv_converters.ucf101_layout import find_layout, list_clips
+
+from phiv_data.engine import convert
+from phiv_schemas import Conversation, EnvironmentProblem, SourceError, UsageError
+
+PAGE_CLASSES = (
+    "ApplyEyeMakeup, ApplyLipstick, Archery, BabyCrawling, BalanceBeam, "
+    "BandMarching, BaseballPitch, Basketball, BasketballDunk, BenchPress"
+)
+PAGE_TEST = (6, 4, 7, 9, 4, 9, 10, 11, 6, 9)
+
+
+def rows(out: Path, split: str) -> list[Conversation]:
+    lines = (out / f"ucf101_{split}.jsonl").read_bytes().splitlines()
+    return [Conversation.model_validate_json(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def subset(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("subset") / "out"
+    convert(Ucf101Options(shared / "samples/ucf101/UCF101_subset"), out, num_workers=1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def official(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("official") / "out"
+    convert(Ucf101Options(shared / "samples/ucf101", fold=1), out, num_workers=2)
+    return out
+
+
+# The recipe's format ----------------------------------------------------------------------------------------------
+
+
+def page_tree(folder: Path, clip: Path) -> Path:
+    """A tree of the shape the recipe's page shows (300/30/75 clips); every clip a hard link to one."""
+    names = PAGE_CLASSES.split(", ")
+    counts = {"train": (30,) * 10, "val": (3,) * 10, "test": PAGE_TEST}
+    for split, per_class in counts.items():
+        for name, count in zip(names, per_class, strict=True):
+            (folder / "UCF101_subset" / split / name).mkdir(parents=True)
+            for i in range(count):
+                path = folder / "UCF101_subset" / split / name / f"v_{name}_g{21 + i // 7:02d}_c{i % 7 + 1:02d}.avi"
+                path.hardlink_to(clip)
+    return folder
+
+
+def test_a_tree_like_the_pages_gives_its_ids_paths_and_prompt(shared: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.avi"
+    shutil.copy(shared / "samples/ucf101/UCF101_subset/train/BasketballDunk/v_BasketballDunk_g13_c01.avi", clip)
+    source = page_tree(tmp_path / "in", clip)
+    manifest = convert(Ucf101Options(source), tmp_path / "out", arrow=False).manifest
+    assert [(split.rows, split.num_images) for split in manifest.splits] == [(300, 2400), (30, 240), (75, 600)]
+    first = rows(tmp_path / "out", "val")[0]
+    assert first.id == "val-0000000300"
+    assert first.image_paths == tuple(f"val/ApplyEyeMakeup/v_ApplyEyeMakeup_g21_c01.{k}.jpg" for k in range(8))
+    assert first.turns[0].user == f"Classify the video into one of the following classes: {PAGE_CLASSES}."
+    assert first.turns[0].assistant == "ApplyEyeMakeup"
+    assert rows(tmp_path / "out", "test")[-1].id == "test-0000000404"
+    assert manifest.accounting.identical == 404
+    assert sum(len(group) for group in manifest.identical_inputs) == 405
+
+
+def test_keys_and_their_order_are_the_recipes(subset: Path) -> None:
+    line = (subset / "ucf101_val.jsonl").read_bytes().splitlines()[0]
+    record = json.loads(line)
+    assert list(record) == ["id", "source", "conversations"]
+    assert list(record["conversations"][0]) == ["images", "user", "assistant"]
+    assert json.dumps(record).encode() == line
+
+
+def test_the_tree_is_the_recipes(subset: Path) -> None:
+    for split in ("train", "val", "test"):
+        for row in rows(subset, split):
+            for k, path in enumerate(row.image_paths):
+                assert path.startswith(f"{split}/{row.turns[0].assistant}/v_")
+                assert path.endswith(f".{k}.jpg")
+                assert (subset / "images" / path).is_file()
+
+
+# Real clips -------------------------------------------------------------------------------------------------------
+
+
+def test_every_real_clip_gives_eight_frames(subset: Path, official: Path) -> None:
+    counts = {name: len(rows(out, name)) for out in (subset, official) for name in ("train", "val", "test")}
+    assert [len(rows(subset, s)) for s in ("train", "val", "test")] == [6, 3, 3]
+    assert [len(rows(official, s)) for s in ("train", "val", "test")] == [19, 6, 25], counts
+    for out in (subset, official):
+        for split in ("train", "val", "test"):
+            assert all(len(row.image_paths) == 8 for row in rows(out, split))
+
+
+def test_the_frames_are_the_recipes_to_the_byte(subset: Path, shared: Path) -> None:
+    """The recipe's own way (header count, every frame decoded, default JPEG), written from its description."""
+    import io
+
+    import av
+    import numpy as np
+    from PIL import Image
+
+    for row in rows(subset, "val"):
+        stem = Path(row.image_paths[0]).name.split(".")[0]
+        clip = shared / "samples/ucf101/UCF101_subset/val" / str(row.turns[0].assistant) / f"{stem}.avi"
+        with av.open(str(clip)) as container:
+            total = container.streams.video[0].frames
+            wanted = np.arange(0, total, total / 8).astype(int).tolist()
+            frames = [f.to_ndarray(format="rgb24") for i, f in enumerate(container.decode(video=0)) if i in wanted]
+        for frame, path in zip(frames, row.image_paths, strict=True):
+            Image.fromarray(frame).convert("RGB").save(buffer := io.BytesIO(), format="JPEG")
+            assert (subset / "images" / path).read_bytes() == buffer.getvalue()
+
+
+def test_workers_and_listing_order_do_not_change_a_byte(shared: Path, subset: Path, tmp_path: Path) -> None:
+    """Copies made in another order are listed in another order by most file systems."""
+    clips = sorted((shared / "samples/ucf101/UCF101_subset").rglob("*.avi"), reverse=True)
+    for clip in clips:
+        target = tmp_path / "in" / clip.relative_to(shared / "samples/ucf101")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, target)
+    convert(Ucf101Options(tmp_path / "in"), tmp_path / "out", num_workers=3)
+    for name in ("ucf101_train.jsonl", "ucf101_val.jsonl", "ucf101_test.jsonl", "images.sha256", "rejects.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (subset / name).read_bytes()
+
+
+def test_datasets_opens_the_shards_and_decodes_what_the_files_hold(official: Path) -> None:
+    import numpy as np
+    from datasets import load_dataset, load_from_disk
+    from PIL import Image
+
+    by_folder = load_from_disk(str(official / "arrow"))
+    by_files = load_dataset("arrow", data_files={"val": str(official / "arrow/val/*.arrow")}, split="val")
+    for dataset in (by_folder["val"], by_files):
+        for record, row in zip(dataset, rows(official, "val"), strict=True):
+            assert record["id"] == row.id
+            for picture, path in zip(record["images"], row.image_paths, strict=True):
+                assert np.array_equal(np.asarray(picture), np.asarray(Image.open(official / "images" / path)))
+
+
+# The official lists -----------------------------------------------------------------------------------------------
+
+
+def test_absent_clips_of_the_lists_are_counted_not_an_error(official: Path, shared: Path, tmp_path: Path) -> None:
+    manifest = json.loads((official / "manifest.json").read_bytes())
+    assert manifest["accounting"]["absent"] == 9537 + 3783 - 50
+    with pytest.raises(SourceError, match=r"13270 clips of the official lists have no file \(first: 'ApplyEyeMakeup"):
+        convert(Ucf101Options(shared / "samples/ucf101", fold=1, require_all=True), tmp_path / "out")
+
+
+def test_no_group_is_in_two_splits_and_every_fold_places_every_clip(shared: Path) -> None:
+    for fold in (1, 2, 3):
+        layout = find_layout(shared / "samples/ucf101", fold)
+        clips = list_clips(layout, val_groups=2, classes=set(layout.classes)).clips
+        assert len(clips) == 50
+        assert {clip.split for clip in clips} == {"train", "val", "test"}
+        splits = {(clip.label, clip.path.stem.split("_g")[1][:2]): set[str]() for clip in clips}
+        for clip in clips:
+            splits[clip.label, clip.path.stem.split("_g")[1][:2]].add(clip.split)
+        assert all(len(found) == 1 for found in splits.values())
+
+
+def test_the_prompt_of_a_partial_copy_lists_all_101_classes(official: Path) -> None:
+    listed = rows(official, "test")[0].turns[0].user.removeprefix("Classify the video into one of the following classes: ")
+    assert len(listed.rstrip(".").split(", ")) == 101
+
+
+def fake_release(folder: Path, files: list[str], train: list[str], test: list[str], flat: bool = False) -> Path:
+    lists = folder / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_bytes(b"1 Archery\r\n2 HandstandPushups\r\n")
+    (lists / "trainlist01.txt").write_bytes("".join(f"{line}\r\n" for line in train).encode())
+    (lists / "testlist01.txt").write_bytes("".join(f"{line} \r\n" for line in test).encode())
+    for name in files:
+        path = folder / ("UCF101" if flat else "UCF-101") / (name.rpartition("/")[2] if flat else name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_names_match_without_case_in_class_folders_and_flat(tmp_path: Path, flat: bool) -> None:
+    files = ["Archery/v_Archery_g08_c01.avi", "HandstandPushups/v_HandStandPushups_g01_c01.avi"]
+    train = ["Archery/v_Archery_g08_c01.avi 1"]
+    test = ["HandstandPushups/v_HandstandPushups_g01_c01.avi"]
+    layout = find_layout(fake_release(tmp_path, files, train, test, flat), None)
+    clips = list_clips(layout, val_groups=0, classes=set(layout.classes)).clips
+    assert [(c.split, c.label, c.path.name) for c in clips] == [
+        ("train", "Archery", "v_Archery_g08_c01.avi"),
+        ("test", "HandstandPushups", "v_HandStandPushups_g01_c01.avi"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (["Golf/v_Golf_g08_c01.avi 3"], r"trainlist01\.txt:1: class 'Golf' is not in classInd\.txt"),
+        (["Archery/v_Archery_g08_c01.avi 2"], r"trainlist01\.txt:1: Archery has index 2, in classInd\.txt 1"),
+        (["Archery/clip.avi 1"], r"no group number in the file name"),
+    ],
+)
+def test_broken_lists_are_named_with_their_line(tmp_path: Path, train: list[str], message: str) -> None:
+    layout = find_layout(fake_release(tmp_path, ["Archery/clip.avi"], train, []), None)
+    with pytest.raises(SourceError, match=message):
+        list_clips(layout, val_groups=2, classes=set(layout.classes))
+
+
+def test_real_lists_of_the_detection_challenge_read_too(shared: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared / "samples/ucf101/ucfTrainTestlist_detection24", tmp_path / "ucfTrainTestlist")
+    (tmp_path / "UCF-101").mkdir()
+    layout = find_layout(tmp_path, None)
+    assert len(layout.classes) == 24
+    assert len(list_clips(layout, 2, set(layout.classes)).absent) > 3000
+
+
+# Options and sources ----------------------------------------------------------------------------------------------
+
+
+def test_classes_and_max_per_class_narrow_rows_and_prompt(shared: Path, tmp_path: Path) -> None:
+    options = Ucf101Options(
+        shared / "samples/ucf101/UCF101_subset", classes=("HorseRace", "Archery"), max_per_class=1, num_frames=3
+    )
+    convert(options, tmp_path / "out", num_workers=1, arrow=False)
+    train = rows(tmp_path / "out", "train")
+    assert Counter(row.turns[0].assistant for row in train) == {"Archery": 1, "HorseRace": 1}
+    assert train[0].turns[0].user.endswith("classes: Archery, HorseRace.")
+    assert all(len(row.image_paths) == 3 for row in train)
+
+
+def test_an_unknown_class_names_its_neighbour(shared: Path, tmp_path: Path) -> None:
+    options = Ucf101Options(shared / "samples/ucf101/UCF101_subset", classes=("Archary",))
+    with pytest.raises(UsageError, match="--classes: no class 'Archary'. Did you mean 'Archery'?"):
+        convert(options, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_frames": 0}, "--num_frames: must be 1 to"),
+        ({"jpeg_quality": 101}, "--jpeg_quality: must be 1 to 95"),
+        ({"demo": True, "source": Path()}, "--demo: draws its own clips"),
+    ],
+)
+def test_options_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Ucf101Options(**arguments)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_the_archive_gives_what_the_folder_gives(shared: Path, subset: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    archive = tmp_path / "UCF101_subset.tar.gz"  # a plain tar under this name, as on the hub
+    with tarfile.open(archive, "w") as tar:
+        tar.add(shared / "samples/ucf101/UCF101_subset", "UCF101_subset")
+    convert(Ucf101Options(archive), tmp_path / "out", num_workers=1)
+    for name in ("ucf101_train.jsonl", "images.sha256", "arrow/val/data-00000-of-00001.arrow"):
+        assert (tmp_path / "out" / name).read_bytes() == (subset / name).read_bytes()
+    archive.rename(tmp_path / "moved.tar")
+    assert convert(Ucf101Options(tmp_path / "moved.tar"), tmp_path / "out").found_finished
+
+
+def test_broken_clips_are_rejected_with_the_reason(shared: Path, tmp_path: Path) -> None:
+    source, broken = tmp_path / "UCF101_subset", shared / "samples/broken_media/video"
+    for split in ("train", "val"):
+        (source / split / "Archery").mkdir(parents=True)
+    whole = shared / "samples/ucf101/UCF101_subset/train/Archery/v_Archery_g13_c02.avi"
+    shutil.copy(whole, source / "train/Archery/a_whole.avi")
+    (source / "train/Archery/b_cut.avi").write_bytes(whole.read_bytes()[:100_000])
+    (source / "train/Archery/c_empty.avi").touch()
+    (source / "train/Archery/d_text.avi").write_text("not a video")
+    shutil.copy(broken / "zero_frames/exiftool__RIFF.avi", source / "train/Archery/e_zero.avi")
+    shutil.copy(broken / "no_video_stream/fuzzing-corpus__small-shot-mp3.mp4", source / "train/Archery/f_audio.avi")
+    manifest = convert(Ucf101Options(tmp_path), tmp_path / "out", num_workers=1).manifest
+    assert manifest.accounting.written == 1
+    codes = {json.loads(line)["input"][14:]: json.loads(line)["code"] for line in open(tmp_path / "out/rejects.jsonl")}
+    assert codes["b_cut.avi"] == "truncated"
+    assert codes["c_empty.avi"] == "empty-file"
+    assert codes["d_text.avi"] == "not-a-video"
+    assert codes["f_audio.avi"] == "no-video-stream"
+    assert codes["e_zero.avi"] in ("no-frames", "truncated")
+
+
+def test_salvage_keeps_the_decodable_frames_of_a_cut_clip(shared: Path, tmp_path: Path) -> None:
+    whole = shared / "samples/ucf101/UCF101_subset/train/Archery/v_Archery_g13_c02.avi"
+    for split in ("train", "val"):
+        (tmp_path / "in" / split / "Archery").mkdir(parents=True)
+    (tmp_path / "in/train/Archery/cut.avi").write_bytes(whole.read_bytes()[:100_000])
+    convert(Ucf101Options(tmp_path / "in", on_corrupt="salvage"), tmp_path / "out", num_workers=1)
+    assert len(rows(tmp_path / "out", "train")[0].image_paths) == 8
+
+
+def test_a_folder_of_neither_layout_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "in" / "videos").mkdir(parents=True)
+    with pytest.raises(SourceError, match=r"neither UCF101_subset/.* \(found: videos\)"):
+        convert(Ucf101Options(tmp_path / "in"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_source_and_network_one_line_says_what_to_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with pytest.raises(EnvironmentProblem, match=r"Pass --source .* or --demo") as raised:
+        convert(Ucf101Options(), tmp_path / "out")
+    assert raised.value.exit_code == 3
+    assert "\n" not in str(raised.value)
