@@ -10,7 +10,8 @@ clip is decoded once from its start, by one thread, and only the wanted frames b
 wrong, it is decoded a second time. Memory holds the n frames, never the video.
 
 Strict by default: a clip that is cut or that the decoder complains about is rejected with the reason. With
-`on_corrupt="salvage"` the frames that decode without complaint are the clip, and `VideoInfo.damage` says what was wrong.
+`on_corrupt="salvage"` the frames that decode without complaint are the clip, and `VideoInfo.damage` says what was
+wrong.
 """
 
 from __future__ import annotations
@@ -78,14 +79,12 @@ def sample_frames(
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1 (found {num_frames})")
-    from phiv_data.video import pyav
+    from phiv_data.video import decord_process, pyav
 
-    info, frames = pyav.sample_frames(source, num_frames, on_corrupt)
     if decoder == "decord":
-        from phiv_data.video import decord_process
-
-        frames = decord_process.redecode(source, info, frames)
-    return info, frames
+        decord_process.require_decord()
+    info, frames = pyav.sample_frames(source, num_frames, on_corrupt)
+    return info, decord_process.redecode(source, info, frames) if decoder == "decord" else frames
 
 
 def frame_indices(total: int, num_frames: int) -> list[int]:

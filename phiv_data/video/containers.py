@@ -22,6 +22,11 @@ def missing_tail(file: BinaryIO) -> str | None:
     return None
 
 
+def is_known_video(head: bytes) -> bool:
+    """True where the first 12 bytes are those of an AVI, MP4/MOV or Matroska/WebM file."""
+    return (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head[4:8] in _BOXES or head[:4] == _EBML
+
+
 def _promises(file: BinaryIO) -> Iterator[tuple[str, int]]:
     """(what, byte where it ends) of every top-level part that states its length."""
     head = _at(file, 0, 12)

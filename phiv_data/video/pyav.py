@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from phiv_data.files import environment_problems
 from phiv_data.reject import RejectInput
-from phiv_data.video.containers import missing_tail
+from phiv_data.video.containers import is_known_video, missing_tail
 
 if TYPE_CHECKING:
     from phiv_data.video import OnCorrupt, Source, VideoFrame, VideoInfo
@@ -190,7 +190,9 @@ def _container(file: BinaryIO, where: str) -> Iterator[tuple[Any, Any]]:
         # Metadata in another encoding than UTF-8 is common in old AVIs, and no reason to lose a clip.
         container = av.open(file, metadata_errors="replace", container_options={"format_whitelist": _FORMATS})
     except (av.FFmpegError, UnicodeError, ValueError, IndexError) as error:
-        raise RejectInput(where, "not-a-video", f"no video container ({_line(error)}; starts with {head!r})") from error
+        if is_known_video(head):
+            raise RejectInput(where, "undecodable", f"its container cannot be read ({_line(error)})") from error
+        raise RejectInput(where, "not-a-video", f"no video container (starts with {head!r})") from error
     with container:
         try:
             yield container, _video_stream(container, where)
