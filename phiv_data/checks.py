@@ -257,6 +257,7 @@ class RowChecks:
         digest = hashlib.sha256(data).hexdigest()
         if digest != meta["sha256"]:
             yield "PV104", f"bytes are not those of sha256 in media ({shown(path)})"
+            return
         listed = (self._files.hashes or {}).get(path) if self._files else None
         if listed is not None and digest != listed:
             yield "PV104", f"bytes differ from the file's in images/ ({shown(path)})"

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -24,6 +25,9 @@ from phiv_schemas import (
     SplitInfo,
     Turn,
 )
+
+settings.register_profile("phiv", deadline=None)  # the first example pays for imports
+settings.load_profile("phiv")
 
 CLASSES = (
     "ApplyEyeMakeup, ApplyLipstick, Archery, BabyCrawling, BalanceBeam, BandMarching, BaseballPitch, "

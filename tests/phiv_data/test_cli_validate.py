@@ -1,0 +1,111 @@
+"""The command: results on stdout, exit codes of the design, a light --help, and the same report as the API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_builders import samples, write_dataset
+
+from phiv_data import cli_validate
+from phiv_data.cli_validate import as_text, main
+from phiv_data.validation import validate
+from phiv_schemas import EnvironmentProblem
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "out", {"val": samples("val", 2)})
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["phiv-validate", *map(str, args)])
+    try:
+        return main()
+    except SystemExit as exit_:  # tyro's own usage errors
+        return int(exit_.code or 0)
+
+
+def test_clean_data_is_exit_0_with_one_line(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, out) == 0
+    streams = capsys.readouterr()
+    assert streams.out == f"{out}: 2 rows, 4 images: valid\n"
+    assert streams.err == ""
+
+
+def test_problems_are_exit_1_with_a_line_each(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "images/val/Archery/v_0001.0.png").unlink()
+    assert run(monkeypatch, out) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == as_text(validate(out)).splitlines()
+    assert lines[0] == (
+        "ucf101_val.jsonl:2: $.conversations[0].images[0]: no such image 'val/Archery/v_0001.0.png' under images/ "
+        "[PV101 missing-image]"
+    )
+
+
+def test_json_is_one_object_with_verdict_and_counts(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "images/val/Archery/v_0001.0.png").unlink()
+    assert run(monkeypatch, out, "--format", "json") == 1
+    value = json.loads(capsys.readouterr().out)
+    assert (value["ok"], value["counts"], value["rows"]) == (False, {"PV101": 1}, 2)
+    assert value["issues"][0]["file"] == "ucf101_val.jsonl"
+
+
+def test_flags_are_the_same_with_dashes_and_underscores(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonl, images = out / "ucf101_val.jsonl", out / "images"
+    assert run(monkeypatch, jsonl, "--images_root", images, "--no_deep", "--max_issues", 5) == 0
+    assert run(monkeypatch, jsonl, "--images-root", images, "--no-deep", "--max-issues", 5) == 0
+    (images / "val/Archery/v_0001.0.png").write_bytes(b"no picture")
+    assert run(monkeypatch, jsonl, "--no_deep") == 0
+    assert run(monkeypatch, jsonl) == 1
+
+
+@pytest.mark.parametrize("args", [["/no/such/path"], [], ["--nonsense"], ["{}", "--max_issues", "0"]])
+def test_usage_errors_are_exit_2(out: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+    assert run(monkeypatch, *(arg.format(out) for arg in args)) == 2
+
+
+def test_the_environment_is_exit_3_and_an_interrupt_130(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, code in ((EnvironmentProblem("x", "disk full"), 3), (KeyboardInterrupt(), 130)):
+
+        def fail(options: object, error: BaseException = error) -> int:
+            raise error
+
+        monkeypatch.setattr(cli_validate, "_validate", fail)
+        assert run(monkeypatch, out) == code
+        assert capsys.readouterr().err.startswith("phiv-validate: ")
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    code = (
+        "import sys; import phiv_data, phiv_data.cli_validate as c; sys.argv = ['phiv-validate', '--help']\n"
+        "try: c.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'pyarrow', 'PIL', 'numpy', 'pydantic', 'torch', 'av', 'datasets'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "phiv-validate" in done.stdout
+
+
+def test_the_package_gives_its_names_lazily() -> None:
+    import phiv_data
+
+    for name in phiv_data.__all__:
+        assert getattr(phiv_data, name).__name__ == name
+        assert name in dir(phiv_data)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = phiv_data.nothing
