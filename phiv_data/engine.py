@@ -52,6 +52,8 @@ def convert(
     `num_workers` processes (0: one per core). `overwrite` makes the output again, or replaces that of another plan.
     Raises UsageError, SourceError or EnvironmentProblem. Stopped, it keeps what is done for the next run.
     """
+    if num_workers < 0:
+        raise UsageError("--num_workers", f"must be 0 or more (found {num_workers})")
     shape = {"arrow": arrow, "include_unlabeled": include_unlabeled}
     with locked(out_dir) as workspace:
         if workspace.staged() is not None:
