@@ -5,7 +5,7 @@
 
 Everything of the real family is walked: HD crops, the CLIP tower and the 2x2 merge, separators, LongRoPE, chunked
 BOS. Only sizes differ: crops are 56 pixels (4x4 patches, 2x2 features, so a frame of one crop takes 13 positions,
-not 313) and the tokenizer has one piece per character or UTF-8 byte, so it takes any text without loss but U+2581.
+not 313) and the tokenizer's pieces are characters, UTF-8 bytes and a few words: any text but U+2581 without loss.
 """
 
 from __future__ import annotations
@@ -16,10 +16,26 @@ from typing import Any
 from phiv_train.families.phi3_vision.processor import CONTROL_TOKENS, Processor
 
 CROP_SIZE, PATCH_SIZE, NUM_CROPS = 56, 14, 1
+
+
+def _prefixes(word: str) -> list[tuple[str, str]]:
+    """The merges that build `word` from its characters, left to right."""
+    return [(word[:i], word[i]) for i in range(1, len(word))]
+
+
 _GRID = CROP_SIZE // PATCH_SIZE // 2
 _CHARACTERS = ["▁", "\n", *(chr(code) for code in range(33, 127))]
-_PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *_CHARACTERS]
-_VOCAB_SIZE = 384
+# Words of prompts get a piece of their own: "Classify the video into one of ..." is 9 positions, not 53.
+_WORDS = """Classify the video into one of following classes What is in image picture shown Answer briefly Is this
+ True False Yes No left right up down"""
+_MERGES = list(dict.fromkeys(pair for word in _WORDS.split() for pair in _prefixes("▁" + word)))
+_PIECES = [
+    *("<unk>", "<s>", "</s>"),
+    *(f"<0x{byte:02X}>" for byte in range(256)),
+    *_CHARACTERS,
+    *(left + right for left, right in _MERGES),
+]
+_VOCAB_SIZE = 512
 
 
 def build_tiny(seed: int = 0, *, num_crops: int = NUM_CROPS, **config: Any) -> tuple[Any, Processor]:
@@ -95,7 +111,7 @@ def tiny_processor(num_crops: int = NUM_CROPS) -> Processor:
 
 
 def _tokenizer() -> dict[str, Any]:
-    """A `tokenizer.json` of the real one's make: the same normalizer, decoder and byte fallback, but no merges."""
+    """A `tokenizer.json` of the real one's make: the same normalizer, decoder and byte fallback, but few merges."""
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     decoders = [
         {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
@@ -123,7 +139,7 @@ def _tokenizer() -> dict[str, Any]:
             "fuse_unk": True,
             "byte_fallback": True,
             "vocab": {piece: i for i, piece in enumerate(_PIECES)},
-            "merges": [],
+            "merges": [list(pair) for pair in _MERGES],
         },
     }
 
