@@ -15,9 +15,12 @@ def run(program: str, command: Callable[[], int]) -> int:
 
     SIGTERM acts as Ctrl-C: what is done so far is kept, and the code is 130.
     """
+    from phiv_data.files import environment_problems
+
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return command()
+        with environment_problems(program):
+            return command()
     except PhivError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return error.exit_code

@@ -88,9 +88,9 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
     from filelock import FileLock, Timeout
 
     workspace = Workspace(out_dir)
-    _check_ours(workspace)
-    is_new = not out_dir.exists()
     with environment_problems(out_dir):
+        _check_ours(workspace)
+        is_new = not out_dir.exists()
         workspace.work.mkdir(parents=True, exist_ok=True)
         lock = FileLock(workspace.work / "lock", timeout=0)
         try:
@@ -193,8 +193,7 @@ def _check_ours(workspace: Workspace) -> None:
     out_dir = workspace.out_dir
     if out_dir.exists() and not out_dir.is_dir():
         raise UsageError("--out_dir", f"{str(out_dir)!r} is a file", "Pass a folder")
-    with environment_problems(out_dir):
-        names = {path.name for path in out_dir.iterdir()} if out_dir.exists() else set()
+    names = {path.name for path in out_dir.iterdir()} if out_dir.exists() else set()
     if names and not names & {MANIFEST, ".phiv"} and any(not name.startswith(".") for name in names):
         example = sorted(names)[0]
         raise UsageError(
