@@ -1,0 +1,286 @@
+"""`TrainConfig`: every setting of a training run, checked, frozen, and saved beside the checkpoint.
+
+    config = TrainConfig(data_dir=Path("ucf101"), use_lora=True, lora_rank=32)
+    config = parse(["--recipe", "docvqa-lora", "--config", "run.yaml", "--learning_rate", "1e-4"])
+    write_config(config, folder / CONFIG_FILE);  read_config(folder / CONFIG_FILE) == config
+
+A flag overrides the YAML file, which overrides the recipe, which overrides the defaults below. Flags of the
+Phi-3.5-vision recipe keep their spelling, meaning and default; where the meaning was a trap the description says so
+and names the clearer flag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from phiv_data.files import atomic_write, environment_problems
+from phiv_schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+CONFIG_FILE = "phiv_config.json"
+LaxPath = Annotated[Path, Strict(False)]
+Names = Annotated[tuple[str, ...], Strict(False)]
+Rates = dict[str, float]
+
+
+class TrainConfig(BaseModel):
+    """Fine-tune a vision-language model on a converted dataset."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    # -- what -------------------------------------------------------------------------------------------------------
+    data_dir: LaxPath
+    """Folder of a converted dataset (made by phiv-convert)."""
+    model_name_or_path: str = "microsoft/Phi-3.5-vision-instruct"
+    """Checkpoint folder, hub id, or a family's own name for a model made on the spot (`tiny`, `tiny:7`)."""
+    family: str | None = None
+    """Model family; by default the one the model is named after, else phi3_vision."""
+    output_dir: LaxPath = Path("output")
+    """Where checkpoints, logs, evaluations and the final model go."""
+    train_split: str = "train"
+    """Split to train on."""
+    max_train_rows: Annotated[int, Field(ge=1)] | None = None
+    """Train on the first rows of the split only."""
+    full_train: bool = False
+    """Train on all rows of the split, whatever max_train_rows says. In the recipe it chose DocVQA's full set over
+    its 1,000-page one; here the set is what data_dir holds."""
+
+    # -- batches ----------------------------------------------------------------------------------------------------
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Rows per optimizer step, over all processes. With packing an average: steps are filled by tokens."""
+    batch_size_per_gpu: Annotated[int, Field(ge=1)] = 1
+    """Rows per forward pass and process. Rows beyond it are accumulated, which never changes the gradient."""
+    packing: bool = True
+    """Put several rows into one sequence, isolated from each other; without it rows are padded to the longest."""
+    max_length: Annotated[int, Field(ge=16)] | None = None
+    """Positions of one pack, and the longest row allowed. By default: what batch_size_per_gpu of the longest rows
+    take. LongRoPE models switch factors at 4096; packs never mix rows of both sides."""
+    on_too_long: Literal["error", "skip", "trim_images"] = "error"
+    """What to do with rows longer than max_length. Skipped and trimmed rows are counted and named."""
+    num_crops: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Crops per picture. By default the checkpoint's own (Phi-3.5: 4). The recipe's default was 16 but for UCF-101,
+    also for sets of many pictures; its presets here keep that."""
+    num_train_epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the data."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many optimizer steps; the learning rate then ends there too."""
+    seed: int = 42
+    """Order of the data, dropout and adapter weights."""
+    num_workers: Annotated[int, Field(ge=0)] = 4
+    """Processes that read and encode. Any number gives the same batches."""
+    prefetch_factor: Annotated[int, Field(ge=1)] = 2
+    """Batches each worker prepares ahead."""
+
+    # -- optimizer --------------------------------------------------------------------------------------------------
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-5
+    """Peak learning rate."""
+    part_learning_rates: Rates = Field(default_factory=dict)
+    """Peak learning rates of single parts, as `vision 2e-6 projector 1e-5`."""
+    wd: Annotated[float, Field(ge=0)] = 0.01
+    """Weight decay of matrices. Biases and norms are not decayed (the recipe decayed RMS norms by accident)."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW: decay of the gradient's average."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """AdamW: decay of the squared gradient's average."""
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-7
+    """AdamW: added to the denominator."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them alone."""
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """Course of the learning rate after warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps of linear warm-up. By default 50 as in the recipe, but at most a tenth of all steps: with fewer than 50
+    steps in all, the recipe never reached its learning rate."""
+
+    # -- strategy ---------------------------------------------------------------------------------------------------
+    use_lora: bool = False
+    """Train LoRA adapters; the model's own weights stay as they are."""
+    use_qlora: bool = False
+    """LoRA on a base in 4 bit (NF4, bitsandbytes). Sets use_lora."""
+    lora_rank: Annotated[int, Field(ge=1)] = 64
+    """Rank of the adapters."""
+    lora_alpha_ratio: Annotated[float, Field(gt=0)] = 2.0
+    """alpha = round(lora_rank * ratio): a ratio, not alpha (rank 32 with `16` here is alpha 512). See lora_alpha."""
+    lora_alpha: Annotated[int, Field(ge=1)] | None = None
+    """LoRA alpha itself; overrides lora_alpha_ratio."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the adapters."""
+    lora_parts: Names = ()
+    """Parts that get adapters. By default all that are not frozen."""
+    freeze_vision_model: bool = False
+    """As in the recipe, freezes the vision tower AND the projector, the separators and the text embeddings.
+    `--freeze vision` freezes the tower alone."""
+    freeze: Names = ()
+    """Parts to freeze, by name: vision, projector, embeddings, language, head."""
+    distributed: Literal["auto", "ddp", "zero2", "fsdp2"] = "auto"
+    """How several processes share the work. auto: ZeRO-2 for full training on GPUs as in the recipe, else DDP."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: about a third more time, far less memory."""
+
+    # -- precision --------------------------------------------------------------------------------------------------
+    bf16: bool = False
+    """Compute in bfloat16. Without it: float16 on a GPU (the recipe's default), float32 on a CPU."""
+    use_flash_attention: bool = False
+    """flash-attention 2; sets bf16, because float16 gives NaN there. Otherwise PyTorch's sdpa is used."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute precision, said plainly; overrides bf16."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: a GPU if there is one."""
+
+    # -- running ----------------------------------------------------------------------------------------------------
+    resume: str = "auto"
+    """auto: go on from the newest complete checkpoint in output_dir; never: start over and remove those; or a
+    checkpoint folder."""
+    save_steps: Annotated[int, Field(ge=0)] | None = None
+    """Optimizer steps between checkpoints; 0 saves at the end only. By default ten checkpoints per run."""
+    save_total_limit: Annotated[int, Field(ge=1)] = 2
+    """Checkpoints kept; older ones are removed once a newer one is complete."""
+    logging_steps: Annotated[int, Field(ge=1)] = 10
+    """Optimizer steps between log lines."""
+    report_to: Names = ("tensorboard",)
+    """Trackers of transformers' Trainer (tensorboard, wandb, ...). metrics.jsonl is always written."""
+    tqdm: bool = True
+    """Progress bars on stderr (`--no-tqdm` to switch off)."""
+    dry_run: bool = False
+    """Print plan, trainable parameters and memory estimates; no weights are loaded, nothing is written."""
+
+    # -- evaluation -------------------------------------------------------------------------------------------------
+    eval: bool = True
+    """Evaluate before and after training (`--no_eval` to switch off)."""
+    eval_split: str = "val"
+    """Split to evaluate on."""
+    max_eval_rows: Annotated[int, Field(ge=1)] | None = None
+    """Evaluate on the first rows of the split only."""
+    eval_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Rows generated at once and per process."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Longest answer generated."""
+    metric: Literal["auto", "accuracy", "anls", "anls_official"] = "auto"
+    """How answers are scored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_commas(cls, values: Any) -> Any:
+        """`--freeze vision,projector` is `--freeze vision projector`."""
+        if not isinstance(values, Mapping):
+            return values
+        return {k: _names(v) if k in ("freeze", "lora_parts", "report_to") else v for k, v in values.items()}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.precision == "float16" and self.use_flash_attention:
+            raise ValueError("precision float16 does not work with use_flash_attention (NaN); use bfloat16")
+        if self.use_qlora and self.distributed in ("zero2", "fsdp2"):
+            raise ValueError(f"use_qlora does not work with distributed={self.distributed} (4-bit weights); use ddp")
+        return self
+
+    # -- what follows from the settings -----------------------------------------------------------------------------
+    @property
+    def lora(self) -> bool:
+        """Adapters are trained, on a plain or a 4-bit base."""
+        return self.use_lora or self.use_qlora
+
+    @property
+    def alpha(self) -> int:
+        """LoRA's alpha."""
+        return self.lora_alpha or round(self.lora_rank * self.lora_alpha_ratio)
+
+    @property
+    def strategy(self) -> str:
+        """full, frozen, lora or qlora: what the user reads in logs."""
+        if self.lora:
+            return "qlora" if self.use_qlora else "lora"
+        return "frozen" if self.freeze_vision_model or self.freeze else "full"
+
+    @property
+    def attn_implementation(self) -> str:
+        """Attention backend as transformers names it."""
+        return "flash_attention_2" if self.use_flash_attention else "sdpa"
+
+    def compute_dtype(self, on_gpu: bool) -> str:
+        """float32, bfloat16 or float16, in which matrices are multiplied."""
+        if self.precision != "auto":
+            return self.precision
+        if self.bf16 or self.use_flash_attention:
+            return "bfloat16"
+        return "float16" if on_gpu else "float32"
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Warm-up steps of a run of `num_steps`."""
+        return min(50, num_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+    def steps_between_saves(self, num_steps: int) -> int:
+        """Steps between checkpoints of a run of `num_steps`."""
+        every = max(1, -(-num_steps // 10)) if self.save_steps is None else self.save_steps
+        return every or num_steps
+
+
+# Settings that may differ when a run goes on: they do not change what the weights become.
+FREE_ON_RESUME = frozenset(
+    "output_dir num_workers prefetch_factor distributed resume save_steps save_total_limit logging_steps report_to tqdm "
+    "dry_run eval eval_split max_eval_rows eval_batch_size max_new_tokens metric device batch_size_per_gpu "
+    "gradient_checkpointing data_dir".split()
+)
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write the resolved configuration as JSON."""
+    with atomic_write(path) as file:
+        file.write((config.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration of a saved run. UsageError when it makes no sense."""
+    with environment_problems(path):
+        return checked(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Equal for runs that may go on from each other's checkpoints."""
+    return hashlib.sha256(json.dumps(law(config), sort_keys=True).encode()).hexdigest()
+
+
+def law(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide what the weights become, as plain values."""
+    return config.model_dump(mode="json", exclude=set(FREE_ON_RESUME))
+
+
+def checked(values: Mapping[str, Any], where: str) -> TrainConfig:
+    """The configuration of plain values. UsageError, naming the first wrong key, where they are wrong."""
+    try:
+        return TrainConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise usage_error(error, where) from error
+
+
+def usage_error(error: ValidationError, where: str) -> UsageError:
+    """The first problem of a ValidationError as one line."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or "[" not in part)
+    if first["type"] == "extra_forbidden":
+        return UsageError(f"{where}: {key}", "no such setting", _did_you_mean(key))
+    found = "" if first["type"] == "missing" or not key else f" (found {first['input']!r})"
+    what = first["msg"].removeprefix("Value error, ")
+    return UsageError(f"{where}: {key}" if key else where, f"{what[:1].lower()}{what[1:]}{found}")
+
+
+def _did_you_mean(key: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(key, TrainConfig.model_fields, n=1)
+    return f"Did you mean {close[0]}?" if close else "phiv-train --help lists the settings"
+
+
+def _names(value: Any) -> Any:
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        return value
+    return tuple(name for part in parts for name in part.split(",") if name)
