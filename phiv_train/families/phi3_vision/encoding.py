@@ -64,7 +64,7 @@ def encode(
     labels: list[int] = []
     for run, learn in _runs(conversation, slots, processor, generation):
         ids.extend(run)
-        labels.extend(run if learn else [IGNORE] * len(run))
+        labels.extend(run if learn and not generation else [IGNORE] * len(run))
     s = processor.crop_size
     media = {
         "crops": np.concatenate([crops for crops, _ in cut] or [np.empty((0, s, s, 3), np.uint8)]),
