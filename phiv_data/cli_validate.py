@@ -86,7 +86,7 @@ def _summary(report: ValidationReport) -> str:
     found = [_plural(errors, "error")] if errors else ["valid"]
     found += [_plural(warnings, "warning")] if warnings else []
     counts = ", ".join(f"{count} {code} {CODES[code]}" for code, count in report.counts().items())
-    cut = " (only the first are listed: raise --max_issues)" if report.truncated else ""
+    cut = " and more, not listed: raise --max_issues" if report.truncated else ""
     checked = f"{_plural(report.rows, 'row')}, {_plural(report.images, 'image')}"
     return f"{report.path}: {checked}: {', '.join(found)}{f' ({counts})' if counts else ''}{cut}"
 

@@ -61,6 +61,16 @@ def test_json_is_one_object_with_verdict_and_counts(
     assert value["issues"][0]["file"] == "ucf101_val.jsonl"
 
 
+def test_a_cut_list_says_that_there_is_more(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("v_0000.0.png", "v_0001.0.png"):
+        (out / "images/val/Archery" / name).unlink()
+    assert run(monkeypatch, out, "--max_issues", 1) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("1 error (1 PV101 missing-image) and more, not listed: raise --max_issues")
+
+
 def test_flags_are_the_same_with_dashes_and_underscores(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jsonl, images = out / "ucf101_val.jsonl", out / "images"
     assert run(monkeypatch, jsonl, "--images_root", images, "--no_deep", "--max_issues", 5) == 0
