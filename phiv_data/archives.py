@@ -109,6 +109,8 @@ def _what_instead(archive: Path) -> str:
         return "found a web page: a login, licence or error page was saved under its name"
     if head.startswith(b"version https://git-lfs"):
         return "found a Git LFS pointer: fetch the file itself with git lfs pull"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
+        return "a compressed file that holds no tar, or is cut or damaged"
     return f"it starts with {head[:16]!r}" if head else "the file is empty"
 
 

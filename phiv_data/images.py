@@ -14,7 +14,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,7 +46,8 @@ class ImageSize(NamedTuple):
 def open_image(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIXELS) -> Image:
     """The decoded picture, upright, in the file's own mode. Raises RejectInput, naming `where`."""
     with _opened(data, where, max_pixels) as image:
-        with _strict_loading():
+        # TIFFs read tags, and may warn of them, while loading; the lock of _quiet costs the other formats nothing.
+        with _strict_loading(), _quiet() if image.format == "TIFF" else nullcontext():
             image.load()
         return _upright(image)
 

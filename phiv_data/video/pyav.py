@@ -95,6 +95,7 @@ def _decoded(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any
         count += packet.dts is not None or packet.size > 0  # the last packet is empty and flushes the decoder
         if packet.is_corrupt:
             complain("truncated", f"packet {count - 1} is cut or damaged")
+            continue  # salvaging: half a picture may decode without a complaint
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
