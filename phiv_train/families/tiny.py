@@ -11,9 +11,19 @@ not 313) and the tokenizer's pieces are characters, UTF-8 bytes and a few words:
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+from phiv_schemas.errors import UsageError
+from phiv_train.families.base import Family
+from phiv_train.families.phi3_vision.family import Phi3Vision
 from phiv_train.families.phi3_vision.processor import CONTROL_TOKENS, Processor
+
+if TYPE_CHECKING:
+    from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
 
 CROP_SIZE, PATCH_SIZE, NUM_CROPS = 56, 14, 1
 
@@ -38,7 +48,45 @@ _PIECES = [
 _VOCAB_SIZE = 512
 
 
-def build_tiny(seed: int = 0, *, num_crops: int = NUM_CROPS, **config: Any) -> tuple[Any, Processor]:
+@dataclass(frozen=True, slots=True)
+class Tiny(Phi3Vision):
+    """Phi3Vision that also makes its own checkpoint: `load("tiny")`, `load("tiny:SEED")`."""
+
+    name: str = "tiny"
+
+    def load(
+        self,
+        path: str,
+        *,
+        dtype: str = "float32",
+        attn_implementation: str = "sdpa",
+        quantization: Literal["4bit"] | None = None,
+        num_crops: int | None = None,
+        **options: Any,
+    ) -> tuple[Phi3VForConditionalGeneration, Processor]:
+        """A made one goes through a real checkpoint folder, so that every option means what it always means."""
+        with tempfile.TemporaryDirectory() as made:
+            if path.partition(":")[0] == "tiny" and not Path(path).is_dir():
+                model, processor = build_tiny(_seed(path))
+                path = made + "/checkpoint"
+                self.save(model, processor, Path(path))
+            return Phi3Vision.load(
+                self,
+                path,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                quantization=quantization,
+                num_crops=num_crops,
+                **options,
+            )
+
+
+FAMILY: Family = Tiny()
+
+
+def build_tiny(
+    seed: int = 0, *, num_crops: int = NUM_CROPS, **config: Any
+) -> tuple[Phi3VForConditionalGeneration, Processor]:
     """`(model, processor)`: random float32 weights, the same for the same seed. `config` overrides keys of it."""
     import torch
 
@@ -49,6 +97,13 @@ def build_tiny(seed: int = 0, *, num_crops: int = NUM_CROPS, **config: Any) -> t
         torch.manual_seed(seed)
         model = Phi3VForConditionalGeneration(tiny_config(**config))
     return model, processor
+
+
+def _seed(path: str) -> int:
+    match = re.fullmatch(r"tiny(?::(\d+))?", path)
+    if match is None:
+        raise UsageError(path, "is not tiny, tiny:SEED or a folder", "Use tiny:7 for the weights of seed 7")
+    return int(match[1] or 0)
 
 
 def tiny_config(**overrides: Any) -> Any:
