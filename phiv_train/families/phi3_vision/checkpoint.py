@@ -65,7 +65,7 @@ def load(
         folder,
         config=config,
         dtype=torch_dtype,
-        attn_implementation=attn_implementation,
+        attn_implementation=attention_by_part(attn_implementation),
         quantization_config=None if quantization is None else _four_bit(torch_dtype, skip_4bit),
         key_mapping=None if EMBEDDING in found else {f"^{EMBEDDING_ALIAS}$": EMBEDDING},
     )
@@ -96,7 +96,7 @@ def build_model(
         expected_shapes(model_config),
         with_one_embedding({name: tuple(tensor.shape) for name, tensor in state_dict.items()}),
     )
-    model_config._attn_implementation = attn_implementation
+    model_config._attn_implementation = attention_by_part(attn_implementation)
     model = Phi3VForConditionalGeneration(model_config)
     if len(dtypes) == 1:
         model.to(dtypes.pop())
@@ -158,6 +158,11 @@ def check_attention(attn_implementation: str, *dtypes: torch.dtype) -> None:
     if not is_flash_attn_2_available():
         what = "the flash-attn package or a GPU is missing"
         raise EnvironmentProblem(attn_implementation, what, "Install phiv[gpu], or use attn_implementation='sdpa'")
+
+
+def attention_by_part(attn_implementation: str) -> str | dict[str, str]:
+    """What transformers takes. With an eager decoder CLIP runs sdpa, as in the original: equal to the last digit."""
+    return {"": "eager", "vision_config": "sdpa"} if attn_implementation == "eager" else attn_implementation
 
 
 def local_folder(path: str | Path, revision: str | None = None) -> Path:

@@ -36,7 +36,7 @@ def pixels_from_crops(crops: Tensor, image_sizes: Tensor) -> tuple[Tensor, list[
 
 def crop_grids(image_sizes: Tensor | Sequence[Sequence[int]], side: int = 336) -> list[tuple[int, int]]:
     """(rows, columns) of crops per picture, from [N, 2] (height, width) after padding; crops are side x side."""
-    sizes = image_sizes.tolist() if isinstance(image_sizes, Tensor) else image_sizes
+    sizes = image_sizes.long().tolist() if isinstance(image_sizes, Tensor) else image_sizes
     for index, (height, width) in enumerate(sizes):
         if height <= 0 or width <= 0 or height % side or width % side:
             found = f"{height}x{width} is not a multiple of {side}"
