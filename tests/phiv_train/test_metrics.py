@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ TEXT = st.text(alphabet="abAB .é\n", max_size=6)
 ANSWERS = st.lists(TEXT, min_size=1, max_size=3)
 
 
+@cache
 def slow_distance(a: str, b: str) -> int:
     """Levenshtein by its definition."""
     if not a or not b:
