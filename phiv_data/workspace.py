@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.files import atomic_write, environment_problems
-from phiv_schemas import Manifest, ShardError, UsageError
+from phiv_schemas import Manifest, UsageError
 
 MANIFEST = "manifest.json"
 
@@ -59,23 +59,11 @@ class Workspace:
 
     def finished(self) -> Manifest | None:
         """The manifest of a finished output, or None. ShardError when it cannot be read."""
-        return read_manifest(self.out_dir)
+        return _manifest_of(self.out_dir)
 
     def staged(self) -> Manifest | None:
         """The manifest of an output that is complete but not yet published, or None."""
-        return read_manifest(self.stage)
-
-
-def read_manifest(folder: Path) -> Manifest | None:
-    """`folder/manifest.json`, or None where there is none. ShardError when it is not a manifest."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        first = str(error).splitlines()
-        raise ShardError(str(path), f"not a phiv manifest ({' '.join(first[:3])})", "Convert again") from error
+        return _manifest_of(self.stage)
 
 
 @contextmanager
@@ -145,7 +133,7 @@ def publish(workspace: Workspace) -> Manifest:
     old_folder = workspace.work / "old"
     with environment_problems(workspace.out_dir):
         _move(workspace.out_dir, old_folder, [MANIFEST])
-        outdated = read_manifest(old_folder)
+        outdated = _manifest_of(old_folder)
         _move(workspace.out_dir, old_folder, sorted(_entries(outdated) - _entries(manifest)) if outdated else [])
         names = sorted(path.name for path in workspace.stage.iterdir() if path.name != MANIFEST)
         for name in names:
@@ -155,6 +143,13 @@ def publish(workspace: Workspace) -> Manifest:
         _move(workspace.stage, workspace.out_dir, [MANIFEST])
         discard(workspace)
     return manifest
+
+
+def _manifest_of(folder: Path) -> Manifest | None:
+    """`folder/manifest.json`, or None where there is none. ShardError when it is not a manifest."""
+    from phiv_data.dataset import read_manifest
+
+    return read_manifest(folder) if (folder / MANIFEST).is_file() else None
 
 
 def _entries(manifest: Manifest) -> set[str]:

@@ -22,3 +22,12 @@ def shared() -> Path:
     if (folder := shared_folder()) is None:
         pytest.skip("needs the shared sample data (set PHIV_SHARED to its folder)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_hypothesis_deadlines() -> None:
+    """A busy machine must not fail a property."""
+    from hypothesis import settings
+
+    settings.register_profile("phiv", deadline=None)
+    settings.load_profile("phiv")

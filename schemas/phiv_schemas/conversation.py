@@ -18,14 +18,21 @@ import json
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# All of `check_image_path` in one match: 10 paths a record make it the hottest line of reading jsonl.
+_GOOD_PATH = re.compile(r"(?![A-Za-z]:)(?:(?!\.{0,2}(?:/|\Z))[^/\\\x00-\x1f\x7f]+(?:/(?!\Z)|\Z))+")
 
 
 def check_image_path(path: str) -> str:
     """`path` itself if it is a relative, forward-slash path that stays under `images/`; else ValueError."""
+    return path if _GOOD_PATH.fullmatch(path) else _explain(path)
+
+
+def _explain(path: str) -> str:
+    """Say what is wrong with a path, check by check; the tests hold it against the one match above."""
     if not path or path.startswith("/") or _DRIVE.match(path):
         raise ValueError("must be a relative path under images/")
     if "\\" in path or _CONTROL.search(path):
@@ -44,6 +51,7 @@ def check_name(name: str) -> str:
 
 ImagePath = Annotated[str, AfterValidator(check_image_path)]
 Name = Annotated[str, AfterValidator(check_name)]
+_LISTS = Field(strict=False)  # a tuple field takes a list too; its elements stay strict
 
 
 class Contract(BaseModel):
@@ -55,22 +63,19 @@ class Contract(BaseModel):
 class Turn(Contract):
     """One exchange. `images` are paths relative to `images/`, in the order the model sees them."""
 
-    images: tuple[ImagePath, ...] = Field(description="Image paths relative to images/, forward slashes.")
+    images: Annotated[tuple[ImagePath, ...], _LISTS] = Field(
+        description="Image paths relative to images/, forward slashes."
+    )
     user: str = Field(description="What the user says. Plain text: markers such as <image> are text.")
     assistant: str | None = Field(description="The answer to learn; null where the dataset has no label.")
-    answers: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Every accepted answer; `assistant` is one of them."
+    answers: Annotated[tuple[str, ...], _LISTS, Field(min_length=1)] | None = Field(
+        default=None, description="Every accepted answer; `assistant` is one of them."
     )
-    image_offsets: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+    image_offsets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _LISTS] | None = Field(
         default=None,
         description="Where each image stands, as character offsets into `user`, ascending. "
         "Absent: all images come before the text.",
     )
-
-    @field_validator("images", "answers", "image_offsets", mode="before")
-    @classmethod
-    def _list_to_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _answers_hold_assistant(self) -> Turn:
@@ -107,13 +112,8 @@ class Conversation(Contract):
 
     id: Name = Field(description="Unique in a dataset; written by phiv as `{split}-{index:010d}`.")
     source: Name = Field(description="The dataset the record comes from, such as `ucf101`.")
-    conversations: tuple[Turn, ...] = Field(min_length=1, description="The turns, first to last.")
+    conversations: Annotated[tuple[Turn, ...], _LISTS] = Field(min_length=1, description="The turns, first to last.")
     system: str | None = Field(default=None, description="A system prompt, where the dataset has one.")
-
-    @field_validator("conversations", mode="before")
-    @classmethod
-    def _list_to_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _labels_come_first(self) -> Conversation:
