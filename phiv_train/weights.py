@@ -1,0 +1,124 @@
+"""What a run trains, to and from a folder: the whole model, or the adapter alone.
+
+    save_weights(family, model, processor, folder)       # rank 0; a checkpoint the family's `load` opens, or an adapter
+    load_weights(model, folder)                           # exact: nothing missing, nothing left over
+    model, processor = load_trained(family, "out/final")  # for evaluation: an adapter folder finds its base by itself
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from phiv_data.files import atomic_write, environment_problems
+from phiv_schemas.errors import UsageError
+from phiv_train.families.base import Family
+from phiv_train.strategies import ADAPTER
+
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# peft's names in files: the adapter hangs on the model inside two wrappers.
+_PREFIX = "base_model.model."
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """True when adapters were put into the model."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def save_weights(
+    family: Family, model: nn.Module, processor: Any, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write model or adapter, and the processor's files, into `folder`. `state`: gathered tensors of a split model."""
+    with environment_problems(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if has_adapter(model):
+            _save_adapter(model, folder, state)
+            processor.save(folder)
+        elif state is None:
+            family.save(model, processor, folder)
+        else:
+            model.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]  # transformers' model
+            processor.save(folder)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Copy what `save_weights` wrote into a model of the same strategy. UsageError when names do not match."""
+    state = read_weights(folder)
+    if has_adapter(model):
+        from peft import set_peft_model_state_dict
+
+        result = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
+        missing = [name for name in result.missing_keys if ".lora_" in name]
+    else:
+        result = model.load_state_dict(state, strict=False)
+        missing = list(result.missing_keys)
+    if wrong := [*missing, *result.unexpected_keys]:
+        raise UsageError(str(folder), f"does not fit this model ({len(wrong)} tensors, first {wrong[0]!r})")
+
+
+def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tensor]:
+    """The tensors of a folder: the model's, or an adapter's as peft names them; with `model`, as it names them."""
+    from safetensors.torch import load_file
+
+    with environment_problems(folder):
+        if (adapter := folder / ADAPTER_WEIGHTS).is_file():
+            named = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(adapter).items()}
+            return named if model is None else {_in_model(name): tensor for name, tensor in named.items()}
+        files = sorted(folder.glob("model*.safetensors"))
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def load_trained(family: Family, folder: str, **options: Any) -> tuple[Any, Any]:
+    """`(model, processor)` of a saved run: `family.load`, or the base an adapter names with the adapter put in.
+
+    `options` as for `family.load`. The processor is the one saved beside the adapter, for its number of crops.
+    """
+    path = Path(folder)
+    if not (path / ADAPTER_CONFIG).is_file():
+        return family.load(folder, **options)
+    from peft import LoraConfig, inject_adapter_in_model
+
+    lora = LoraConfig.from_pretrained(path)
+    if options.get("num_crops") is None:
+        options["num_crops"] = _num_crops(path)
+    model, processor = family.load(lora.base_model_name_or_path, **options)
+    inject_adapter_in_model(lora, model, ADAPTER)
+    model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True
+    load_weights(model, path)
+    model.eval()
+    return model, processor
+
+
+def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None) -> None:
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save
+
+    # lm_head may be wrapped: peft would then save its base weights too, as if they had been trained.
+    kept = get_peft_model_state_dict(model, state_dict=state, adapter_name=ADAPTER, save_embedding_layers=False)
+    tensors = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+    with atomic_write(folder / ADAPTER_WEIGHTS) as file:
+        file.write(save(tensors, metadata={"format": "pt"}))
+    config: Any = model.peft_config
+    with atomic_write(folder / ADAPTER_CONFIG) as file:
+        settings = config[ADAPTER].to_dict() | {"inference_mode": True}
+        file.write((json.dumps(settings, indent=2, sort_keys=True, default=_plain) + "\n").encode())
+
+
+def _in_model(name: str) -> str:
+    """`x.lora_A.weight` of a file is `x.lora_A.default.weight` in the model."""
+    return re.sub(r"(\.lora_[AB])\.", rf"\1.{ADAPTER}.", name)
+
+
+def _num_crops(folder: Path) -> int | None:
+    file = folder / "preprocessor_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return settings.get("num_crops")
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
