@@ -31,11 +31,11 @@ def module_of(command: str) -> str:
 
 
 def flags_of(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) - {"--help"}
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", text)) - {"--help"}
 
 
 def is_documented(flag: str) -> bool:
-    spelled = re.escape(flag).replace(r"\-", "[-_]").replace("[-_][-_]", "--", 1)
+    spelled = re.sub(r"(?<=\w)[-_]", "[-_]", flag)
     return re.search(rf"{spelled}(?![\w-])", DOCS) is not None
 
 
