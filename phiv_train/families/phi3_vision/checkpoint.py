@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from phiv_data.files import TMP_PREFIX, environment_problems
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.families.phi3_vision.config import Phi3VConfig, from_plain
+from phiv_train.families.phi3_vision.generation import set_stop_ids
 from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration, is_flash
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -136,14 +137,6 @@ def save(
             _publish(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-
-
-def set_stop_ids(model: Phi3VForConditionalGeneration, stop_ids: Sequence[int]) -> None:
-    """Let `generate` stop on any of `stop_ids`, now and after saving."""
-    generation = model.generation_config
-    generation._from_model_config = False  # otherwise transformers may rebuild it from the config, with eos 2
-    generation.eos_token_id = list(stop_ids)
-    generation.bos_token_id, generation.pad_token_id = model.config.bos_token_id, model.config.pad_token_id
 
 
 def check_attention(attn_implementation: str, *dtypes: torch.dtype) -> None:

@@ -1,8 +1,9 @@
-"""What `generate` needs beyond transformers' own: the RoPE switch, and pictures that follow their row."""
+"""What `generate` needs beyond transformers' own: where to stop, the RoPE switch, pictures that follow their row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,22 @@ from phiv_train.families.phi3_vision.pixels import crop_grids
 from phiv_train.families.phi3_vision.vision import Grid, image_positions, num_rows
 
 IMAGE_INPUTS = ("crops", "image_sizes", "pixel_values", "keep_padding_crops")
+
+
+def set_stop_ids(model: Any, stop_ids: Sequence[int]) -> None:
+    """Let `generate` stop on any of `stop_ids`, now and after saving."""
+    generation = model.generation_config
+    generation._from_model_config = False  # otherwise transformers may rebuild it from the config, with eos 2
+    generation.eos_token_id = list(stop_ids)
+    generation.bos_token_id, generation.pad_token_id = model.config.bos_token_id, model.config.pad_token_id
+
+
+def suppress_image_token(model: Any) -> None:
+    """Never generate the id that means "a picture's row goes here": there would be no row for it."""
+    if (image := model.config.image_token_id) is not None:
+        generation = model.generation_config
+        generation._from_model_config = False
+        generation.suppress_tokens = sorted({*(generation.suppress_tokens or ()), image})
 
 
 def passes_switch(total: int, past: int, attention_mask: Tensor | None, limit: int) -> bool:
@@ -40,7 +57,7 @@ def repeat_images(
             out[name] = images[name][order]
     if "crops" in images:
         parts = torch.split(images["crops"], [rows * columns for rows, columns in grids])
-        out["crops"] = torch.cat([parts[n] for n in order])
+        out["crops"] = torch.cat([parts[n] for n in order] or [images["crops"]])
     return out
 
 

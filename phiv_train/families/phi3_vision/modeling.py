@@ -30,7 +30,12 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from phiv_schemas.errors import UsageError
 from phiv_train.families.phi3_vision.config import Phi3VConfig
-from phiv_train.families.phi3_vision.generation import IMAGE_INPUTS, passes_switch, repeat_images
+from phiv_train.families.phi3_vision.generation import (
+    IMAGE_INPUTS,
+    passes_switch,
+    repeat_images,
+    suppress_image_token,
+)
 from phiv_train.families.phi3_vision.packing import IGNORE, find_packing, next_token_targets, varlen
 from phiv_train.families.phi3_vision.pixels import crop_grids, pixels_from_crops
 from phiv_train.families.phi3_vision.rope import LongRope, is_long, spread
@@ -71,11 +76,13 @@ class Phi3VPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transforme
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; the CLIP layers that never run come back frozen (loading makes new parameters)."""
+        """As in transformers. CLIP layers that never run come back frozen: loading makes new parameters of all."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for tower in (module for module in model.modules() if isinstance(module, ClipTower)):
             tower.freeze_idle()
+        if model.can_generate():
+            suppress_image_token(model)
         return loaded
 
 
@@ -181,6 +188,7 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):  # t
         self.model = Phi3VModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+        suppress_image_token(self)
 
     @can_return_tuple  # type: ignore[untyped-decorator]  # transformers is untyped here
     def forward(
