@@ -262,7 +262,7 @@ def _make_links(links: list[tuple[str, Path]], gate: _Gate) -> None:
     for target, path in links:
         name = path.relative_to(gate.folder).as_posix()
         try:
-            inside = not Path(target).is_absolute() and path.resolve(strict=True).is_relative_to(root)
+            inside = path.resolve(strict=True).is_relative_to(root)
         except (OSError, RuntimeError) as error:
             raise gate.refuse(name, f"is a link to {target!r}, which is not there") from error
         if not inside:

@@ -57,9 +57,10 @@ def _iso_bmff(file: BinaryIO) -> Iterator[tuple[str, int]]:
         length, name = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
-        if length < 8 or not name.isascii():  # 0: the box runs to the end; others: no box, trailing bytes
+        if length < 8:  # 0: the box runs to the end of the file
             return
-        yield f"{name.decode().strip()!r} box", start + length
+        if name in _BOXES:  # others may be bytes that some tool left behind the last box
+            yield f"{name.decode()!r} box", start + length
         start += length
 
 

@@ -289,6 +289,14 @@ def test_frames_beyond_the_limit_are_refused(clips: Path, monkeypatch: pytest.Mo
     assert rejected(clip_of(clips, 4)).code == "too-large"
 
 
+def test_frames_that_grow_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = numbered_clip(tmp_path / "small.h264", 300, codec="libx264").read_bytes()
+    large = numbered_clip(tmp_path / "large.h264", 4, codec="libx264", side=128).read_bytes()
+    assert sample_frames(small + large, 8)[0].decoded == 304
+    monkeypatch.setattr(pyav, "MAX_FRAME_PIXELS", 100 * 100)
+    assert rejected(small + large).code == "undecodable"
+
+
 def test_metadata_that_is_not_utf8_costs_no_clip(tmp_path: Path) -> None:
     import av
 
@@ -334,6 +342,19 @@ def cut_in_the_pictures(avi: bytes, keep: float) -> bytes:
     """The AVI up to a share of its `movi` list: no index, and some pictures missing."""
     start, end = avi.index(b"movi"), avi.index(b"idx1")
     return avi[: start + int(keep * (end - start))]
+
+
+def test_a_damaged_picture_is_rejected_and_left_out_when_salvaging(clips: Path) -> None:
+    data = bytearray(clip_of(clips, 20).read_bytes())
+    start = data.index(b"movi")
+    for _ in range(13):  # the chunk of frame 12, a keyframe
+        start = data.index(b"00dc", start + 4)
+    data[start + 60 : start + 90] = b"\xff" * 30
+    assert rejected(bytes(data)).code == "undecodable"
+    info, frames = sample_frames(bytes(data), 12, on_corrupt="salvage")
+    assert info.damage is not None
+    assert info.decoded < 20
+    assert numbers(frames)[:6] == frame_indices(info.decoded, 12)[:6]
 
 
 def test_salvage_of_a_sound_clip_reports_no_damage(clips: Path) -> None:
