@@ -55,14 +55,18 @@ class TrainConfig(BaseModel):
 
     # -- batches ----------------------------------------------------------------------------------------------------
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Rows per optimizer step, over all processes. With packing an average: steps are filled by tokens."""
+    """Rows per optimizer step, over all processes. With packing an average, because packs are filled by tokens."""
     batch_size_per_gpu: Annotated[int, Field(ge=1)] = 1
     """Rows per forward pass and process. Rows beyond it are accumulated, which never changes the gradient."""
     packing: bool = True
     """Put several rows into one sequence, isolated from each other; without it rows are padded to the longest."""
     max_length: Annotated[int, Field(ge=16)] | None = None
-    """Positions of one pack, and the longest row allowed. By default: what batch_size_per_gpu of the longest rows
-    take. LongRoPE models switch factors at 4096; packs never mix rows of both sides."""
+    """Positions of one forward pass, and so the longest row allowed: what decides memory. By default as many as
+    batch_size_per_gpu of the longest rows take."""
+    packs_per_step: Annotated[int, Field(ge=1)] | None = None
+    """Forward passes per optimizer step, over all processes. By default as few as take batch_size rows."""
+    max_image_tokens: Annotated[int, Field(ge=1)] | None = None
+    """At most so many image positions in one forward pass: bounds the picture path's memory."""
     on_too_long: Literal["error", "skip", "trim_images"] = "error"
     """What to do with rows longer than max_length. Skipped and trimmed rows are counted and named."""
     num_crops: Annotated[int, Field(ge=1, le=16)] | None = None
@@ -163,8 +167,8 @@ class TrainConfig(BaseModel):
     """Rows generated at once and per process."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Longest answer generated."""
-    metric: Literal["auto", "accuracy", "anls", "anls_official"] = "auto"
-    """How answers are scored."""
+    metric: Literal["auto", "accuracy", "accuracy_official", "anls", "anls_official"] = "auto"
+    """How answers are scored; auto: anls where questions have several accepted answers, else accuracy."""
 
     @model_validator(mode="before")
     @classmethod

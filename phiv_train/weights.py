@@ -2,7 +2,6 @@
 
     save_weights(family, model, processor, folder)       # rank 0; a checkpoint the family's `load` opens, or an adapter
     load_weights(model, folder)                           # exact: nothing missing, nothing left over
-    model, processor = load_trained(family, "out/final")  # for evaluation: an adapter folder finds its base by itself
 """
 
 from __future__ import annotations
@@ -73,27 +72,6 @@ def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tens
         return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def load_trained(family: Family, folder: str, **options: Any) -> tuple[Any, Any]:
-    """`(model, processor)` of a saved run: `family.load`, or the base an adapter names with the adapter put in.
-
-    `options` as for `family.load`. The processor is the one saved beside the adapter, for its number of crops.
-    """
-    path = Path(folder)
-    if not (path / ADAPTER_CONFIG).is_file():
-        return family.load(folder, **options)
-    from peft import LoraConfig, inject_adapter_in_model
-
-    lora = LoraConfig.from_pretrained(path)
-    if options.get("num_crops") is None:
-        options["num_crops"] = _num_crops(path)
-    model, processor = family.load(lora.base_model_name_or_path, **options)
-    inject_adapter_in_model(lora, model, ADAPTER)
-    model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True
-    load_weights(model, path)
-    model.eval()
-    return model, processor
-
-
 def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
@@ -112,12 +90,6 @@ def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | 
 def _in_model(name: str) -> str:
     """`x.lora_A.weight` of a file is `x.lora_A.default.weight` in the model."""
     return re.sub(r"(\.lora_[AB])\.", rf"\1.{ADAPTER}.", name)
-
-
-def _num_crops(folder: Path) -> int | None:
-    file = folder / "preprocessor_config.json"
-    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return settings.get("num_crops")
 
 
 def _plain(value: Any) -> Any:
