@@ -38,14 +38,17 @@ _CHARACTERS = ["▁", "\n", *(chr(code) for code in range(33, 127))]
 # Words of prompts get a piece of their own: "Classify the video into one of ..." is 9 positions, not 53.
 _WORDS = """Classify the video into one of following classes What is in image picture shown Answer briefly Is this
  True False Yes No left right up down"""
-_MERGES = list(dict.fromkeys(pair for word in _WORDS.split() for pair in _prefixes("▁" + word)))
+# Parts of class names, so that an answer is few positions and most of its loss is about what is seen.
+_NAME_PARTS = "Bouncing Ball Falling Rising Triangle Sliding Square Spinning Star Left Right Up Down Move"
+_BUILT = ["▁" + word for word in (_WORDS + " " + _NAME_PARTS).split()] + _NAME_PARTS.split()
+_MERGES = list(dict.fromkeys(pair for word in _BUILT for pair in _prefixes(word)))
 _PIECES = [
     *("<unk>", "<s>", "</s>"),
     *(f"<0x{byte:02X}>" for byte in range(256)),
     *_CHARACTERS,
     *(left + right for left, right in _MERGES),
 ]
-_VOCAB_SIZE = 512
+_VOCAB_SIZE = 640
 
 
 @dataclass(frozen=True, slots=True)
