@@ -76,6 +76,18 @@ def test_the_switch_recomputes_with_long_factors_and_pictures(plain: Any, monkey
     assert [with_pictures for _, with_pictures in calls] == [size > 1 for size in sizes]
 
 
+def test_the_image_id_is_never_generated(plain: Any, tmp_path: Path) -> None:
+    prompt, image = torch.tensor([[5, 6]]), plain.config.image_token_id
+    plain.save_pretrained(tmp_path)
+    for model in (plain, type(plain).from_pretrained(tmp_path)):
+        with torch.no_grad():
+            hidden = model(prompt, skip_logits=True).last_hidden_state[0, -1]
+            model.lm_head.weight.zero_()
+            model.lm_head.weight[image] = hidden
+            assert model(prompt).logits[0, -1].argmax() == image
+        assert image not in model.generate(prompt, max_new_tokens=3, do_sample=False, eos_token_id=None)
+
+
 @pytest.mark.parametrize(
     ("total", "past", "mask", "passes"),
     [
@@ -171,15 +183,17 @@ def test_idle_clip_layers_get_no_gradient_and_are_frozen(plain: Any) -> None:
 
 def test_frozen_vision_builds_no_graph(plain: Any) -> None:
     tower = plain.model.vision_embed_tokens.clip
-    graphs: list[bool] = []
-    tower.register_forward_hook(lambda *call: graphs.append(call[2].requires_grad))
+    graphs: list[tuple[bool, bool]] = []
+    inside: list[bool] = []
+    tower.embeddings.register_forward_hook(lambda *_: inside.append(torch.is_grad_enabled()))
+    tower.register_forward_hook(lambda *call: graphs.append((call[2].requires_grad, inside.pop())))
     batch = packed(prompts(plain))
     plain(**batch).loss.backward()
     trained = gradients(plain)
     tower.requires_grad_(False)
     plain(**batch).loss.backward()
     frozen = gradients(plain)
-    assert graphs == [True, False]
+    assert graphs == [(True, True), (False, False)]
     assert frozen.keys() == {name for name in trained if "img_processor" not in name}
     for name, gradient in frozen.items():
         torch.testing.assert_close(gradient, trained[name], rtol=0, atol=0)
