@@ -30,7 +30,6 @@ from phiv_train.families.base import IGNORE, Encoded, Family, Layout
 from phiv_train.lengths import Fitted, OnBad, keep_images
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
     from torch.utils.data import DataLoader
 

@@ -272,7 +272,7 @@ def _too_long(
 ) -> RecordError:
     row = int(rows[0])
     tokens, image_tokens, images = (int(a[row]) for a in (lengths.tokens, lengths.image_tokens, lengths.images))
-    others = f"; {len(rows) - 1} more rows are too long" if len(rows) > 1 else ""
+    others = {1: "", 2: "; 1 more row is too long"}.get(len(rows), f"; {len(rows) - 1} more rows are too long")
     pictures = f"{images} image{'' if images == 1 else 's'} take {image_tokens}{others}"
     what = f"is {tokens} tokens, over max_length {limits.tokens}"
     hint = "Use fewer frames or raise max_length"

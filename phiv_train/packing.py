@@ -3,10 +3,11 @@
     pack_of = pack(costs, limits)             # rows laid end to end: every cost of a pack adds up to at most its limit
     pack_of = batch(lengths, max_rows=4)      # rows padded to the longest: count * longest within max_positions
 
-Rows come in shuffled order and are packed within windows of about 128 packs, so a pack's rows are neighbours of the
-shuffle, not the longest of the whole set. In a window, large rows go to the fullest pack that takes them (best fit,
-longest first), small ones to the emptiest, which levels the packs and mixes lengths. All windows take their t-th row
-at once: the loop runs over one window's rows, numpy over windows and packs.
+Rows come in shuffled order and are packed within windows of 128 packs or more, so a pack's rows are neighbours of the
+shuffle, not the longest of the whole set. In a window, longest first, every row goes to the emptiest pack: packs come
+out level, each with long and short rows. Where long rows are too many for that (as with lengths uniform up to the
+limit), those go to the fullest pack that takes them (best fit). All windows place their t-th row at once: the loop runs
+over one window's rows, numpy over windows and packs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-PACKS_PER_WINDOW = 128
+# Larger windows waste less (half a pack each) and cost more: rows * packs is the work, rows of a window the loop.
+MIN_PACKS_PER_WINDOW, MAX_PACKS_PER_WINDOW = 128, 1024
+MAX_WORK, MAX_LOOP = 2**27, 2**13
 # Rows below this share of every budget are packed in glued runs, which bounds the rows of a window by 128 * 64.
 GRAIN = 1 / 64
 # Below this share a row levels packs rather than looking for its best fit.
@@ -77,7 +80,7 @@ def _glue(shares: NDArray[np.float64]) -> tuple[Ints, Ints]:
 def _pack_windows(items: Ints, limits: Ints) -> Ints:
     """The pack number of each item, windows packed side by side; numbers have gaps."""
     expected = max(1, int(np.ceil((items.sum(axis=0) / limits).max())))
-    windows = max(1, round(expected / PACKS_PER_WINDOW))
+    windows = max(1, round(expected / _packs_per_window(len(items), expected)))
     width = -(-len(items) // windows)
     windows = -(-len(items) // width)
     padded = np.zeros((windows * width, len(limits)), np.int64)  # no cost: they fit in any pack
@@ -86,78 +89,104 @@ def _pack_windows(items: Ints, limits: Ints) -> Ints:
     shares = (grid / limits).max(axis=2)
     order = np.argsort(-shares, axis=1, kind="stable")
     grid, shares = np.take_along_axis(grid, order[:, :, None], axis=1), np.take_along_axis(shares, order, axis=1)
-    chosen = _Windows.empty(grid, limits).place(grid, int((shares.max(axis=0) > SMALL).sum()))
+    chosen = _Windows.empty(grid, limits).place(grid, _best_fit_columns(shares))
     pack_of = np.empty_like(order)
     np.put_along_axis(pack_of, order, chosen, axis=1)
     stride = int(chosen.max()) + 1
     return (pack_of + np.arange(windows)[:, None] * stride).reshape(-1)[: len(items)]
 
 
+def _packs_per_window(items: int, packs: int) -> int:
+    affordable = min(MAX_WORK // items, MAX_LOOP * packs // items, MAX_PACKS_PER_WINDOW)
+    return max(affordable, MIN_PACKS_PER_WINDOW)
+
+
+def _best_fit_columns(shares: NDArray[np.float64]) -> int:
+    """How many columns (the t-th longest of every window) to place by best fit: none, or all large ones.
+
+    A row of share s finds level packs filled by the longer rows, a fraction c of all: it fits where c + s <= 1.
+    """
+    longest = shares.mean(axis=0)
+    large = int((shares.max(axis=0) > SMALL).sum())
+    filled = np.cumsum(longest) / longest.sum()
+    return large if (filled + longest)[:large].max(initial=0.0) > 1 else 0
+
+
 @dataclass(slots=True)
 class _Windows:
-    """The packs under construction: `room[d]` [windows, packs] is what is left of budget d."""
+    """The packs under construction: `room[d]` [windows, packs] is what is left of budget d.
+
+    `level` is `room[0]` of the packs to be levelled, those the total asks for, and 0 at all others.
+    """
 
     room: list[NDArray[np.int32]]
     limits: list[int]
     needed: Ints  # [windows, 1], packs that the total asks for
+    level: NDArray[np.int32]
 
     @classmethod
     def empty(cls, grid: Ints, limits: Ints) -> _Windows:
         needed = np.ceil((grid.sum(axis=1) / limits).max(axis=1)).astype(np.int64)[:, None]
         shape = len(grid), int(needed.max()) + 4
-        return cls([np.full(shape, limit, np.int32) for limit in limits], limits.tolist(), needed)
+        room = [np.full(shape, limit, np.int32) for limit in limits]
+        return cls(room, limits.tolist(), needed, room[0])
 
-    def place(self, grid: Ints, large: int) -> Ints:
-        """Place all items, column by column; the first `large` columns by best fit. The pack of each, per window."""
+    def place(self, grid: Ints, best_fit: int) -> Ints:
+        """Place all items, column by column, the first `best_fit` columns so. The pack of each, within its window."""
         chosen = np.empty(grid.shape[:2], np.int64)
         columns = np.ascontiguousarray(grid.transpose(1, 2, 0), dtype=np.int32)  # [width, d, windows]
-        levels: NDArray[np.int32] | None = None
         for t, column in enumerate(columns):
-            if t >= large and levels is None:
-                levels = self._levels()
-            chosen[:, t], grown = self._place_column(column, levels)
-            levels = self._levels() if grown and levels is not None else levels
+            if t == best_fit:
+                self._start_levelling()
+            chosen[:, t] = self._best_fit(column) if t < best_fit else self._emptiest(column)
         return chosen
 
-    def _place_column(self, column: NDArray[np.int32], levels: NDArray[np.int32] | None) -> tuple[Ints, bool]:
-        rows, grown = np.arange(column.shape[1]), False
-        while True:
-            pick = self._best_fit(column) if levels is None else self._emptiest(column, levels)
-            if all((room[rows, pick] >= cost).all() for room, cost in zip(self.room, column, strict=True)):
-                break
-            self._grow()
-            grown = True
-            levels = None if levels is None else self._levels()
-        for room, cost in zip(self.room, column, strict=True):
-            room[rows, pick] -= cost
-        return pick, grown
+    def _best_fit(self, column: NDArray[np.int32]) -> Ints:
+        tightest = np.where(self._fits(column), self.room[0], np.iinfo(np.int32).max)
+        return self._take(column, tightest.argmin(axis=1))
 
-    def _fits(self, column: NDArray[np.int32]) -> NDArray[np.bool_]:
-        fits: NDArray[np.bool_] = self.room[0] >= column[0][:, None]
+    def _emptiest(self, column: NDArray[np.int32]) -> Ints:
+        return self._take(column, self.level.argmax(axis=1))
+
+    def _take(self, column: NDArray[np.int32], pick: Ints) -> Ints:
+        """Put the items where `pick` says; where they do not fit there, wherever they do, a new pack at worst."""
+        windows = np.arange(len(pick))
+        while len(stuck := np.flatnonzero(~self._picked_fit(column, windows, pick))):
+            fits = self._fits(column[:, stuck], stuck)
+            if not fits.any(axis=1).all():
+                self._grow()
+                continue
+            pick[stuck] = (fits * (self.level[stuck] + 1)).argmax(axis=1)
+        for room, cost in zip(self.room, column, strict=True):
+            room[windows, pick] -= cost
+        if self.level is not self.room[0]:
+            self.level[windows, pick] = np.maximum(self.level[windows, pick] - column[0], 0)
+        return pick
+
+    def _picked_fit(self, column: NDArray[np.int32], windows: Ints, pick: Ints) -> NDArray[np.bool_]:
+        picked = [room[windows, pick] >= cost for room, cost in zip(self.room, column, strict=True)]
+        together: NDArray[np.bool_] = np.logical_and.reduce(picked)
+        return together
+
+    def _fits(self, column: NDArray[np.int32], windows: Ints | slice = slice(None)) -> NDArray[np.bool_]:
+        fits: NDArray[np.bool_] = self.room[0][windows] >= column[0][:, None]
         for room, cost in zip(self.room[1:], column[1:], strict=True):
-            fits &= room >= cost[:, None]
+            fits &= room[windows] >= cost[:, None]
         return fits
 
-    def _best_fit(self, column: NDArray[np.int32]) -> Ints:
-        fullest: Ints = np.where(self._fits(column), self.room[0], np.iinfo(np.int32).max).argmin(axis=1)
-        return fullest
-
-    def _emptiest(self, column: NDArray[np.int32], levels: NDArray[np.int32]) -> Ints:
-        # `levels` is 1 on packs the total asks for: others are opened only when none of those takes the item.
-        emptiest: Ints = (self._fits(column) * (self.room[0] * levels + 1)).argmax(axis=1)
-        return emptiest
-
-    def _levels(self) -> NDArray[np.int32]:
+    def _start_levelling(self) -> None:
         opened = (self.room[0] < self.limits[0]).sum(axis=1, keepdims=True)
-        wanted: NDArray[np.int32] = np.arange(self.room[0].shape[1]) < np.maximum(opened, self.needed)
-        return wanted.astype(np.int32)
+        wanted = np.arange(self.room[0].shape[1]) < np.maximum(opened, self.needed)
+        self.level = self.room[0] * wanted.astype(np.int32)
 
     def _grow(self) -> None:
-        extra = (len(self.room[0]), max(4, self.room[0].shape[1] // 8))
+        extra = (len(self.level), max(4, self.level.shape[1] // 8))
+        levelling = self.level is not self.room[0]
         self.room = [
             np.concatenate([room, np.full(extra, limit, np.int32)], axis=1)
             for room, limit in zip(self.room, self.limits, strict=True)
         ]
+        self.level = np.concatenate([self.level, np.zeros(extra, np.int32)], axis=1) if levelling else self.room[0]
 
 
 def _again(pack_of: Ints, costs: Ints, limits: Ints) -> Ints:
@@ -175,7 +204,9 @@ def _again(pack_of: Ints, costs: Ints, limits: Ints) -> Ints:
 
 
 def _renumber(pack_of: Ints) -> Ints:
-    return np.unique(pack_of, return_inverse=True)[1]
+    used = np.zeros(int(pack_of.max()) + 1, np.int64)
+    used[pack_of] = 1
+    return (np.cumsum(used) - 1)[pack_of]
 
 
 def _sum_by(group_of: Ints, values: Ints, groups: int) -> Ints:

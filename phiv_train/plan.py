@@ -10,14 +10,14 @@ whoever runs them: `world_size * accumulation` must equal it, and then 1 x 4, 2 
 A plan is a pure function of (lengths, spec, epoch): a run that resumes makes it again and goes on at its step.
 
 Every row is in an epoch exactly once. Where the last step lacks packs, its packs are split; where it lacks rows,
-its missing packs hold one *filler*: a row coded as `~row`, to be encoded without labels, so that it weighs nothing.
+its missing packs hold a *filler*: the shortest row, coded as `~row`, to be encoded without labels: it weighs nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -201,7 +201,7 @@ def make_plan(
     pack_of = _assign(lengths[shuffled], images[shuffled], spec)
     pack_of = _shuffled(np.arange(pack_of.max() + 1), draw, spec)[pack_of]
     pack_of, split_packs = _complete(pack_of, lengths[shuffled], spec.packs_per_step)
-    return _arranged(pack_of, split_packs, shuffled, lengths, images, spec, epoch)
+    return _arranged(_laid_out(pack_of, split_packs, shuffled, lengths, images, spec, epoch))
 
 
 def accumulation(spec: PlanSpec, world_size: int) -> int:
@@ -280,36 +280,29 @@ def _complete(pack_of: Ints, lengths: Ints, packs_per_step: int) -> tuple[Ints, 
     return pack_of, len(parts) - (packs_per_step - short)
 
 
-def _arranged(
+def _laid_out(
     pack_of: Ints, split_packs: int, rows: Ints, lengths: Ints, images: Ints, spec: PlanSpec, epoch: int
 ) -> Plan:
-    """The plan of rows in numbered packs: canaries to the front, the packs of each step from heavy to light."""
+    """The plan of rows in numbered packs, in the order of the numbers, empty packs at the end to make whole steps."""
     packs = -(-(int(pack_of.max()) + 1) // spec.packs_per_step) * spec.packs_per_step
-    new = np.empty(packs, np.int64)
-    new[_pack_order(_unordered(pack_of, packs, split_packs, rows, lengths, images, spec, epoch))] = np.arange(packs)
-    return _unordered(new[pack_of], packs, split_packs, rows, lengths, images, spec, epoch)
-
-
-def _unordered(
-    pack_of: Ints, packs: int, split_packs: int, rows: Ints, lengths: Ints, images: Ints, spec: PlanSpec, epoch: int
-) -> Plan:
     order = rows[np.argsort(pack_of, kind="stable")]
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(pack_of, minlength=packs))])
-    starts = offsets[:-1]
-    last = order[offsets[-1 - spec.packs_per_step] :]
-    longest = np.maximum.reduceat(np.append(lengths[order], 0), starts)
-    longest[np.diff(offsets) == 0] = 0
-    return Plan(
-        spec=spec,
-        epoch=epoch,
-        order=order,
-        offsets=offsets,
-        tokens=np.diff(np.append(0, np.cumsum(lengths[order]))[offsets]),
-        longest=longest,
-        image_tokens=np.diff(np.append(0, np.cumsum(images[order]))[offsets]),
-        filler=int(last[lengths[last].argmin()]),
-        split_packs=split_packs,
-    )
+    counts = np.bincount(pack_of, minlength=packs)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    longest = np.maximum.reduceat(np.append(lengths[order], 0), offsets[:-1]) * (counts > 0)
+    totals = (np.diff(np.append(0, np.cumsum(cost[order]))[offsets]) for cost in (lengths, images))
+    filler = int(order[lengths[order].argmin()])  # the cheapest
+    tokens, image_tokens = totals
+    return Plan(spec, epoch, order, offsets, tokens, longest, image_tokens, filler, split_packs)
+
+
+def _arranged(plan: Plan) -> Plan:
+    """The same packs, the canaries in the first step, those of each step from heavy to light."""
+    packs = _pack_order(plan)
+    counts = np.diff(plan.offsets)[packs]
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    where = np.repeat(plan.offsets[:-1][packs] - offsets[:-1], counts) + np.arange(len(plan.order))
+    moved = {name: getattr(plan, name)[packs] for name in ("tokens", "longest", "image_tokens")}
+    return replace(plan, order=plan.order[where], offsets=offsets, **moved)
 
 
 def _pack_order(plan: Plan) -> Ints:
