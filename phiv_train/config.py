@@ -47,6 +47,8 @@ class TrainConfig(BaseModel):
     """Where checkpoints, logs, evaluations and the final model go."""
     train_split: str = "train"
     """Split to train on."""
+    verify: Literal["size", "sha256"] = "size"
+    """How shards are compared with the manifest before the run; sha256 reads them whole."""
     max_train_rows: Annotated[int, Field(ge=1)] | None = None
     """Train on the first rows of the split only."""
     full_train: bool = False
@@ -68,7 +70,10 @@ class TrainConfig(BaseModel):
     max_image_tokens: Annotated[int, Field(ge=1)] | None = None
     """At most so many image positions in one forward pass: bounds the picture path's memory."""
     on_too_long: Literal["error", "skip", "trim_images"] = "error"
-    """What to do with rows longer than max_length. Skipped and trimmed rows are counted and named."""
+    """What to do with rows longer than max_length; what is skipped or trimmed is counted."""
+    on_bad: Literal["error", "skip"] = "error"
+    """What to do with rows without an answer, and with pictures that cannot be read: stop, or leave them out and list
+    them in bad_rows.jsonl."""
     num_crops: Annotated[int, Field(ge=1, le=16)] | None = None
     """Crops per picture. By default the checkpoint's own (Phi-3.5: 4). The recipe's default was 16 but for UCF-101,
     also for sets of many pictures; its presets here keep that."""
@@ -78,8 +83,8 @@ class TrainConfig(BaseModel):
     """Stop after this many optimizer steps; the learning rate then ends there too."""
     seed: int = 42
     """Order of the data, dropout and adapter weights."""
-    num_workers: Annotated[int, Field(ge=0)] = 4
-    """Processes that read and encode. Any number gives the same batches."""
+    num_workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that read and encode. By default 4 with a GPU as in the recipe, else none. The batches are the same."""
     prefetch_factor: Annotated[int, Field(ge=1)] = 2
     """Batches each worker prepares ahead."""
 
@@ -229,8 +234,8 @@ class TrainConfig(BaseModel):
 
 # Settings that may differ when a run goes on: they do not change what the weights become.
 FREE_ON_RESUME = frozenset(
-    "output_dir num_workers prefetch_factor distributed resume save_steps save_total_limit logging_steps report_to tqdm "
-    "dry_run eval eval_split max_eval_rows eval_batch_size max_new_tokens metric device batch_size_per_gpu "
+    "output_dir num_workers prefetch_factor verify distributed resume save_steps save_total_limit logging_steps report_to "
+    "tqdm dry_run eval eval_split max_eval_rows eval_batch_size max_new_tokens metric device batch_size_per_gpu "
     "gradient_checkpointing data_dir".split()
 )
 

@@ -2,14 +2,13 @@
 
     schedule = Schedule(plans, max_steps=None)
     schedule.num_steps, schedule.sha256
-    for packs in schedule.micro_batches(rank=0, world_size=2): ...       # row numbers of each micro-batch, in order
+    plan, step = schedule.locate(1200)             # sampler.PlanSampler iterates over it for one process
 """
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -62,12 +61,6 @@ class Schedule:
             return 0.0
         plan, inside = self.locate(step - 1)
         return plan.epoch + (inside + 1) / plan.num_steps
-
-    def micro_batches(self, rank: int, world_size: int) -> Iterator[list[int]]:
-        """The rows of every micro-batch of one process, in order."""
-        for step in range(self.num_steps):
-            plan, inside = self.locate(step)
-            yield from (plan.rows(pack) for pack in plan.packs_of(inside, rank, world_size))
 
     def load(self, step: int, rank: int, world_size: int, images_of_row: NDArray[np.int64]) -> Load:
         """What one process runs in a step."""

@@ -74,6 +74,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
         max_grad_norm=config.max_grad_norm,
         bf16=run.dtype == torch.bfloat16,
         fp16=run.dtype == torch.float16,
+        ignore_data_skip=True,  # the loader begins at the right step by itself
         gradient_checkpointing=config.gradient_checkpointing,
         # Reentrant checkpoints lose the gradients of adapters on frozen bases.
         gradient_checkpointing_kwargs={"use_reentrant": False},

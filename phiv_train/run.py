@@ -1,0 +1,253 @@
+"""One training run from start to end: evaluate, train (or go on), save, evaluate again.
+
+    train(config)        # exit code
+
+    <output_dir>/final/              the model or adapter, its processor, phiv_config.json
+    <output_dir>/checkpoint-N/       see checkpoints.py
+    <output_dir>/eval_before.json, eval_after.json, metrics.jsonl, runs/ (TensorBoard)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from phiv_data.files import TMP_PREFIX, environment_problems
+from phiv_schemas.errors import EXIT_INTERRUPTED, EXIT_OK
+from phiv_train import sharding
+from phiv_train.checkpoints import (
+    check_free_space,
+    check_stamp,
+    checkpoint_bytes,
+    clean,
+    find_checkpoint,
+    publish,
+    write_stamp,
+)
+from phiv_train.config import TrainConfig
+from phiv_train.data import EncodedRows, make_loader
+from phiv_train.model_source import load_model
+from phiv_train.recipes import warmup_warning
+from phiv_train.sampler import PlanSampler
+from phiv_train.setup import BAD_FILE, Prepared, open_split, prepare
+from phiv_train.strategies import Parts, apply_strategy, part_sizes, trainable_table
+from phiv_train.trainer import PhivTrainer, Run, refuse_data_parallel, training_arguments
+from phiv_train.weights import load_weights
+
+FINAL = "final"
+
+
+def train(config: TrainConfig) -> int:
+    """Train as `config` says; 0, or 130 when a signal stopped it. PhivError for what is wrong."""
+    quiet_libraries()
+    make_output_dir(config)
+    prepared = prepare(config)
+    start, folder = _start(prepared)
+    args = training_arguments(config, _run(prepared, {}))
+    refuse_data_parallel(args)
+    with _process_group():
+        if sharding.rank() == 0:
+            clean(config.output_dir, everything=config.resume == "never")
+        _wait()
+        model, processor = _load(prepared)
+        if folder is None:
+            _evaluate(prepared, model, processor, "eval_before.json")
+        parts = prepared.family.parts(model)
+        apply_strategy(model, parts, config)
+        _announce(prepared, model, parts, folder)
+        if start < prepared.schedule.num_steps:
+            trainer = _trainer(prepared, model, parts, start, args)
+            trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+            if trainer.stopped:
+                _say(f"stopped after step {trainer.state.global_step}, run the same command to go on")
+                return EXIT_INTERRUPTED
+            _save_final(prepared, trainer)
+        else:
+            assert folder is not None
+            load_weights(model, folder)
+        _evaluate(prepared, model, processor, "eval_after.json")
+    return EXIT_OK
+
+
+def _start(prepared: Prepared) -> tuple[int, Path | None]:
+    """`(finished steps, checkpoint)`: where to begin."""
+    folder = find_checkpoint(prepared.config)
+    if folder is None:
+        return 0, None
+    return check_stamp(folder, prepared.config, _run(prepared, {}).stamp(0)).step, folder
+
+
+def _run(prepared: Prepared, parts: Parts) -> Run:
+    return Run(
+        family=prepared.family,
+        processor=prepared.processor,
+        parts=parts,
+        schedule=prepared.schedule,
+        images_of_row=prepared.fitted.lengths.images,
+        sharding=prepared.sharding,
+        dtype=getattr(torch, prepared.dtype),
+        on_gpu=prepared.on_gpu,
+    )
+
+
+def _load(prepared: Prepared) -> tuple[nn.Module, Any]:
+    """Model and processor, on this process's device."""
+    config = prepared.config
+    model, processor = load_model(
+        prepared.source,
+        num_crops=config.num_crops,
+        dtype=prepared.dtype if config.use_qlora else prepared.weights_dtype,
+        attn_implementation=config.attn_implementation,
+        quantization="4bit" if config.use_qlora else None,
+    )
+    if not config.use_qlora:
+        model.to(prepared.device)
+    return model, processor
+
+
+def _trainer(prepared: Prepared, model: nn.Module, parts: Parts, start: int, args: Any) -> PhivTrainer:
+    config = prepared.config
+    if prepared.sharding == "fsdp2":
+        sharding.shard_fsdp2(model, prepared.device, getattr(torch, prepared.dtype))
+    rows = EncodedRows(
+        prepared.dataset,
+        prepared.family,
+        prepared.processor,
+        prepared.fitted,
+        on_bad=config.on_bad,
+        bad_file=config.output_dir.absolute() / BAD_FILE,
+    )
+    place = {"rank": sharding.rank(), "world_size": sharding.world_size()}
+    loader = make_loader(
+        rows,
+        PlanSampler(prepared.schedule, start=start, **place),
+        layout="packed" if config.packing else "right",
+        num_workers=prepared.num_workers,
+        prefetch_factor=config.prefetch_factor,
+        pin_memory=prepared.on_gpu,
+        seed=config.seed,
+    )
+    return PhivTrainer(config, _run(prepared, parts), model, loader, args)
+
+
+def _save_final(prepared: Prepared, trainer: PhivTrainer) -> None:
+    output_dir = prepared.config.output_dir
+    beside = output_dir / f"{TMP_PREFIX}{FINAL}"
+    trainer.save_model(str(beside))
+    if sharding.rank() == 0:
+        write_stamp(beside, prepared.config, trainer.run.stamp(prepared.schedule.num_steps))
+        _say(f"saved {publish(beside, output_dir, FINAL)}")
+    _wait()
+
+
+def _evaluate(prepared: Prepared, model: nn.Module, processor: Any, name: str) -> None:
+    """Write `name` in the output folder, unless it is there already or evaluation is off."""
+    config = prepared.config
+    if not config.eval:
+        return
+    from phiv_train.eval_report import write_result
+    from phiv_train.evaluate import evaluate
+
+    split = open_split(config.data_dir, config.eval_split, config)
+    with _bar(config, name) as on_batch:
+        result = evaluate(
+            model,
+            prepared.family,
+            processor,
+            split,
+            rows=range(min(config.max_eval_rows or len(split), len(split))),
+            metric=config.metric,
+            batch_size=config.eval_batch_size,
+            max_new_tokens=config.max_new_tokens,
+            num_workers=prepared.num_workers,
+            on_batch=on_batch,
+        )
+    if sharding.rank() == 0:
+        write_result(result, config.output_dir / name)
+        scores = ", ".join(f"{metric} {score:.4f}" for metric, score in result.metrics.items())
+        sys.stdout.write(f"{name}: {scores} ({len(result.predictions)} questions of {split.split})\n")
+        sys.stdout.flush()
+
+
+def _announce(prepared: Prepared, model: nn.Module, parts: Parts, folder: Path | None) -> None:
+    """What is about to happen, on rank 0; and whether there is room for its checkpoints."""
+    config, schedule = prepared.config, prepared.schedule
+    sizes = part_sizes(model, parts, config)
+    total, trainable = sum(size.total for size in sizes), sum(size.trainable for size in sizes)
+    needed = checkpoint_bytes(total, trainable, adapter=config.lora) * (config.save_total_limit + 1)
+    check_free_space(config.output_dir, needed)
+    plan = schedule.plans[0].summary()
+    fill = "" if plan.fill is None else f", {plan.fill:.1%} full"
+    _say(f"{config.strategy}, {prepared.sharding}, {prepared.dtype}; {prepared.fitted}")
+    _say(
+        f"{schedule.num_steps} steps of {plan.packs_per_step} packs{fill}, {plan.rows_per_step:.1f} rows a step;"
+        f" the largest pack has {plan.worst_positions} positions"
+    )
+    if sharding.rank() == 0:
+        sys.stderr.write(trainable_table(sizes) + "\n")
+    warmup = config.num_warmup_steps(schedule.num_steps)
+    if config.warmup_steps is None and (line := warmup_warning(schedule.num_steps, warmup)):
+        _say(line)
+    if folder is not None:
+        _say(f"going on from {folder}")
+
+
+def _say(line: str) -> None:
+    if sharding.rank() == 0:
+        sys.stderr.write(f"phiv-train: {line}\n")
+
+
+@contextmanager
+def _bar(config: TrainConfig, name: str) -> Iterator[Any]:
+    """`on_batch` that moves a progress bar on stderr."""
+    if not config.tqdm or sharding.rank():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=name.removesuffix(".json"), unit="question", file=sys.stderr) as bar:
+
+        def move(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield move
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """Leave the process group in order, when there is one and the run ended in order."""
+    yield
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _wait() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def quiet_libraries() -> None:
+    """Leave stderr to what concerns the user. Set TRANSFORMERS_VERBOSITY to hear more."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*save_embedding_layers.*")
+
+
+def make_output_dir(config: TrainConfig) -> None:
+    """The output folder. EnvironmentProblem where it cannot be made."""
+    with environment_problems(config.output_dir):
+        config.output_dir.mkdir(parents=True, exist_ok=True)
