@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ class Mixed(ToyOptions):
 
 def _picture(path: str, size: Size) -> EncodedImage:
     out = io.BytesIO()
-    colour = tuple((sum(path.encode()) * k) % 256 for k in (1, 3, 7))
-    Image.new("RGB", size, colour).save(out, "PNG")
+    code = zlib.crc32(path.encode())  # another picture for every path
+    Image.new("RGB", size, (code & 255, code >> 8 & 255, code >> 16 & 255)).save(out, "PNG")
     return encoded_image(path, out.getvalue(), size=size, format="PNG")
 
 
