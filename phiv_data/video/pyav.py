@@ -114,9 +114,9 @@ def _decoded(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any
 
 
 def _indexed(container: Any, stream: Any) -> int:
-    """Packets the container's index names; 0 where it has no complete one (or PyAV is too old to tell)."""
+    """Packets the container's index names; 0 where it has no complete one."""
     complete = _INDEXED & set(container.format.name.split(","))
-    return len(getattr(stream, "index_entries", ())) if complete else 0
+    return len(stream.index_entries) if complete else 0
 
 
 def _expected(container: Any, stream: Any) -> int:
@@ -136,13 +136,11 @@ def _rgb_converter() -> Callable[[Any], NDArray[np.uint8]]:
     One scaler for all frames, on one thread: 8 frames of 320x240 take 0.6 ms, where a scaler of two threads for
     each frame, PyAV's default, takes 3 ms and, on a busy machine, 12.
     """
-    import av
     import numpy as np
     from av.video.reformatter import VideoReformatter
 
     scaler = VideoReformatter()
-    options = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}  # the option is new in PyAV 17
-    return lambda frame: np.asarray(scaler.reformat(frame, format="rgb24", **options).to_ndarray(), np.uint8)
+    return lambda frame: np.asarray(scaler.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
 
 
 def _video_frame(index: int, frame: Any, image: NDArray[np.uint8]) -> VideoFrame:
