@@ -72,17 +72,19 @@ def make_dataset(out: Path, rows: list[tuple[str, tuple[Any, ...]]]) -> Path:
     return out
 
 
-def train_tiny(data: ConversationDataset, steps: int = 80, lr: float = 3e-3) -> tuple[Any, Any]:
-    """`(model, processor)`: tiny after a few steps over the whole set."""
+def train_tiny(data: ConversationDataset) -> tuple[Any, Any]:
+    """`(model, processor)`: tiny that knows the rows by heart."""
     family = get_family("tiny")
     model, processor = family.load("tiny:0")
     samples = [family.encode(s.conversation, [i.open() for i in s.images], processor) for s in data]
-    batch = family.collate(samples, processor, layout="right")
+    batch = family.collate(samples, processor)
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95))
-    for _ in range(steps):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.9, 0.95))
+    for _ in range(200):
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return model, processor
+        if loss < 0.005:
+            return model, processor
+    raise AssertionError(f"not learnt: loss {loss.item()}")
