@@ -4,7 +4,7 @@
 
 The recipe's keys come first: `answers_unique`, `generated_texts_unique` and the metric by name. For accuracy these are
 lists of `{id, answer}` and `{id, generated_text}`, for ANLS a list of accepted answers and a text per question.
-Ours follow: `metrics`, `counts`, `settings`, `classes`, `confusion`, `worst`, `predictions`.
+Ours follow: `metric`, `counts`, `settings`, `classes`, `confusion`, `worst`, `predictions`.
 """
 
 from __future__ import annotations
