@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 BAD_FILE = "bad_rows.jsonl"
+USUAL_FILL = 0.98
+"""Share of a pack's room that rows take, of which steps are made large enough to hold batch_size rows."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,9 @@ def plan_spec(config: TrainConfig, tokens: np.ndarray[Any, np.dtype[np.int64]], 
         return PlanSpec(
             packs_per_step=packs, layout="padded", max_tokens=config.max_length, max_rows=per_device, **common
         )
-    longest, needed = int(tokens.max()), size * float(tokens.mean())
+    longest, needed = int(tokens.max()), size * float(tokens.mean()) / USUAL_FILL
     room = config.max_length or per_device * longest
-    packs = config.packs_per_step or world_size * math.ceil(needed / room / world_size)
+    packs = config.packs_per_step or world_size * math.ceil(USUAL_FILL * needed / room / world_size)
     max_tokens = min(room, max(longest, math.ceil(needed / packs)))
     # Where the longest row alone asks for more room than batch_size rows need, rows are counted as well.
     max_rows = math.ceil(size / packs) if max_tokens * packs > 1.25 * needed else None

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from phiv_schemas.errors import EnvironmentProblem, UsageError
@@ -209,7 +210,12 @@ def _add_lora(model: nn.Module, targets: list[str], config: TrainConfig) -> None
         base_model_name_or_path=config.model_name_or_path,
     )
     # In place, as transformers' add_adapter does, which asks for a newer peft than its own pins resolve to.
-    inject_adapter_in_model(lora, model, ADAPTER)
+    with torch.random.fork_rng(devices=[]):  # the same adapters on every rank, whatever was drawn before
+        torch.manual_seed(config.seed)
+        inject_adapter_in_model(lora, model, ADAPTER)
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()  # updates smaller than half precision resolves would be lost
     model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True  # type: ignore[assignment]  # as add_adapter
     wrapped = {name.split(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert wrapped == set(targets), f"adapters on {wrapped ^ set(targets)}"

@@ -75,9 +75,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
         bf16=run.dtype == torch.bfloat16,
         fp16=run.dtype == torch.float16,
         ignore_data_skip=True,  # the loader begins at the right step by itself
-        gradient_checkpointing=config.gradient_checkpointing,
-        # Reentrant checkpoints lose the gradients of adapters on frozen bases.
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **_checkpointing(config.gradient_checkpointing),
         logging_steps=config.logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # it would replace a NaN loss by a made-up one
@@ -94,6 +92,13 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
         log_level="error",
         log_level_replica="error",
     )
+
+
+def _checkpointing(on: bool) -> dict[str, Any]:
+    """Gradient checkpointing under the name this transformers knows. Reentrant ones lose adapters' gradients."""
+    new = "activation_checkpointing"
+    name = new if new in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
+    return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
@@ -239,13 +244,14 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
 
 
 class TrueEpoch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """For transformers the whole run is one epoch, because epochs of a plan differ in length."""
+    """For transformers the whole run is one epoch, because epochs of a plan differ in length. Logs the last step too."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         state.epoch = self.schedule.epoch_after(state.global_step)
+        control.should_log |= state.global_step >= state.max_steps
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:
