@@ -103,14 +103,15 @@ def _resized_sides(
     """(longer, shorter) side after resizing.
 
     The original's arithmetic in floats, on purpose: the division floors differently from exact integers at some
-    sizes. Its scale is the last s before s * ceil(s / ratio) FIRST exceeds num_crops; a later s may fit again.
+    sizes. The scale is the largest s with s * ceil(s / ratio) <= num_crops.
     """
     ratio = np.maximum(width, height) / np.minimum(width, height).astype(np.float64)
     scale = np.zeros_like(ratio)
-    growing = np.ones_like(ratio, dtype=bool)
     for s in range(1, num_crops + 1):
-        growing &= s * np.ceil(s / ratio) <= num_crops
-        scale[growing] = s
+        fits = s * np.ceil(s / ratio) <= num_crops
+        if not fits.any():  # the product grows with s
+            break
+        scale[fits] = s
     long = scale.astype(np.int64) * crop_size
     return long, (long / ratio).astype(np.int64)
 

@@ -76,7 +76,7 @@ def test_token_counts_of_many_sizes_at_once_equal_those_of_each() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 20))
-def test_scale_counts_up_to_the_first_failure(width: int, height: int, num_crops: int) -> None:
+def test_scale_is_the_original_s_count(width: int, height: int, num_crops: int) -> None:
     long, short = max(width, height), min(width, height)
     scale = 1
     while scale * np.ceil(scale / (long / short)) <= num_crops:

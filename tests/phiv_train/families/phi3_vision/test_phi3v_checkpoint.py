@@ -223,7 +223,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "shape",
         without(**{"lm_head.weight": torch.ones(2, 64)}),
-        "1 tensors of the wrong shape ('lm_head.weight' is [2, 64], expected [512, 64])",
+        "1 tensors of the wrong shape ('lm_head.weight' is [2, 64], expected [640, 64])",
     ),
     (
         "several",
