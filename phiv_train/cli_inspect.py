@@ -184,14 +184,14 @@ def _image_line(number: int, image: SeenImage) -> str:
 
 
 def _span_lines(span: Span, colour: bool) -> Iterator[str]:
-    place = f"{'>' if span.learnt else ' '} {span.start:6} +{span.stop - span.start:<6}"
+    place = f"{'>' if span.learnt else ' '} {span.start:6} +{span.stop - span.start:<6} "
     if span.image is not None:
         yield place + _painted(f"[picture {span.image}]", _BLUE, colour)
         return
     shown = [repr(piece)[1:-1].replace(" ", "·") for piece in span.pieces]
     yield place + _painted(json.dumps(span.text, ensure_ascii=False), _GREEN, colour and span.learnt)
     if len(shown) > 1:
-        yield " " * 16 + "|".join(shown)
+        yield " " * 17 + "|".join(shown)
 
 
 def _painted(text: str, code: str, colour: bool) -> str:
