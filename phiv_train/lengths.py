@@ -140,15 +140,15 @@ def keep_images(conversation: Conversation, kept: Sequence[int]) -> Conversation
     return conversation.model_copy(update={"conversations": tuple(turns)})
 
 
-def supervised_tokens(conversation: Conversation, sizes: Sequence[Size], family: Family, processor: Any) -> int:
-    """How many positions are learnt: turn by turn, what the answer adds to the prompt that asks for it."""
-    total, used = 0, 0
+def count_tokens(conversation: Conversation, sizes: Sequence[Size], family: Family, processor: Any) -> tuple[int, int]:
+    """(positions, those that are learnt): turn by turn, an answer is what comes after the prompt that asks for it."""
+    whole, supervised, used = 0, 0, 0
     for number, turn in enumerate(conversation.turns, start=1):
         used += len(turn.images)
         upto = conversation.model_copy(update={"conversations": conversation.turns[:number]})
-        whole, prompt = (family.length(upto, sizes[:used], processor, generation=g) for g in (False, True))
-        total += whole - prompt
-    return total
+        prompt, whole = (family.length(upto, sizes[:used], processor, generation=asked) for asked in (True, False))
+        supervised += whole - prompt
+    return whole, supervised
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +204,7 @@ def _measure_new(
     if not conversation.is_labeled:
         raise _NothingToLearn("without an answer")
     try:
-        tokens = family.length(conversation, sizes, processor)
-        supervised = supervised_tokens(conversation, sizes, family, processor)
+        tokens, supervised = count_tokens(conversation, sizes, family, processor)
     except RecordError as error:
         raise _NothingToLearn(f"that cannot be encoded ({error.what})") from error
     if supervised < 1:

@@ -190,6 +190,21 @@ def test_an_unlabeled_row_is_refused(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
+class Mute:
+    """A family that finds nothing to learn in a row, as a mask that missed its marker does."""
+
+    def encode(self, *arguments: Any, **options: Any) -> Encoded:
+        encoded = TINY.encode(*arguments, **options)
+        return replace(encoded, labels=np.full_like(encoded.labels, IGNORE))
+
+
+def test_a_row_without_a_single_label_is_refused(data: ConversationDataset) -> None:
+    mute: Any = Mute()
+    with pytest.raises(RowError, match=r"train-0000000004: has nothing to learn"):
+        EncodedRows(data, mute, PROCESSOR)[4]
+
+
+@dataclass(frozen=True)
 class Lossy:
     """A family whose encoding loses one picture slot, as truncation of tokens does."""
 

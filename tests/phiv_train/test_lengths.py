@@ -13,17 +13,19 @@ from phiv_data.dataset import ConversationDataset
 from phiv_schemas.errors import RecordError
 from phiv_train.families.base import IGNORE, get_family
 from phiv_train.families.tiny import tiny_processor
-from phiv_train.lengths import Fitted, Lengths, fit, keep_images, measure, supervised_tokens
+from phiv_train.lengths import Fitted, Lengths, count_tokens, fit, keep_images, measure
 
 TINY = get_family("tiny")
 PROCESSOR = tiny_processor(4)
 FRAME = Exchange(((60, 40),) * 32, "Which class?", "Archery")
+LIKE: list[Any] = [((60, 40), None), ((120, 40), None), ((60, 40), (5,)), ((60, 40), (12,))]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ConversationDataset:
-    """Rows of every shape, two of them the same up to their names."""
-    return converted(tmp_path_factory.mktemp("lengths") / "data", *any_rows(40), FRAME, FRAME)
+    """Rows of every shape; two that differ in names only, two in one picture's size, two in where a picture stands."""
+    alike = [Exchange((size,), "Left, right?", "Left.", place) for size, place in LIKE]
+    return converted(tmp_path_factory.mktemp("lengths") / "data", *any_rows(36), *alike, FRAME, FRAME)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,6 @@ def test_keeping_pictures_keeps_their_places_in_the_text(data: ConversationDatas
 
 def test_supervised_tokens_of_a_dialogue_are_those_of_all_its_answers(data: ConversationDataset) -> None:
     conversation: Any = data.conversation(40)
-    one = supervised_tokens(conversation, [(60, 40)] * 32, TINY, PROCESSOR)
+    length, one = count_tokens(conversation, [(60, 40)] * 32, TINY, PROCESSOR)
     twice = conversation.model_copy(update={"conversations": conversation.turns * 2})
-    assert supervised_tokens(twice, [(60, 40)] * 64, TINY, PROCESSOR) == 2 * one
+    assert count_tokens(twice, [(60, 40)] * 64, TINY, PROCESSOR) == (2 * length, 2 * one)
