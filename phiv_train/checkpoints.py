@@ -34,13 +34,15 @@ class Stamp:
     """What a checkpoint belongs to. A run goes on only from one whose stamp is its own, but for `step`.
 
     `plan`: hash of the plan of batches (data, order, packing). `spec`: the processor's hash. `sharding`: how the
-    optimizer's state is stored, `whole` or `zero2-x4`, `fsdp2-x4`, which only as many processes can read back.
+    optimizer's state is stored: `whole`, `fsdp2`, or `zero2-x4`, which only as many processes can read back.
+    `packs_per_step`: of the plan, kept when the number of processes changes.
     """
 
     step: int
     plan: str
     spec: str
     sharding: str
+    packs_per_step: int
 
 
 def write_stamp(folder: Path, config: TrainConfig, stamp: Stamp) -> None:

@@ -9,6 +9,7 @@ signal: the same command goes on.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,9 +36,18 @@ def _main(argv: Sequence[str]) -> int:
 
         sys.stdout.write(report(config) + "\n")
         return EXIT_OK
+    _quiet_deepspeed()
     from phiv_train.run import train
 
     return train(config)
+
+
+def _quiet_deepspeed() -> None:
+    """Where there is no GPU, say so: transformers imports deepspeed, which would look for one and warn."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 if __name__ == "__main__":

@@ -51,13 +51,14 @@ def train(config: TrainConfig) -> int:
     make_output_dir(config)
     prepared = prepare(config)
     start, folder = _start(prepared)
+    # Before there is a process group: transformers' files of a model made on the spot are written by rank 0 alone.
+    model, processor = _load(prepared)
     args = training_arguments(config, _run(prepared, {}))
     refuse_data_parallel(args)
     with _process_group():
         if sharding.rank() == 0:
             clean(config.output_dir, everything=config.resume == "never")
         _wait()
-        model, processor = _load(prepared)
         if folder is None:
             _evaluate(prepared, model, processor, "eval_before.json")
         parts = prepared.family.parts(model)
@@ -193,6 +194,8 @@ def _announce(prepared: Prepared, model: nn.Module, parts: Parts, folder: Path |
     )
     if sharding.rank() == 0:
         sys.stderr.write(trainable_table(sizes) + "\n")
+    if abs(plan.rows_per_step - config.batch_size) > 0.2 * config.batch_size and schedule.plans[0].num_steps > 1:
+        _say(f"a step takes {plan.rows_per_step:.1f} rows on average, not batch_size {config.batch_size}")
     warmup = config.num_warmup_steps(schedule.num_steps)
     if config.warmup_steps is None and (line := warmup_warning(schedule.num_steps, warmup)):
         _say(line)

@@ -17,10 +17,12 @@ import numpy as np
 from phiv_data.dataset import ConversationDataset
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train import sharding
+from phiv_train.checkpoints import find_checkpoint, read_stamp
 from phiv_train.config import TrainConfig
 from phiv_train.families.base import Family, get_family
 from phiv_train.lengths import Fitted, fit, measure
 from phiv_train.model_source import Source, find_source, load_processor
+from phiv_train.packing import Ints
 from phiv_train.plan import PlanSpec, make_plan
 from phiv_train.schedule import Schedule
 
@@ -83,7 +85,9 @@ def prepare(config: TrainConfig) -> Prepared:
         raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
     family, processor = get_family(source.family), load_processor(source, num_crops=config.num_crops)
     fitted = fit_rows(config, dataset, family, processor)
-    schedule = make_schedule(config, fitted, sharding.world_size())
+    known = find_checkpoint(config)
+    planned = config if known is None else config.model_copy(update={"packs_per_step": read_stamp(known).packs_per_step})
+    schedule = make_schedule(planned, fitted, sharding.world_size())
     chosen = sharding.choose_sharding(config, on_gpu)
     return Prepared(config, source, family, processor, dataset, fitted, schedule, on_gpu, dtype, chosen)
 
@@ -147,7 +151,8 @@ def fit_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, 
 
 
 def make_schedule(config: TrainConfig, fitted: Fitted, world_size: int) -> Schedule:
-    """The plans of all epochs; later epochs than max_steps reaches are not made."""
+    """The plans of all epochs; later epochs than max_steps reaches are not made. A run that goes on with another
+    number of processes keeps its packs per step, and so the order of its rows."""
     tokens, images = fitted.lengths.tokens, fitted.lengths.image_tokens
     if not len(fitted.rows):
         raise UsageError(str(config.data_dir), f"no row is left to train on ({fitted})", "Raise --max_length")
@@ -160,7 +165,7 @@ def make_schedule(config: TrainConfig, fitted: Fitted, world_size: int) -> Sched
     return Schedule(tuple(plans), config.max_steps)
 
 
-def plan_spec(config: TrainConfig, tokens: np.ndarray[Any, np.dtype[np.int64]], world_size: int) -> PlanSpec:
+def plan_spec(config: TrainConfig, tokens: Ints, world_size: int) -> PlanSpec:
     """Sizes of packs and steps, so that a step takes `batch_size` rows: exactly when padded, on average when packed.
 
     Packed: the fewest packs that hold as many tokens as batch_size rows have on average, each at most `max_length`
@@ -175,11 +180,23 @@ def plan_spec(config: TrainConfig, tokens: np.ndarray[Any, np.dtype[np.int64]], 
         )
     longest, needed = int(tokens.max()), size * float(tokens.mean()) / USUAL_FILL
     room = config.max_length or per_device * longest
-    packs = config.packs_per_step or world_size * math.ceil(USUAL_FILL * needed / room / world_size)
+    packs = config.packs_per_step or world_size * math.ceil(size / rows_per_pack(tokens, room) / world_size)
     max_tokens = min(room, max(longest, math.ceil(needed / packs)))
     # Where the longest row alone asks for more room than batch_size rows need, rows are counted as well.
     max_rows = math.ceil(size / packs) if max_tokens * packs > 1.25 * needed else None
     return PlanSpec(packs_per_step=packs, layout="packed", max_tokens=max_tokens, max_rows=max_rows, **common)
+
+
+def rows_per_pack(tokens: Ints, room: int, sample: int = 20_000) -> float:
+    """Rows that packs of `room` positions take on average, by packing up to `sample` of them.
+
+    >>> rows_per_pack(np.full(100, 30), 100)
+    3.0
+    """
+    some = tokens[:: -(-len(tokens) // sample)]
+    some = np.tile(some, -(-100 // len(some)))  # few rows: the odd pack at the end must not count
+    packs = make_plan(some, np.zeros_like(some), PlanSpec(packs_per_step=1, max_tokens=room)).num_packs
+    return max(1.0, round(len(some) / packs, 1))
 
 
 def _divided(batch_size: int, per_device: int, world_size: int) -> int:

@@ -57,7 +57,9 @@ class Run:
 
     def stamp(self, step: int) -> Stamp:
         """What the checkpoints of this run are marked with."""
-        return Stamp(step, self.schedule.sha256, self.processor.spec_hash, sharding.stamp_name(self.sharding))
+        packs = self.schedule.plans[0].spec.packs_per_step
+        stored = sharding.stamp_name(self.sharding)
+        return Stamp(step, self.schedule.sha256, self.processor.spec_hash, stored, packs)
 
 
 def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
@@ -75,7 +77,9 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
         bf16=run.dtype == torch.bfloat16,
         fp16=run.dtype == torch.float16,
         ignore_data_skip=True,  # the loader begins at the right step by itself
-        **_checkpointing(config.gradient_checkpointing),
+        activation_checkpointing=config.gradient_checkpointing,
+        # Reentrant checkpoints lose the gradients of adapters on frozen bases.
+        activation_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=config.logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # it would replace a NaN loss by a made-up one
@@ -92,13 +96,6 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
         log_level="error",
         log_level_replica="error",
     )
-
-
-def _checkpointing(on: bool) -> dict[str, Any]:
-    """Gradient checkpointing under the name this transformers knows. Reentrant ones lose adapters' gradients."""
-    new = "activation_checkpointing"
-    name = new if new in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
-    return {name: on, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here

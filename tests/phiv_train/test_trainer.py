@@ -167,23 +167,39 @@ def test_full_training_goes_on_equally(demo: Path, tmp_path: Path) -> None:
     assert equal(run(demo, tmp_path / "resumed", **changes), straight)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_killed_goes_on_as_if_it_was_not(
-    demo: Path, tmp_path: Path, uninterrupted: Path, sent: signal.Signals
-) -> None:
+def test_a_run_that_was_killed_goes_on_as_if_it_was_not(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
     config = settings(demo, tmp_path, **_LAW)
     process = start(config)
     wait_for(tmp_path / "checkpoint-2/phiv_checkpoint.json", process)
-    os.killpg(process.pid, sent)
-    _, stderr = process.communicate(timeout=60)
-    if sent == signal.SIGTERM:
-        assert process.returncode == 130
-        assert "run the same command to go on" in stderr
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
     assert not (tmp_path / "final").exists()
     assert train(config) == 0
     assert equal(final(tmp_path), final(uninterrupted))
     assert losses(tmp_path) == losses(uninterrupted)
     assert not list(tmp_path.glob(".phiv-tmp-*"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_with_a_checkpoint(
+    demo: Path,
+    tmp_path: Path,
+    uninterrupted: Path,
+    sent: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = settings(demo, tmp_path, **_LAW | {"save_steps": 0})
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainerCallback, "on_substep_end", lambda *_, **__: os.kill(os.getpid(), sent) if first() else None)
+        signals = iter([True])
+        first = lambda: next(signals, False)  # noqa: E731
+        assert train(config) == 130
+    assert "stopped after step 1, run the same command to go on" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (tmp_path / "final").exists()
+    assert train(config) == 0
+    assert equal(final(tmp_path), final(uninterrupted))
 
 
 def test_a_finished_run_started_again_changes_nothing(demo: Path, uninterrupted: Path) -> None:
@@ -266,7 +282,7 @@ def test_a_frozen_graph_is_found_in_the_first_step(
 
     forward = ClipTower.forward
     monkeypatch.setattr(ClipTower, "forward", lambda self, pixels: forward(self, pixels).detach())
-    with pytest.raises(UsageError, match=r"34 trainable tensors got no gradient in the first step \(model\.vision_embed"):
+    with pytest.raises(UsageError, match=r"37 trainable tensors got no gradient in the first step \(model\.vision_embed"):
         run(demo, tmp_path, max_steps=1)
 
 
