@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from phiv_data.dataset import ConversationDataset
+from phiv_data.sample import Sample, encoded_image
+from phiv_schemas import Conversation, Turn
 from phiv_train import cli_inspect
 from phiv_train.families.base import IGNORE, get_family
 from phiv_train.families.tiny import tiny_processor
-from phiv_train.inspection import inspect_row, text_of
+from phiv_train.inspection import canvases, inspect_row, text_of
 
 FAMILY = get_family("tiny")
 PROCESSOR = tiny_processor(num_crops=4)
@@ -150,6 +152,20 @@ def test_pictures_are_saved_as_stored_and_as_cut(phiv_inspect: Any, folder: Path
             for x in range(0, width, 56):
                 assert (canvas[y : y + 56, x : x + 56] == next(crops)).all()
     assert tuple(canvas[height // 2, width // 2]) == COLOURS["Red"]
+
+
+def test_a_canvas_is_its_crops_laid_row_by_row() -> None:
+    ramp = np.arange(112 * 168 * 3, dtype=np.uint32).reshape(112, 168, 3)
+    out = io.BytesIO()
+    Image.fromarray((ramp % 251).astype(np.uint8)).save(out, "PNG")
+    image = encoded_image("train/ramp.png", out.getvalue(), size=(168, 112), format="PNG")
+    turn = Turn(images=("train/ramp.png",), user=ASK, assistant="No")
+    sample = Sample(Conversation(id="train-0", source="toy", conversations=(turn,)), (image,))
+    processor = tiny_processor(num_crops=6)  # 3 x 2 crops of 56: the picture needs no resizing
+    seen = inspect_row(sample, FAMILY, processor)
+    assert seen.images[0].crops == (3, 2)
+    (canvas,) = canvases(seen)
+    assert (np.asarray(canvas) == ramp % 251).all()
 
 
 @pytest.mark.parametrize(
