@@ -35,8 +35,7 @@ def pack(costs: Ints, limits: Ints) -> Ints:
     shares = (costs / limits).max(axis=1)
     item_of, first = _glue(shares)
     items = _sum_by(item_of, costs, len(first))
-    pack_of = _pack_windows(items, limits)[item_of]
-    return _again(pack_of, costs, limits)
+    return _renumber(_pack_windows(items, limits)[item_of])
 
 
 def batch(
@@ -187,20 +186,6 @@ class _Windows:
             for room, limit in zip(self.room, self.limits, strict=True)
         ]
         self.level = np.concatenate([self.level, np.zeros(extra, np.int32)], axis=1) if levelling else self.room[0]
-
-
-def _again(pack_of: Ints, costs: Ints, limits: Ints) -> Ints:
-    """Pack once more what lies in packs less than half full: the odd ones left over in each window."""
-    pack_of = _renumber(pack_of)
-    count = int(pack_of.max()) + 1
-    sparse = (_sum_by(pack_of, costs, count) / limits).max(axis=1) < 0.5
-    if sparse.sum() < 2:
-        return pack_of
-    rows = np.flatnonzero(sparse[pack_of])
-    better = _pack_windows(costs[rows], limits)
-    if len(np.unique(better)) < sparse.sum():
-        pack_of[rows] = count + better
-    return _renumber(pack_of)
 
 
 def _renumber(pack_of: Ints) -> Ints:

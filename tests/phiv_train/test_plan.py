@@ -164,6 +164,13 @@ def test_the_worst_packs_of_the_epoch_run_in_the_first_step_of_epoch_0_only(load
     assert make_plan(*loads, replace(spec, canary=False), epoch=1).order.tolist() == second.order.tolist()
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_a_row_of_exactly_the_boundary_goes_with_the_shorter_ones(layout: Any) -> None:
+    spec = PlanSpec(packs_per_step=1, layout=layout, max_tokens=100, max_rows=4, boundary=20)
+    plan = make_plan([19, 20, 21, 22], [0] * 4, spec)
+    assert sorted(sorted(plan.rows(p)) for p in range(plan.num_packs)) == [[0, 1], [2, 3]]
+
+
 def test_only_the_chosen_rows_are_planned() -> None:
     spec = PlanSpec(packs_per_step=2, max_tokens=10)
     plan = make_plan([4, 99, 5, 6, 7], [0] * 5, spec, rows=[0, 2, 4])
