@@ -57,6 +57,21 @@ class Tiny(Phi3Vision):
 
     name: str = "tiny"
 
+    def load_processor(self, path: str, *, num_crops: int | None = None, revision: str | None = None) -> Processor:
+        if _is_made(path):
+            return tiny_processor(NUM_CROPS if num_crops is None else num_crops)
+        return Phi3Vision.load_processor(self, path, num_crops=num_crops, revision=revision)
+
+    def skeleton(self, path: str) -> Phi3VForConditionalGeneration:
+        if not _is_made(path):
+            return Phi3Vision.skeleton(self, path)
+        import torch
+
+        from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
+
+        with torch.device("meta"):
+            return Phi3VForConditionalGeneration(tiny_config())
+
     def load(
         self,
         path: str,
@@ -69,7 +84,7 @@ class Tiny(Phi3Vision):
     ) -> tuple[Phi3VForConditionalGeneration, Processor]:
         """A made one goes through a real checkpoint folder, so that every option means what it always means."""
         with tempfile.TemporaryDirectory() as made:
-            if path.partition(":")[0] == "tiny" and not Path(path).is_dir():
+            if _is_made(path):
                 model, processor = build_tiny(_seed(path))
                 path = made + "/checkpoint"
                 self.save(model, processor, Path(path))
@@ -100,6 +115,11 @@ def build_tiny(
         torch.manual_seed(seed)
         model = Phi3VForConditionalGeneration(tiny_config(**config))
     return model, processor
+
+
+def _is_made(path: str) -> bool:
+    """True for `tiny` and `tiny:7`, which are made on the spot; a folder of that name is a folder."""
+    return path.partition(":")[0] == "tiny" and not Path(path).is_dir()
 
 
 def _seed(path: str) -> int:

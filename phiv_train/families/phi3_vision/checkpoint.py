@@ -158,8 +158,11 @@ def attention_by_part(attn_implementation: str) -> str | dict[str, str]:
     return {"": "eager", "vision_config": "sdpa"} if attn_implementation == "eager" else attn_implementation
 
 
-def local_folder(path: str | Path, revision: str | None = None) -> Path:
-    """`path` if it is a folder, else the hub repository of that name, downloaded (weights and json files only)."""
+def local_folder(path: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+    """`path` if it is a folder, else the hub repository of that name, downloaded (weights and json files only).
+
+    Without `weights` only the json files are fetched.
+    """
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -168,8 +171,9 @@ def local_folder(path: str | Path, revision: str | None = None) -> Path:
         raise UsageError(name, "no such folder, and not a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
+    patterns = [pattern for pattern in _ALLOW if weights or not pattern.endswith(".safetensors")]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_ALLOW)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises a dozen types; each means we have no files
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "Check the name and the network, or pass a local folder"

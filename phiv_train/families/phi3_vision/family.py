@@ -53,6 +53,23 @@ class Phi3Vision:
         )
         return model, processor
 
+    def load_processor(self, path: str, *, num_crops: int | None = None, revision: str | None = None) -> Processor:
+        """The processor of a folder or hub id; no weights are fetched or read."""
+        from phiv_train.families.phi3_vision import checkpoint
+
+        folder = checkpoint.local_folder(path, revision, weights=False)
+        return Processor.from_folder(folder, num_crops=num_crops)
+
+    def skeleton(self, path: str) -> Phi3VForConditionalGeneration:
+        """The model without weights, on the meta device: names, shapes and parts from config.json alone."""
+        import torch
+
+        from phiv_train.families.phi3_vision import checkpoint
+        from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
+
+        with torch.device("meta"):
+            return Phi3VForConditionalGeneration(checkpoint.read_config(checkpoint.local_folder(path, weights=False)))
+
     def save(self, model: Any, processor: Processor, folder: Path) -> None:
         from phiv_train.families.phi3_vision import checkpoint
 
