@@ -47,11 +47,6 @@ _DAMAGE = (
 )
 
 
-def is_archive(path: Path) -> bool:
-    """True for a file `extract` knows: tar of any compression, zip, or one it can name (RAR, 7z)."""
-    return path.is_file() and _kind(path) != ""
-
-
 def extract(archive: Path, target: Path, *, limits: Limits | None = None) -> Path:
     """Unpack `archive` into the new folder `target` and return it; on any error nothing of that name appears.
 

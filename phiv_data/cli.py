@@ -19,7 +19,7 @@ def run(program: str, command: Callable[[], int]) -> int:
 
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with environment_problems(program):
+        with environment_problems("stdout"):
             return command()
     except PhivError as error:
         sys.stderr.write(f"{program}: {error}\n")

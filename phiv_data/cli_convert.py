@@ -24,8 +24,8 @@ class OutputOptions:
 
     out_dir: Path
     """Folder of the output. A finished one is left alone; an unfinished one is continued."""
-    num_workers: int = 0
-    """Worker processes; 0 is one per core."""
+    num_workers: int | None = None
+    """Worker processes: one per core when not given; 0 works in this process, for debugging."""
     no_arrow: bool = False
     """Write the jsonl files and images only."""
     overwrite: bool = False
@@ -55,13 +55,14 @@ def _parse(argv: list[str]) -> Command:
         sys.stderr.write(f"phiv-convert: converter left out: {line}\n")
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
     commands: dict[str, Callable[..., Command]] = {name: _command(options) for name, options in plugins.loaded.items()}
-    return tyro.extras.subcommand_cli_from_dict(
+    command: Command = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="phiv-convert",
         description="Convert a raw dataset to conversations.",
         args=argv,
         config=config,
     )
+    return command
 
 
 def _command(options: type[Any]) -> type[Command]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from phiv_data.card import dataset_card
 from phiv_data.converter import Inputs
-from phiv_data.files import TMP_PREFIX, HashingWriter, atomic_write
+from phiv_data.files import TMP_PREFIX, HashingWriter, atomic_write, sha256_file
 from phiv_data.plan import Task
 from phiv_data.sample import Sample
 from phiv_data.tasks import Job, Row, iter_samples, load_report
@@ -72,7 +72,7 @@ def _collect_split(job: Job, split: str, collected: Collected, rejects: HashingW
 def _note_images(collected: Collected, row: Row) -> None:
     for meta in row.media:
         if collected.images.setdefault(meta.path, meta.sha256) != meta.sha256:
-            raise SourceError(row.conversation.id, f"another input also writes images/{meta.path}, with other bytes")
+            raise SourceError(row.conversation.id, f"another input writes images/{meta.path} too, with other bytes")
         if meta.source is not None and meta.source_sha256 is not None:
             collected.sources[meta.source_sha256].add(meta.source)
 
@@ -164,6 +164,7 @@ def write_manifest(
     stage = job.workspace.stage
     if shards:
         _write_loader_files(stage / "arrow", manifest)
+        manifest = manifest.model_copy(update={"loader_files": _loader_files(stage)})
     with atomic_write(stage / "README.md") as card:
         card.write(dataset_card(manifest).encode())
     _remove_strays(stage)
@@ -178,6 +179,14 @@ def _write_loader_files(folder: Path, manifest: Manifest) -> None:
     for split in manifest.splits:
         write_hf_files(folder / split.name, split.name, split.shards, name=manifest.name)
     write_dataset_dict(folder, [split.name for split in manifest.splits])
+
+
+def _loader_files(stage: Path) -> list[FileInfo]:
+    files = sorted((stage / "arrow").rglob("*.json"))
+    names = [file.relative_to(stage).as_posix() for file in files]
+    sizes = [file.stat().st_size for file in files]
+    hashes = [sha256_file(file) for file in files]
+    return [FileInfo(path=p, size_bytes=n, sha256=h) for p, n, h in zip(names, sizes, hashes, strict=True)]
 
 
 def _manifest(

@@ -17,7 +17,7 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 from pydantic import ValidationError
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Verify = Literal["size", "sha256", "none"]
 MANIFEST = "manifest.json"
 _TEXT_COLUMNS = ["id", "source", "system", "conversations"]
-_AGAIN = "Run the same phiv-convert command again"
+_AGAIN = "Run the same phiv-convert command with --overwrite"
 
 
 class ImageSizes(NamedTuple):
@@ -56,6 +56,8 @@ class ConversationDataset(Sequence[Sample]):
     """
 
     def __init__(self, path: Path | str, split: str, *, verify: Verify = "size") -> None:
+        if verify not in get_args(Verify):
+            raise ValueError(f"verify must be one of {get_args(Verify)} (found {verify!r})")
         self.path, self.split, self.verify = Path(path).absolute(), split, verify
         self.manifest = read_manifest(self.path)
         shards = _find_split(self.manifest, split, self.path).shards
@@ -146,8 +148,10 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a converted dataset. ShardError when there is none (unfinished) or it makes no sense."""
     path = folder / MANIFEST
     if not path.is_file():
-        what = "has no manifest.json: not a converted dataset, or unfinished" if folder.is_dir() else "no such folder"
-        raise ShardError(str(folder), what, _AGAIN if folder.is_dir() else "")
+        if not folder.is_dir():
+            raise ShardError(str(folder), "is a file, not a folder" if folder.exists() else "no such folder")
+        what = "has no manifest.json: not a converted dataset, or unfinished"
+        raise ShardError(str(folder), what, "Run the same phiv-convert command again")
     try:
         with environment_problems(path):
             manifest = Manifest.model_validate_json(path.read_bytes())
@@ -163,8 +167,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def manifest_files(manifest: Manifest) -> list[str]:
     """Every file a manifest names, relative to its folder."""
-    splits = [file for split in manifest.splits for file in (split.jsonl, *split.shards)]
-    return [file.path for file in (*splits, manifest.rejects, manifest.image_hashes)]
+    return [file.path for file in manifest.files]
 
 
 def check_shard(folder: Path, shard: ShardInfo, verify: Verify) -> None:

@@ -11,19 +11,20 @@ Stopped anywhere and started again, it ends with the same bytes as never stopped
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phiv_data.collect import Collected, build_shard, collect, shard_jobs, write_manifest
-from phiv_data.converter import Converter, ConverterOptions
+from phiv_data.converter import Converter, ConverterOptions, Inputs
 from phiv_data.plan import Plan, make_plan
 from phiv_data.progress import Progress
-from phiv_data.runners import WorkerDied, default_workers, run_local, survives
+from phiv_data.runners import WorkerDied, can_start, default_workers, run_local, survives
 from phiv_data.tasks import Job, run_row, run_task
 from phiv_data.workspace import Workspace, begin, discard, locked, publish
-from phiv_schemas import Manifest, ShardInfo, UsageError
+from phiv_schemas import EnvironmentProblem, Manifest, PhivError, ShardInfo, UsageError
 
 ProgressFactory = Callable[[str, int], Progress]
 
@@ -41,7 +42,7 @@ def convert(
     options: ConverterOptions,
     out_dir: Path,
     *,
-    num_workers: int = 0,
+    num_workers: int | None = None,
     arrow: bool = True,
     overwrite: bool = False,
     include_unlabeled: bool = False,
@@ -49,11 +50,13 @@ def convert(
 ) -> Outcome:
     """Convert what `options` name into `out_dir`; a finished output of the same plan is left alone.
 
-    `num_workers` processes (0: one per core). `overwrite` makes the output again, or replaces that of another plan.
+    `num_workers` processes; None is one per core, 0 works in this process. `overwrite` makes the output again, or
+    replaces that of another plan.
     Raises UsageError, SourceError or EnvironmentProblem. Stopped, it keeps what is done for the next run.
     """
-    if num_workers < 0:
-        raise UsageError("--num_workers", f"must be 0 or more (found {num_workers})")
+    workers = default_workers() if num_workers is None else num_workers
+    if workers < 0:
+        raise UsageError("--num_workers", f"must be 0 or more (found {workers})")
     shape = {"arrow": arrow, "include_unlabeled": include_unlabeled}
     with locked(out_dir) as workspace:
         if workspace.staged() is not None:
@@ -62,17 +65,15 @@ def convert(
         finished = None if overwrite else workspace.finished()
         if finished and _proves_same(finished, options, shape):
             return _found(workspace, finished)
-        converter = options.open(workspace.scratch)
-        inputs = converter.inputs()
-        plan = make_plan(converter, inputs)
+        converter, inputs, plan = _open(options, workspace)
         if finished:
             _check_same(finished, plan, shape, out_dir)
             return _found(workspace, finished)
         recipe = {"options": converter.options() | shape, "versions": _versions(converter)}
         begin(workspace, plan.sha256, recipe, overwrite=overwrite)
-        job = _run_tasks(Job(plan, workspace, include_unlabeled), num_workers or default_workers(), progress)
+        job = _run_tasks(Job(plan, workspace, include_unlabeled), workers, progress)
         collected = collect(job)
-        shards = _run_shards(job, collected, num_workers or default_workers(), progress) if arrow else []
+        shards = _run_shards(job, collected, workers, progress) if arrow else []
         write_manifest(job, inputs, collected, shards, recipe)
         return Outcome(publish(workspace), found_finished=False, notices=inputs.notices)
 
@@ -83,7 +84,7 @@ def _run_tasks(job: Job, num_workers: int, progress: ProgressFactory) -> Job:
     with progress(f"{job.plan.converter.name}: convert", len(job.plan.items)) as bar:
         while pending:
             try:
-                for index, rows in run_local(run_task, job, tuple(pending), min(num_workers, len(pending))):
+                for index, rows in run_local(run_task, job, tuple(pending), num_workers):
                     pending.remove(index)
                     bar.add(rows)
             except WorkerDied as death:
@@ -92,20 +93,42 @@ def _run_tasks(job: Job, num_workers: int, progress: ProgressFactory) -> Job:
 
 
 def _killers(job: Job, suspects: list[int]) -> frozenset[int]:
-    """Rows that kill a process of their own, among those of the suspected tasks."""
+    """Rows that kill a process of their own, among those of the suspected tasks; the other tasks are done now.
+
+    EnvironmentProblem where the rows are not to blame: so every round of tries ends with less left to do.
+    """
+    if not can_start():
+        what = "they do not start"
+        hint = "Call convert under `if __name__ == '__main__':`, or with num_workers=0"
+        raise EnvironmentProblem("worker processes", what, hint)
     guilty = [job.plan.tasks[i] for i in suspects if not survives(run_task, job, i)]
-    rows = [row for task in guilty for row in range(task.first, task.stop)]
-    return frozenset(row for row in rows if row not in job.crashed and not survives(run_row, job, row))
+    rows = [row for task in guilty for row in range(task.first, task.stop) if row not in job.crashed]
+    killers = frozenset(row for row in rows if not survives(run_row, job, row))
+    if guilty and not killers:
+        raise EnvironmentProblem("worker processes", "they die on changing inputs", "Free memory, then run again")
+    return killers
 
 
 def _run_shards(job: Job, collected: Collected, num_workers: int, progress: ProgressFactory) -> list[ShardInfo]:
     jobs = shard_jobs(job, collected)
     infos: dict[int, ShardInfo] = {}
+    indices = range(len(jobs.shards))
     with progress(f"{job.plan.converter.name}: shards", sum(shard.num_rows for shard in jobs.shards)) as bar:
-        for index, info in run_local(build_shard, jobs, range(len(jobs.shards)), min(num_workers, len(jobs.shards))):
+        for index, info in run_local(build_shard, jobs, indices, num_workers):
             infos[index] = info
             bar.add(info.rows)
-    return [infos[index] for index in range(len(jobs.shards))]
+    return [infos[index] for index in indices]
+
+
+def _open(options: ConverterOptions, workspace: Workspace) -> tuple[Converter, Inputs, Plan]:
+    """The source, what it holds, and the plan. A source that will not do leaves no scratch behind."""
+    try:
+        converter = options.open(workspace.scratch)
+        inputs = converter.inputs()
+        return converter, inputs, make_plan(converter, inputs)
+    except PhivError:
+        shutil.rmtree(workspace.scratch, ignore_errors=True)
+        raise
 
 
 def _found(workspace: Workspace, manifest: Manifest) -> Outcome:

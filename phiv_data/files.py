@@ -30,8 +30,8 @@ TMP_PREFIX = ".phiv-tmp-"
 _PROBLEMS = {
     errno.ENOSPC: ("disk full", "Free some space, then run the same command again"),
     errno.EDQUOT: ("disk quota reached", "Free some space, then run the same command again"),
-    errno.EACCES: ("no permission", "Choose a folder you may write to, or change its permissions"),
-    errno.EPERM: ("no permission", "Choose a folder you may write to, or change its permissions"),
+    errno.EACCES: ("no permission", "Change its permissions, or choose another path"),
+    errno.EPERM: ("no permission", "Change its permissions, or choose another path"),
     errno.EROFS: ("the disk is read-only", "Choose a folder you may write to"),
     errno.EMFILE: ("too many open files", "Raise the limit (ulimit -n) or use fewer workers"),
     errno.ENFILE: ("too many open files", "Close other programs or use fewer workers"),
@@ -120,4 +120,9 @@ def sync_folder(folder: Path) -> None:
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file, read in blocks."""
     with environment_problems(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Hex sha256 of an open file, from where it stands, read in blocks."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # typeshed asks for a raw file

@@ -67,11 +67,12 @@ def parse_line(raw: bytes, file: str, number: int | None = None, *, is_cut: bool
     return Line(number or 0, 0, conversation)
 
 
-def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> FileInfo:
+def write_jsonl(path: Path | str, conversations: Iterable[Conversation]) -> FileInfo:
     """Write a file, whole or not at all; its bytes are the recipe's: `json.dumps(record)` and a newline each.
 
     The returned `path` is the file's name. EnvironmentProblem for a full disk and the like.
     """
+    path = Path(path)
     with atomic_write(path) as out:
         for conversation in conversations:
             out.write(f"{conversation.to_line()}\n".encode("ascii"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import ValidationError
 
@@ -37,6 +37,8 @@ def iter_validated(
     A bad one raises RecordError, or with "skip" goes to `on_issues`, which is then required: nothing is dropped
     without a word. Issues carry the record's number, from 1.
     """
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error must be one of {get_args(OnError)} (found {on_error!r})")
     if on_error == "skip" and on_issues is None:
         raise UsageError("iter_validated", "on_error='skip' needs on_issues to be told what is skipped")
     for number, record in enumerate(records, start=1):

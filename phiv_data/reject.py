@@ -7,6 +7,8 @@ Codes of clips: `empty-file`, `not-a-video`, `no-video-stream`, `no-frames`, `tr
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from phiv_schemas.errors import RecordError
 
 
@@ -21,3 +23,16 @@ class RejectInput(RecordError):
         super().__init__(where, f"{reason} [{code}]")
         self.args = (where, code, reason)  # what pickle gives back to __init__ in the parent process
         self.code, self.reason = code, " ".join(reason.split())
+
+
+def hash_input(path: Path, where: str) -> str:
+    """Hex sha256 of an input file. RejectInput `unreadable` where it is no regular file or cannot be read."""
+    from phiv_data.files import sha256_of
+
+    try:
+        if not path.is_file():
+            raise RejectInput(where, "unreadable", "not a regular file" if path.exists() else "no such file")
+        with path.open("rb") as file:
+            return sha256_of(file)
+    except OSError as error:
+        raise RejectInput(where, "unreadable", str(error.strerror or error)) from error

@@ -35,16 +35,17 @@ def default_workers() -> int:
 def run_local(
     function: Callable[[S, int], R], shared: S, indices: Iterable[int], num_workers: int
 ) -> Iterator[tuple[int, R]]:
-    """Yield `(i, function(shared, i))` in order of completion. In this process when `num_workers` is 1.
+    """Yield `(i, function(shared, i))` in order of completion. In this process when `num_workers` is 0.
 
     `function` and `shared` are pickled to each worker once. Raises what `function` raises; WorkerDied when a worker
     was killed.
     """
-    if num_workers <= 1:
+    if not num_workers:
         yield from ((i, function(shared, i)) for i in indices)
         return
+    indices = list(indices)
     pool = ProcessPoolExecutor(
-        num_workers,
+        min(num_workers, len(indices)) or 1,
         multiprocessing.get_context("spawn"),
         initializer=_start_worker,
         initargs=(function, shared),
@@ -61,6 +62,15 @@ def survives(function: Callable[[S, int], R], shared: S, index: int) -> bool:
         1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(function, shared)
     ) as pool:
         return not isinstance(pool.submit(_call, index).exception(), BrokenProcessPool)
+
+
+def can_start() -> bool:
+    """True when a worker process comes up at all. It cannot where a script starts work outside `if __name__`."""
+    return survives(_nothing, None, 0)
+
+
+def _nothing(shared: None, index: int) -> None:
+    pass
 
 
 def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> Iterator[tuple[int, Any]]:

@@ -10,7 +10,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from phiv_schemas import Conversation, ImageMeta, Turn
+from phiv_schemas import Conversation, ImageMeta, Turn, check_image_path
+
+MAX_NAME_BYTES = 255
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +33,11 @@ class EncodedImage:
 
 
 def encoded_image(path: str, data: bytes, *, size: tuple[int, int], format: str, **provenance: Any) -> EncodedImage:
-    """An `EncodedImage` with its length and hash filled in. `size` is (width, height) of the decoded picture."""
+    """An `EncodedImage` with its length and hash filled in. `size` is (width, height) of the decoded picture.
+
+    RejectInput `bad-name` for a path that the format or a file system cannot hold.
+    """
+    _check_path(path)
     sha256 = hashlib.sha256(data).hexdigest()
     width, height = size
     meta = ImageMeta(
@@ -44,6 +50,20 @@ def encoded_image(path: str, data: bytes, *, size: tuple[int, int], format: str,
         **provenance,
     )
     return EncodedImage(meta, data)
+
+
+def _check_path(path: str) -> None:
+    from phiv_data.reject import RejectInput
+
+    shown = path.encode("utf-8", "backslashreplace").decode()
+    try:
+        longest = max(len(part.encode()) for part in check_image_path(path).split("/"))
+    except ValueError as error:  # UnicodeEncodeError is one: a name that is not UTF-8 on disk
+        raise RejectInput(shown, "bad-name", f"cannot be an image path: {error}") from error
+    if longest > MAX_NAME_BYTES:
+        raise RejectInput(
+            shown, "bad-name", f"a name of {longest} bytes, over the {MAX_NAME_BYTES} a file system takes"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,4 +128,5 @@ def _stage(workspace: Workspace, sample: Sample) -> Row:
 
 def _reject(plan: Plan, index: int, code: str, reason: str) -> Reject:
     item = plan.items[index]
-    return Reject(id=plan.row_id(index), split=item.split, input=item.key, code=code, reason=reason)
+    key = item.key.encode("utf-8", "backslashreplace").decode()  # a name on disk need not be UTF-8
+    return Reject(id=plan.row_id(index), split=item.split, input=key, code=code, reason=reason)

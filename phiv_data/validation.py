@@ -31,7 +31,7 @@ _HASH_LINE = re.compile(r"([0-9a-f]{64})  images/(.+)")
 _SHARD_NAME = re.compile(r"data-\d{5}-of-(\d{5})\.arrow")
 _SHARD_MARK = b"\xff\xff\xff\xff"  # how an Arrow stream begins
 _LOADER_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
-_AGAIN = "Run the same phiv-convert command again"
+_AGAIN = "Run the same phiv-convert command with --overwrite"
 
 OnRows = Callable[[int], object]
 
@@ -72,12 +72,15 @@ def _dispatch(path: Path, root: Path | None, deep: bool, findings: Findings, on_
         return _check_jsonl(path.parent, [path], root, deep, findings, on_rows)
     if (path / MANIFEST).is_file():
         return _check_converted(path, root, deep, findings, on_rows)
-    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.name != "rejects.jsonl"):
+    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.is_file() and file.name != "rejects.jsonl"):
         _note_no_manifest(path, findings)
         return _check_jsonl(path, jsonl, root, deep, findings, on_rows)
     if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
         _check_shard_names(path, shards, findings)
         return _check_shards(path, shards, deep, findings, on_rows)
+    if (path / ".phiv").exists():
+        _note_no_manifest(path, findings)
+        return 0, 0
     raise UsageError(str(path), "holds no manifest.json, jsonl file or shard", "Pass what phiv-convert wrote")
 
 
@@ -133,7 +136,7 @@ def _note_no_manifest(folder: Path, findings: Findings) -> None:
     unfinished = (folder / ".phiv").exists()
     what = "unfinished conversion" if unfinished else "hashes and row counts cannot be checked"
     findings.add(
-        "PV303", MANIFEST, f"there is none: {what}", hint=_AGAIN if unfinished else "",
+        "PV303", MANIFEST, f"there is none: {what}", hint="Run its phiv-convert command again" if unfinished else "",
         severity="error" if unfinished else "warning",
     )  # fmt: skip
 
@@ -149,7 +152,7 @@ def _check_converted(
     except ShardError as error:
         findings.add("PV304", MANIFEST, error.what, hint=error.hint)
         return 0, 0
-    there = {info.path for info in _infos(manifest) if _check_file(folder, info, deep, findings)}
+    there = {info.path for info in manifest.files if _check_file(folder, info, deep, findings)}
     hashes = _read_hashes(folder, manifest, findings) if manifest.image_hashes.path in there else {}
     images = ImageChecks(root or folder / "images", deep=deep, hashes=hashes)
     images.has_root = True  # where images/ is gone, every image is missing
@@ -166,11 +169,6 @@ def _check_converted(
     _check_accounting(manifest, hashes, findings)
     _check_unlisted(folder, manifest, hashes, findings)
     return records.rows, len(images.results)
-
-
-def _infos(manifest: Manifest) -> list[FileInfo]:
-    of_splits = [info for split in manifest.splits for info in (split.jsonl, *split.shards)]
-    return [*of_splits, manifest.rejects, manifest.image_hashes]
 
 
 def _check_file(folder: Path, info: FileInfo, deep: bool, findings: Findings) -> bool:

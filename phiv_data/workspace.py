@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.files import atomic_write, environment_problems
-from phiv_schemas import Manifest, UsageError
+from phiv_schemas import Manifest, ShardError, UsageError
 
 MANIFEST = "manifest.json"
 
@@ -77,9 +77,9 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
 
     workspace = Workspace(out_dir)
     with environment_problems(out_dir):
-        _check_ours(workspace)
         is_new = not out_dir.exists()
-        workspace.work.mkdir(parents=True, exist_ok=True)
+        _check_ours(workspace)
+        _make(workspace)
         lock = FileLock(workspace.work / "lock", timeout=0)
         try:
             lock.acquire()
@@ -88,8 +88,8 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
     try:
         yield workspace
     finally:
-        lock.release()
         _remove_if_idle(workspace, is_new)
+        lock.release()
 
 
 def begin(workspace: Workspace, plan_sha256: str, recipe: dict[str, Any], *, overwrite: bool) -> None:
@@ -102,10 +102,9 @@ def begin(workspace: Workspace, plan_sha256: str, recipe: dict[str, Any], *, ove
     found = _read_json(path)
     if found is not None and found != wanted:
         if not overwrite:
-            differs = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
             raise UsageError(
                 str(workspace.out_dir),
-                f"holds an unfinished conversion that differs in {', '.join(differs)}",
+                f"holds an unfinished conversion that differs in {_differences(wanted, found)}",
                 "Repeat its command to finish it, or pass --overwrite to start anew",
             )
         _forget(workspace)
@@ -131,11 +130,12 @@ def publish(workspace: Workspace) -> Manifest:
     manifest = workspace.staged()
     assert manifest is not None, "publish needs a staged manifest"
     old_folder = workspace.work / "old"
+    names = sorted(path.name for path in workspace.stage.iterdir() if path.name != MANIFEST)
     with environment_problems(workspace.out_dir):
+        if not old_folder.exists():
+            _check_free(workspace, names)
         _move(workspace.out_dir, old_folder, [MANIFEST])
-        outdated = _manifest_of(old_folder)
-        _move(workspace.out_dir, old_folder, sorted(_entries(outdated) - _entries(manifest)) if outdated else [])
-        names = sorted(path.name for path in workspace.stage.iterdir() if path.name != MANIFEST)
+        _move(workspace.out_dir, old_folder, sorted(_outdated(old_folder) - _entries(manifest)))
         for name in names:
             _move(workspace.out_dir, old_folder, [name])
             _move(workspace.stage, workspace.out_dir, [name])
@@ -150,6 +150,36 @@ def _manifest_of(folder: Path) -> Manifest | None:
     from phiv_data.dataset import read_manifest
 
     return read_manifest(folder) if (folder / MANIFEST).is_file() else None
+
+
+def _outdated(folder: Path) -> set[str]:
+    """Top-level names of the dataset whose manifest was moved to `folder`."""
+    try:
+        manifest = _manifest_of(folder)
+    except ShardError:  # damaged: it may have had shards
+        return {"arrow"}
+    return _entries(manifest) if manifest else set()
+
+
+def _check_free(workspace: Workspace, names: list[str]) -> None:
+    """UsageError when a file of somebody else stands where a new dataset would go."""
+    taken = [name for name in names if (workspace.out_dir / name).exists()]
+    if taken and not (workspace.out_dir / MANIFEST).exists():
+        raise _not_ours(workspace.out_dir, taken[0])
+
+
+def _not_ours(out_dir: Path, name: str) -> UsageError:
+    what = f"{str(out_dir)!r} is not empty and holds no phiv output (found {name!r})"
+    return UsageError("--out_dir", what, "Pass a new or empty folder, or move that away")
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    """The keys at which two plans differ, those inside their options and versions by their own names."""
+    keys: list[str] = []
+    for group in ("options", "versions"):
+        a, b = wanted.get(group, {}), found.get(group, {})
+        keys += sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+    return ", ".join(keys) or "its inputs"
 
 
 def _entries(manifest: Manifest) -> set[str]:
@@ -185,17 +215,23 @@ def _remove_if_idle(workspace: Workspace, is_new: bool) -> None:
 
 
 def _check_ours(workspace: Workspace) -> None:
+    """UsageError for a folder with files of somebody else: neither a dataset nor one on its way into place."""
     out_dir = workspace.out_dir
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UsageError("--out_dir", f"{str(out_dir)!r} is a file", "Pass a folder")
-    names = {path.name for path in out_dir.iterdir()} if out_dir.exists() else set()
-    if names and not names & {MANIFEST, ".phiv"} and any(not name.startswith(".") for name in names):
-        example = sorted(names)[0]
+    names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
+    seen = [name for name in names if not name.startswith(".")]
+    is_dataset = MANIFEST in names and "images.sha256" in names
+    is_publishing = (workspace.stage / MANIFEST).is_file()
+    if seen and not is_dataset and not is_publishing:
+        raise _not_ours(out_dir, seen[0])
+
+
+def _make(workspace: Workspace) -> None:
+    try:
+        workspace.work.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
         raise UsageError(
-            "--out_dir",
-            f"{str(out_dir)!r} is not empty and holds no phiv output (found {example!r})",
-            "Pass a new or empty folder",
-        )
+            "--out_dir", f"{str(workspace.out_dir)!r} cannot be a folder", "A file is in its way"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from phiv_data.video import VideoFrame
-
     from phiv_converters.ucf101_layout import Clip, Layout
     from phiv_data.converter import Inputs, Item
     from phiv_data.sample import Draft, EncodedImage
+    from phiv_data.video import VideoFrame
 
 SPLITS = ("train", "val", "test")
 HUB_REPO, HUB_FILE = "sayakpaul/ucf101-subset", "UCF101_subset.tar.gz"
@@ -82,19 +81,19 @@ class Ucf101Options:
         """Find, unpack, download or draw the source, and tell its layout."""
         from phiv_converters.ucf101_layout import find_layout
 
-        layout = find_layout(self._root(scratch), self.fold)
-        return Ucf101(self, layout)
+        identity = self.identity()  # hashes an archive: once
+        layout = find_layout(self._root(scratch, identity), self.fold, str(self.source or HUB_FILE))
+        return Ucf101(self, layout, identity)
 
-    def _root(self, scratch: Path) -> Path:
+    def _root(self, scratch: Path, identity: dict[str, Any] | None) -> Path:
         if self.demo:
             return _drawn(scratch)
-        if self.source is None:
-            return _unpacked(_downloaded(), scratch)
-        if self.source.is_dir():
-            return self.source
-        if not self.source.exists():
+        if identity is not None:
+            return _unpacked(self.source or _downloaded(), scratch, identity["source"])
+        assert self.source is not None
+        if not self.source.is_dir():
             raise SourceError("--source", f"no such file or folder {str(self.source)!r}")
-        return _unpacked(self.source, scratch)
+        return self.source
 
     def shape(self) -> dict[str, Any]:
         """The options that shape the output, as plain JSON values."""
@@ -108,6 +107,7 @@ class Ucf101:
 
     options_: Ucf101Options
     layout: Layout
+    identity: dict[str, Any] | None
     name: str = "ucf101"
     splits: tuple[str, ...] = SPLITS
     classes: tuple[str, ...] = field(init=False)
@@ -131,8 +131,10 @@ class Ucf101:
 
     def options(self) -> dict[str, Any]:
         """Everything that shapes the output; of a folder also what was found in it."""
-        found = {"fold": self.layout.fold, "classes": list(self.classes)}
-        return self.options_.identity() or self.options_.shape() | found
+        found: dict[str, Any] = {"fold": self.layout.fold, "classes": list(self.classes)}
+        if self.layout.kind == "subset":
+            found["val_groups"] = None  # the subset has its own val split
+        return self.identity or self.options_.shape() | found
 
     def versions(self) -> dict[str, str]:
         """The decoder's and the JPEG encoder's versions."""
@@ -155,19 +157,19 @@ class Ucf101:
                 "Leave out --require_all to convert what is there",
             )
         clips = _first_per_class(listing.clips, self.options_.max_per_class)
-        items = tuple(Item(clip.split, clip.key, clip.path.stat().st_size, clip) for clip in clips)
+        _check_stems(clips)
+        items = tuple(Item(clip.split, clip.key, _size(clip.path), clip) for clip in clips)
         return Inputs(items, absent=len(listing.absent), notices=listing.notices)
 
     def draft(self, item: Item) -> Draft:
         """One clip as one turn: its frames, the recipe's question, the class."""
-        from phiv_data.video import sample_frames
-
-        from phiv_data.files import sha256_file
+        from phiv_data.reject import hash_input
         from phiv_data.sample import Draft
+        from phiv_data.video import sample_frames
         from phiv_schemas import Turn
 
         clip: Clip = item.payload
-        sha256 = sha256_file(clip.path)
+        sha256 = hash_input(clip.path, item.key)
         _, frames = sample_frames(
             clip.path,
             self.options_.num_frames,
@@ -185,9 +187,8 @@ class Ucf101:
 
     def _encode(self, clip: Clip, k: int, frame: VideoFrame, source_sha256: str) -> EncodedImage:
         from phiv_data.images import encode_jpeg
-        from phiv_data.video import decoder_version
-
         from phiv_data.sample import encoded_image
+        from phiv_data.video import decoder_version
 
         return encoded_image(
             f"{clip.split}/{clip.label}/{clip.path.stem}.{k}.jpg",
@@ -231,17 +232,36 @@ def _first_per_class(clips: tuple[Clip, ...], limit: int | None) -> list[Clip]:
     return kept
 
 
+def _check_stems(clips: list[Clip]) -> None:
+    """Two clips that differ in nothing but the suffix would write the same frames."""
+    first: dict[tuple[str, str, str], Clip] = {}
+    for clip in clips:
+        other = first.setdefault((clip.split, clip.label, clip.path.stem), clip)
+        if other is not clip:
+            raise SourceError(
+                str(clip.path), f"its frames would have the names of those of {str(other.path)!r}", "Rename one"
+            )
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 for what cannot be looked at, which `draft` then rejects."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _drawn(scratch: Path) -> Path:
     from phiv_converters.shapes import draw_demo_source
 
     return draw_demo_source(scratch / "demo")
 
 
-def _unpacked(archive: Path, scratch: Path) -> Path:
-    """`archive` unpacked below `scratch`, once: the folder appears complete or not at all."""
+def _unpacked(archive: Path, scratch: Path, sha256: str) -> Path:
+    """`archive` unpacked below `scratch`, once: the folder is named by its hash, and complete or not there."""
     from phiv_data.archives import extract
 
-    target = scratch / "unpacked"
+    target = scratch / f"unpacked-{sha256[:16]}"
     return target if target.is_dir() else extract(archive, target)
 
 

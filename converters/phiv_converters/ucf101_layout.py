@@ -11,6 +11,7 @@ without regard to case, as the release spells `HandstandPushups/v_HandStandPushu
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -57,15 +58,21 @@ class Listing:
     notices: tuple[str, ...]
 
 
-def find_layout(root: Path, fold: int | None) -> Layout:
-    """The layout of `root`. The official one wins where both are there. SourceError where none is."""
-    official, subset = _find_official(root), _find_subset(root)
+def find_layout(root: Path, fold: int | None, name: str) -> Layout:
+    """The layout of `root`, called `name` in errors; one folder around it is looked into.
+
+    The official layout wins where both are there. SourceError where none is.
+    """
+    for folder in (root, *_only_folder(root)):
+        official, subset = _find_official(folder), _find_subset(folder)
+        if official or subset:
+            break
     if official is not None:
         return _official(*official, fold or 1, also_subset=subset is not None)
     if subset is None:
         found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise SourceError(
-            str(root),
+            name,
             f"neither UCF101_subset/{{train,val,test}} nor UCF-101/ with {LISTS_NAME}/ (found: {found})",
             "Pass the folder that holds one of them; the official lists come in their own archive",
         )
@@ -93,28 +100,50 @@ def _find_subset(root: Path) -> Path | None:
 
 
 def _subset(folder: Path) -> Layout:
-    classes = {path.parent.name for split in SPLITS for path in _avis(folder / split, "*/*")}
+    classes = {path.parent.name for split in SPLITS for path in _in_class_folders(folder / split) if _is_avi(path)}
     description = f"subset layout: {folder.name if folder.name == SUBSET_NAME else 'folder'} with train/, val/, test/"
-    return Layout("subset", folder, tuple(sorted(classes)), description)
+    others = [entry.name for entry in _scan(folder) if entry.is_dir() and entry.name not in SPLITS]
+    notices = (f"folders that are no split were left alone: {', '.join(others)}",) if others else ()
+    return Layout("subset", folder, tuple(sorted(classes)), description, notices=notices)
 
 
 def _list_subset(layout: Layout) -> Listing:
-    clips = tuple(
-        Clip(split, path.parent.name, path.relative_to(layout.clips).as_posix(), path)
-        for split in SPLITS
-        for path in _avis(layout.clips / split, "*/*")
-    )
-    others = sum(1 for split in SPLITS for path in (layout.clips / split).glob("*/*") if not _is_avi(path))
-    notices = (f"{others} files under the class folders are not .avi and were left alone",) if others else ()
-    return Listing(clips, (), notices)
+    clips: list[Clip] = []
+    others = 0
+    for split in SPLITS:
+        others += sum(1 for entry in _scan(layout.clips / split) if not entry.is_dir())
+        for path in _in_class_folders(layout.clips / split):
+            if _is_avi(path):
+                clips.append(Clip(split, path.parent.name, path.relative_to(layout.clips).as_posix(), path))
+            else:
+                others += 1
+    notices = (f"{others} files or folders that are not <Class>/*.avi were left alone",) if others else ()
+    return Listing(tuple(clips), (), notices)
 
 
-def _avis(folder: Path, pattern: str) -> Iterator[Path]:
-    return (path for path in folder.glob(pattern) if _is_avi(path))
+def _in_class_folders(folder: Path) -> Iterator[Path]:
+    """Everything in the folders of `folder`. An unreadable one is an error, where `glob` would leave it out."""
+    for entry in _scan(folder):
+        if entry.is_dir():
+            yield from (Path(inner.path) for inner in _scan(Path(entry.path)))
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder that are not hidden, by name; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _only_folder(root: Path) -> list[Path]:
+    """The one folder in `root`, where archives were packed with one around them."""
+    folders = [Path(entry.path) for entry in _scan(root) if entry.is_dir()]
+    return folders if len(folders) == 1 else []
 
 
 def _is_avi(path: Path) -> bool:
-    return path.suffix.lower() == ".avi" and not path.name.startswith(".")
+    return path.suffix.lower() == ".avi"
 
 
 # The official release --------------------------------------------------------------------------------------------
@@ -147,7 +176,8 @@ def _list_official(layout: Layout, val_groups: int) -> Listing:
     labels = _class_indices(layout.lists)
     train = list(_read_list(layout.lists / f"trainlist0{layout.fold}.txt", labels))
     test = list(_read_list(layout.lists / f"testlist0{layout.fold}.txt", labels))
-    held_out = set(sorted({_group(entry.name) for entry in train})[-val_groups:] if val_groups else [])
+    _check_unique([*train, *test])
+    held_out = _val_groups(train, val_groups)
     split_of = [("val" if _group(entry.name) in held_out else "train", entry) for entry in train]
     clips: list[Clip] = []
     absent: list[str] = []
@@ -161,12 +191,29 @@ def _list_official(layout: Layout, val_groups: int) -> Listing:
     return Listing(tuple(clips), tuple(absent), unlisted)
 
 
+def _check_unique(entries: list[_Entry]) -> None:
+    first: dict[str, _Entry] = {}
+    for entry in entries:
+        other = first.setdefault(entry.name.casefold(), entry)
+        if other is not entry:
+            raise SourceError(entry.line, f"{entry.name!r} is listed before, on {other.line}", "Mend the lists")
+
+
+def _val_groups(train: list[_Entry], count: int) -> set[int]:
+    """The `count` highest group numbers of the train list."""
+    groups = sorted({_group(entry.name) for entry in train})
+    if count and count >= len(groups):
+        raise UsageError("--val_groups", f"{count} would leave nothing to train on (found {len(groups)} groups)")
+    return set(groups[len(groups) - count :])
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A line of an official list."""
+    """A line of an official list; `line` says which."""
 
     label: str
     name: str
+    line: str
 
 
 def _read_list(path: Path, labels: dict[str, int]) -> Iterator[_Entry]:
@@ -182,7 +229,7 @@ def _read_list(path: Path, labels: dict[str, int]) -> Iterator[_Entry]:
             raise SourceError(
                 f"{path.name}:{number}", f"{folder} has index {words[1]}, in classInd.txt {labels[label]}"
             )
-        yield _Entry(label, name)
+        yield _Entry(label, name, f"{path.name}:{number}")
 
 
 def _class_indices(lists: Path) -> dict[str, int]:
@@ -204,7 +251,8 @@ def _lines(path: Path) -> Iterable[tuple[int, str]]:
 def _files_by_name(folder: Path) -> dict[str, Path]:
     """Clips by casefolded file name, in class folders or flat."""
     files: dict[str, Path] = {}
-    for path in sorted([*_avis(folder, "*"), *_avis(folder, "*/*")]):
+    flat = (Path(entry.path) for entry in _scan(folder) if not entry.is_dir())
+    for path in sorted(p for p in (*flat, *_in_class_folders(folder)) if _is_avi(p)):
         first = files.setdefault(path.name.casefold(), path)
         if first != path:
             raise SourceError(str(path), f"the same name is also at {str(first)!r}", "Keep one of them")

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from phiv_data.files import environment_problems
 from phiv_data.reject import RejectInput
 from phiv_data.video.containers import is_known_video, missing_tail
 
@@ -180,7 +179,7 @@ def _opened(source: Source) -> Iterator[tuple[BinaryIO, str]]:
         yield source, str(getattr(source, "name", "<file>"))
     else:
         try:
-            with environment_problems(source), source.open("rb") as file:
+            with source.open("rb") as file:
                 yield file, str(source)
         except OSError as error:
             raise RejectInput(str(source), "unreadable", _line(error)) from error

@@ -21,9 +21,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 # All of `check_image_path` in one match: 10 paths a record make it the hottest line of reading jsonl.
-_GOOD_PATH = re.compile(r"(?![A-Za-z]:)(?:(?!\.{0,2}(?:/|\Z))[^/\\\x00-\x1f\x7f]+(?:/(?!\Z)|\Z))+")
+_GOOD_PATH = re.compile(r"(?![A-Za-z]:)(?:(?!\.{0,2}(?:/|\Z))[^/\\\x00-\x1f\x7f\ud800-\udfff]+(?:/(?!\Z)|\Z))+")
 
 
 def check_image_path(path: str) -> str:
@@ -49,8 +49,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_text(text: str) -> str:
+    """`text` itself if it can be written as UTF-8; else ValueError (a lone surrogate, as bad decoding leaves)."""
+    if not text.isascii():
+        text.encode()  # UnicodeEncodeError is a ValueError
+    return text
+
+
 ImagePath = Annotated[str, AfterValidator(check_image_path)]
 Name = Annotated[str, AfterValidator(check_name)]
+Text = Annotated[str, AfterValidator(check_text)]
 _LISTS = Field(strict=False)  # a tuple field takes a list too; its elements stay strict
 
 
@@ -66,9 +74,9 @@ class Turn(Contract):
     images: Annotated[tuple[ImagePath, ...], _LISTS] = Field(
         description="Image paths relative to images/, forward slashes."
     )
-    user: str = Field(description="What the user says. Plain text: markers such as <image> are text.")
-    assistant: str | None = Field(description="The answer to learn; null where the dataset has no label.")
-    answers: Annotated[tuple[str, ...], _LISTS, Field(min_length=1)] | None = Field(
+    user: Text = Field(description="What the user says. Plain text: markers such as <image> are text.")
+    assistant: Text | None = Field(description="The answer to learn; null where the dataset has no label.")
+    answers: Annotated[tuple[Text, ...], _LISTS, Field(min_length=1)] | None = Field(
         default=None, description="Every accepted answer; `assistant` is one of them."
     )
     image_offsets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _LISTS] | None = Field(
@@ -113,7 +121,7 @@ class Conversation(Contract):
     id: Name = Field(description="Unique in a dataset; written by phiv as `{split}-{index:010d}`.")
     source: Name = Field(description="The dataset the record comes from, such as `ucf101`.")
     conversations: Annotated[tuple[Turn, ...], _LISTS] = Field(min_length=1, description="The turns, first to last.")
-    system: str | None = Field(default=None, description="A system prompt, where the dataset has one.")
+    system: Text | None = Field(default=None, description="A system prompt, where the dataset has one.")
 
     @model_validator(mode="after")
     def _labels_come_first(self) -> Conversation:

@@ -78,11 +78,14 @@ class Manifest(Contract):
     synthetic: bool = Field(default=False, description="True for drawn demo data.")
     options: dict[str, Any] = Field(description="Every converter option that shapes the output.")
     versions: dict[str, str] = Field(description="phiv and every library that shapes the output's bytes.")
-    plan_sha256: Sha256 = Field(description="Of the plan: the sorted inputs, the options and the versions.")
+    plan_sha256: Sha256 = Field(description="Of the plan: the sorted inputs, their sizes and the options.")
     accounting: Accounting
     splits: list[SplitInfo]
     rejects: FileInfo
     image_hashes: FileInfo = Field(description="images.sha256: a line per image, as sha256sum reads.")
+    loader_files: list[FileInfo] = Field(
+        default_factory=list, description="What `datasets.load_from_disk` asks for beside the shards."
+    )
     identical_inputs: list[list[str]] = Field(
         default_factory=list, description="Groups of inputs with equal bytes under different names."
     )
@@ -91,6 +94,12 @@ class Manifest(Contract):
     def rows(self) -> int:
         """Rows over all splits."""
         return sum(split.rows for split in self.splits)
+
+    @property
+    def files(self) -> list[FileInfo]:
+        """Every file the manifest vouches for."""
+        of_splits = [info for split in self.splits for info in (split.jsonl, *split.shards)]
+        return [*of_splits, self.rejects, self.image_hashes, *self.loader_files]
 
     def split(self, name: str) -> SplitInfo | None:
         """The split called `name`, or None."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from phiv_converters.ucf101 import Ucf101Options
 from phiv_converters.ucf101_layout import find_layout, list_clips
+from phiv_data import validate
 from phiv_data.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, SourceError, UsageError
 
@@ -29,7 +32,7 @@ def rows(out: Path, split: str) -> list[Conversation]:
 @pytest.fixture(scope="module")
 def subset(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("subset") / "out"
-    convert(Ucf101Options(shared / "samples/ucf101/UCF101_subset"), out, num_workers=1)
+    convert(Ucf101Options(shared / "samples/ucf101/UCF101_subset"), out, num_workers=0)
     return out
 
 
@@ -159,7 +162,7 @@ def test_absent_clips_of_the_lists_are_counted_not_an_error(official: Path, shar
 
 def test_no_group_is_in_two_splits_and_every_fold_places_every_clip(shared: Path) -> None:
     for fold in (1, 2, 3):
-        layout = find_layout(shared / "samples/ucf101", fold)
+        layout = find_layout(shared / "samples/ucf101", fold, "it")
         clips = list_clips(layout, val_groups=2, classes=set(layout.classes)).clips
         assert len(clips) == 50
         assert {clip.split for clip in clips} == {"train", "val", "test"}
@@ -194,7 +197,7 @@ def test_names_match_without_case_in_class_folders_and_flat(tmp_path: Path, flat
     files = ["Archery/v_Archery_g08_c01.avi", "HandstandPushups/v_HandStandPushups_g01_c01.avi"]
     train = ["Archery/v_Archery_g08_c01.avi 1"]
     test = ["HandstandPushups/v_HandstandPushups_g01_c01.avi"]
-    layout = find_layout(fake_release(tmp_path, files, train, test, flat), None)
+    layout = find_layout(fake_release(tmp_path, files, train, test, flat), None, "it")
     clips = list_clips(layout, val_groups=0, classes=set(layout.classes)).clips
     assert [(c.split, c.label, c.path.name) for c in clips] == [
         ("train", "Archery", "v_Archery_g08_c01.avi"),
@@ -211,7 +214,7 @@ def test_names_match_without_case_in_class_folders_and_flat(tmp_path: Path, flat
     ],
 )
 def test_broken_lists_are_named_with_their_line(tmp_path: Path, train: list[str], message: str) -> None:
-    layout = find_layout(fake_release(tmp_path, ["Archery/clip.avi"], train, []), None)
+    layout = find_layout(fake_release(tmp_path, ["Archery/clip.avi"], train, []), None, "it")
     with pytest.raises(SourceError, match=message):
         list_clips(layout, val_groups=2, classes=set(layout.classes))
 
@@ -219,7 +222,7 @@ def test_broken_lists_are_named_with_their_line(tmp_path: Path, train: list[str]
 def test_real_lists_of_the_detection_challenge_read_too(shared: Path, tmp_path: Path) -> None:
     shutil.copytree(shared / "samples/ucf101/ucfTrainTestlist_detection24", tmp_path / "ucfTrainTestlist")
     (tmp_path / "UCF-101").mkdir()
-    layout = find_layout(tmp_path, None)
+    layout = find_layout(tmp_path, None, "it")
     assert len(layout.classes) == 24
     assert len(list_clips(layout, 2, set(layout.classes)).absent) > 3000
 
@@ -231,7 +234,7 @@ def test_classes_and_max_per_class_narrow_rows_and_prompt(shared: Path, tmp_path
     options = Ucf101Options(
         shared / "samples/ucf101/UCF101_subset", classes=("HorseRace", "Archery"), max_per_class=1, num_frames=3
     )
-    convert(options, tmp_path / "out", num_workers=1, arrow=False)
+    convert(options, tmp_path / "out", num_workers=0, arrow=False)
     train = rows(tmp_path / "out", "train")
     assert Counter(row.turns[0].assistant for row in train) == {"Archery": 1, "HorseRace": 1}
     assert train[0].turns[0].user.endswith("classes: Archery, HorseRace.")
@@ -258,12 +261,10 @@ def test_options_out_of_range_are_named(arguments: dict[str, object], message: s
 
 
 def test_the_archive_gives_what_the_folder_gives(shared: Path, subset: Path, tmp_path: Path) -> None:
-    import tarfile
-
     archive = tmp_path / "UCF101_subset.tar.gz"  # a plain tar under this name, as on the hub
     with tarfile.open(archive, "w") as tar:
         tar.add(shared / "samples/ucf101/UCF101_subset", "UCF101_subset")
-    convert(Ucf101Options(archive), tmp_path / "out", num_workers=1)
+    convert(Ucf101Options(archive), tmp_path / "out", num_workers=0)
     for name in ("ucf101_train.jsonl", "images.sha256", "arrow/val/data-00000-of-00001.arrow"):
         assert (tmp_path / "out" / name).read_bytes() == (subset / name).read_bytes()
     archive.rename(tmp_path / "moved.tar")
@@ -281,7 +282,7 @@ def test_broken_clips_are_rejected_with_the_reason(shared: Path, tmp_path: Path)
     (source / "train/Archery/d_text.avi").write_text("not a video")
     shutil.copy(broken / "zero_frames/exiftool__RIFF.avi", source / "train/Archery/e_zero.avi")
     shutil.copy(broken / "no_video_stream/fuzzing-corpus__small-shot-mp3.mp4", source / "train/Archery/f_audio.avi")
-    manifest = convert(Ucf101Options(tmp_path), tmp_path / "out", num_workers=1).manifest
+    manifest = convert(Ucf101Options(tmp_path), tmp_path / "out", num_workers=0).manifest
     assert manifest.accounting.written == 1
     rejects = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
     codes = {Path(reject["input"]).name: reject["code"] for reject in rejects}
@@ -292,12 +293,87 @@ def test_broken_clips_are_rejected_with_the_reason(shared: Path, tmp_path: Path)
     assert codes["e_zero.avi"] in ("no-frames", "truncated")
 
 
+def odd_source(folder: Path, clip: Path) -> Path:
+    """A subset with one sound clip and entries that are none."""
+    archery = folder / "train/Archery"
+    for split in ("train", "val"):
+        (folder / split / "Archery").mkdir(parents=True)
+    shutil.copy(clip, archery / "a_whole.avi")
+    (archery / "b_dangling.avi").symlink_to("nowhere")
+    (archery / "c_folder.avi").mkdir()
+    os.mkfifo(archery / "d_pipe.avi")
+    shutil.copy(clip, archery / "e_back\\slash.avi")
+    shutil.copy(clip, archery / "f_new\nline.avi")
+    shutil.copy(clip, os.fsencode(archery) + b"/g_latin\xe9.avi")
+    shutil.copy(clip, archery / f"h_{'x' * 248}.avi")
+    return folder
+
+
+def test_odd_entries_are_rejects_and_the_rest_is_converted(shared: Path, tmp_path: Path) -> None:
+    clip = shared / "samples/ucf101/UCF101_subset/train/BasketballDunk/v_BasketballDunk_g13_c01.avi"
+    manifest = convert(Ucf101Options(odd_source(tmp_path / "in", clip)), tmp_path / "out", num_workers=0).manifest
+    assert (manifest.accounting.written, manifest.accounting.rejected) == (1, {"bad-name": 4, "unreadable": 3})
+    assert validate(tmp_path / "out").ok
+
+
+def test_two_clips_that_would_write_the_same_frames_are_named_at_once(tmp_path: Path) -> None:
+    for name in ("a.avi", "a.AVI"):
+        (tmp_path / "in/train/Archery").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in/train/Archery" / name).write_text(name)
+    (tmp_path / "in/val").mkdir()
+    with pytest.raises(SourceError, match=r"a\.(avi|AVI): its frames would have the names of those of .*a\."):
+        convert(Ucf101Options(tmp_path / "in"), tmp_path / "out", num_workers=0)
+
+
+def test_another_archive_is_never_served_from_an_earlier_ones_leftovers(shared: Path, tmp_path: Path) -> None:
+    """A wrong archive, then the right one; and one that was stopped after it was unpacked."""
+    wrong, right, out = tmp_path / "wrong.tar", tmp_path / "right.tar", tmp_path / "out"
+    subset = shared / "samples/ucf101/UCF101_subset"
+    with tarfile.open(wrong, "w") as tar:
+        tar.add(__file__, "readme.txt")
+    with tarfile.open(right, "w") as tar:
+        tar.add(subset, "UCF101_subset")
+    with pytest.raises(SourceError, match=r"wrong\.tar: neither UCF101_subset"):
+        convert(Ucf101Options(wrong), out, num_workers=0)
+    assert not out.exists()
+    fake = out / ".phiv/source" / f"unpacked-{'0' * 16}/UCF101_subset/train/Archery"
+    fake.mkdir(parents=True)
+    assert convert(Ucf101Options(right), out, num_workers=0).manifest.rows == 12
+
+
+def test_what_is_left_alone_is_told(shared: Path, tmp_path: Path) -> None:
+    source = tmp_path / "UCF101_subset"
+    shutil.copytree(shared / "samples/ucf101/UCF101_subset", source)
+    (source / "validation").mkdir()
+    (source / "train/loose.avi").touch()
+    (source / "train/Archery/notes.txt").touch()
+    notices = convert(Ucf101Options(source), tmp_path / "out", num_workers=0, arrow=False).notices
+    assert notices == (
+        "folders that are no split were left alone: validation",
+        "2 files or folders that are not <Class>/*.avi were left alone",
+    )
+
+
+def test_a_clip_in_both_lists_is_an_error(tmp_path: Path) -> None:
+    name = "Archery/v_Archery_g08_c01.avi"
+    layout = find_layout(fake_release(tmp_path, [name], [f"{name} 1"], [name]), None, "it")
+    with pytest.raises(SourceError, match=r"testlist01\.txt:1: .* is listed before, on trainlist01\.txt:1"):
+        list_clips(layout, val_groups=0, classes=set(layout.classes))
+
+
+def test_val_groups_never_empty_the_train_split(tmp_path: Path) -> None:
+    name = "Archery/v_Archery_g08_c01.avi"
+    layout = find_layout(fake_release(tmp_path, [name], [f"{name} 1"], []), None, "it")
+    with pytest.raises(UsageError, match="--val_groups: 1 would leave nothing to train on"):
+        list_clips(layout, val_groups=1, classes=set(layout.classes))
+
+
 def test_salvage_keeps_the_decodable_frames_of_a_cut_clip(shared: Path, tmp_path: Path) -> None:
     whole = shared / "samples/ucf101/UCF101_subset/train/Archery/v_Archery_g13_c02.avi"
     for split in ("train", "val"):
         (tmp_path / "in" / split / "Archery").mkdir(parents=True)
     (tmp_path / "in/train/Archery/cut.avi").write_bytes(whole.read_bytes()[:100_000])
-    convert(Ucf101Options(tmp_path / "in", on_corrupt="salvage"), tmp_path / "out", num_workers=1)
+    convert(Ucf101Options(tmp_path / "in", on_corrupt="salvage"), tmp_path / "out", num_workers=0)
     assert len(rows(tmp_path / "out", "train")[0].image_paths) == 8
 
 

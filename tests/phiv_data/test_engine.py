@@ -19,7 +19,7 @@ from phiv_data import engine, workspace
 from phiv_data.engine import convert
 from phiv_data.sample import Draft
 from phiv_data.shards import to_sample
-from phiv_schemas import Conversation, EnvironmentProblem, Manifest, Reject, SourceError, UsageError
+from phiv_schemas import Conversation, EnvironmentProblem, Manifest, Reject, ShardError, SourceError, UsageError
 
 NAMES = {
     "train": [f"t{i:03d}" for i in range(34)],
@@ -36,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out") / "straight"
-    convert(ToyOptions(source), out, num_workers=1)
+    convert(ToyOptions(source), out, num_workers=0)
     return out
 
 
@@ -104,7 +104,7 @@ def test_the_manifest_names_every_file_with_its_true_hash(finished: Path) -> Non
 
 
 def test_unlabeled_rows_are_written_when_asked_for(source: Path, tmp_path: Path) -> None:
-    outcome = convert(ToyOptions(source), tmp_path / "out", num_workers=1, include_unlabeled=True)
+    outcome = convert(ToyOptions(source), tmp_path / "out", num_workers=0, include_unlabeled=True)
     assert outcome.manifest.accounting.unlabeled == 0
     assert [r.is_labeled for r in rows(tmp_path / "out", "val")] == [True, False, True, True]
 
@@ -144,7 +144,7 @@ def test_stopped_at_any_rename_and_started_again_equals_never_stopped(
     while True:
         left[0] = stops
         try:
-            convert(ToyOptions(source), tmp_path / "out", num_workers=1)
+            convert(ToyOptions(source), tmp_path / "out", num_workers=0)
             break
         except Stop:
             stops += 1
@@ -190,7 +190,7 @@ def test_a_killed_overwrite_leaves_the_old_dataset_or_the_new_one(
     finished: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    convert(ToyOptions(source, question="Old?"), out, num_workers=1)
+    convert(ToyOptions(source, question="Old?"), out, num_workers=0)
     old = tree(out)
 
     def stop(*args: object) -> None:
@@ -198,10 +198,10 @@ def test_a_killed_overwrite_leaves_the_old_dataset_or_the_new_one(
 
     monkeypatch.setattr(engine, "publish", stop)
     with pytest.raises(Stop):
-        convert(ToyOptions(source), out, num_workers=1, overwrite=True)
+        convert(ToyOptions(source), out, num_workers=0, overwrite=True)
     assert tree_without_work(out) == old
     monkeypatch.undo()
-    convert(ToyOptions(source), out, num_workers=1, overwrite=True)
+    convert(ToyOptions(source), out, num_workers=0, overwrite=True)
     assert tree(out) == tree(finished)
 
 
@@ -232,25 +232,75 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def test_one_worker_and_one_task_survive_an_input_that_kills(tmp_path: Path) -> None:
+    source = draw_toy_source(tmp_path / "in", {"train": ["a", "b_kill", "c"]})
+    manifest = convert(ToyOptions(source), tmp_path / "out", num_workers=1).manifest
+    assert (manifest.accounting.written, manifest.accounting.rejected) == (2, {"crashed": 1})
+
+
+def test_workers_that_cannot_start_are_one_error_not_a_loop(source: Path, tmp_path: Path) -> None:
+    script = tmp_path / "no_guard.py"
+    script.write_text(SCRIPT.replace('if __name__ == "__main__":', "if True:"))
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    command = [sys.executable, str(script), str(source), str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert "EnvironmentProblem: worker processes: they do not start. Call convert under" in done.stderr
+
+
+def test_a_damaged_manifest_is_replaced_by_overwrite(finished: Path, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(ToyOptions(source), out, num_workers=0)
+    (out / "manifest.json").write_text("garbage")
+    with pytest.raises(ShardError, match="--overwrite"):
+        convert(ToyOptions(source), out, num_workers=0)
+    convert(ToyOptions(source), out, num_workers=0, overwrite=True)
+    assert tree(out) == tree(finished)
+
+
+def test_files_put_beside_an_unfinished_conversion_are_not_lost(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def stop(*args: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(engine, "collect", stop)
+    with pytest.raises(Stop):
+        convert(ToyOptions(source), out, num_workers=0)
+    monkeypatch.undo()
+    (out / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"\(found 'README.md'\)"):
+        convert(ToyOptions(source), out, num_workers=0)
+    assert (out / "README.md").read_text() == "mine"
+
+
+def test_a_folder_with_a_manifest_of_its_own_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds no phiv output"):
+        convert(ToyOptions(source), tmp_path, num_workers=0, overwrite=True)
+    assert (tmp_path / "manifest.json").read_text() == "{}"
+
+
 # Runs over an existing output -------------------------------------------------------------------------------------
 
 
 def test_a_rerun_over_a_finished_output_does_nothing(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    convert(ToyOptions(source), out, num_workers=1)
+    convert(ToyOptions(source), out, num_workers=0)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert convert(ToyOptions(source), out, num_workers=1).found_finished
+    assert convert(ToyOptions(source), out, num_workers=0).found_finished
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
 def test_a_fixed_source_is_not_even_opened_again(source: Path, tmp_path: Path) -> None:
-    convert(ToyOptions(source, fixed=True), tmp_path / "out", num_workers=1)
+    convert(ToyOptions(source, fixed=True), tmp_path / "out", num_workers=0)
     assert convert(ToyOptions(tmp_path / "gone", fixed=True), tmp_path / "out").found_finished
 
 
 def test_other_options_or_inputs_are_refused_and_named(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    convert(ToyOptions(source), out, num_workers=1)
+    convert(ToyOptions(source), out, num_workers=0)
     with pytest.raises(UsageError, match=r"finished toy conversion that differs in question\. Pass --overwrite"):
         convert(ToyOptions(source, question="Else?"), out)
     with pytest.raises(UsageError, match="differs in arrow"):
@@ -270,18 +320,18 @@ def test_an_unfinished_conversion_of_other_options_is_not_mixed_in(
 
     monkeypatch.setattr(engine, "collect", stop)
     with pytest.raises(Stop):
-        convert(ToyOptions(source, question="Old?"), out, num_workers=1)
+        convert(ToyOptions(source, question="Old?"), out, num_workers=0)
     monkeypatch.undo()
-    with pytest.raises(UsageError, match="unfinished conversion that differs in options, plan_sha256"):
-        convert(ToyOptions(source), out, num_workers=1)
-    convert(ToyOptions(source), out, num_workers=1, overwrite=True)
+    with pytest.raises(UsageError, match=r"unfinished conversion that differs in question\."):
+        convert(ToyOptions(source), out, num_workers=0)
+    convert(ToyOptions(source), out, num_workers=0, overwrite=True)
     assert rows(out, "train")[0].turns[0].user == "What is it?"
 
 
 def test_overwrite_removes_what_the_new_output_does_not_have(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    convert(ToyOptions(source), out, num_workers=1)
-    convert(ToyOptions(source), out, num_workers=1, arrow=False, overwrite=True)
+    convert(ToyOptions(source), out, num_workers=0)
+    convert(ToyOptions(source), out, num_workers=0, arrow=False, overwrite=True)
     assert not (out / "arrow").exists()
     assert json.loads((out / "manifest.json").read_bytes())["splits"][0]["shards"] == []
 
@@ -303,7 +353,7 @@ def test_a_folder_with_other_files_is_left_alone(source: Path, tmp_path: Path) -
 
 def test_a_file_as_out_dir_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(UsageError, match="cannot be a folder"):
         convert(ToyOptions(source), tmp_path / "file")
 
 
@@ -327,5 +377,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_elsewhere(source: Path, small_disk: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="disk full"):
-        convert(ToyOptions(source), small_disk / "out", num_workers=1)
+        convert(ToyOptions(source), small_disk / "out", num_workers=0)
     assert not list((small_disk / "out").glob("*.jsonl"))

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from phiv_schemas.conversation import _explain, check_image_path
 
-PIECES = st.sampled_from(["a", "ä b", ".", "..", "...", ".a", "", "/", "\\", "C:", ":", "\x00", "\n", "\x7f", "日", "a.jpg"])
+PIECES = st.sampled_from(
+    ["a", "ä b", ".", "..", "...", ".a", "", "/", "\\", "C:", ":", "\x00", "\n", "\x7f", "日", "a.jpg"]
+)
 
 
 @settings(deadline=None, max_examples=500)
