@@ -29,6 +29,9 @@ CASES: dict[str, Callable[[Draw, int], Ints]] = {
         draw.integers(0, 3, n),
         [2504 + draw.integers(0, 20, n), draw.integers(1900, 2700, n), draw.integers(20, 900, n)],
     ),
+    "half clips, half text": lambda draw, n: np.where(
+        draw.random(n) < 0.5, 2504 + draw.integers(0, 20, n), draw.integers(10, 900, n)
+    ),
     "log-normal (median 500)": lambda draw, n: np.clip(draw.lognormal(6.2, 0.8, n), 20, 8192).astype(np.int64),
     "short text (10 to 90)": lambda draw, n: draw.integers(10, 90, n),
     "clips of one length (2504)": lambda draw, n: np.full(n, 2504),

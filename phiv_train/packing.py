@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 # Larger windows waste less (half a pack each) and cost more: rows * packs is the work, rows of a window the loop.
 MIN_PACKS_PER_WINDOW, MAX_PACKS_PER_WINDOW = 128, 1024
-MAX_WORK, MAX_LOOP = 2**27, 2**13
+MAX_WORK, MAX_LOOP = 2**28, 2**13
 # Rows below this share of every budget are packed in glued runs, which bounds the rows of a window by 128 * 64.
 GRAIN = 1 / 64
 # Below this share a row levels packs rather than looking for its best fit.
