@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -77,7 +78,8 @@ def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> It
     """Keep `window` calls under way, so that a death names few suspects and a stop loses little."""
     running: dict[Future[Any], int] = {}
     while True:
-        running |= {pool.submit(_call, i): i for i in islice(indices, window - len(running))}
+        with _quiet_start():
+            running |= {pool.submit(_call, i): i for i in islice(indices, window - len(running))}
         if not running:
             return
         done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -87,15 +89,36 @@ def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> It
             yield running.pop(future), future.result()
 
 
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """While workers are started, SIGTERM waits and SIGINT is ignored, which the workers inherit from birth.
+
+    Otherwise a stop in these milliseconds would leave half-started workers that print tracebacks.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    previous = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: held.append(number)),
+    }
+    try:
+        yield
+    finally:
+        for which, handler in previous.items():
+            signal.signal(which, handler)
+    for number in held:
+        signal.raise_signal(number)
+
+
 _worker: tuple[Callable[[Any, int], Any], Any]
 
 
 def _start_worker(function: Callable[[Any, int], Any], shared: Any) -> None:
-    """Runs in a new worker: leave Ctrl-C to the parent, and end when the parent is gone."""
+    """Runs in a new worker: Ctrl-C is the parent's (ignored since birth), and it ends when the parent is gone."""
     global _worker
     _worker = (function, shared)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
