@@ -32,6 +32,8 @@ def pack(costs: Ints, limits: Ints) -> Ints:
     """The pack number, 0..packs-1, of each of n rows. `costs` [n, d], `limits` [d], no cost above its limit."""
     if not len(costs):
         return np.zeros(0, np.int64)
+    assert (costs <= limits).all()
+    limits = np.minimum(limits, 2**31 - 2)  # what is left of them is kept in int32
     shares = (costs / limits).max(axis=1)
     item_of, first = _glue(shares)
     items = _sum_by(item_of, costs, len(first))
