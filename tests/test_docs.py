@@ -31,7 +31,10 @@ def module_of(command: str) -> str:
 
 
 def flags_of(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", text)) - {"--help"}
+    flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", text)) - {"--help"}
+    return {
+        flag for flag in flags if flag.replace("--no-", "--", 1) == flag or flag.replace("--no-", "--", 1) not in flags
+    }
 
 
 def is_documented(flag: str) -> bool:
