@@ -32,7 +32,8 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]  # transformers is unty
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero and self.path.is_file():
-            lines = [line for line in self.path.read_bytes().splitlines(keepends=True) if _step(line) <= state.global_step]
+            written = self.path.read_bytes().splitlines(keepends=True)
+            lines = [line for line in written if _step(line) <= state.global_step]
             with atomic_write(self.path) as file:
                 file.write(b"".join(lines if state.global_step else []))
 

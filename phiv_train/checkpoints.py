@@ -79,7 +79,8 @@ def find_checkpoint(config: TrainConfig) -> Path | None:
         folder = Path(config.resume)
         read_stamp(folder)
         return folder
-    return (complete_checkpoints(config.output_dir) or [None])[-1]
+    found = complete_checkpoints(config.output_dir)
+    return found[-1] if found else None
 
 
 def check_stamp(folder: Path, config: TrainConfig, stamp: Stamp) -> Stamp:
@@ -92,7 +93,9 @@ def check_stamp(folder: Path, config: TrainConfig, stamp: Stamp) -> Stamp:
     if differing := _difference(law(saved), law(config)):
         raise UsageError(str(folder), f"was made with other settings ({differing})", hint)
     if found.spec != stamp.spec:
-        raise UsageError(str(folder), "was made with another tokenizer or picture settings (the spec hash differs)", hint)
+        raise UsageError(
+            str(folder), "was made with another tokenizer or picture settings (the spec hash differs)", hint
+        )
     if found.plan != stamp.plan:
         what = "was made from another plan: the data, their lengths or the plan's rules have changed"
         raise UsageError(str(folder), what, hint)

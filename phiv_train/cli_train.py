@@ -19,6 +19,8 @@ from phiv_schemas.errors import EXIT_OK
 
 def main() -> int:
     """Entry point of `phiv-train`."""
+    # Read when torch loads its OpenMP: threads that wait spin by default, which on a shared machine costs tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return run("phiv-train", lambda: _main(sys.argv[1:]))
 
 

@@ -234,9 +234,30 @@ class TrainConfig(BaseModel):
 
 # Settings that may differ when a run goes on: they do not change what the weights become.
 FREE_ON_RESUME = frozenset(
-    "output_dir num_workers prefetch_factor verify distributed resume save_steps save_total_limit logging_steps report_to "
-    "tqdm dry_run eval eval_split max_eval_rows eval_batch_size max_new_tokens metric device batch_size_per_gpu "
-    "gradient_checkpointing data_dir".split()
+    {
+        "output_dir",
+        "num_workers",
+        "prefetch_factor",
+        "verify",
+        "distributed",
+        "resume",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "report_to",
+        "tqdm",
+        "dry_run",
+        "eval",
+        "eval_split",
+        "max_eval_rows",
+        "eval_batch_size",
+        "max_new_tokens",
+        "metric",
+        "device",
+        "batch_size_per_gpu",
+        "gradient_checkpointing",
+        "data_dir",
+    }
 )
 
 

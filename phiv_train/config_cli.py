@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -54,7 +55,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The settings of a YAML (or JSON) file. UsageError when it is none, or not a mapping."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
         """YAML 1.1 reads 1e-5 as text; YAML 1.2 and everyone who writes one mean a number."""
 
     Loader.add_implicit_resolver(
@@ -62,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     )
     with environment_problems(path):
         try:
-            values = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a SafeLoader)
+            values = yaml.load(path.read_text(encoding="utf-8"), Loader)
         except FileNotFoundError as error:
             raise UsageError("--config", f"no such file {str(path)!r}") from error
         except yaml.YAMLError as error:
@@ -80,6 +81,10 @@ def _check_base(base: Mapping[str, Any], where: str) -> None:
         raise usage_error(error, where) from error
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
 def _flags_class(base: Mapping[str, Any]) -> type[Any]:
     """A dataclass with TrainConfig's fields, described, with the defaults of `base`."""
     import tyro
@@ -90,9 +95,10 @@ def _flags_class(base: Mapping[str, Any]) -> type[Any]:
         text = " ".join((info.description or "").split())
         default = base.get(name, info.get_default(call_default_factory=True))
         default = tuple(default) if isinstance(default, list) else default
-        default = Path(default) if hints[name] is not str and _is_path(hints[name]) and name in base else default
+        if name in base and hints[name] is not str and _is_path(hints[name]):
+            default = Path(str(default))
         required = info.is_required() and name not in base
-        made = dataclasses.field() if required else dataclasses.field(default_factory=lambda value=default: value)
+        made: Any = dataclasses.field() if required else dataclasses.field(default_factory=partial(_same, default))
         fields.append((name, Annotated[hints[name], tyro.conf.arg(help=text)], made))
     return dataclasses.make_dataclass("TrainConfig", fields, kw_only=True)
 

@@ -32,8 +32,8 @@ def plan_text(prepared: Prepared) -> str:
         "epochs": f"{len(summaries)}, {_each([s.tokens for s in summaries])} tokens per epoch,"
         f" {first.image_tokens / first.tokens:.1%} of them pictures",
         "steps": f"{schedule.num_steps} ({_each([s.steps for s in summaries])} per epoch), {warmup} of them warm-up",
-        "a step": f"{first.rows_per_step:.1f} rows on average (batch_size {config.batch_size}) in {first.packs_per_step}"
-        f" packs: {sharding.world_size()} processes x {accumulation} accumulated",
+        "a step": f"{first.rows_per_step:.1f} rows on average (batch_size {config.batch_size})"
+        f" in {first.packs_per_step} packs: {sharding.world_size()} processes x {accumulation} accumulated",
         "fill": _fill(first),
         "worst batch": f"{max(s.worst_positions for s in summaries):,} positions,"
         f" {max(s.worst_image_tokens for s in summaries):,} of pictures; it runs first",

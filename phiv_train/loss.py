@@ -56,7 +56,7 @@ def summed_cross_entropy(states: Tensor, targets: Tensor, head: Head, chunk: int
         return head(states.new_zeros(1, states.shape[-1])).sum() * 0 + states.sum() * 0
     losses = [
         checkpoint(_chunk_loss, some, ids, head, use_reentrant=False)
-        for some, ids in zip(states.split(chunk), targets.split(chunk), strict=True)
+        for some, ids in zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
     ]
     return torch.stack(losses).sum()
 

@@ -94,7 +94,7 @@ def _frozen_bytes(model: nn.Module, parts: Parts, config: TrainConfig, frozen: i
     modules = dict(model.named_modules())
     # The language part's linear layers go to 4 bit; picture path, embeddings and head stay.
     names = parts["language"].linear if "language" in parts else ()
-    packed = sum(p.numel() for name in names for p in modules[name].parameters())
+    packed: int = sum(p.numel() for name in names for p in modules[name].parameters())
     return _BYTES_4BIT * packed + width * (frozen - packed)
 
 
@@ -118,19 +118,19 @@ def activations(model: nn.Module, config: TrainConfig, work: Workload, half: boo
     """Bytes kept for the backward pass, decoder and picture path, and a chunk of logits."""
     settings: Any = model.config
     width = 2 if half else 4
-    text = _stack(work.positions, settings, config.gradient_checkpointing)
+    text: int = _stack(work.positions, settings, config.gradient_checkpointing)
     vision = getattr(settings, "vision_config", None)
     frozen = config.freeze_vision_model or "vision" in config.freeze
     # One image position holds 2 x 2 features; a frozen tower keeps no graph.
     pictures = _stack(4 * work.image_tokens, vision, config.gradient_checkpointing) if vision and not frozen else 0
-    logits = 4 * 2 * min(256, work.positions) * settings.vocab_size
+    logits: int = 4 * 2 * min(256, work.positions) * settings.vocab_size
     return width * (text + pictures) + logits
 
 
 def _stack(positions: int, settings: Any, checkpointed: bool) -> int:
     """Numbers kept by a stack of layers: hidden states between them, and what one (or each) keeps inside."""
-    hidden, layers = settings.hidden_size, settings.num_hidden_layers
-    inside = 8 * hidden + 3 * settings.intermediate_size
+    hidden, layers = int(settings.hidden_size), int(settings.num_hidden_layers)
+    inside = 8 * hidden + 3 * int(settings.intermediate_size)
     return positions * (layers * hidden + (1 if checkpointed else layers) * inside)
 
 

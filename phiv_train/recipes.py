@@ -115,7 +115,7 @@ def _table_row(row: str) -> Recipe:
     return Recipe(
         name=f"{dataset}-{method}" + ("-fp16" if precision == "fp16" else ""),
         settings=settings,
-        metric=settings.get("metric", "accuracy").upper() if dataset == "docvqa" else "accuracy",
+        metric=str(settings.get("metric", "accuracy")).upper() if dataset == "docvqa" else "accuracy",
         score=float(score),
         model="Phi-3.5-vision" if dataset == "nlvr2" else "Phi-3-vision",
     )

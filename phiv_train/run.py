@@ -1,10 +1,10 @@
 """One training run from start to end: evaluate, train (or go on), save, evaluate again.
 
-    train(config)        # exit code
+train(config)        # exit code
 
-    <output_dir>/final/              the model or adapter, its processor, phiv_config.json
-    <output_dir>/checkpoint-N/       see checkpoints.py
-    <output_dir>/eval_before.json, eval_after.json, metrics.jsonl, runs/ (TensorBoard)
+<output_dir>/final/              the model or adapter, its processor, phiv_config.json
+<output_dir>/checkpoint-N/       see checkpoints.py
+<output_dir>/eval_before.json, eval_after.json, metrics.jsonl, runs/ (TensorBoard)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`Schedule`: the plans of a run's epochs one after another, as the trainer walks them.
 
-    schedule = Schedule(plans, max_steps=None)
-    schedule.num_steps, schedule.sha256
-    plan, step = schedule.locate(1200)             # sampler.PlanSampler iterates over it for one process
+schedule = Schedule(plans, max_steps=None)
+schedule.num_steps, schedule.sha256
+plan, step = schedule.locate(1200)             # sampler.PlanSampler iterates over it for one process
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From settings to everything a run needs, cheap checks first: data, processor, lengths, plan, device, precision.
 
-    prepared = prepare(config)                     # no weights are loaded
-    prepared.schedule.num_steps, prepared.fitted
+prepared = prepare(config)                     # no weights are loaded
+prepared.schedule.num_steps, prepared.fitted
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def prepare(config: TrainConfig) -> Prepared:
     family, processor = get_family(source.family), load_processor(source, num_crops=config.num_crops)
     fitted = fit_rows(config, dataset, family, processor)
     known = find_checkpoint(config)
-    planned = config if known is None else config.model_copy(update={"packs_per_step": read_stamp(known).packs_per_step})
+    planned = (
+        config if known is None else config.model_copy(update={"packs_per_step": read_stamp(known).packs_per_step})
+    )
     schedule = make_schedule(planned, fitted, sharding.world_size())
     chosen = sharding.choose_sharding(config, on_gpu)
     return Prepared(config, source, family, processor, dataset, fitted, schedule, on_gpu, dtype, chosen)
@@ -172,7 +174,7 @@ def plan_spec(config: TrainConfig, tokens: Ints, world_size: int) -> PlanSpec:
     (by default batch_size_per_gpu of the longest rows), and a multiple of the processes.
     """
     size, per_device = config.batch_size, config.batch_size_per_gpu
-    common = {"max_image_tokens": config.max_image_tokens, "seed": config.seed}
+    common: dict[str, Any] = {"max_image_tokens": config.max_image_tokens, "seed": config.seed}
     if not config.packing:
         packs = config.packs_per_step or _divided(size, per_device, world_size)
         return PlanSpec(

@@ -102,7 +102,8 @@ def shard_fsdp2(model: nn.Module, device: torch.device, dtype: torch.dtype) -> N
             fully_shard(module, **options)
     fully_shard(model, **options)
     assert isinstance(model, FSDPModule)
-    model._is_accelerate_prepared = True  # accelerate then leaves the model as it is, and does not put DDP around it
+    prepared: Any = model
+    prepared._is_accelerate_prepared = True  # accelerate then leaves the model as it is, and does not put DDP around it
 
 
 def gathered_state(model: nn.Module) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     plain = [(name, plain_name(name)) for name in names]
     found: list[str] = []
     for pattern in patterns:
-        hits = [name for name, bare in plain if (bare.startswith(pattern) if pattern.endswith(".") else bare == pattern)]
+        hits = [
+            name for name, bare in plain if (bare.startswith(pattern) if pattern.endswith(".") else bare == pattern)
+        ]
         if not hits:
             raise UsageError("family", f"{pattern!r} matches no parameter of the model")
         found += hits
@@ -141,7 +143,9 @@ def part_sizes(model: nn.Module, parts: Parts, config: TrainConfig) -> list[Part
     for name, parameter in model.named_parameters():
         sizes[owner[name]][0] += (count := _numel(parameter))
         sizes[owner[name]][1] += count if parameter.requires_grad else 0
-    return [PartSize(n, total, trained, rate_of(n, config) if trained else 0.0) for n, (total, trained) in sizes.items()]
+    return [
+        PartSize(n, total, trained, rate_of(n, config) if trained else 0.0) for n, (total, trained) in sizes.items()
+    ]
 
 
 def trainable_table(sizes: list[PartSize]) -> str:
@@ -166,7 +170,8 @@ class GradientAudit:
         self.seen: set[str] = set()
         # Hooks, because ZeRO takes gradients away as they come.
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(self._note(name)) for name, parameter in self.wanted.items()
+            parameter.register_post_accumulate_grad_hook(self._note(name))  # type: ignore[no-untyped-call]  # torch's
+            for name, parameter in self.wanted.items()
         ]
 
     def finish(self) -> None:
@@ -176,7 +181,9 @@ class GradientAudit:
         seen = self.seen | {name for name, parameter in self.wanted.items() if parameter.grad is not None}
         if missing := sorted(self.wanted.keys() - seen):
             more = f", and {len(missing) - 4} more" if len(missing) > 4 else ""
-            what = f"{len(missing)} trainable tensors got no gradient in the first step ({', '.join(missing[:4])}{more})"
+            what = (
+                f"{len(missing)} trainable tensors got no gradient in the first step ({', '.join(missing[:4])}{more})"
+            )
             raise UsageError("training", what, "Freeze their part, or train on data that uses it")
 
     def _note(self, name: str) -> Callable[[Tensor], None]:
@@ -187,6 +194,7 @@ def keep_vision_running(model: nn.Module, parts: Parts) -> None:
     """Let a batch without pictures run a blank one where the picture path is trained: ranks must do the same."""
     owner = part_of_parameter(model, parts)
     trained = {owner[name] for name, p in model.named_parameters() if p.requires_grad}
+    module: Any
     for module in model.modules():
         if hasattr(module, "always_run_vision"):
             module.always_run_vision = bool(trained & {"vision", "projector"})

@@ -145,6 +145,8 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self.loader
 
+    optimizer: torch.optim.Optimizer | None
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             config = self.config
@@ -216,7 +218,8 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
         if self.run.sharding != "fsdp2":
-            return load_weights(self._plain_model, folder)
+            load_weights(self._plain_model, folder)
+            return
         state = read_weights(folder, self._plain_model) if sharding.rank() == 0 else {}
         sharding.scatter_state(self._plain_model, state, strict=not has_adapter(self._plain_model))
 
@@ -236,12 +239,13 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _plain_optimizer(self) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        assert isinstance(optimizer, torch.optim.Optimizer)
         return optimizer
 
 
 class TrueEpoch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """For transformers the whole run is one epoch, because epochs of a plan differ in length. Logs the last step too."""
+    """For transformers the whole run is one epoch: epochs of a plan differ in length. Logs the last step too."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule

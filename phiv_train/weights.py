@@ -1,7 +1,7 @@
 """What a run trains, to and from a folder: the whole model, or the adapter alone.
 
-    save_weights(family, model, processor, folder)       # rank 0; a checkpoint the family's `load` opens, or an adapter
-    load_weights(model, folder)                           # exact: nothing missing, nothing left over
+save_weights(family, model, processor, folder)       # rank 0; a checkpoint the family's `load` opens, or an adapter
+load_weights(model, folder)                           # exact: nothing missing, nothing left over
 """
 
 from __future__ import annotations

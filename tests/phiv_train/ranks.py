@@ -1,6 +1,6 @@
 """`phiv-train` under torchrun, in float64 if asked, that also notes how each rank was wrapped.
 
-    torchrun --nproc_per_node 2 ranks.py NOTES_FOLDER double|single FLAGS...
+torchrun --nproc_per_node 2 ranks.py NOTES_FOLDER double|single FLAGS...
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,10 @@ zero2 = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason
 
 
 @pytest.fixture
-def in_double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_double(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process trains in float64, as the ranks do."""
     monkeypatch.setattr(run_module, "_load", run_module._load)
     ranks.use_double(run_module)
-    yield
 
 
 def two(demo: Path, folder: Path, precision: str = "double", **changes: Any) -> list[dict[str, Any]]:
@@ -101,12 +99,12 @@ def test_two_processes_go_on_as_if_never_stopped(
 
 @pytest.mark.soak
 def test_a_signal_to_one_rank_stops_both(demo: Path, tmp_path: Path) -> None:
-    from training import environment
-
     import signal
     import subprocess
     import sys
     import time
+
+    from training import environment
 
     config = settings(demo, tmp_path, **STEPS | {"max_steps": 400, "num_train_epochs": 200, "save_steps": 0})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]

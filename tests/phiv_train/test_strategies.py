@@ -81,7 +81,7 @@ def test_the_real_models_adapters_have_the_recipes_size(shared: Path) -> None:
 
 
 def test_lora_starts_as_the_base_model() -> None:
-    plain, processor = build_tiny()
+    plain, _ = build_tiny()
     model, _, _ = prepared(use_lora=True, lora_rank=4)
     ids = torch.arange(1, 20)[None]
     assert torch.equal(model(ids).logits, plain(ids).logits)

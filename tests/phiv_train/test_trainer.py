@@ -191,7 +191,9 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
 ) -> None:
     config = settings(demo, tmp_path, **_LAW | {"save_steps": 0})
     with monkeypatch.context() as patch:
-        patch.setattr(TrainerCallback, "on_substep_end", lambda *_, **__: os.kill(os.getpid(), sent) if first() else None)
+        patch.setattr(
+            TrainerCallback, "on_substep_end", lambda *_, **__: os.kill(os.getpid(), sent) if first() else None
+        )
         signals = iter([True])
         first = lambda: next(signals, False)  # noqa: E731
         assert train(config) == 130
@@ -274,15 +276,15 @@ def test_a_full_disk_is_said_before_training(demo: Path, tmp_path: Path, monkeyp
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_frozen_graph_is_found_in_the_first_step(
-    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frozen_graph_is_found_in_the_first_step(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tower run under no_grad although it is to be trained: the audit must name its tensors."""
     from phiv_train.families.phi3_vision.vision import ClipTower
 
     forward = ClipTower.forward
     monkeypatch.setattr(ClipTower, "forward", lambda self, pixels: forward(self, pixels).detach())
-    with pytest.raises(UsageError, match=r"37 trainable tensors got no gradient in the first step \(model\.vision_embed"):
+    with pytest.raises(
+        UsageError, match=r"37 trainable tensors got no gradient in the first step \(model\.vision_embed"
+    ):
         run(demo, tmp_path, max_steps=1)
 
 
@@ -290,7 +292,7 @@ def test_one_process_with_several_gpus_is_refused() -> None:
     class Args:
         n_gpu = 4
 
-    with pytest.raises(UsageError, match="one process sees 4 GPUs. Start with torchrun --nproc_per_node 4"):
+    with pytest.raises(UsageError, match=r"one process sees 4 GPUs\. Start with torchrun --nproc_per_node 4"):
         refuse_data_parallel(Args())  # type: ignore[arg-type]
 
 
