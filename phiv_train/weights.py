@@ -41,8 +41,15 @@ def save_weights(
         elif state is None:
             family.save(model, processor, folder)
         else:
+            _remove_weights(folder)
             model.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]  # transformers' model
             processor.save(folder)
+
+
+def _remove_weights(folder: Path) -> None:
+    """An older save may have been one file where this one is shards, or the reverse."""
+    for old in folder.glob("model*.safetensors*"):
+        old.unlink()
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from phiv_data.files import TMP_PREFIX, environment_problems
-from phiv_schemas.errors import EnvironmentProblem, UsageError
+from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
 from phiv_train.families.phi3_vision.config import Phi3VConfig, from_plain
 from phiv_train.families.phi3_vision.generation import set_stop_ids
 from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration, is_flash
@@ -35,6 +35,7 @@ EMBEDDING_ALIAS = "model.vision_embed_tokens.wte.weight"
 STOP_IDS = (32007, 32000)
 # Fully-qualified, so that 4-bit reaches the decoder's linear layers and nothing else.
 SKIP_4BIT = ("model.vision_embed_tokens", "model.embed_tokens", "lm_head")
+ATTENTION = ("eager", "sdpa", "flash_attention_2")
 _ALLOW = ("*.json", "*.safetensors", "tokenizer.model")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -52,24 +53,36 @@ def load(
 ) -> Phi3VForConditionalGeneration:
     """The model of a folder or hub id, in eval mode. Nothing is initialised at random.
 
-    `quantization="4bit"` (bitsandbytes NF4) spares the modules `skip_4bit`, by fully-qualified name or prefix.
+    `quantization="4bit"` (bitsandbytes NF4) spares the modules `skip_4bit`, fully-qualified, and all below them.
     `stop_ids` end a generated answer; by default <|end|> and <|endoftext|> of the real vocabulary.
     UsageError for a folder or tensors that do not fit; EnvironmentProblem for a missing package or network.
     """
-    torch_dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    torch_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(torch_dtype, torch.dtype):
+        raise UsageError("dtype", f"no such torch dtype {dtype!r}", "Use float32, bfloat16 or float16")
+    if attn_implementation not in ATTENTION:
+        raise UsageError(
+            "attn_implementation", f"unknown {attn_implementation!r}", f"Use one of {', '.join(ATTENTION)}"
+        )
+    if quantization not in (None, "4bit"):
+        raise UsageError("quantization", f"unknown {quantization!r}", "Use '4bit', or leave it out")
     check_attention(attn_implementation, torch_dtype)
     folder = local_folder(path, revision)
     config = read_config(folder)
     found = tensor_shapes(folder)
     check_tensors(str(folder), expected_shapes(config), with_one_embedding(found))
-    model: Phi3VForConditionalGeneration = Phi3VForConditionalGeneration.from_pretrained(
+    model, report = Phi3VForConditionalGeneration.from_pretrained(
         folder,
         config=config,
         dtype=torch_dtype,
         attn_implementation=attention_by_part(attn_implementation),
         quantization_config=None if quantization is None else _four_bit(torch_dtype, skip_4bit),
         key_mapping=None if EMBEDDING in found else {f"^{EMBEDDING_ALIAS}$": EMBEDDING},
+        output_loading_info=True,
     )
+    assert isinstance(model, Phi3VForConditionalGeneration)
+    left = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
+    assert not left, f"the headers were complete, and yet transformers reports {left}"
     _assert_spared(model, skip_4bit)
     if stop_ids is None and config.vocab_size > max(STOP_IDS):
         stop_ids = STOP_IDS
@@ -86,8 +99,9 @@ def build_model(
 ) -> Phi3VForConditionalGeneration:
     """The model from plain values: the official config.json's dict and tensors by their ORIGINAL names.
 
-    dtype and values of the tensors are kept (copied). `clip_config` gives the CLIP tower's sizes where they are
-    not ViT-L/14-336. In eval mode. UsageError naming what is missing, unexpected or wrongly shaped.
+    Values are kept (copied), and the dtype where all tensors share it; mixed ones become float32. `clip_config` gives
+    the CLIP tower's sizes where they are not ViT-L/14-336. In eval mode. UsageError naming what is missing,
+    unexpected or wrongly shaped.
     """
     model_config = from_plain(config, clip_config)
     dtypes = {tensor.dtype for tensor in state_dict.values()}
@@ -116,7 +130,8 @@ def save(
 ) -> None:
     """Write weights, config.json, generation_config.json and the processor's files into `folder`, or nothing.
 
-    A folder that is there already keeps its other files; its old weights are replaced as a whole. `state_dict`: the
+    A folder that is there already keeps its other files; its old weights are replaced as a whole, config.json last:
+    a save that is cut there leaves no checkpoint, and the new files in a `.phiv-tmp-` folder. `state_dict`: the
     gathered tensors of a sharded model. UsageError for a model with adapters or 4-bit weights.
     """
     if not isinstance(model, Phi3VForConditionalGeneration):
@@ -127,16 +142,21 @@ def save(
         raise UsageError("save", f"a model with {what} is not a checkpoint", "Save its adapters, or merge them")
     if processor is not None:
         set_stop_ids(model, processor.stop_ids)
+    folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(str(folder), "is a file", "Pass a folder")
+    # Inside the folder, which may be a mount point: a rename across file systems would fail after all the work.
+    written = folder / f"{TMP_PREFIX}{secrets.token_hex(8)}"
     with environment_problems(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = folder.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
+        written.mkdir(parents=True)
         try:
-            model.save_pretrained(beside, state_dict=state_dict, max_shard_size=max_shard_size)
+            model.save_pretrained(written, state_dict=state_dict, max_shard_size=max_shard_size)
             if processor is not None:
-                processor.save(beside)
-            _publish(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+                processor.save(written)
+        except BaseException:
+            shutil.rmtree(written, ignore_errors=True)
+            raise
+        _publish(written, folder)
 
 
 def check_attention(attn_implementation: str, *dtypes: torch.dtype) -> None:
@@ -189,10 +209,20 @@ def read_config(folder: Path) -> Phi3VConfig:
         raise UsageError(
             str(file), f"cannot be read ({error})", "Pass a folder with a Phi-3.5-vision checkpoint"
         ) from error
-    if plain.get("model_type") != Phi3VConfig.model_type:
-        found = f"model_type is {plain.get('model_type')!r}, expected {Phi3VConfig.model_type!r}"
-        raise UsageError(str(file), found, "Pass a Phi-3.5-vision checkpoint")
-    return from_plain(plain)
+    found = plain.get("model_type") if isinstance(plain, dict) else plain
+    if found != Phi3VConfig.model_type:
+        what = f"model_type is {found!r}, expected {Phi3VConfig.model_type!r}"
+        raise UsageError(str(file), what, "Pass a Phi-3.5-vision checkpoint")
+    try:
+        return from_plain(plain)
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # what transformers raises for values
+        raise UsageError(str(file), f"does not describe a model ({error})", "Restore the checkpoint's own") from error
 
 
 def tensor_shapes(folder: Path) -> Shapes:
@@ -220,9 +250,13 @@ def with_one_embedding(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """`tensors` with the embedding under its one official name, whichever of the two names it came with."""
     out = dict(tensors)
     alias = out.pop(EMBEDDING_ALIAS, None)
-    if alias is not None:
-        out.setdefault(EMBEDDING, alias)
+    if alias is not None and _shape(out.setdefault(EMBEDDING, alias)) != _shape(alias):
+        raise UsageError(EMBEDDING, f"differs from {EMBEDDING_ALIAS}, which is the same parameter")
     return out
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(getattr(tensor, "shape", tensor))
 
 
 def check_tensors(where: str, expected: Shapes, found: Shapes) -> None:
@@ -254,12 +288,18 @@ def _some(names: Iterable[str], limit: int = 4) -> str:
 
 def _weight_files(folder: Path) -> list[Path]:
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file() and single.is_file():
+        what = "holds both model.safetensors and an index of shards, of which one is a leftover"
+        raise UsageError(str(folder), what, "Remove the older one")
     if not index.is_file():
         if single.is_file():
             return [single]
         there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         raise UsageError(str(folder), f"no model.safetensors or its index (found: {there})", "Pass a whole checkpoint")
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(str(index), f"is no index of shards ({error!r})", "Download it again") from error
     if lacking := [name for name in names if not (folder / name).is_file()]:
         raise UsageError(str(index), f"names files that are not there ({_some(lacking)})", "Copy the whole folder")
     return [folder / name for name in names]
@@ -281,20 +321,16 @@ def _four_bit(dtype: torch.dtype, skip: Sequence[str]) -> Any:
 
 def _assert_spared(model: nn.Module, skip: Sequence[str]) -> None:
     quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
-    wrong = [name for name in quantised if name.startswith(tuple(skip))]
+    wrong = [name for name in quantised for spared in skip if name == spared or name.startswith(f"{spared}.")]
     assert not wrong, f"quantised although they are to be spared: {_some(wrong)}"
 
 
-def _publish(beside: Path, folder: Path) -> None:
-    """Make the finished folder `beside` the folder `folder`, keeping files there that a checkpoint does not hold."""
-    if not folder.exists():
-        beside.rename(folder)
-        return
-    old = folder.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
-    folder.rename(old)
-    beside.rename(folder)
-    for entry in old.iterdir():
-        is_weight = entry.name.startswith("model") and ".safetensors" in entry.name
-        if not is_weight and not (folder / entry.name).exists():
-            entry.rename(folder / entry.name)
-    shutil.rmtree(old)
+def _publish(written: Path, folder: Path) -> None:
+    """Move the files of `written` into `folder` in place of an older checkpoint's, config.json last."""
+    (folder / "config.json").unlink(missing_ok=True)
+    for old in folder.iterdir():
+        if old.name.startswith("model") and ".safetensors" in old.name:
+            old.unlink()
+    for file in sorted(written.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
+        file.replace(folder / file.name)
+    written.rmdir()

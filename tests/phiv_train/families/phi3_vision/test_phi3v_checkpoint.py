@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from phiv_train.families.phi3_vision.checkpoint import (
 )
 from phiv_train.families.phi3_vision.config import from_plain
 from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
-from phiv_train.families.tiny import tiny_processor
+from phiv_train.families.tiny import build_tiny, tiny_processor
 
 
 def documented_shapes() -> dict[str, tuple[int, ...]]:
@@ -341,3 +342,75 @@ def test_family_loads_what_it_saves(model: Any, tmp_path: Path) -> None:
     assert torch.equal(logits(loaded), logits(model))
     assert processor.num_crops == 3
     assert loaded.generation_config.eos_token_id == list(processor.stop_ids)
+
+
+def test_a_folder_with_an_old_and_a_new_checkpoint_is_refused(tmp_path: Path) -> None:
+    """Plain save_pretrained leaves both; transformers and we would read different ones."""
+    build_tiny(0)[0].save_pretrained(tmp_path)
+    build_tiny(1)[0].save_pretrained(tmp_path, max_shard_size="300KB")
+    with pytest.raises(UsageError, match=r"holds both model\.safetensors and an index of shards"):
+        load(tmp_path)
+
+
+def test_saving_again_in_another_shape_replaces_the_old_weights(tmp_path: Path) -> None:
+    old, new = build_tiny(0)[0], build_tiny(1)[0]
+    (tmp_path / "trainer_state.json").write_text("mine")
+    save(old, tmp_path, max_shard_size="300KB")
+    save(new, tmp_path)
+    loaded = load(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), new.parameters(), strict=True))
+    assert (tmp_path / "trainer_state.json").read_text() == "mine"
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".phiv-tmp-")]
+
+
+def test_saving_through_a_link_writes_where_it_points(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    save(build_tiny(0)[0], tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "model.safetensors").is_file()
+
+
+def test_a_mount_point_takes_a_checkpoint(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        save(build_tiny(0)[0], tmp_path)
+        load(tmp_path)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "[1]", r"config\.json: model_type is \[1\], expected 'phi3_v'"),
+        ("config.json", '{"model_type": "phi3_v", "hidden_size": "x"}', r"config\.json: "),
+        ("model.safetensors.index.json", "{}", r"index\.json: is no index of shards"),
+        ("model.safetensors.index.json", '{"weight_map": ', r"index\.json: is no index of shards"),
+    ],
+)
+def test_broken_files_are_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    save(build_tiny(0)[0], tmp_path, max_shard_size="300KB")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=message) as raised:
+        load(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"dtype": "floaty"}, "dtype: no such torch dtype 'floaty'"),
+        (
+            {"attn_implementation": "sdp"},
+            r"attn_implementation: unknown 'sdp'\. Use one of eager, sdpa,",
+        ),
+        ({"quantization": "8bit"}, "quantization: unknown '8bit'"),
+    ],
+)
+def test_unknown_options_are_named(tmp_path: Path, option: dict[str, Any], message: str) -> None:
+    save(build_tiny(0)[0], tmp_path)
+    with pytest.raises(UsageError, match=message):
+        load(tmp_path, **option)
