@@ -215,13 +215,9 @@ def read_config(folder: Path) -> Phi3VConfig:
         raise UsageError(str(file), what, "Pass a Phi-3.5-vision checkpoint")
     try:
         return from_plain(plain)
-    except (
-        TypeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        RuntimeError,
-    ) as error:  # what transformers raises for values
+    except PhivError:
+        raise
+    except Exception as error:  # transformers' strict dataclasses raise many kinds for a wrong value
         raise UsageError(str(file), f"does not describe a model ({error})", "Restore the checkpoint's own") from error
 
 
