@@ -91,9 +91,11 @@ class Phi3VConfig(Phi3Config):  # type: ignore[misc]  # transformers is untyped 
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("_attn_implementation", None)  # the official file says flash_attention_2; the caller decides
+        self._check_heads()
+        rope_dims = self.hidden_size // self.num_attention_heads // 2
         if "rope_scaling" in kwargs:
-            kwargs["rope_scaling"] = _to_longrope(kwargs["rope_scaling"])
-        self.rope_parameters = _to_longrope(self.rope_parameters)
+            kwargs["rope_scaling"] = _to_longrope(kwargs["rope_scaling"], rope_dims)
+        self.rope_parameters = _to_longrope(self.rope_parameters, rope_dims)
         self.embd_layer = {**EMBD_LAYER, **(self.embd_layer or {})}
         self.img_processor = {**IMG_PROCESSOR, **(self.img_processor or {})}
         if self.image_token_id is not None and self.image_token_id >= self.vocab_size:
@@ -101,12 +103,28 @@ class Phi3VConfig(Phi3Config):  # type: ignore[misc]  # transformers is untyped 
         super().__post_init__(**kwargs)
         if self.rope_parameters["rope_type"] == "longrope":  # transformers warns without it; rope.py does not use it
             self.rope_parameters["factor"] = self.max_position_embeddings / self.original_max_position_embeddings
+        _only("partial_rotary_factor", self.rope_parameters.get("partial_rotary_factor", 1.0), 1.0)
         self._check_image_path()
+
+    def _check_heads(self) -> None:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % (2 * heads):  # RoPE turns pairs
+            found = f"hidden_size is {self.hidden_size}, not an even multiple of num_attention_heads {heads}"
+            raise UsageError("config.json", found)
+        if groups is not None and heads % groups:
+            raise UsageError(
+                "config.json", f"num_attention_heads is {heads}, not a multiple of num_key_value_heads {groups}"
+            )
 
     def _check_image_path(self) -> None:
         for key, known in EMBD_LAYER.items():
-            if (found := self.embd_layer[key]) != known:
-                raise UsageError("config.json", f"embd_layer.{key} is {found!r}, only {known!r} is implemented")
+            _only(f"embd_layer.{key}", self.embd_layer[key], known)
+        _only("img_processor.name", self.img_processor["name"], IMG_PROCESSOR["name"])
+        _only("img_processor.type_feature", self.img_processor.get("type_feature", "patch"), "patch")
+        index, layers = self.img_processor.get("layer_idx", -2), self.vision_config.num_hidden_layers
+        if not isinstance(index, int) or not -layers - 1 <= index <= layers:
+            found = f"img_processor.layer_idx is {index!r}, the CLIP tower has {-layers - 1} to {layers}"
+            raise UsageError("config.json", found)
         width = self.vision_config.hidden_size
         if self.img_processor["image_dim_out"] != width:
             found = f"image_dim_out is {self.img_processor['image_dim_out']}, the CLIP tower's hidden_size {width}"
@@ -156,10 +174,33 @@ def from_plain(config: Mapping[str, Any], clip_config: Mapping[str, Any] | None 
     return Phi3VConfig(**plain)
 
 
-def _to_longrope(rope: Mapping[str, Any] | None) -> Any:
-    """Rename `su` before transformers looks at the type: its own renaming loses `original_max_position_embeddings`."""
+def _to_longrope(rope: Any, dims: int) -> Any:
+    """Rename `su` before transformers looks at the type: its own renaming loses `original_max_position_embeddings`.
+
+    UsageError for any other scaling and for factor lists that are not `dims` long: transformers takes them silently.
+    """
     if not rope:
         return None
+    if not isinstance(rope, Mapping):
+        raise UsageError("config.json", f"rope_scaling is {rope!r}, not an object")
     out = {k: copy.deepcopy(v) for k, v in rope.items() if k != "type"}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    return out | {"rope_type": "longrope" if kind == "su" else kind}
+    if kind not in ("default", "longrope", "su"):
+        raise UsageError("config.json", f"rope_scaling.type is {kind!r}, only default, longrope, su are implemented")
+    if kind == "default":
+        return out | {"rope_type": kind}
+    for key in ("short_factor", "long_factor"):
+        _check_factors(f"rope_scaling.{key}", rope.get(key), dims)
+    return out | {"rope_type": "longrope"}
+
+
+def _check_factors(key: str, values: Any, dims: int) -> None:
+    if not isinstance(values, list) or not all(isinstance(v, int | float) and v > 0 for v in values):
+        raise UsageError("config.json", f"{key} is no list of positive numbers")
+    if len(values) != dims:
+        raise UsageError("config.json", f"{key} has {len(values)} entries, expected {dims} (head_dim / 2)")
+
+
+def _only(key: str, found: Any, known: Any) -> None:
+    if found != known:
+        raise UsageError("config.json", f"{key} is {found!r}, only {known!r} is implemented")
