@@ -59,6 +59,8 @@ def hd_crops(
     no 8-bit meaning, or is so thin that nothing of it would be left.
     """
     picture = _eight_bit(image, clip_high_depth, where)
+    if not (picture.width and picture.height):
+        raise RecordError(where, f"a picture of {picture.width}x{picture.height} has no pixels", "Leave the row out")
     size = hd_size(*picture.size, num_crops, crop_size)
     if not (size.resized_height and size.resized_width):
         raise RecordError(
@@ -124,18 +126,28 @@ def _eight_bit(image: Image | Pixels, clip_high_depth: bool, where: str) -> Imag
     """
     from PIL.Image import fromarray
 
-    picture = fromarray(image) if isinstance(image, np.ndarray) else image
+    picture = _from_array(image, where) if isinstance(image, np.ndarray) else image
+    if picture.mode in ("I", "F") and not clip_high_depth:
+        raise RecordError(where, f"mode {picture.mode!r} has no defined white", "Convert it to 8 bits")
     try:
         if picture.mode in ("RGB", "L"):
             picture.load()
             return picture
         if picture.mode.startswith("I;16") and not clip_high_depth:
             return fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
-        if picture.mode in ("I", "F") and not clip_high_depth:
-            raise ValueError(f"mode {picture.mode!r} has no defined white; convert it to 8 bits")
         return picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise RecordError(where, f"not a readable picture ({error})", "Repair it, or leave the row out") from error
+
+
+def _from_array(array: NDArray[Any], where: str) -> Image:
+    """Pillow would take some other types for other modes, and [H, W, 1] or [3, H, W] not at all or as nonsense."""
+    from PIL.Image import fromarray, new
+
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        found = f"an array {array.dtype} {list(array.shape)} is no picture"
+        raise RecordError(where, found, "Pass uint8 [H, W, 3]")
+    return fromarray(array) if array.size else new("RGB", array.shape[1::-1])
 
 
 def _resize(picture: Image, size: HDSize) -> Image:

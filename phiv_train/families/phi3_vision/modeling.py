@@ -37,7 +37,7 @@ from phiv_train.families.phi3_vision.generation import (
     suppress_image_token,
 )
 from phiv_train.families.phi3_vision.packing import IGNORE, find_packing, next_token_targets, varlen
-from phiv_train.families.phi3_vision.pixels import crop_grids, pixels_from_crops
+from phiv_train.families.phi3_vision.pixels import check_pictures, crop_grids, pixels_from_crops
 from phiv_train.families.phi3_vision.rope import LongRope, is_long, spread
 from phiv_train.families.phi3_vision.vision import ClipTower, Grid, Phi3VImageEmbedding, image_positions
 
@@ -283,7 +283,11 @@ def as_pixels(
     keep_padding: bool = False,
     like: Tensor | None = None,
 ) -> tuple[Tensor | None, list[Grid]]:
-    """`(pixels, grids)` for the picture path from either form of input; `(None, [])` without pictures."""
+    """`(pixels, grids)` for the picture path from either form of input; `(None, [])` without pictures.
+
+    UsageError where dtype, shape or number of them is not what `forward` describes.
+    """
+    check_pictures(crops, image_sizes, pixel_values)
     if image_sizes is None or len(image_sizes) == 0:
         if (crops is not None and len(crops)) or (pixel_values is not None and len(pixel_values)):
             raise UsageError("image_sizes", "missing, but there are crops", "Pass [N, 2] (height, width)")
@@ -295,7 +299,7 @@ def as_pixels(
     if crops is not None:
         return pixels_from_crops(crops if like is None else crops.to(like.device), image_sizes)[0], grids
     needed = max(rows * columns for rows, columns in grids) + 1
-    if pixels.ndim != 5 or len(pixels) != len(grids) or pixels.shape[1] < needed:
+    if len(pixels) != len(grids) or pixels.shape[1] < needed:
         found = f"is {list(pixels.shape)}, expected [{len(grids)}, at least {needed}, 3, side, side]"
         raise UsageError("pixel_values", found)
     if keep_padding:

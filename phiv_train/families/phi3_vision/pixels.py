@@ -34,6 +34,27 @@ def pixels_from_crops(crops: Tensor, image_sizes: Tensor) -> tuple[Tensor, list[
     return torch.cat(views) if views else empty, [1 + count for count in counts]
 
 
+def check_pictures(crops: Tensor | None, image_sizes: Tensor | None, pixel_values: Tensor | None) -> None:
+    """UsageError unless at most one form is given, in the dtype and shape it is read in: floats taken for bytes would
+    be divided by 255 once more, and nobody would see it."""
+    if crops is not None and pixel_values is not None:
+        raise UsageError("crops", "given together with pixel_values", "Pass one of them")
+    if crops is not None and (
+        crops.dtype != torch.uint8 or crops.ndim != 4 or crops.shape[1] != crops.shape[2] or crops.shape[3] != 3
+    ):
+        raise UsageError("crops", f"is {_kind(crops)}, expected uint8 [C, S, S, 3]")
+    if pixel_values is not None and not (pixel_values.is_floating_point() and pixel_values.ndim == 5):
+        raise UsageError("pixel_values", f"is {_kind(pixel_values)}, expected floats [N, crops, 3, S, S]")
+    if image_sizes is not None and len(image_sizes):
+        whole = not (image_sizes.is_floating_point() or image_sizes.dtype == torch.bool)
+        if not whole or image_sizes.ndim != 2 or image_sizes.shape[1] != 2:
+            raise UsageError("image_sizes", f"is {_kind(image_sizes)}, expected integers [N, 2]")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
 def crop_grids(image_sizes: Tensor | Sequence[Sequence[int]], side: int = 336) -> list[tuple[int, int]]:
     """(rows, columns) of crops per picture, from [N, 2] (height, width) after padding; crops are side x side."""
     sizes = image_sizes.long().tolist() if isinstance(image_sizes, Tensor) else image_sizes

@@ -159,8 +159,32 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_a_mode_without_a_defined_white_is_refused(mode: str) -> None:
-    with pytest.raises(RecordError, match=f"x.tif: not a readable picture .mode '{mode}'"):
+    with pytest.raises(RecordError, match=rf"^x\.tif: mode '{mode}' has no defined white\. Convert it to 8 bits"):
         hd_crops(Image.new(mode, (40, 30)), 1, where="x.tif")
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.zeros((40, 30, 3), np.float32), r"float32 \[40, 30, 3\]"),
+        (np.zeros((40, 30), np.float32), r"float32 \[40, 30\]"),
+        (np.zeros((40, 30, 3), np.int32), r"int32 \[40, 30, 3\]"),
+        (np.zeros((40, 30, 3), np.uint16), r"uint16 \[40, 30, 3\]"),
+        (np.zeros((40, 30, 1), np.uint8), r"uint8 \[40, 30, 1\]"),
+        (np.zeros((3, 40, 30), np.uint8), r"uint8 \[3, 40, 30\]"),
+        (np.zeros((40,), np.uint8), r"uint8 \[40\]"),
+    ],
+)
+def test_an_array_of_another_type_or_shape_is_refused_by_name(array: np.ndarray[Any, Any], found: str) -> None:
+    with pytest.raises(RecordError, match=rf"^row-3: a\.png: an array {found} is no picture\. Pass uint8 \[H, W, 3\]"):
+        hd_crops(array, 1, where="row-3: a.png")
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_a_picture_of_no_pixels_is_refused_by_name(size: tuple[int, int]) -> None:
+    for picture in (Image.new("RGB", size), np.zeros((*size[::-1], 3), np.uint8)):
+        with pytest.raises(RecordError, match=rf"^x\.png: a picture of {size[0]}x{size[1]} has no pixels"):
+            hd_crops(picture, 1, where="x.png")
 
 
 def test_cmyk_and_palettes_become_rgb_and_alpha_is_dropped() -> None:

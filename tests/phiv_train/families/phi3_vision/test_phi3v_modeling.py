@@ -259,6 +259,20 @@ def test_pictures_that_do_not_fit_are_named(plain: Any) -> None:
         ({"image_sizes": sample.sizes + 1}, r"image_sizes\[0\]: 57x113 is not a multiple of 56"),
         ({"crops": None, "pixel_values": torch.zeros(2, 2, 3, SIDE, SIDE)}, r"pixel_values: is \[2, 2, 3, 56, 56\]"),
         ({"crops": None, "image_sizes": None}, "image positions, but 0 pictures"),
+        ({"crops": sample.crops / 255}, r"crops: is float32 \[3, 56, 56, 3\], expected uint8 \[C, S, S, 3\]"),
+        ({"crops": sample.crops.permute(0, 3, 1, 2)}, r"crops: is uint8 \[3, 3, 56, 56\], expected uint8"),
+        ({"crops": sample.crops[0]}, r"crops: is uint8 \[56, 56, 3\], expected uint8"),
+        ({"crops": sample.crops[..., :1]}, r"crops: is uint8 \[3, 56, 56, 1\], expected uint8"),
+        ({"crops": sample.crops.long(), "image_sizes": None}, "crops: is int64"),
+        ({"pixel_values": torch.zeros(2, 3, 3, SIDE, SIDE)}, "crops: given together with pixel_values"),
+        (
+            {"crops": None, "pixel_values": torch.zeros(2, 3, 3, SIDE, SIDE, dtype=torch.uint8)},
+            r"pixel_values: is uint8 \[2, 3, 3, 56, 56\], expected floats \[N, crops, 3, S, S\]",
+        ),
+        ({"crops": None, "pixel_values": torch.zeros(2, 3, SIDE, SIDE)}, r"pixel_values: is float32 \[2, 3, 56, 56\]"),
+        ({"image_sizes": sample.sizes.flatten()}, r"image_sizes: is int64 \[4\], expected integers \[N, 2\]"),
+        ({"image_sizes": sample.sizes.repeat(1, 2)}, r"image_sizes: is int64 \[2, 4\], expected integers \[N, 2\]"),
+        ({"image_sizes": sample.sizes.float()}, r"image_sizes: is float32 \[2, 2\], expected integers \[N, 2\]"),
         ({"output_attentions": True}, "not collected"),
         ({"logits_to_keep": 2}, "cannot be combined with labels"),
     ]
@@ -291,11 +305,59 @@ def test_flash_attention_that_is_not_installed_is_one_line() -> None:
         ({"embd_layer": {"hd_transform_order": "glb_sub"}}, "hd_transform_order is 'glb_sub'"),
         ({"img_processor": {"image_dim_out": 7}}, "image_dim_out is 7, the CLIP tower's hidden_size 1024"),
         ({"img_processor": {"num_img_tokens": 9}}, "num_img_tokens is 9, the CLIP tower gives 144"),
+        ({"img_processor": {"type_feature": "cls_patch"}}, "type_feature is 'cls_patch', only 'patch' is"),
+        ({"img_processor": {"name": "siglip"}}, "name is 'siglip', only 'clip_vision_model' is"),
+        ({"img_processor": {"layer_idx": 25}}, "layer_idx is 25, the CLIP tower has -25 to 24"),
+        ({"img_processor": {"layer_idx": -26}}, "layer_idx is -26, the CLIP tower has -25 to 24"),
+        ({"img_processor": {"layer_idx": "last"}}, "layer_idx is 'last', the CLIP tower has -25 to 24"),
+        ({"hidden_size": 100}, "hidden_size is 100, not an even multiple of num_attention_heads 32"),
+        ({"hidden_size": 96}, "hidden_size is 96, not an even multiple of num_attention_heads 32"),
+        ({"num_key_value_heads": 5}, "num_attention_heads is 32, not a multiple of num_key_value_heads 5"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, only 1.0 is implemented"),
     ],
 )
 def test_another_picture_path_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Phi3VConfig(**keys)
+
+
+def longrope(**keys: Any) -> dict[str, Any]:
+    return {"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48} | keys
+
+
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"type": "linear", "factor": 2.0}, "type is 'linear', only default, longrope, su are implemented"),
+        ({"rope_type": "dynamic", "factor": 2.0}, "type is 'dynamic'"),
+        ({"rope_type": "llama3", "factor": 2.0}, "type is 'llama3'"),
+        (longrope(type="yarn"), "type is 'yarn'"),
+        (longrope(type=None), "type is None"),
+        (longrope(type=["su"]), r"type is \['su'\]"),
+        (longrope(short_factor=[1.0]), r"short_factor has 1 entries, expected 48 \(head_dim / 2\)"),
+        (longrope(long_factor=[1.0] * 49), r"long_factor has 49 entries, expected 48 \(head_dim / 2\)"),
+        (longrope(long_factor=2.0), "long_factor is no list of positive numbers"),
+        (longrope(long_factor=["2"] * 48), "long_factor is no list of positive numbers"),
+        (longrope(short_factor=[0] * 48), "short_factor is no list of positive numbers"),
+        ({"type": "su", "short_factor": [1.0] * 48}, "long_factor is no list of positive numbers"),
+    ],
+)
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_a_rope_that_would_be_ignored_or_broadcast_is_refused(key: str, rope: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=r"^config\.json: rope_scaling.*" + message):
+        Phi3VConfig(**{key: rope})
+
+
+def test_a_rope_that_is_no_object_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^config\.json: rope_scaling is 'su', not an object"):
+        Phi3VConfig(rope_scaling="su")
+
+
+def test_su_longrope_and_none_are_ropes() -> None:
+    for kind in ("su", "longrope"):
+        assert Phi3VConfig(rope_scaling=longrope(type=kind)).rope_parameters["rope_type"] == "longrope"
+    for rope in (None, {}, {"type": "default"}):
+        assert Phi3VConfig(rope_scaling=rope).rope_parameters["rope_type"] == "default"
 
 
 def test_bfloat16_stays_near_float32(plain: Any) -> None:
