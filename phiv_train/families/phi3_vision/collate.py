@@ -16,12 +16,12 @@ from the lengths, never from the pad id, which is also `<|endoftext|>` and stand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phiv_schemas.errors import RecordError
+from phiv_schemas.errors import RecordError, UsageError
 from phiv_train.families.base import IGNORE, Encoded, Layout
 from phiv_train.families.phi3_vision.encoding import image_slots
 from phiv_train.families.phi3_vision.processor import Processor
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 
 
 def collate(samples: Sequence[Encoded], processor: Processor, *, layout: Layout = "packed") -> dict[str, Tensor]:
-    """The batch. RecordError, naming the sample, where image slots and crops do not match."""
+    """The batch. RecordError, naming the sample, where image slots and crops do not match; UsageError without any."""
     import torch
 
+    if not samples:
+        raise UsageError("samples", "a batch of none has no shape", "Pass at least one")
+    if layout not in get_args(Layout):
+        raise UsageError("layout", f"{layout!r} is unknown", "Pass packed, right or left")
     for sample in samples:
         check(sample, processor)
     rows = _packed(samples) if layout == "packed" else _padded(samples, processor, left=layout == "left")
@@ -43,6 +47,10 @@ def collate(samples: Sequence[Encoded], processor: Processor, *, layout: Layout 
 
 def check(sample: Encoded, processor: Processor) -> None:
     """The invariant: as many image slots as the vision tower will return rows. RecordError with the sample's id."""
+    if len(sample.labels) != len(sample.input_ids):
+        raise RecordError(sample.id, f"has {len(sample.input_ids)} ids and {len(sample.labels)} labels")
+    if not len(sample.input_ids):
+        raise RecordError(sample.id, "has no ids", "Leave the row out")
     crops, sizes = sample.media["crops"], sample.media["image_sizes"]
     areas = sizes // processor.crop_size
     if (needed := int(areas.prod(axis=1).sum())) != len(crops):

@@ -35,6 +35,7 @@ _TOKENIZER, _PREPROCESSOR = "tokenizer.json", "preprocessor_config.json"
 _OTHER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "processor_config.json")
 # Part of the hash: raise it when the same conversation would become other ids or other crops.
 _RENDERING = 1
+_PROBE = "".join(map(chr, range(32, 127))) + "\nWhat is shown in these pictures? Żółć, 你好 🙂\t1234567890"
 
 
 class TextTokenizer(Protocol):
@@ -91,15 +92,16 @@ class Processor:
     ) -> Processor:
         """The processor from the texts of `tokenizer.json`, `preprocessor_config.json` and any others to keep."""
         spec, settings = (_parse(f"{where}/{name}", files[name]) for name in (_TOKENIZER, _PREPROCESSOR))
-        added = spec.get("added_tokens", [])
+        tokenizer, control_ids, rstrip = _tokenizer(f"{where}/{_TOKENIZER}", spec)
+        own = f"{where}/{_PREPROCESSOR}"
         return cls(
-            tokenizer=PlainTokenizer(spec),
-            control_ids={token["content"]: token["id"] for token in added},
-            num_crops=int(settings.get("num_crops", 1) if num_crops is None else num_crops),
-            crop_size=int(settings.get("crop_size", CROP_SIZE)),
-            grid=math.isqrt(settings.get("num_img_tokens", 144)),
+            tokenizer=tokenizer,
+            control_ids=control_ids,
+            num_crops=_count(own, settings, "num_crops", 1) if num_crops is None else num_crops,
+            crop_size=_count(own, settings, "crop_size", CROP_SIZE),
+            grid=math.isqrt(_count(own, settings, "num_img_tokens", 144)),
             clip_high_depth=clip_high_depth,
-            rstrip=frozenset(token["content"] for token in added if token["rstrip"]),
+            rstrip=rstrip,
             files=files,
         )
 
@@ -136,8 +138,12 @@ class Processor:
 
     @cached_property
     def spec_hash(self) -> str:
-        """Equal hash, equal arrays for every conversation."""
-        tokenizer = json.loads(self.files.get(_TOKENIZER, "null"))
+        """Equal hash, equal arrays for every conversation.
+
+        A tokenizer that came without a file has no text to hash: its class and its ids for a probe stand for it.
+        """
+        file = self.files.get(_TOKENIZER)
+        tokenizer = _fingerprint(self.tokenizer) if file is None else json.loads(file)
         spec = [_RENDERING, tokenizer, dict(self.control_ids), sorted(self.rstrip), self.num_crops, self.crop_size]
         spec += [self.grid, self.clip_high_depth]
         return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
@@ -176,6 +182,8 @@ def _read(path: Path) -> str:
     with environment_problems(path):
         try:
             return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(str(path), f"is not UTF-8 ({error})", "Fetch the checkpoint again") from error
         except FileNotFoundError as error:
             hint = "Pass the folder of a whole checkpoint"
             raise UsageError(str(path.parent), f"has no {path.name}", hint) from error
@@ -183,9 +191,34 @@ def _read(path: Path) -> str:
 
 def _parse(where: str, text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
-    except (TypeError, ValueError) as error:
+        value = json.loads(text)
+    except ValueError as error:
         raise UsageError(where, f"is not a JSON object ({error})", "Fetch the checkpoint again") from error
+    if not isinstance(value, dict):
+        raise UsageError(where, f"is not a JSON object (found {type(value).__name__})", "Fetch the checkpoint again")
+    return value
+
+
+def _tokenizer(where: str, spec: Mapping[str, Any]) -> tuple[PlainTokenizer, dict[str, int], frozenset[str]]:
+    """(tokenizer, ids of its added tokens by name, those that strip on their right)."""
+    try:
+        added = spec.get("added_tokens", [])
+        ids = {str(token["content"]): int(token["id"]) for token in added}
+        return PlainTokenizer(spec), ids, frozenset(str(token["content"]) for token in added if token["rstrip"])
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UsageError(where, f"is not a tokenizer ({error!r})", "Fetch the checkpoint again") from error
+
+
+def _count(where: str, settings: Mapping[str, Any], key: str, default: int) -> int:
+    value = settings.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(where, f"{key} is {value!r}, not a whole number from 1", "Fetch the checkpoint again")
+    return value
+
+
+def _fingerprint(tokenizer: TextTokenizer) -> list[Any]:
+    kind = type(tokenizer)
+    return [kind.__module__, kind.__qualname__, [int(i) for i in tokenizer.encode(_PROBE)]]
 
 
 def _with_hub_code(text: str) -> str:

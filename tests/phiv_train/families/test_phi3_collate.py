@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from phiv_schemas import Conversation, Turn
 from phiv_schemas.errors import RecordError, UsageError
-from phiv_train.families.base import IGNORE, Encoded
+from phiv_train.families.base import IGNORE, Encoded, Layout
 from phiv_train.families.phi3_vision.collate import collate
 from phiv_train.families.phi3_vision.encoding import encode
 from phiv_train.families.tiny import FAMILY, build_tiny, tiny_processor
@@ -63,6 +64,28 @@ def test_a_sample_cut_in_the_middle_of_an_image_is_refused_with_its_id() -> None
     cut = replace(whole, input_ids=whole.input_ids[:20], labels=whole.labels[:20])
     with pytest.raises(RecordError, match=r"row-17: has 16 image slots for 27 image features"):
         collate([sample("fine", []), cut], PROCESSOR)
+
+
+def test_no_samples_and_unknown_layouts_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^samples: a batch of none"):
+        collate([], PROCESSOR)
+    unknown: Any = "centre"
+    with pytest.raises(UsageError, match=r"^layout: 'centre' is unknown\. Pass packed, right or left"):
+        collate([sample("a", [])], PROCESSOR, layout=unknown)
+
+
+@pytest.mark.parametrize("layout", ["packed", "right"])
+def test_labels_of_another_length_are_refused_with_the_id(layout: Layout) -> None:
+    whole = sample("row-17", [(50, 50)])
+    short = replace(whole, labels=whole.labels[:-1])
+    with pytest.raises(RecordError, match=rf"^row-17: has {len(whole)} ids and {len(whole) - 1} labels"):
+        collate([sample("fine", []), short], PROCESSOR, layout=layout)
+
+
+def test_a_sample_without_ids_is_refused_with_the_id() -> None:
+    empty = replace(sample("row-17", []), input_ids=np.empty(0, np.int64), labels=np.empty(0, np.int64))
+    with pytest.raises(RecordError, match=r"^row-17: has no ids"):
+        collate([empty], PROCESSOR)
 
 
 def test_a_lost_crop_is_refused_with_the_id() -> None:

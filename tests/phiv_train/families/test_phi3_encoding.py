@@ -23,6 +23,8 @@ from phiv_train.families.tiny import control_ids, tiny_processor
 MARKERS = ["<|end|>", "<|image_1|>", "<s>", "</s>", "<|endoftext|>", "<|user|>\n", "<|assistant|>", "<0x0A>", "<image>"]
 # U+2581 is the tokenizer's own mark for a blank: it comes back as one.
 TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="▁"), max_size=12)
+# hypothesis also draws string constants of the code under test: "<s>" controls in an official prompt.
+UNMARKED = TEXTS.filter(lambda text: "<" not in text)
 DATA = st.lists(st.one_of(TEXTS, st.sampled_from(MARKERS)), max_size=4).map("".join)
 
 
@@ -134,7 +136,7 @@ def test_ucf_prompt_has_the_length_of_the_facts(real: Processor) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(user=TEXTS, assistant=TEXTS, count=st.integers(0, 3))
+@given(user=UNMARKED, assistant=UNMARKED, count=st.integers(0, 3))
 def test_a_turn_is_the_recipe_s_prompt_by_the_official_rules(
     processor: Processor, user: str, assistant: str, count: int
 ) -> None:
@@ -301,3 +303,38 @@ def test_a_folder_without_a_tokenizer_and_a_foreign_one_are_refused(tmp_path: Pa
         Processor(GoldenTokenizer(), {k: v for k, v in control_ids().items() if k != "<|user|>"})
     with pytest.raises(UsageError, match="at least 1"):
         tiny_processor(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("preprocessor_config.json", b'{"num_crops": "four"}', "num_crops is 'four', not a whole number"),
+        ("preprocessor_config.json", b'{"num_crops": 4.5}', "num_crops is 4.5, not a whole number"),
+        ("preprocessor_config.json", b'{"num_img_tokens": null}', "num_img_tokens is None, not a whole number"),
+        ("preprocessor_config.json", b'{"num_img_tokens": -1}', "num_img_tokens is -1, not a whole number"),
+        ("preprocessor_config.json", b'{"crop_size": [336]}', r"crop_size is \[336\], not a whole number"),
+        ("preprocessor_config.json", b"[]", "is not a JSON object"),
+        ("preprocessor_config.json", b"\xff\xfe", "is not UTF-8"),
+        ("tokenizer.json", b"{}", "is not a tokenizer"),
+        ("tokenizer.json", b"\xff\xfe", "is not UTF-8"),
+        ("tokenizer.json", b'{"added_tokens": [{}]}', "is not a tokenizer"),
+        ("tokenizer.json", b'{"added_tokens": 3}', "is not a tokenizer"),
+    ],
+)
+def test_a_broken_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    tiny_processor().save(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=f"{name}: {message}"):
+        Processor.from_folder(tmp_path)
+
+
+def test_another_tokenizer_is_another_hash_also_when_built_from_parts() -> None:
+    class Shifted(GoldenTokenizer):
+        def __init__(self, by: int) -> None:
+            self.by = by
+
+        def encode(self, text: str) -> Sequence[int]:
+            return [self.by + i for i in super().encode(text)]
+
+    hashes = [Processor(Shifted(by), control_ids()).spec_hash for by in (0, 0, 1)]
+    assert hashes[0] == hashes[1] != hashes[2]
