@@ -34,7 +34,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return cli_train.main()
 
 
-# -- strategies ---------------------------------------------------------------------------------------------------------
+# -- strategies --------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models of the runs of a test, as they were saved."""
@@ -95,7 +95,7 @@ def test_bfloat16_on_a_cpu_keeps_trained_weights_in_float32(demo: Path, tmp_path
     assert distance(final(tmp_path / "full"), run(demo, tmp_path / "exact", max_steps=2)) < 0.05
 
 
-# -- the command --------------------------------------------------------------------------------------------------------
+# -- the command -------------------------------------------------------------------------------------------------------
 def test_one_command_trains_evaluates_and_logs(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_dry_run_of_the_real_model_needs_its_json_files_only(
     assert totals["full"] > 16 * 4.1  # weights, gradients and two averages in float32
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 def broken(demo: Path, tmp_path: Path, change: str) -> Path:
     """A copy of the set with something wrong."""
     folder = tmp_path / "data"
@@ -232,11 +232,11 @@ def test_a_row_without_answers_is_named(tmp_path: Path) -> None:
 
 def test_an_adapter_is_no_base(demo: Path, tmp_path: Path) -> None:
     run(demo, tmp_path, max_steps=1, **STRATEGIES["lora"])
-    with pytest.raises(UsageError, match="is an adapter, not a model. Pass its base, 'tiny'"):
+    with pytest.raises(UsageError, match=r"is an adapter, not a model\. Pass its base, 'tiny'"):
         run(demo, tmp_path / "again", model_name_or_path=str(tmp_path / "final"))
 
 
-# -- no dead setting ----------------------------------------------------------------------------------------------------
+# -- no dead setting ---------------------------------------------------------------------------------------------------
 def test_every_setting_is_read_by_a_run(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads of every field are counted while the command runs; saving and comparing the whole does not count."""
     read: set[str] = set()
@@ -333,7 +333,7 @@ def test_full_train_takes_all_rows(demo: Path, tmp_path: Path) -> None:
     assert (len(few.fitted.rows), len(every.fitted.rows)) == (5, 24)
 
 
-# -- sizes of steps -----------------------------------------------------------------------------------------------------
+# -- sizes of steps ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("lengths", "changes", "world", "expected"),
     [
