@@ -5,6 +5,7 @@
 
 Rows, numbers and scores are those of `vision_finetuning/README.md` in microsoft/PhiCookBook. Scores are what that page
 reports for its own trainer (DocVQA and hateful memes with Phi-3-vision, NLVR2 with Phi-3.5-vision), not measured here.
+`demo-full` is ours, for the toy model.
 """
 
 from __future__ import annotations
@@ -127,7 +128,26 @@ def _ucf101(method: str) -> Recipe:
     return Recipe(f"ucf101-{method}", settings, "accuracy", None, "Phi-3.5-vision")
 
 
+# What `phiv-convert ucf101 --demo` made, learnt by the toy model on a CPU in about two minutes. On a CPU, padding rows
+# of nearly one length beats packing, whose mask is dense there.
+DEMO = Recipe(
+    "demo-full",
+    {
+        "model_name_or_path": "tiny",
+        "packing": False,
+        "batch_size": 8,
+        "batch_size_per_gpu": 8,
+        "num_train_epochs": 60,
+        "learning_rate": 3e-3,
+        "gradient_checkpointing": False,
+        "num_workers": 1,
+        "eval_batch_size": 24,
+        "max_new_tokens": 16,
+    },
+    "accuracy",
+    model="tiny",
+)
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe
-    for recipe in [*map(_ucf101, _METHODS), *(_table_row(row) for row in _ROWS.strip().splitlines())]
+    for recipe in [DEMO, *map(_ucf101, _METHODS), *(_table_row(row) for row in _ROWS.strip().splitlines())]
 }

@@ -368,11 +368,8 @@ def test_the_demo_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from phiv_data.engine import convert
 
     convert(Ucf101Options(demo=True), tmp_path / "demo", num_workers=1)
-    words = f"--data_dir {tmp_path / 'demo'} --model_name_or_path tiny --output_dir {tmp_path / 'out'}"
-    assert call(monkeypatch, *words.split(), *DEMO_FLAGS.split()) == 0
+    words = f"--recipe demo-full --data_dir {tmp_path / 'demo'} --output_dir {tmp_path / 'out'}"
+    assert call(monkeypatch, *words.split()) == 0
     scores = [json.loads((tmp_path / f"out/eval_{w}.json").read_text())["accuracy"] for w in ("before", "after")]
     assert scores[0] <= 0.3
     assert scores[1] >= 0.9
-
-
-DEMO_FLAGS = "--batch_size 8 --num_train_epochs 30 --learning_rate 3e-3 --wd 1 --no_gradient_checkpointing"

@@ -15,7 +15,7 @@ from phiv_train.recipes import RECIPES, recipe_settings, table, warmup_warning
 def test_a_recipe_is_a_valid_configuration(name: str) -> None:
     config = TrainConfig(data_dir=Path(), **recipe_settings(name))
     assert config.strategy == name.removesuffix("-fp16").split("-")[1]
-    assert (config.compute_dtype(on_gpu=True) == "float16") == name.endswith("-fp16")
+    assert (config.compute_dtype(on_gpu=True) == "float16") == name.endswith(("-fp16", "demo-full"))
 
 
 def test_every_row_of_the_page_is_there_with_its_score() -> None:
