@@ -82,11 +82,11 @@ def _issue_line(text: str, code: str, severity: str) -> str:
 def _summary(report: ValidationReport) -> str:
     from phiv_schemas import CODES
 
-    errors, warnings = len(report.errors), len(report.issues) - len(report.errors)
+    errors, warnings = report.num_errors, report.num_warnings
     found = [_plural(errors, "error")] if errors else ["valid"]
     found += [_plural(warnings, "warning")] if warnings else []
     counts = ", ".join(f"{count} {code} {CODES[code]}" for code, count in report.counts().items())
-    cut = " and more, not listed: raise --max_issues" if report.truncated else ""
+    cut = f"; {len(report.issues)} listed: raise --max_issues for more" if report.truncated else ""
     checked = f"{_plural(report.rows, 'row')}, {_plural(report.images, 'image')}"
     return f"{report.path}: {checked}: {', '.join(found)}{f' ({counts})' if counts else ''}{cut}"
 

@@ -25,7 +25,7 @@ from phiv_data.record_errors import duplicate_key_paths, schema_issues
 from phiv_schemas import Conversation, FileInfo, Issue, RecordError, UsageError
 
 _BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _SURROGATE = re.compile(r"surrogate|hex escape|unicode code point", re.IGNORECASE)
 _POSITION = re.compile(r" at line 1 column (\d+)$")
 
@@ -53,7 +53,25 @@ def read_lines(path: Path | str, *, name: str | None = None) -> Iterator[Line]:
     path = Path(path)
     if not path.is_file():
         raise UsageError(str(path), "is a folder, not a jsonl file" if path.is_dir() else "no such file")
-    return _read_lines(path, name or path.name)
+    return read_range(path, name or path.name)
+
+
+def read_range(path: Path, name: str, start: int = 0, end: int | None = None, first: int = 1) -> Iterator[Line]:
+    """The non-blank lines of a byte range that begins and ends at line ends; line `first` starts at byte `start`."""
+    offset = start
+    with environment_problems(path), path.open("rb") as file:
+        file.seek(start)
+        for number, raw in enumerate(file, start=first):
+            if end is not None and offset >= end:
+                return
+            if number == 1 and raw.startswith(UTF16_MARKS):
+                yield Line(1, 0, None, (_utf16(name),))
+                return
+            line, warnings = _without_bom(raw, name) if number == 1 else (raw, ())
+            if line.strip():
+                parsed = parse_line(line.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
+                yield Line(number, offset + len(raw) - len(line), parsed.conversation, warnings + parsed.issues)
+            offset += len(raw)
 
 
 def parse_line(raw: bytes, file: str, number: int | None = None, *, is_cut: bool = False) -> Line:
@@ -77,21 +95,6 @@ def write_jsonl(path: Path | str, conversations: Iterable[Conversation]) -> File
         for conversation in conversations:
             out.write(f"{conversation.to_line()}\n".encode("ascii"))
     return FileInfo(path=path.name, size_bytes=out.size_bytes, sha256=out.sha256)
-
-
-def _read_lines(path: Path, name: str) -> Iterator[Line]:
-    offset = 0
-    with environment_problems(path), path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if number == 1 and raw.startswith(_UTF16):
-                yield Line(1, 0, None, (_utf16(name),))
-                return
-            line, warnings = _without_bom(raw, name) if number == 1 else (raw, ())
-            if line.strip():
-                parsed = parse_line(line.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
-                start = offset + len(raw) - len(line)
-                yield Line(number, start, parsed.conversation, warnings + parsed.issues)
-            offset += len(raw)
 
 
 def _first_error_raises(lines: Iterator[Line]) -> Iterator[Conversation]:

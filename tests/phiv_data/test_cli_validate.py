@@ -68,7 +68,7 @@ def test_a_cut_list_says_that_there_is_more(
         (out / "images/val/Archery" / name).unlink()
     assert run(monkeypatch, out, "--max_issues", 1) == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.endswith("1 error (1 PV101 missing-image) and more, not listed: raise --max_issues")
+    assert last.endswith("2 errors (2 PV101 missing-image); 1 listed: raise --max_issues for more")
 
 
 def test_flags_are_the_same_with_dashes_and_underscores(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

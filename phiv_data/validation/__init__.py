@@ -1,0 +1,83 @@
+"""`validate(path)`: everything wrong with a converted folder, a jsonl file or shards, in one report.
+
+    >>> report = validate("out")
+    >>> report.ok, report.rows, report.images
+    (True, 30, 240)
+    >>> [str(issue) for issue in report.issues]
+    ["ucf101_val.jsonl:17: $.conversations[0].images[3]: no such image 'val/A/v.3.jpg' under images/"]
+
+`deep` (the default) decodes every distinct image in full, and hashes every file; without it only schema, ids,
+existence and sizes are checked.
+
+    dataset.py   a path -> a Job of pieces          text.py, images.py   rules: pure functions
+    walk.py      a piece -> a Partial               tallies.py, keys.py  rules over many rows
+    partial.py   Partials merge; finish() reports   found.py             what rules are given and say
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from phiv_data.files import environment_problems
+from phiv_data.validation.dataset import plan_path
+from phiv_data.validation.keys import KeyIndex
+from phiv_data.validation.partial import Findings, Partial, finish, merge
+from phiv_data.validation.walk import Job, find_rows, run_pieces
+from phiv_schemas import UsageError, ValidationReport
+
+MAX_ISSUES = 1000
+
+OnRows = Callable[[int], object]
+
+
+def validate(
+    path: Path | str,
+    *,
+    deep: bool = True,
+    images_root: Path | str | None = None,
+    max_issues: int = MAX_ISSUES,
+    num_workers: int | None = 0,
+    on_rows: OnRows = lambda count: None,
+) -> ValidationReport:
+    """Check `path`: a converted folder, one jsonl file, one shard, or a folder of shards.
+
+    `images_root` is where a jsonl file's paths start (default: the folder `images` beside it). At most
+    `max_issues` issues are listed, errors first. `num_workers` processes share the work (0: this one; None: one per
+    core, if there is enough to do); the report does not depend on them. `on_rows(n)` is called as rows are done.
+    Raises UsageError when there is nothing to check.
+    """
+    path = Path(path)
+    _check_arguments(path, images_root, max_issues, num_workers)
+    job = Job(deep=deep, limit=max_issues, images_root=None if images_root is None else Path(images_root))
+    findings = Findings(max_issues)
+    with ExitStack() as stack, environment_problems(path):
+
+        def scratch() -> Path:
+            """A new temporary folder, removed in the end."""
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phiv-validate-")))
+
+        index = KeyIndex(scratch)
+        planned = plan_path(path, job, findings, scratch)
+        whole = Partial(Findings(max_issues))
+        for part in run_pieces(planned.job, num_workers):
+            index.add(part.keys)
+            whole = merge(whole, replace(part, keys=()))
+            on_rows(sum(part.rows.values()))
+        more = planned.check_whole(whole, index, findings)
+        whole = merge(whole, Partial(findings))
+        return finish(whole, index, str(path), lambda places: find_rows(job, places), num_images=more)
+
+
+def _check_arguments(path: Path, images_root: Path | str | None, max_issues: int, num_workers: int | None) -> None:
+    if not path.exists():
+        raise UsageError(str(path), "no such file or folder")
+    if max_issues < 1:
+        raise UsageError("max_issues", f"must be at least 1 (found {max_issues})")
+    if num_workers is not None and num_workers < 0:
+        raise UsageError("num_workers", f"must be at least 0 (found {num_workers})")
+    if images_root is not None and not Path(images_root).is_dir():
+        raise UsageError("images_root", f"no such folder {str(images_root)!r}")

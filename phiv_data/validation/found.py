@@ -1,0 +1,89 @@
+"""What rules are given and what they say: the seams of a validation.
+
+A record rule is a pure function of a record, an image rule of a decoded image, each listed where it is defined
+(`text.RECORD_RULES`, `images.IMAGE_RULES`); rules over many rows are `keys.KeyRule` and `tallies.Tally`. A rule says
+what is wrong and where in the record; the walker adds file and line.
+
+    >>> def no_question(conversation):
+    ...     for t, turn in enumerate(conversation.turns):
+    ...         if not turn.user.strip():
+    ...             yield Found("PV210", f"$.conversations[{t}].user", "asks nothing")
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from phiv_schemas import RULES, Conversation, Issue
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One finding of the rule `code`; `json_path` is None where it is about a whole record, file or image."""
+
+    code: str
+    json_path: str | None
+    message: str
+    hint: str = ""
+
+    def at(self, file: str, line: int | None = None, json_path: str | None = None) -> Issue:
+        """The finding as an issue, with the rule's severity. `json_path` stands in where it has none."""
+        return Issue(
+            code=self.code, severity=RULES[self.code].severity, file=file, line=line,
+            json_path=self.json_path or json_path, message=self.message, hint=self.hint,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image as image rules see it: its path, its bytes, decoded in full and upright."""
+
+    path: str
+    data: bytes
+    image: Image
+
+    @cached_property
+    def header(self) -> Image:
+        """The image as Pillow opens it: `format`, `mode`, `n_frames` and EXIF as the file has them; not decoded."""
+        from PIL import Image as PillowImage
+
+        return self.image if self.image.format else PillowImage.open(io.BytesIO(self.data))
+
+
+@dataclass(slots=True)
+class ImageFacts:
+    """What is known of one image. Without `deep` nothing is: all fields are empty.
+
+    `size` is that of the upright picture, None where it is broken; `sha256` the 32 bytes of the file's digest;
+    `found` what is wrong with it, told at every use.
+    """
+
+    size: tuple[int, int] | None = None
+    format: str = ""
+    sha256: bytes = b""
+    found: tuple[Found, ...] = ()
+
+
+@dataclass(slots=True)
+class RowContext:
+    """A good record and where it stands. `images` are in the order of `conversation.image_paths`, or empty.
+
+    Empty: images were not looked at, since there is no folder of images.
+    """
+
+    file: str
+    line: int
+    split: str
+    conversation: Conversation
+    images: tuple[ImageFacts, ...] = ()
+
+
+RecordRule = Callable[[Conversation], Iterable[Found]]
+ImageRule = Callable[[Opened], Iterable[Found]]

@@ -1,0 +1,109 @@
+"""Images of rows: each is looked at once; rules about a decoded image stand in `IMAGE_RULES`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from phiv_data.record_errors import shown
+from phiv_data.reject import RejectInput
+from phiv_data.validation.found import Found, ImageFacts, ImageRule, Opened
+from phiv_data.validation.keys import Key, digest
+from phiv_data.validation.listing import Listing
+
+IMAGE_RULES: list[ImageRule] = []
+
+MAX_REMEMBERED = 2**17  # images whose facts are kept, for rows that share them
+_VALUE = struct.Struct("<II8s")
+
+
+def decode(data: bytes, path: str, sha256: bytes = b"") -> ImageFacts:
+    """Decode an image in full, and ask every rule about it."""
+    from phiv_data.images import open_image
+
+    sha256 = sha256 or hashlib.sha256(data).digest()
+    try:
+        opened = Opened(path, data, open_image(data, where=path))
+        found = tuple(one for rule in IMAGE_RULES for one in rule(opened))
+    except RejectInput as error:
+        return broken("PV102", f"broken image {shown(path)}: {error.reason}", sha256)
+    return ImageFacts(opened.image.size, opened.header.format or "", sha256, found)
+
+
+def broken(code: str, message: str, sha256: bytes = b"") -> ImageFacts:
+    """The facts of an image there is no picture of."""
+    return ImageFacts(None, "", sha256, (Found(code, None, message),))
+
+
+def image_key(path: str, facts: ImageFacts, item: int) -> Key:
+    """What `partial.IMAGE_KEYS` keeps of an image."""
+    width, height = facts.size or (0, 0)
+    return digest(path), _VALUE.pack(width, height, facts.format.encode()[:8]), item
+
+
+class ImageChecks:
+    """Images below `root`. `listing` is what a dataset says of their bytes. `threads` decode side by side."""
+
+    def __init__(self, root: Path, *, deep: bool, listing: Listing | None = None, threads: int = 0) -> None:
+        self._root, self._deep, self.listing = root, deep, listing
+        self._real_root = os.path.realpath(root)
+        self._facts: dict[str, ImageFacts] = {}
+        self._real_folders: dict[str, str] = {}
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None  # Pillow and hashlib release the GIL
+
+    def look_at(self, paths: Iterable[str]) -> dict[str, ImageFacts]:
+        """The facts of each of `paths`, perhaps of others. What was looked at is remembered, up to a limit."""
+        if len(self._facts) > MAX_REMEMBERED:
+            self._facts, self._real_folders = {}, {}
+        new = [path for path in dict.fromkeys(paths) if path not in self._facts]
+        self._facts.update(zip(new, self._map(self._check, new), strict=True))
+        return self._facts
+
+    def get(self, path: str) -> ImageFacts | None:
+        """The facts of an image that was looked at and is remembered."""
+        return self._facts.get(path)
+
+    def close(self) -> None:
+        """End the threads; what they have not begun is dropped."""
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _map(self, check: Callable[[str], ImageFacts], paths: list[str]) -> Iterator[ImageFacts]:
+        return self._pool.map(check, paths) if self._pool else map(check, paths)
+
+    def _check(self, path: str) -> ImageFacts:
+        full = self._root / path
+        if self._leaves(full):
+            return broken("PV103", f"leaves images/ through a symbolic link ({shown(path)})")
+        try:
+            status = full.stat()
+        except OSError:
+            return broken("PV101", f"no such image {shown(path)} under {self._root.name}/")
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            return broken("PV101", f"is not a file ({shown(path)})")
+        return self._read(path, full) if self._deep else ImageFacts()
+
+    def _leaves(self, full: Path) -> bool:
+        """True when a symbolic link leads out of the root. Folders are resolved once, not per image."""
+        if full.is_symlink():
+            return not os.path.realpath(full).startswith(self._real_root + os.sep)
+        folder = str(full.parent)
+        if (real := self._real_folders.get(folder)) is None:
+            real = self._real_folders[folder] = os.path.realpath(folder)
+        return not f"{real}{os.sep}".startswith(self._real_root + os.sep)
+
+    def _read(self, path: str, full: Path) -> ImageFacts:
+        try:
+            data = full.read_bytes()
+        except OSError as error:
+            return broken("PV007", f"cannot be read ({shown(path)}: {error.strerror})")
+        sha256 = hashlib.sha256(data).digest()
+        if self.listing is not None and (listed := self.listing.get(path)) != sha256:
+            what = "bytes differ from those converted: not the sha256 of images.sha256"
+            return broken("PV104", f"{what if listed else 'is not listed in images.sha256'} ({shown(path)})", sha256)
+        return decode(data, path, sha256)
