@@ -17,13 +17,14 @@ existence and sizes are checked.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from phiv_data.files import environment_problems
 from phiv_data.validation.dataset import plan_path
+from phiv_data.validation.found import RowRule, Settings
 from phiv_data.validation.keys import KeyIndex
 from phiv_data.validation.partial import Findings, Partial, finish, merge
 from phiv_data.validation.walk import Job, find_rows, run_pieces
@@ -41,19 +42,23 @@ def validate(
     images_root: Path | str | None = None,
     max_issues: int = MAX_ISSUES,
     num_workers: int | None = 0,
+    ignore: Collection[str] = (),
+    row_rules: Iterable[RowRule] = (),
     on_rows: OnRows = lambda count: None,
 ) -> ValidationReport:
     """Check `path`: a converted folder, one jsonl file, one shard, or a folder of shards.
 
     `images_root` is where a jsonl file's paths start (default: the folder `images` beside it). At most
-    `max_issues` issues are listed, errors first. `num_workers` processes share the work (0: this one; None: one per
+    `max_issues` issues are listed, errors first. Findings of the codes in `ignore` are left out. `row_rules` are asked
+    beside the usual rules. `num_workers` processes share the work (0: this one; None: one per
     core, if there is enough to do); the report does not depend on them. `on_rows(n)` is called as rows are done.
     Raises UsageError when there is nothing to check.
     """
     path = Path(path)
     _check_arguments(path, images_root, max_issues, num_workers)
-    job = Job(deep=deep, limit=max_issues, images_root=None if images_root is None else Path(images_root))
-    findings = Findings(max_issues)
+    settings = Settings(deep=deep, ignore=frozenset(ignore), row_rules=tuple(row_rules), max_issues=max_issues)
+    job = Job(settings=settings, images_root=None if images_root is None else Path(images_root))
+    findings = Findings.of(settings)
     with ExitStack() as stack, environment_problems(path):
 
         def scratch() -> Path:
@@ -62,7 +67,7 @@ def validate(
 
         index = KeyIndex(scratch)
         planned = plan_path(path, job, findings, scratch)
-        whole = Partial(Findings(max_issues))
+        whole = Partial(Findings.of(settings))
         for part in run_pieces(planned.job, num_workers):
             index.add(part.keys)
             whole = merge(whole, replace(part, keys=()))

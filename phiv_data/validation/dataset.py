@@ -93,7 +93,7 @@ def _plan_jsonl(folder: Path, files: list[Path], job: Job) -> Planned:
 
 
 def _cut(job: Job, file: str, path: Path) -> Iterator[Lines]:
-    return cut_lines(file, path, DEEP_PIECE_BYTES if job.deep and job.has_images else PIECE_BYTES)
+    return cut_lines(file, path, DEEP_PIECE_BYTES if job.settings.deep and job.has_images else PIECE_BYTES)
 
 
 def _split_of(stem: str) -> str:
@@ -168,7 +168,7 @@ def _plan_file(folder: Path, info: FileInfo, job: Job, findings: Findings) -> bo
     if (size := path.stat().st_size) != info.size_bytes:
         what = f"was cut or changed: {size} bytes (the manifest says {info.size_bytes})"
         findings.add("PV302", info.path, what, hint=AGAIN)
-    elif job.deep:
+    elif job.settings.deep:
         job.pieces.append(Piece(shard=Shard(info.path, path), sha256=info.sha256))
     return True
 
@@ -206,7 +206,7 @@ def _check_listed(folder: Path, manifest: Manifest, job: Job, index: KeyIndex, f
     unseen = listing.unseen(index.firsts(IMAGE_KEYS))
     if not unseen.any():
         return 0
-    images = ImageChecks(job.images_root, deep=job.deep, listing=listing, threads=min(8, os.cpu_count() or 1))
+    images = ImageChecks(job.images_root, deep=job.settings.deep, listing=listing, threads=min(8, os.cpu_count() or 1))
     try:
         rest = (path for path, _ in read_listing(folder / name) if unseen[listing.position(path)])
         while paths := list(islice(rest, 256)):

@@ -1,8 +1,8 @@
 """What rules are given and what they say: the seams of a validation.
 
-A record rule is a pure function of a record, an image rule of a decoded image, each listed where it is defined
-(`text.RECORD_RULES`, `images.IMAGE_RULES`); rules over many rows are `keys.KeyRule` and `tallies.Tally`. A rule says
-what is wrong and where in the record; the walker adds file and line.
+A record rule is a pure function of a record, an image rule of a decoded image, a row rule of a record with what is
+known of its images; rules over many rows are `keys.KeyRule` and `tallies.Tally`. All are listed in `rule_set`. A rule
+says what is wrong and where in the record; the walker adds file and line.
 
     >>> def no_question(conversation):
     ...     for t, turn in enumerate(conversation.turns):
@@ -87,3 +87,15 @@ class RowContext:
 
 RecordRule = Callable[[Conversation], Iterable[Found]]
 ImageRule = Callable[[Opened], Iterable[Found]]
+RowRule = Callable[[RowContext], Iterable[Found]]
+"""Asked on demand (`Settings.row_rules`); it goes to worker processes, so it can be pickled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a validation looks at. `ignore` are codes that are not told; `row_rules` are asked beside the usual ones."""
+
+    deep: bool = True
+    ignore: frozenset[str] = frozenset()
+    row_rules: tuple[RowRule, ...] = ()
+    max_issues: int = 1000

@@ -1,4 +1,4 @@
-"""Images of rows: each is looked at once; rules about a decoded image stand in `IMAGE_RULES`."""
+"""Images of rows: each is looked at once; rules about a decoded image are asked as it is."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from pathlib import Path
 
 from phiv_data.record_errors import shown
 from phiv_data.reject import RejectInput
-from phiv_data.validation.found import Found, ImageFacts, ImageRule, Opened
+from phiv_data.validation.found import Found, ImageFacts, Opened
 from phiv_data.validation.keys import Key, digest
 from phiv_data.validation.listing import Listing
-
-IMAGE_RULES: list[ImageRule] = []
+from phiv_data.validation.rule_set import IMAGE_RULES
 
 MAX_REMEMBERED = 2**17  # images whose facts are kept, for rows that share them
 _VALUE = struct.Struct("<II8s")

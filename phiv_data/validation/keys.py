@@ -1,6 +1,6 @@
 """Rules that find equal things in rows far apart, in little memory: ids, pictures, questions, whole records.
 
-    >>> KEY_RULES["id"] = KeyRule(
+    >>> IDS = KeyRule(
     ...     keys=lambda row: ((digest(row.conversation.id), b"", 0),),
     ...     judge=lambda group: ((seen, Found("PV201", "$.id", ...)) for seen in group[1:]))
 
@@ -58,21 +58,6 @@ class KeyRule:
 
     keys: Callable[[RowContext], Iterable[Key]]
     judge: Callable[[Sequence[Seen]], Iterable[tuple[Seen, Found]]]
-
-
-def _ids(row: RowContext) -> Iterable[Key]:
-    return ((digest(row.conversation.id), b"", 0),)
-
-
-def _judge_ids(group: Sequence[Seen]) -> Iterator[tuple[Seen, Found]]:
-    first = group[0]
-    for seen in group[1:]:
-        where = f"on line {first.line}" if first.file == seen.file else f"at {first.file}:{first.line}"
-        yield seen, Found("PV201", "$.id", f"duplicate id {QUOTED}, first seen {where}")
-
-
-KEY_RULES: dict[str, KeyRule] = {"id": KeyRule(_ids, _judge_ids)}
-"""Name to rule. Names must be unique."""
 
 
 @dataclass(frozen=True, slots=True)

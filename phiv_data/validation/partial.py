@@ -18,10 +18,11 @@ from itertools import chain
 from typing import Any
 
 from phiv_data.record_errors import shown
-from phiv_data.validation.found import RowContext
-from phiv_data.validation.keys import KEY_RULES, QUOTED, Key, KeyBlock, KeyIndex, pack
+from phiv_data.validation.found import RowContext, Settings
+from phiv_data.validation.keys import QUOTED, Key, KeyBlock, KeyIndex, pack
+from phiv_data.validation.rule_set import KEY_RULES, TALLIES
 from phiv_data.validation.stats import RowStats, histogram
-from phiv_data.validation.tallies import TALLIES, NoImagesFolder, Tally
+from phiv_data.validation.tallies import NoImagesFolder, Tally
 from phiv_schemas import Conversation, Issue, Stats, ValidationReport
 from phiv_schemas.rules import Severity
 
@@ -46,9 +47,15 @@ class Findings:
     """
 
     limit: int = 0
+    ignore: frozenset[str] = frozenset()
     next_number: int = 0
     totals: Counter[tuple[Severity, str]] = field(default_factory=Counter)
     first: dict[tuple[Severity, str], list[_Kept]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Findings:
+        """An empty one."""
+        return cls(settings.max_issues, settings.ignore)
 
     def add(self, code: str, file: str, message: str, **rest: Any) -> None:
         """One more; `rest` are the other fields of Issue."""
@@ -57,6 +64,8 @@ class Findings:
     def extend(self, issues: Iterable[Issue]) -> None:
         """Several more, in any order."""
         for issue in issues:
+            if issue.code in self.ignore:
+                continue
             key = (issue.severity, issue.code)
             self.totals[key] += 1
             kept = self.first.setdefault(key, [])
@@ -72,7 +81,13 @@ class Findings:
             key: _in_order(self.first.get(key, []) + other.first.get(key, []))[:limit]
             for key in self.first.keys() | other.first.keys()
         }
-        return Findings(limit, max(self.next_number, other.next_number), self.totals + other.totals, first)
+        return Findings(
+            limit,
+            self.ignore | other.ignore,
+            max(self.next_number, other.next_number),
+            self.totals + other.totals,
+            first,
+        )
 
     def listed(self) -> list[Issue]:
         """At most `limit` issues by file and line: errors first, and the first of each code before its second."""
@@ -124,9 +139,9 @@ def merge(a: Partial, b: Partial) -> Partial:
 class Builder:
     """Makes the Partial of consecutive rows of one file."""
 
-    def __init__(self, file: str, split: str, limit: int) -> None:
-        self.file, self.split = file, split
-        self.findings = Findings(limit)
+    def __init__(self, file: str, split: str, settings: Settings) -> None:
+        self.file, self.split, self.settings = file, split, settings
+        self.findings = Findings.of(settings)
         self.num_rows = 0
         self._stats = RowStats()
         self._tallies: dict[str, Tally] = {name: new() for name, new in TALLIES.items()}
@@ -164,7 +179,7 @@ def finish(whole: Partial, index: KeyIndex, path: str, find_rows: FindRows, *, n
     `num_images` are images checked beside those of rows.
     """
     index.add(whole.keys)
-    findings = whole.findings.merge(_of_keys(index, whole.findings.limit, find_rows))
+    findings = whole.findings.merge(_of_keys(index, whole.findings, find_rows))
     findings.extend(chain.from_iterable(tally.findings() for tally in whole.tallies.values()))
     issues = findings.listed()
     images, stats = _image_stats(index, whole.stats.report())
@@ -179,9 +194,9 @@ def finish(whole: Partial, index: KeyIndex, path: str, find_rows: FindRows, *, n
     )
 
 
-def _of_keys(index: KeyIndex, limit: int, find_rows: FindRows) -> Findings:
+def _of_keys(index: KeyIndex, like: Findings, find_rows: FindRows) -> Findings:
     """What the rules over equal keys find, with their quotes filled in where they are kept."""
-    findings = Findings(limit, _LATE)
+    findings = Findings(like.limit, like.ignore, _LATE)
     for name, rule in KEY_RULES.items():
         found = (one.at(seen.file, seen.line) for group in index.groups(name) for seen, one in rule.judge(group))
         findings.extend(found)

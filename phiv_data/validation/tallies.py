@@ -6,7 +6,7 @@ Rules that must find equal things in rows far apart (ids, pictures, questions) a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -72,7 +72,3 @@ class NoImagesFolder:
         if self.first:
             what = "no folder images/ beside the file, so no image was checked"
             yield Found("PV101", None, what, "Pass --images_root DIR").at(*self.first)
-
-
-TALLIES: dict[str, Callable[[], Tally]] = {"unlabeled": Unlabeled}
-"""Name to how a new one is made. Names must be unique."""

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from phiv_data.files import sha256_file
 from phiv_data.jsonl import UTF16_MARKS, Line, parse_line, read_range
 from phiv_data.runners import WorkerDied, can_start, default_workers, run_local, survives
-from phiv_data.validation.found import ImageFacts, RowContext
+from phiv_data.validation.found import ImageFacts, RowContext, Settings
 from phiv_data.validation.images import ImageChecks, image_key
 from phiv_data.validation.listing import Listing
 from phiv_data.validation.partial import Builder, Findings, Partial
+from phiv_data.validation.rule_set import RECORD_RULES
 from phiv_data.validation.shards import RowChecks, read_batches, row_line, shard_lines
-from phiv_data.validation.text import RECORD_RULES
 from phiv_schemas import Conversation, EnvironmentProblem
 
 AGAIN = "Run the same phiv-convert command with --overwrite"
@@ -72,8 +72,7 @@ class Job:
     """All pieces, and how to check them. `images_root` None: no image files; a folder that is not there is told."""
 
     pieces: list[Piece] = field(default_factory=list)
-    deep: bool = True
-    limit: int = 1000
+    settings: Settings = Settings()
     images_root: Path | None = None
     has_images: bool = False
     listing: Listing | None = None
@@ -85,8 +84,10 @@ class Job:
         if self._open is None:
             images = None
             if self.images_root and self.has_images:
-                images = ImageChecks(self.images_root, deep=self.deep, listing=self.listing, threads=self.threads)
-            self._open = (images, RowChecks(deep=self.deep, files=images))
+                images = ImageChecks(
+                    self.images_root, deep=self.settings.deep, listing=self.listing, threads=self.threads
+                )
+            self._open = (images, RowChecks(deep=self.settings.deep, files=images))
         return self._open
 
     def close(self) -> None:
@@ -146,7 +147,7 @@ def _dead(job: Job, indices: list[int], check: Callable[[Job, int], Partial]) ->
 
 
 def _crashed(job: Job, piece: Piece) -> Partial:
-    builder = Builder(piece.lines.file if piece.lines else str(piece), piece.split, job.limit)
+    builder = Builder(piece.lines.file if piece.lines else str(piece), piece.split, job.settings)
     line = piece.lines.first if piece.lines else None
     hint = "Find it with --no_deep and fewer lines, and drop it"
     builder.findings.add("PV102", builder.file, f"an image kills the decoder ({piece})", line=line, hint=hint)
@@ -191,14 +192,14 @@ def cut_rows(file: str, path: Path, rows: Iterable[int]) -> Iterator[Lines]:
 
 def _check_hash(job: Job, piece: Piece) -> Partial:
     assert piece.shard
-    builder = Builder(piece.shard.file, piece.split, job.limit)
+    builder = Builder(piece.shard.file, piece.split, job.settings)
     if sha256_file(piece.shard.path) != piece.sha256:
         builder.findings.add("PV302", builder.file, "was changed: its sha256 is not the manifest's", hint=AGAIN)
     return builder.partial()
 
 
 def _check_lines(job: Job, split: str, lines: Lines) -> Partial:
-    builder = Builder(lines.file, split, job.limit)
+    builder = Builder(lines.file, split, job.settings)
     for _ in _checked(job, builder, _read(lines)):
         pass
     return builder.partial()
@@ -227,10 +228,9 @@ def _checked(job: Job, builder: Builder, lines: Iterator[Line]) -> Iterator[Line
 
 def _check_record(builder: Builder, line: int, record: Conversation, facts: tuple[ImageFacts, ...] | None) -> None:
     """One good record; `facts` is None where there is no folder of images to look at."""
-    for rule in RECORD_RULES:
-        for found in rule(record):
-            builder.findings.extend((found.at(builder.file, line),))
     row = RowContext(builder.file, line, builder.split, record, facts or ())
+    found = chain(*(rule(record) for rule in RECORD_RULES), *(rule(row) for rule in builder.settings.row_rules))
+    builder.findings.extend(one.at(builder.file, line) for one in found)
     if facts is None:
         builder.observe_without_folder(row)
         return
@@ -254,7 +254,7 @@ def _check_shard(job: Job, piece: Piece) -> Partial:
     """A shard by itself."""
     assert piece.shard
     shard, (_, rows) = piece.shard, job.checks()
-    builder = Builder(shard.file, piece.split, job.limit)
+    builder = Builder(shard.file, piece.split, job.settings)
     for line, row in shard_lines(shard.path, shard.file, builder.findings, rows=shard.rows):
         facts = rows.check(shard.file, line, row, builder.findings)
         builder.findings.extend(line.issues)
@@ -266,7 +266,7 @@ def _check_shard(job: Job, piece: Piece) -> Partial:
 
 def _check_pair(job: Job, split: str, lines: Lines, shard: Shard) -> Partial:
     """Lines, record by record beside the rows of their shard."""
-    builder, (_, rows) = Builder(lines.file, split, job.limit), job.checks()
+    builder, (_, rows) = Builder(lines.file, split, job.settings), job.checks()
     beside = shard_lines(shard.path, shard.file, builder.findings, rows=shard.rows)
     for line, found in zip_longest(_checked(job, builder, _read(lines)), beside):
         if found is None:

@@ -1,0 +1,31 @@
+"""Every rule that a validation asks, in one list of each kind.
+
+RECORD_RULES   Conversation -> Iterable[Found]     one record's text: text.py
+IMAGE_RULES    Opened -> Iterable[Found]           one decoded image: image_rules.py
+KEY_RULES      equal things in rows far apart: repeats.py
+TALLIES        counts over all rows: tallies.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from phiv_data.validation import repeats, tallies, text
+from phiv_data.validation.found import ImageRule, RecordRule
+from phiv_data.validation.keys import KeyRule
+
+RECORD_RULES: list[RecordRule] = [
+    text.image_marker,  # PV401
+]
+
+IMAGE_RULES: list[ImageRule] = []
+
+KEY_RULES: dict[str, KeyRule] = {
+    "id": repeats.IDS,  # PV201
+}
+"""Name to rule. A name stands for a file of keys on disk."""
+
+TALLIES: dict[str, Callable[[], tallies.Tally]] = {
+    "unlabeled": tallies.Unlabeled,  # PV403
+}
+"""Name to how a new one is made."""
