@@ -28,7 +28,7 @@ from phiv_data.validation.found import RowRule, Settings
 from phiv_data.validation.keys import KeyIndex
 from phiv_data.validation.partial import Findings, Partial, finish, merge
 from phiv_data.validation.walk import Job, find_rows, run_pieces
-from phiv_schemas import UsageError, ValidationReport
+from phiv_schemas import RULES, UsageError, ValidationReport
 
 MAX_ISSUES = 1000
 
@@ -55,7 +55,7 @@ def validate(
     Raises UsageError when there is nothing to check.
     """
     path = Path(path)
-    _check_arguments(path, images_root, max_issues, num_workers)
+    _check_arguments(path, images_root, max_issues, num_workers, ignore)
     settings = Settings(deep=deep, ignore=frozenset(ignore), row_rules=tuple(row_rules), max_issues=max_issues)
     job = Job(settings=settings, images_root=None if images_root is None else Path(images_root))
     findings = Findings.of(settings)
@@ -77,12 +77,16 @@ def validate(
         return finish(whole, index, str(path), lambda places: find_rows(job, places), num_images=more)
 
 
-def _check_arguments(path: Path, images_root: Path | str | None, max_issues: int, num_workers: int | None) -> None:
+def _check_arguments(
+    path: Path, images_root: Path | str | None, max_issues: int, num_workers: int | None, ignore: Collection[str]
+) -> None:
     if not path.exists():
         raise UsageError(str(path), "no such file or folder")
     if max_issues < 1:
         raise UsageError("max_issues", f"must be at least 1 (found {max_issues})")
     if num_workers is not None and num_workers < 0:
         raise UsageError("num_workers", f"must be at least 0 (found {num_workers})")
+    if unknown := sorted(set(ignore) - RULES.keys()):
+        raise UsageError("ignore", f"no such rule {unknown[0]!r}", "docs/rules.md lists them")
     if images_root is not None and not Path(images_root).is_dir():
         raise UsageError("images_root", f"no such folder {str(images_root)!r}")

@@ -76,18 +76,13 @@ class Findings:
 
     def merge(self, other: Findings) -> Findings:
         """The findings of both."""
-        limit = max(self.limit, other.limit)
+        limit, ignore = max(self.limit, other.limit), self.ignore | other.ignore
+        number = max(self.next_number, other.next_number)
         first = {
             key: _in_order(self.first.get(key, []) + other.first.get(key, []))[:limit]
             for key in self.first.keys() | other.first.keys()
         }
-        return Findings(
-            limit,
-            self.ignore | other.ignore,
-            max(self.next_number, other.next_number),
-            self.totals + other.totals,
-            first,
-        )
+        return Findings(limit, ignore, number, self.totals + other.totals, first)
 
     def listed(self) -> list[Issue]:
         """At most `limit` issues by file and line: errors first, and the first of each code before its second."""

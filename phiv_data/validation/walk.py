@@ -72,7 +72,7 @@ class Job:
     """All pieces, and how to check them. `images_root` None: no image files; a folder that is not there is told."""
 
     pieces: list[Piece] = field(default_factory=list)
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
     images_root: Path | None = None
     has_images: bool = False
     listing: Listing | None = None
@@ -82,12 +82,10 @@ class Job:
     def checks(self) -> tuple[ImageChecks | None, RowChecks]:
         """What remembers images between the pieces of one process."""
         if self._open is None:
-            images = None
+            images, deep = None, self.settings.deep
             if self.images_root and self.has_images:
-                images = ImageChecks(
-                    self.images_root, deep=self.settings.deep, listing=self.listing, threads=self.threads
-                )
-            self._open = (images, RowChecks(deep=self.settings.deep, files=images))
+                images = ImageChecks(self.images_root, deep=deep, listing=self.listing, threads=self.threads)
+            self._open = (images, RowChecks(deep=deep, files=images))
         return self._open
 
     def close(self) -> None:
