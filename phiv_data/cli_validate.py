@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 
 from phiv_data.cli import run
-from phiv_schemas.errors import EXIT_DATA, EXIT_OK
+from phiv_schemas.errors import EXIT_DATA, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from phiv_schemas import ValidationReport
 
+Form = Literal["text", "json", "junit", "sarif", "html", "github"]  # as in phiv_data.reports, which is heavy to import
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Check a converted folder, a jsonl file or Arrow shards: schema, ids, images, hashes.
+    """Check a converted folder, jsonl files or Arrow shards: schema, ids, texts, images, hashes, splits.
 
     Exit codes: 0 clean (warnings do not count), 1 the data has problems, 2 usage, 3 something of the environment is
     missing, 130 interrupted.
     """
 
-    path: Positional[Path]
-    """What to check: the folder phiv-convert wrote, one jsonl file, one shard, or a folder of shards."""
-    format: Literal["text", "json"] = "text"
+    paths: Positional[tuple[Path, ...]]
+    """What to check: the folder phiv-convert wrote, a jsonl file, a shard, or a folder of shards. Several are checked
+    one after the other."""
+    format: Form = "text"
     """How to print the report on stdout."""
+    output: Path | None = None
+    """Write the report to this file instead of stdout."""
+    report_dir: Path | None = None
+    """Write every form of the report into this folder as well: report.txt, .json, .junit.xml, .sarif and .html."""
     images_root: Path | None = None
     """Where the image paths of a jsonl file start. Default: the folder images beside it."""
     no_deep: bool = False
-    """Do not decode images or hash files: check schema, ids, existence and sizes only."""
+    """Do not decode images or hash files: check records, existence and sizes only."""
+    no_images: bool = False
+    """Do not look at image files at all."""
+    num_workers: int | None = None
+    """Processes that share the work; 0 works in this one. Default: one per core, none for little work."""
+    ignore: UseAppendAction[tuple[str, ...]] = ()
+    """Leave out the findings of a rule, such as PV401. May be given several times."""
+    strict: bool = False
+    """Warnings count: exit 1 for them too."""
     max_issues: int = 1000
     """List at most this many issues, errors first."""
 
@@ -43,56 +57,43 @@ def main() -> int:
 
 
 def _validate(options: Options) -> int:
+    if not options.paths:
+        raise UsageError("PATH", "is missing", "Pass what to check")
+    if len(options.paths) > 1 and (options.report_dir or options.output or options.format not in ("text", "github")):
+        raise UsageError("PATH", "several go with --format text or github only", "Check them one by one")
+    return max([_check(options, path) for path in options.paths])
+
+
+def _check(options: Options, path: Path) -> int:
+    from phiv_data.reports import render, write_report, write_reports
+
+    report = _report(options, path)
+    text = render(report, options.format, path, images_root=options.images_root)
+    if options.output:
+        write_report(options.output, text)
+    else:
+        sys.stdout.write(text)
+    if options.report_dir:
+        write_reports(report, options.report_dir, path, images_root=options.images_root)
+    return EXIT_OK if report.ok and not (options.strict and report.num_warnings) else EXIT_DATA
+
+
+def _report(options: Options, path: Path) -> ValidationReport:
     from tqdm import tqdm
 
     from phiv_data.validation import validate
 
     with tqdm(unit=" rows", desc="validate", disable=None, leave=False, file=sys.stderr) as bar:
-        report = validate(
-            options.path,
+        return validate(
+            path,
             deep=not options.no_deep,
+            images=not options.no_images,
             images_root=options.images_root,
             max_issues=options.max_issues,
+            num_workers=options.num_workers,
+            ignore=options.ignore,
             on_rows=bar.update,
         )
-    sys.stdout.write(as_json(report) if options.format == "json" else as_text(report))
-    return EXIT_OK if report.ok else EXIT_DATA
-
-
-def as_json(report: ValidationReport) -> str:
-    """The report as one JSON object, with the verdict and the counts by code beside the issues."""
-    value = report.model_dump(mode="json")
-    issues = value.pop("issues")
-    return json.dumps({**value, "ok": report.ok, "counts": report.counts(), "issues": issues}, indent=2) + "\n"
-
-
-def as_text(report: ValidationReport) -> str:
-    """One line per issue, then what was checked and the verdict."""
-    lines = [_issue_line(str(issue), issue.code, issue.severity) for issue in report.issues]
-    return "".join(f"{line}\n" for line in [*lines, _summary(report)])
-
-
-def _issue_line(text: str, code: str, severity: str) -> str:
-    from phiv_schemas import CODES
-
-    warning = "warning " if severity == "warning" else ""
-    return f"{text} [{warning}{code} {CODES[code]}]"
-
-
-def _summary(report: ValidationReport) -> str:
-    from phiv_schemas import CODES
-
-    errors, warnings = report.num_errors, report.num_warnings
-    found = [_plural(errors, "error")] if errors else ["valid"]
-    found += [_plural(warnings, "warning")] if warnings else []
-    counts = ", ".join(f"{count} {code} {CODES[code]}" for code, count in report.counts().items())
-    cut = f"; {len(report.issues)} listed: raise --max_issues for more" if report.truncated else ""
-    checked = f"{_plural(report.rows, 'row')}, {_plural(report.images, 'image')}"
-    return f"{report.path}: {checked}: {', '.join(found)}{f' ({counts})' if counts else ''}{cut}"
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _parse(argv: list[str]) -> Options:

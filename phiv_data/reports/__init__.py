@@ -1,1 +1,50 @@
-"""Forms of a `ValidationReport`: each module has a `render(report) -> str`, and the same report gives the same text."""
+"""Forms of a `ValidationReport`: each module has a `render(report) -> str`, and the same report gives the same text.
+
+>>> render(report, "sarif")                       # one form
+>>> write_reports(report, Path("reports"))        # all that are files
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, get_args
+
+from phiv_data.files import atomic_write
+from phiv_schemas import ValidationReport
+
+Form = Literal["text", "json", "junit", "sarif", "html", "github"]
+_MODULES = {"json": "as_json"}
+_FILES: dict[Form, str] = {
+    "text": "report.txt",
+    "json": "report.json",
+    "junit": "report.junit.xml",
+    "sarif": "report.sarif",
+    "html": "report.html",
+}
+
+
+def render(
+    report: ValidationReport, form: Form, data: Path | str | None = None, *, images_root: Path | str | None = None
+) -> str:
+    """The report in a form. `data`, what was validated, and `images_root` give "html" its rows and pictures."""
+    if form not in get_args(Form):
+        raise ValueError(f"form must be one of {get_args(Form)} (found {form!r})")
+    module = import_module(f"phiv_data.reports.{_MODULES.get(form, form)}")
+    text: str = module.render(report, data, images_root=images_root) if form == "html" else module.render(report)
+    return text
+
+
+def write_reports(
+    report: ValidationReport, folder: Path, data: Path | str | None = None, *, images_root: Path | str | None = None
+) -> list[Path]:
+    """Write every form that is a file into `folder`, each whole or not at all; returns what was written."""
+    for form, name in _FILES.items():
+        write_report(folder / name, render(report, form, data, images_root=images_root))
+    return [folder / name for name in _FILES.values()]
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a rendered report as UTF-8, whole or not at all. Text that is no Unicode is written as `?`."""
+    with atomic_write(path, durable=False) as out:
+        out.write(text.encode("utf-8", "replace"))

@@ -39,6 +39,7 @@ def validate(
     path: Path | str,
     *,
     deep: bool = True,
+    images: bool = True,
     images_root: Path | str | None = None,
     max_issues: int = MAX_ISSUES,
     num_workers: int | None = 0,
@@ -48,15 +49,17 @@ def validate(
 ) -> ValidationReport:
     """Check `path`: a converted folder, one jsonl file, one shard, or a folder of shards.
 
-    `images_root` is where a jsonl file's paths start (default: the folder `images` beside it). At most
-    `max_issues` issues are listed, errors first. Findings of the codes in `ignore` are left out. `row_rules` are asked
-    beside the usual rules. `num_workers` processes share the work (0: this one; None: one per
-    core, if there is enough to do); the report does not depend on them. `on_rows(n)` is called as rows are done.
+    Without `deep`, images are not decoded and files not hashed; without `images`, image files are not looked at.
+    `images_root` is where a jsonl file's paths start (default: the folder `images` beside it). At most `max_issues`
+    issues are listed, errors first. Findings of the codes in `ignore` are left out. `row_rules` are asked beside the
+    usual rules. `num_workers` processes share the work (0: this one; None: one per core, if there is enough to do); the
+    report does not depend on them. `on_rows(n)` is called as rows are done.
+
     Raises UsageError when there is nothing to check.
     """
     path = Path(path)
     _check_arguments(path, images_root, max_issues, num_workers, ignore)
-    settings = Settings(deep=deep, ignore=frozenset(ignore), row_rules=tuple(row_rules), max_issues=max_issues)
+    settings = Settings(deep, images, frozenset(ignore), tuple(row_rules), max_issues)
     job = Job(settings=settings, images_root=None if images_root is None else Path(images_root))
     findings = Findings.of(settings)
     with ExitStack() as stack, environment_problems(path):

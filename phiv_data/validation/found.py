@@ -96,6 +96,7 @@ class Settings:
     """What a validation looks at. `ignore` are codes that are not told; `row_rules` are asked beside the usual ones."""
 
     deep: bool = True
+    images: bool = True
     ignore: frozenset[str] = frozenset()
     row_rules: tuple[RowRule, ...] = ()
     max_issues: int = 1000

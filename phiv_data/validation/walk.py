@@ -83,7 +83,7 @@ class Job:
         """What remembers images between the pieces of one process."""
         if self._open is None:
             images, deep = None, self.settings.deep
-            if self.images_root and self.has_images:
+            if self.settings.images and self.images_root and self.has_images:
                 images = ImageChecks(self.images_root, deep=deep, listing=self.listing, threads=self.threads)
             self._open = (images, RowChecks(deep=deep, files=images))
         return self._open
@@ -229,11 +229,11 @@ def _check_record(builder: Builder, line: int, record: Conversation, facts: tupl
     row = RowContext(builder.file, line, builder.split, record, facts or ())
     found = chain(*(rule(record) for rule in RECORD_RULES), *(rule(row) for rule in builder.settings.row_rules))
     builder.findings.extend(one.at(builder.file, line) for one in found)
-    if facts is None:
+    if facts is None and builder.settings.images:
         builder.observe_without_folder(row)
         return
     builder.observe(row)
-    for item, (path, one) in enumerate(zip(record.image_paths, facts, strict=False)):
+    for item, (path, one) in enumerate(zip(record.image_paths, facts or (), strict=False)):
         builder.add_image_key(image_key(path, one, item), line)
 
 

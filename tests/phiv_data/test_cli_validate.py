@@ -11,9 +11,10 @@ import pytest
 from data_builders import samples, write_dataset
 
 from phiv_data import cli_validate
-from phiv_data.cli_validate import as_text, main
+from phiv_data.cli_validate import main
+from phiv_data.reports import text
 from phiv_data.validation import validate
-from phiv_schemas import EnvironmentProblem
+from phiv_schemas import EnvironmentProblem, ValidationReport
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_problems_are_exit_1_with_a_line_each(
     (out / "images/val/Archery/v_0001.0.png").unlink()
     assert run(monkeypatch, out) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines == as_text(validate(out)).splitlines()
+    assert lines == text.render(validate(out)).splitlines()
     assert lines[0] == (
         "ucf101_val.jsonl:2: $.conversations[0].images[0]: no such image 'val/Archery/v_0001.0.png' under images/ "
         "[PV101 missing-image]"
@@ -78,6 +79,50 @@ def test_flags_are_the_same_with_dashes_and_underscores(out: Path, monkeypatch: 
     (images / "val/Archery/v_0001.0.png").write_bytes(b"no picture")
     assert run(monkeypatch, jsonl, "--no_deep") == 0
     assert run(monkeypatch, jsonl) == 1
+
+
+def test_every_form_of_the_report_is_written_in_one_run(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "images/val/Archery/v_0001.0.png").write_bytes(b"no picture")
+    assert (
+        run(monkeypatch, out, "--report_dir", tmp_path / "r", "--output", tmp_path / "o.xml", "--format", "junit") == 1
+    )
+    assert capsys.readouterr().out == ""
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {
+        "report.txt", "report.json", "report.junit.xml", "report.sarif", "report.html",
+    }  # fmt: skip
+    for path in (tmp_path / "r").iterdir():
+        assert "PV104" in path.read_text(), path
+    assert (tmp_path / "o.xml").read_bytes() == (tmp_path / "r/report.junit.xml").read_bytes()
+    assert ValidationReport.model_validate_json((tmp_path / "r/report.json").read_bytes()).num_errors == 1
+
+
+def test_rules_can_be_ignored_and_warnings_made_to_count(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out / "left.over").touch()
+    assert run(monkeypatch, out) == 0
+    assert run(monkeypatch, out, "--strict") == 1
+    assert run(monkeypatch, out, "--strict", "--ignore", "PV402") == 0
+    assert run(monkeypatch, out, "--ignore", "PV999") == 2
+    assert "no such rule 'PV999'" in capsys.readouterr().err
+
+
+def test_image_files_need_not_be_looked_at(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = out.parent / "alone.jsonl"
+    alone.write_bytes((out / "ucf101_val.jsonl").read_bytes())
+    assert run(monkeypatch, alone) == 1  # no folder of images
+    assert run(monkeypatch, alone, "--no_images") == 0
+
+
+def test_several_paths_are_checked_in_turn(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jsonl = out / "ucf101_val.jsonl"
+    assert run(monkeypatch, jsonl, out) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [str(jsonl), str(out)]
+    assert run(monkeypatch, jsonl, out, "--format", "json") == 2
 
 
 @pytest.mark.parametrize("args", [["/no/such/path"], [], ["--nonsense"], ["{}", "--max_issues", "0"]])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from phiv_data.cli_validate import as_text
+from phiv_data.reports.text import render
 from phiv_data.validation import validate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "broken_jsonl"
@@ -25,9 +25,9 @@ def test_there_are_golden_files() -> None:
 def test_the_report_is_exactly_the_golden_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)
     if path.stem == "missing_images":
-        text = as_text(validate(path.name, images_root=GOLDEN))
+        text = render(validate(path.name, images_root=GOLDEN))
     else:
-        text = as_text(validate(path.name))
+        text = render(validate(path.name))
     expected = path.with_suffix(".txt")
     if os.environ.get("PHIV_UPDATE_GOLDEN"):
         expected.write_text(text, encoding="utf-8", newline="\n")

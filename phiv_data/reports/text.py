@@ -1,0 +1,30 @@
+"""A report for a terminal: one line per issue, then what was checked and the verdict."""
+
+from __future__ import annotations
+
+from phiv_data.reports.found import rule_title
+from phiv_schemas import Issue, ValidationReport
+
+
+def render(report: ValidationReport) -> str:
+    """The report as lines, each ending in a newline."""
+    return "".join(f"{line}\n" for line in [*map(_line, report.issues), _summary(report)])
+
+
+def _line(issue: Issue) -> str:
+    warning = "warning " if issue.severity == "warning" else ""
+    return f"{issue} [{warning}{rule_title(issue.code)}]"
+
+
+def _summary(report: ValidationReport) -> str:
+    errors, warnings = report.num_errors, report.num_warnings
+    found = [_plural(errors, "error")] if errors else ["valid"]
+    found += [_plural(warnings, "warning")] if warnings else []
+    counts = ", ".join(f"{count} {rule_title(code)}" for code, count in report.counts().items())
+    cut = f"; {len(report.issues)} listed: raise --max_issues for more" if report.truncated else ""
+    checked = f"{_plural(report.rows, 'row')}, {_plural(report.images, 'image')}"
+    return f"{report.path}: {checked}: {', '.join(found)}{f' ({counts})' if counts else ''}{cut}"
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
