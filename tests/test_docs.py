@@ -7,15 +7,17 @@ import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from phiv_data.plugins import load_plugins
-from phiv_schemas import CODES
+from phiv_schemas import RULES
 
 REPO = Path(__file__).resolve().parents[1]
 DOCS = "\n".join(path.read_text() for path in [*sorted((REPO / "docs").glob("*.md")), REPO / "README.md"])
+SECTIONS = ["## Why it matters", "## Example", "## What to do", "## When it does not fire"]
 COMMANDS = sorted(p.name for p in entry_points(group="console_scripts") if p.value.startswith("phiv_"))
 
 
@@ -60,9 +62,24 @@ def test_every_converter_and_its_flags_are_documented(name: str) -> None:
     assert not missing, f"phiv-convert {name}: not in docs/: {missing}"
 
 
-@pytest.mark.parametrize("code", sorted(CODES))
-def test_every_issue_code_is_documented_with_its_name(code: str) -> None:
-    assert re.search(rf"\| {code} \| {CODES[code]}\b", DOCS)
+@pytest.mark.parametrize("code", sorted(RULES))
+def test_every_rule_has_a_row_in_the_index_and_a_page(code: str) -> None:
+    rule = RULES[code]
+    row = f"| {code} | {rule.name} | {rule.severity} | [{rule.summary}](rules/{code}.md) |"
+    assert row in (REPO / "docs" / "rules.md").read_text().splitlines()
+    title, severity, *rest = (REPO / "docs" / "rules" / f"{code}.md").read_text().split("\n\n")
+    assert title == f"# {code} {rule.name}"
+    assert severity.lower().startswith(rule.severity)
+    assert [block.strip() for block in rest if block.startswith("## ")] == SECTIONS
+    assert not any(a.startswith("## ") and b.startswith("## ") for a, b in pairwise([*rest, "## "])), "empty section"
+    example = "\n\n".join(rest).split("## What to do")[0]
+    assert "```" in example
+
+
+def test_the_index_of_rules_is_sorted_and_names_no_rule_that_is_gone() -> None:
+    rows = re.findall(r"^\| (PV\d{3}) \|", (REPO / "docs" / "rules.md").read_text(), re.MULTILINE)
+    assert rows == sorted(RULES)
+    assert sorted(path.stem for path in (REPO / "docs" / "rules").iterdir()) == sorted(RULES)
 
 
 def test_every_reject_code_in_the_code_is_documented() -> None:
@@ -77,6 +94,6 @@ def test_every_family_is_documented() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for path in [*REPO.glob("*.md"), *REPO.glob("*/*.md"), *REPO.glob("docs/adr/*.md")]:
+    for path in [*REPO.glob("*.md"), *REPO.glob("*/*.md"), *REPO.glob("docs/*/*.md")]:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text()):
             assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
