@@ -56,6 +56,7 @@ class Tiny(Phi3Vision):
     """Phi3Vision that also makes its own checkpoint: `load("tiny")`, `load("tiny:SEED")`."""
 
     name: str = "tiny"
+    checkpoint: str = "tiny"
 
     def load_processor(self, path: str, *, num_crops: int | None = None, revision: str | None = None) -> Processor:
         if _is_made(path):

@@ -25,6 +25,7 @@ from phiv_data.files import TMP_PREFIX, environment_problems
 from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
 from phiv_train.families.phi3_vision.attention import PACKED_SDPA
 from phiv_train.families.phi3_vision.config import Phi3VConfig, from_plain
+from phiv_train.families.phi3_vision.folder import local_folder
 from phiv_train.families.phi3_vision.generation import set_stop_ids
 from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration, is_flash
 
@@ -37,7 +38,6 @@ STOP_IDS = (32007, 32000)
 # Fully-qualified, so that 4-bit reaches the decoder's linear layers and nothing else.
 SKIP_4BIT = ("model.vision_embed_tokens", "model.embed_tokens", "lm_head")
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
-_ALLOW = ("*.json", "*.safetensors", "tokenizer.model")
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -179,28 +179,6 @@ def attention_by_part(attn_implementation: str) -> str | dict[str, str]:
     sdpa the decoder takes attention.py's, which is the same but for packs."""
     decoder = {"eager": "eager", "sdpa": PACKED_SDPA}.get(attn_implementation)
     return attn_implementation if decoder is None else {"": decoder, "vision_config": "sdpa"}
-
-
-def local_folder(path: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
-    """`path` if it is a folder, else the hub repository of that name, downloaded (weights and json files only).
-
-    Without `weights` only the json files are fetched.
-    """
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    name = str(path)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UsageError(name, "no such folder, and not a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    patterns = [pattern for pattern in _ALLOW if weights or not pattern.endswith(".safetensors")]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises a dozen types; each means we have no files
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "Check the name and the network, or pass a local folder"
-        raise EnvironmentProblem(name, f"no such folder, and the hub does not give it ({first})", hint) from error
 
 
 def read_config(folder: Path) -> Phi3VConfig:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from phiv_schemas import Conversation
 from phiv_train.families.base import Encoded, Family, Layout, Part, Size
 from phiv_train.families.phi3_vision import collate, encoding
-from phiv_train.families.phi3_vision.processor import Processor
+from phiv_train.families.phi3_vision.processor import HUB_ID, Processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Phi3Vision:
-    """Satisfies `families.base.Family`; see there for what each function promises."""
+    """Satisfies `families.base.Family`; see there for what each function promises. `checkpoint`: the published one."""
 
     name: str = "phi3_vision"
+    checkpoint: str = HUB_ID
 
     def load(
         self,
@@ -40,8 +41,9 @@ class Phi3Vision:
     ) -> tuple[Phi3VForConditionalGeneration, Processor]:
         """`options`: `revision` of a hub repository, `skip_4bit` module names."""
         from phiv_train.families.phi3_vision import checkpoint
+        from phiv_train.families.phi3_vision.folder import local_folder
 
-        folder = checkpoint.local_folder(path, options.pop("revision", None))
+        folder = local_folder(path, options.pop("revision", None))
         processor = Processor.from_folder(folder, num_crops=num_crops)
         model = checkpoint.load(
             folder,
@@ -54,21 +56,21 @@ class Phi3Vision:
         return model, processor
 
     def load_processor(self, path: str, *, num_crops: int | None = None, revision: str | None = None) -> Processor:
-        """The processor of a folder or hub id; no weights are fetched or read."""
-        from phiv_train.families.phi3_vision import checkpoint
+        """The processor of a folder or hub id; no weights are fetched or read, and torch is not imported."""
+        from phiv_train.families.phi3_vision.folder import local_folder
 
-        folder = checkpoint.local_folder(path, revision, weights=False)
-        return Processor.from_folder(folder, num_crops=num_crops)
+        return Processor.from_folder(local_folder(path, revision, weights=False), num_crops=num_crops)
 
     def skeleton(self, path: str) -> Phi3VForConditionalGeneration:
         """The model without weights, on the meta device: names, shapes and parts from config.json alone."""
         import torch
 
-        from phiv_train.families.phi3_vision import checkpoint
+        from phiv_train.families.phi3_vision.checkpoint import read_config
+        from phiv_train.families.phi3_vision.folder import local_folder
         from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
 
         with torch.device("meta"):
-            return Phi3VForConditionalGeneration(checkpoint.read_config(checkpoint.local_folder(path, weights=False)))
+            return Phi3VForConditionalGeneration(read_config(local_folder(path, weights=False)))
 
     def save(self, model: Any, processor: Processor, folder: Path) -> None:
         from phiv_train.families.phi3_vision import checkpoint

@@ -30,7 +30,7 @@ BOS, USER, ASSISTANT, SYSTEM = "<s>", "<|user|>", "<|assistant|>", "<|system|>"
 END, END_OF_TEXT, IMAGE = "<|end|>", "<|endoftext|>", "<|image|>"
 CONTROL_TOKENS = (BOS, USER, ASSISTANT, SYSTEM, END, END_OF_TEXT, IMAGE)
 
-_HUB_ID = "microsoft/Phi-3.5-vision-instruct"
+HUB_ID = "microsoft/Phi-3.5-vision-instruct"
 _TOKENIZER, _PREPROCESSOR = "tokenizer.json", "preprocessor_config.json"
 _OTHER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "processor_config.json")
 # Part of the hash: raise it when the same conversation would become other ids or other crops.
@@ -205,6 +205,8 @@ def _tokenizer(where: str, spec: Mapping[str, Any]) -> tuple[PlainTokenizer, dic
         added = spec.get("added_tokens", [])
         ids = {str(token["content"]): int(token["id"]) for token in added}
         return PlainTokenizer(spec), ids, frozenset(str(token["content"]) for token in added if token["rstrip"])
+    except ImportError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception
         raise UsageError(where, f"is not a tokenizer ({error!r})", "Fetch the checkpoint again") from error
 
@@ -227,5 +229,5 @@ def _with_hub_code(text: str) -> str:
     if "auto_map" not in value:
         return text
     pointers = value["auto_map"].items()
-    value["auto_map"] = {key: v if "--" in v else f"{_HUB_ID}--{v}" for key, v in pointers}
+    value["auto_map"] = {key: v if "--" in v else f"{HUB_ID}--{v}" for key, v in pointers}
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,31 @@
+"""Where a checkpoint's files are: a folder as it is, or a hub repository fetched. No torch: lengths need none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phiv_schemas.errors import EnvironmentProblem, UsageError
+
+_ALLOW = ("*.json", "*.safetensors", "tokenizer.model")
+
+
+def local_folder(path: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
+    """`path` if it is a folder, else the hub repository of that name, downloaded (weights and json files only).
+
+    Without `weights` only the json files are fetched.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    name = str(path)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UsageError(name, "no such folder, and not a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    patterns = [pattern for pattern in _ALLOW if weights or not pattern.endswith(".safetensors")]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen types; each means we have no files
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "Check the name and the network, or pass a local folder"
+        raise EnvironmentProblem(name, f"no such folder, and the hub does not give it ({first})", hint) from error
