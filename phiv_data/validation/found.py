@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from phiv_schemas import RULES, Conversation, Issue
 
 if TYPE_CHECKING:
@@ -71,8 +73,7 @@ class ImageFacts:
     found: tuple[Found, ...] = ()
 
 
-@dataclass(slots=True)
-class RowContext:
+class RowContext(msgspec.Struct, gc=False):  # made for every row: a third of the time of a dataclass
     """A good record and where it stands. `images` are in the order of `conversation.image_paths`, or empty.
 
     Empty: images were not looked at, since there is no folder of images.

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from itertools import count as numbers
 from typing import Any
 
 from phiv_data.record_errors import shown
 from phiv_data.validation.found import RowContext, Settings
+from phiv_data.validation.images import image_key
 from phiv_data.validation.keys import QUOTED, Key, KeyBlock, KeyIndex, pack
 from phiv_data.validation.rule_set import KEY_RULES, TALLIES
 from phiv_data.validation.stats import RowStats, histogram
@@ -141,31 +143,34 @@ class Builder:
         self._stats = RowStats()
         self._tallies: dict[str, Tally] = {name: new() for name, new in TALLIES.items()}
         self._keys = {name: bytearray() for name in (*KEY_RULES, IMAGE_KEYS)}
-        self._observers = [self._stats.observe, *(tally.observe for tally in self._tallies.values())]
-        self._key_rules = [(self._keys[name], rule.keys) for name, rule in KEY_RULES.items()]
 
-    def observe(self, row: RowContext) -> None:
-        """Show a good row to everything that counts rows or wants keys."""
-        for observe in self._observers:
-            observe(row)
-        for packed, keys in self._key_rules:
-            for key in keys(row):
-                packed += pack(key, row.line)
+    def observe(self, rows: Sequence[RowContext], num_rows: int, *, no_folder: bool = False) -> None:
+        """Show good rows, of `num_rows` in all, to everything that counts rows or wants keys.
 
-    def observe_without_folder(self, row: RowContext) -> None:
-        """As `observe`, for a row whose images could not be looked at."""
-        self.observe(row)
-        self._tallies.setdefault("", NoImagesFolder()).observe(row)
-
-    def add_image_key(self, key: Key, line: int) -> None:
-        """Count an image; see IMAGE_KEYS."""
-        self._keys[IMAGE_KEYS] += pack(key, line)
+        `no_folder`: their images could not be looked at, for there is no folder of images.
+        """
+        self.num_rows += num_rows
+        self._stats.observe(self.split, rows)
+        if no_folder:
+            self._tallies.setdefault("", NoImagesFolder())
+        for tally in self._tallies.values():
+            for row in rows:
+                tally.observe(row)
+        for name, rule in KEY_RULES.items():
+            self._keys[name] += b"".join([pack(key, row.line) for row in rows for key in rule.keys(row)])
+        self._keys[IMAGE_KEYS] += b"".join(
+            [pack(key, row.line) for row in rows if row.images for key in _image_keys(row)]
+        )
 
     def partial(self) -> Partial:
         """What was built."""
         blocks = tuple(KeyBlock(name, self.file, self.split, bytes(data)) for name, data in self._keys.items() if data)
         rows = Counter({self.file: self.num_rows} if self.num_rows else {})
         return Partial(self.findings, rows, self._stats, self._tallies, blocks)
+
+
+def _image_keys(row: RowContext) -> Iterable[Key]:
+    return map(image_key, row.conversation.image_paths, row.images, numbers())
 
 
 def finish(whole: Partial, index: KeyIndex, path: str, find_rows: FindRows, *, num_images: int = 0) -> ValidationReport:
@@ -236,8 +241,8 @@ def _image_stats(index: KeyIndex, stats: Stats) -> tuple[int, Stats]:
             formats[name.decode()] += int(n)
     return count, stats.model_copy(
         update={
-            "image_width": histogram(widths.tolist()),
-            "image_height": histogram(heights.tolist()),
+            "image_width": histogram(dict(enumerate(widths))),
+            "image_height": histogram(dict(enumerate(heights))),
             "image_format": dict(sorted(formats.items())),
         }
     )

@@ -18,6 +18,9 @@ RECORD_RULES: list[RecordRule] = [
     text.image_marker,  # PV401
 ]
 
+PLAIN_RULES: list[RecordRule] = []
+"""Those of RECORD_RULES that may find something in a record whose line is plain (`fast.quick`)."""
+
 IMAGE_RULES: list[ImageRule] = []
 
 KEY_RULES: dict[str, KeyRule] = {

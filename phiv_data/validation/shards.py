@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from phiv_data.jsonl import Line
 from phiv_data.record_errors import schema_issues, shown
 from phiv_data.shards import Row, open_shard, to_conversation
+from phiv_data.validation.fast import fast_row
 from phiv_data.validation.found import Found, ImageFacts
 from phiv_data.validation.images import MAX_REMEMBERED, ImageChecks, decode
 from phiv_data.validation.partial import Findings
@@ -51,6 +52,8 @@ def read_batches(path: Path, file: str, findings: Findings) -> list[pa.RecordBat
 
 def row_line(row: Row, file: str, number: int) -> Line:
     """A row of a shard as a checked line."""
+    if (record := fast_row(row)) is not None:
+        return Line(number, 0, record)
     try:
         return Line(number, 0, to_conversation(row))
     except ValidationError as error:

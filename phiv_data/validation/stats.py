@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from phiv_data.validation.found import RowContext
@@ -11,15 +11,11 @@ from phiv_schemas import Stats
 
 MAX_CLASSES = 1000
 MAX_CLASS_LENGTH = 64
-_BINS = 65
 _FINE = 16  # counts up to here have a bin each
 
-Bounded = dict[str, int] | None
-"""Counts of at most MAX_CLASSES names; None: there were more, and there is no way back."""
-
-
-def _zeros() -> list[int]:
-    return [0] * _BINS
+Bounded = Counter[str] | None
+"""Counts of at most MAX_CLASSES names; None: there were more, or longer ones, and there is no way back."""
+Bins = Counter[int]
 
 
 @dataclass(slots=True)
@@ -27,40 +23,38 @@ class RowStats:
     """What `Stats` reports, as it is counted. `classes` are per split, of all turns with an answer."""
 
     rows_per_split: Counter[str] = field(default_factory=Counter)
-    sources: Bounded = field(default_factory=dict)
-    images: list[int] = field(default_factory=_zeros)
-    turns: list[int] = field(default_factory=_zeros)
-    user: list[int] = field(default_factory=_zeros)
-    assistant: list[int] = field(default_factory=_zeros)
+    sources: Bounded = field(default_factory=Counter)
+    images: Bins = field(default_factory=Counter)
+    turns: Bins = field(default_factory=Counter)
+    user: Bins = field(default_factory=Counter)
+    assistant: Bins = field(default_factory=Counter)
     classes: dict[str, Bounded] = field(default_factory=dict)
 
-    def observe(self, row: RowContext) -> None:
-        """Count one row."""
-        turns = row.conversation.conversations
-        self.rows_per_split[row.split] += 1
-        self.sources = _count(self.sources, row.conversation.source)
-        self.turns[_fine(len(turns))] += 1
-        images, classes = 0, self.classes.get(row.split, {})
-        for turn in turns:
-            images += len(turn.images)
-            self.user[len(turn.user).bit_length()] += 1
-            if turn.assistant is not None:
-                self.assistant[len(turn.assistant).bit_length()] += 1
-                classes = _count(classes, turn.assistant)
-        self.images[_fine(images)] += 1
-        self.classes[row.split] = classes
+    def observe(self, split: str, rows: Sequence[RowContext]) -> None:
+        """Count rows of a split. Counters count whole lists, which is several times faster than row by row."""
+        records = [row.conversation for row in rows]
+        turns = [turn for record in records for turn in record.conversations]
+        answers = [turn.assistant for turn in turns if turn.assistant is not None]
+        self.rows_per_split[split] += len(rows)
+        self.sources = _count(self.sources, [record.source for record in records])
+        self.turns.update([fine_bin(len(record.conversations)) for record in records])
+        self.images.update([fine_bin(len(record.image_paths)) for record in records])
+        self.user.update([len(turn.user).bit_length() for turn in turns])
+        self.assistant.update([len(answer).bit_length() for answer in answers])
+        self.classes[split] = _count(self.classes.get(split, Counter()), answers)
 
     def merge(self, other: RowStats) -> RowStats:
         """The counts of both."""
         splits = self.classes.keys() | other.classes.keys()
+        none = Counter[str]()
         return RowStats(
             self.rows_per_split + other.rows_per_split,
             _sum(self.sources, other.sources),
-            _add(self.images, other.images),
-            _add(self.turns, other.turns),
-            _add(self.user, other.user),
-            _add(self.assistant, other.assistant),
-            {split: _sum(self.classes.get(split, {}), other.classes.get(split, {})) for split in splits},
+            self.images + other.images,
+            self.turns + other.turns,
+            self.user + other.user,
+            self.assistant + other.assistant,
+            {split: _sum(self.classes.get(split, none), other.classes.get(split, none)) for split in splits},
         )
 
     def report(self) -> Stats:
@@ -76,18 +70,19 @@ class RowStats:
         )
 
 
-def histogram(counts: Sequence[int], *, fine: bool = False) -> dict[str, int]:
-    """Bin to count, from the first bin that holds anything to the last. `fine`: up to 16 each number has a bin.
+def histogram(counts: Mapping[int, int], *, fine: bool = False) -> dict[str, int]:
+    """Bin to count, from the first bin that holds anything to the last.
 
-    Other bins end before a power of two: 0, 1, 2-3, 4-7, ...: bin `n.bit_length()`.
+    Bins end before a power of two: 0, 1, 2-3, 4-7, ...: bin `n.bit_length()`. `fine`: those of `fine_bin`.
     """
-    held = [i for i, count in enumerate(counts) if count]
+    held = [i for i, count in counts.items() if count]
     label = _fine_label if fine else _label
-    return {label(i): int(counts[i]) for i in range(held[0], held[-1] + 1)} if held else {}
+    return {label(i): int(counts.get(i, 0)) for i in range(min(held), max(held) + 1)} if held else {}
 
 
-def _fine(count: int) -> int:
-    return count if count <= _FINE else min(_FINE - 4 + count.bit_length(), _BINS - 1)
+def fine_bin(count: int) -> int:
+    """The bin of a count: up to 16 each number has one."""
+    return count if count <= _FINE else _FINE - 4 + count.bit_length()
 
 
 def _fine_label(i: int) -> str:
@@ -98,26 +93,15 @@ def _label(i: int) -> str:
     return str(i) if i < 2 else f"{1 << (i - 1)}-{(1 << i) - 1}"
 
 
-def _count(counts: Bounded, name: str) -> Bounded:
-    if counts is None:
-        return None
-    if name in counts:
-        counts[name] += 1
-    elif len(counts) == MAX_CLASSES or len(name) > MAX_CLASS_LENGTH:
-        return None
-    else:
-        counts[name] = 1
-    return counts
+def _count(counts: Bounded, names: Iterable[str]) -> Bounded:
+    return None if counts is None else _sum(counts, Counter(names))
 
 
 def _sum(a: Bounded, b: Bounded) -> Bounded:
-    if a is None or b is None or len(both := {**a, **b}) > MAX_CLASSES:
+    if a is None or b is None:
         return None
-    return {name: a.get(name, 0) + b.get(name, 0) for name in both}
-
-
-def _add(a: list[int], b: list[int]) -> list[int]:
-    return [x + y for x, y in zip(a, b, strict=True)]
+    both = a + b
+    return None if len(both) > MAX_CLASSES or max(map(len, b), default=0) > MAX_CLASS_LENGTH else both
 
 
 def _sorted(counts: Bounded) -> dict[str, int]:

@@ -9,21 +9,23 @@ jsonl file with shards, a piece is a shard with its lines, so that rows are comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
 from typing import Any
 
 from phiv_data.files import sha256_file
 from phiv_data.jsonl import UTF16_MARKS, Line, parse_line, read_range
 from phiv_data.runners import WorkerDied, can_start, default_workers, run_local, survives
+from phiv_data.shards import Row, to_conversation
+from phiv_data.validation.fast import quick, same
 from phiv_data.validation.found import ImageFacts, RowContext, Settings
-from phiv_data.validation.images import ImageChecks, image_key
+from phiv_data.validation.images import ImageChecks
 from phiv_data.validation.listing import Listing
 from phiv_data.validation.partial import Builder, Findings, Partial
-from phiv_data.validation.rule_set import RECORD_RULES
-from phiv_data.validation.shards import RowChecks, read_batches, row_line, shard_lines
+from phiv_data.validation.rule_set import PLAIN_RULES, RECORD_RULES
+from phiv_data.validation.shards import RowChecks, read_batches, shard_lines
 from phiv_schemas import Conversation, EnvironmentProblem
 
 AGAIN = "Run the same phiv-convert command with --overwrite"
@@ -204,48 +206,58 @@ def _check_lines(job: Job, split: str, lines: Lines) -> Partial:
 
 
 def _read(lines: Lines) -> Iterator[Line]:
-    return read_range(lines.path, lines.file, lines.start, lines.end, lines.first)
+    return read_range(lines.path, lines.file, lines.start, lines.end, lines.first, quick)
 
 
 def _checked(job: Job, builder: Builder, lines: Iterator[Line]) -> Iterator[Line]:
     """Check `lines` and pass them on, so that a caller can compare them with something else."""
     images, _ = job.checks()
     while chunk := list(islice(lines, _CHUNK)):
-        facts: dict[str, ImageFacts] = {}
-        if images:
-            facts = images.look_at(p for line in chunk if line.conversation for p in line.conversation.image_paths)
-        for line in chunk:
+        facts = _look_at(images, chunk) if images else None
+        _check_chunk(builder, chunk, facts)
+        for line, of_row in zip(chunk, facts or (), strict=False):
+            if any(one.found for one in of_row):
+                _tell_images(builder, line, of_row)
+        yield from chunk
+
+
+def _look_at(images: ImageChecks, lines: Sequence[Line]) -> list[tuple[ImageFacts, ...]]:
+    """The facts of the images of each line, in the order of `image_paths`."""
+    paths = [line.conversation.image_paths if line.conversation else () for line in lines]
+    facts = images.look_at(chain.from_iterable(paths))
+    return [tuple([facts[path] for path in of_row]) for of_row in paths]
+
+
+def _check_chunk(builder: Builder, lines: Sequence[Line], facts: Sequence[tuple[ImageFacts, ...]] | None) -> None:
+    """Consecutive rows, with what is known of their images; None where images were not looked at."""
+    rows, file, split = [], builder.file, builder.split
+    for line, images in zip(lines, repeat(()) if facts is None else facts, strict=False):
+        if line.issues:
             builder.findings.extend(line.issues)
-            if line.conversation is not None:
-                of_row = tuple(facts[path] for path in line.conversation.image_paths) if images else None
-                _check_record(builder, line.number, line.conversation, of_row)
-                _tell_images(builder, line.number, line.conversation, of_row or ())
-            builder.num_rows += 1
-            yield line
+        if line.conversation is not None:
+            row = RowContext(file, line.number, split, line.conversation, images)
+            _check_row(builder, row, line.is_plain)
+            rows.append(row)
+    builder.observe(rows, len(lines), no_folder=facts is None and builder.settings.images)
 
 
-def _check_record(builder: Builder, line: int, record: Conversation, facts: tuple[ImageFacts, ...] | None) -> None:
-    """One good record; `facts` is None where there is no folder of images to look at."""
-    row = RowContext(builder.file, line, builder.split, record, facts or ())
-    found = chain(*(rule(record) for rule in RECORD_RULES), *(rule(row) for rule in builder.settings.row_rules))
-    builder.findings.extend(one.at(builder.file, line) for one in found)
-    if facts is None and builder.settings.images:
-        builder.observe_without_folder(row)
-        return
-    builder.observe(row)
-    for item, (path, one) in enumerate(zip(record.image_paths, facts or (), strict=False)):
-        builder.add_image_key(image_key(path, one, item), line)
+def _check_row(builder: Builder, row: RowContext, is_plain: bool) -> None:
+    """What is wrong with one good record."""
+    record, extend = row.conversation, builder.findings.extend
+    for rule in PLAIN_RULES if is_plain else RECORD_RULES:
+        for found in rule(record):
+            extend((found.at(row.file, row.line),))
+    for row_rule in builder.settings.row_rules:
+        extend(found.at(row.file, row.line) for found in row_rule(row))
 
 
-def _tell_images(builder: Builder, line: int, record: Conversation, facts: tuple[ImageFacts, ...]) -> None:
+def _tell_images(builder: Builder, line: Line, facts: tuple[ImageFacts, ...]) -> None:
     """What is wrong with images, at every use."""
-    if not any(one.found for one in facts):
-        return
-    places = ((t, i) for t, turn in enumerate(record.turns) for i in range(len(turn.images)))
-    for (t, i), one in zip(places, facts, strict=True):
-        builder.findings.extend(
-            found.at(builder.file, line, f"$.conversations[{t}].images[{i}]") for found in one.found
-        )
+    assert line.conversation
+    turns = enumerate(line.conversation.conversations)
+    places = [f"$.conversations[{t}].images[{i}]" for t, turn in turns for i in range(len(turn.images))]
+    for place, one in zip(places, facts, strict=True):
+        builder.findings.extend(found.at(builder.file, line.number, place) for found in one.found)
 
 
 def _check_shard(job: Job, piece: Piece) -> Partial:
@@ -254,11 +266,7 @@ def _check_shard(job: Job, piece: Piece) -> Partial:
     shard, (_, rows) = piece.shard, job.checks()
     builder = Builder(shard.file, piece.split, job.settings)
     for line, row in shard_lines(shard.path, shard.file, builder.findings, rows=shard.rows):
-        facts = rows.check(shard.file, line, row, builder.findings)
-        builder.findings.extend(line.issues)
-        if line.conversation is not None:
-            _check_record(builder, line.number, line.conversation, facts)
-        builder.num_rows += 1
+        _check_chunk(builder, [line], [rows.check(shard.file, line, row, builder.findings)])
     return builder.partial()
 
 
@@ -272,7 +280,7 @@ def _check_pair(job: Job, split: str, lines: Lines, shard: Shard) -> Partial:
         row_line, row = found
         builder.findings.extend(row_line.issues)
         rows.check(shard.file, row_line, row, builder.findings)
-        if line and line.conversation and row_line.conversation not in (None, line.conversation):
+        if line and line.conversation and row_line.conversation and not same(row_line.conversation, line.conversation):
             what = f"is not the record of {lines.file}:{line.number}"
             builder.findings.add("PV306", shard.file, what, line=row_line.number, hint=AGAIN)
     return builder.partial()
@@ -310,5 +318,12 @@ def _rows_at(shard: Shard | None, wanted: set[int]) -> Iterator[tuple[int, Conve
     start = 1
     for batch in batches:
         for number in sorted(wanted & set(range(start, start + batch.num_rows))):
-            yield number, row_line(batch.slice(number - start, 1).to_pylist()[0], "", number).conversation
+            yield number, _conversation(batch.slice(number - start, 1).to_pylist()[0])
         start += batch.num_rows
+
+
+def _conversation(row: Row) -> Conversation | None:
+    try:
+        return to_conversation(row)
+    except ValueError:  # pydantic's is one
+        return None
