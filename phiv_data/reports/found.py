@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from phiv_schemas import Issue, ValidationReport
 from phiv_schemas.rules import RULES, Rule, Severity
 
@@ -45,3 +47,9 @@ def rule_title(code: str) -> str:
 def plural(count: int, what: str) -> str:
     """`1 row`, `2,000 rows`."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def path_of(report: ValidationReport, issue: Issue) -> Path:
+    """The file an issue is about, as relative as the path that was validated."""
+    path = Path(report.path)
+    return path if path.name == issue.file else path / issue.file

@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from phiv_data.reports.found import codes, rule_of
+from phiv_data.reports.found import codes, path_of, rule_of
 from phiv_schemas import Issue, ValidationReport
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -93,7 +93,7 @@ def _location(report: ValidationReport, issue: Issue) -> dict[str, Any]:
     # A region without a line is legal, but GitHub shows only results that have one.
     location: dict[str, Any] = {
         "physicalLocation": {
-            "artifactLocation": {"uri": _uri(report.path, issue.file)},
+            "artifactLocation": {"uri": _uri(path_of(report, issue))},
             "region": {"startLine": issue.line or 1},
         }
     }
@@ -102,11 +102,10 @@ def _location(report: ValidationReport, issue: Issue) -> dict[str, Any]:
     return location
 
 
-def _uri(path: str, file: str) -> str:
-    """A file of the report as a URI reference; absolute paths become file: URIs."""
-    whole = Path(path) if PurePosixPath(path).name == file else Path(path) / file
-    encoded = quote(whole.as_posix(), safe="/", errors="backslashreplace")
-    return f"file://{encoded}" if whole.is_absolute() else encoded
+def _uri(path: Path) -> str:
+    """A path as a URI reference; absolute paths become file: URIs."""
+    encoded = quote(path.as_posix(), safe="/", errors="backslashreplace")
+    return f"file://{encoded}" if path.is_absolute() else encoded
 
 
 def _fingerprint(issue: Issue, seen: Counter[str]) -> str:

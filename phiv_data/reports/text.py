@@ -8,7 +8,7 @@ from phiv_schemas import Issue, ValidationReport
 
 def render(report: ValidationReport) -> str:
     """The report as lines, each ending in a newline."""
-    return "".join(f"{line}\n" for line in [*map(_line, report.issues), _summary(report)])
+    return "".join(f"{line}\n" for line in [*map(_line, report.issues), summary(report)])
 
 
 def _line(issue: Issue) -> str:
@@ -16,7 +16,8 @@ def _line(issue: Issue) -> str:
     return f"{issue} [{warning}{rule_title(issue.code)}]"
 
 
-def _summary(report: ValidationReport) -> str:
+def summary(report: ValidationReport) -> str:
+    """What was checked, and the verdict."""
     errors, warnings = report.num_errors, report.num_warnings
     found = [_plural(errors, "error")] if errors else ["valid"]
     found += [_plural(warnings, "warning")] if warnings else []

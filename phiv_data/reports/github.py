@@ -1,0 +1,56 @@
+"""A report as workflow commands of GitHub Actions: printed by a step, they become annotations beside the lines.
+
+    >>> print(render(report))
+    ::error file=out/ucf101_val.jsonl,line=17,title=PV101 missing-image::$.conversations[0].images[3]: no such image ...
+    phiv-validate: out: 30 rows, 240 images: 1 error (1 PV101 missing-image)
+
+GitHub shows 10 errors and 10 warnings of a step, so the first finding of every rule comes before the second of any.
+Files are named as in SARIF: validate with a path relative to the repository. Escapes are those of `actions/toolkit`,
+packages/core/src/command.ts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from phiv_data.reports import text
+from phiv_data.reports.found import path_of, rule_title
+from phiv_schemas import Issue, ValidationReport
+
+_DATA = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
+_PROPERTY = str.maketrans({":": "%3A", ",": "%2C"})
+
+
+def render(report: ValidationReport) -> str:
+    """The report as lines, each ending in a newline: a command per listed issue, then the verdict as plain text."""
+    return "".join(f"{line}\n" for line in [*(_command(report, i) for i in _rule_by_rule(report)), _verdict(report)])
+
+
+def _rule_by_rule(report: ValidationReport) -> list[Issue]:
+    seen: Counter[str] = Counter()
+    ranked = []
+    for issue in report.issues:
+        ranked.append((seen[issue.code], issue))
+        seen[issue.code] += 1
+    return [issue for _, issue in sorted(ranked, key=lambda one: one[0])]
+
+
+def _command(report: ValidationReport, issue: Issue) -> str:
+    properties = {"file": path_of(report, issue).as_posix()}
+    if issue.line:
+        properties["line"] = str(issue.line)
+    properties["title"] = rule_title(issue.code)
+    listed = ",".join(f"{name}={_escape(value).translate(_PROPERTY)}" for name, value in properties.items())
+    message = (f"{issue.json_path}: " if issue.json_path else "") + issue.message
+    message += f". {issue.hint}" if issue.hint else ""
+    return f"::{issue.severity} {listed}::{_escape(message)}"
+
+
+def _verdict(report: ValidationReport) -> str:
+    """Plain text: it does not begin with `::`, and holds no `##[`, the older form, which may stand anywhere."""
+    line = " ".join(text.summary(report).split())
+    return f"phiv-validate: {line}".replace("##[", "## [")
+
+
+def _escape(value: str) -> str:
+    return value.translate(_DATA)
