@@ -17,11 +17,11 @@ import msgspec
 
 from phiv_schemas import Conversation
 
-# A subset of `check_image_path`: parts begin with a letter, digit or underscore, so none is "", "." or "..".
+# Subsets of `check_name` and `check_image_path`, all of a record in one match: parts of a path begin with a letter,
+# digit or underscore, so none is "", "." or "..".
+_NAME = r"[A-Za-z0-9_][\w.:/()+,=@~-]*+"
 _PART = r"[A-Za-z0-9_][\w .()+,=@~-]*+"
-_PATH = rf"{_PART}(?:/{_PART})*+"
-_good_paths = re.compile(rf"{_PATH}(?:\0{_PATH})*+", re.ASCII).fullmatch
-_good_name = re.compile(r"[A-Za-z0-9_](?:[\w .:/()+,=@~-]*[A-Za-z0-9_])?", re.ASCII).fullmatch
+_are_good = re.compile(rf"{_NAME}\0{_NAME}(?:\0{_PART}(?:/{_PART})*+)*+", re.ASCII).fullmatch
 
 
 class FastTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -60,12 +60,19 @@ _decode = msgspec.json.Decoder(FastRecord).decode
 
 
 def fast_record(raw: bytes) -> Conversation | None:
-    """The record of a line, when it is plainly good. None says nothing."""
+    """The record of a line, when it is plainly good. None says nothing.
+
+    A record in which no key stands twice has two quotes per key and per string; a repeated key adds at least two, and
+    so does an explicit null of an optional key. Escaped quotes inside text are counted for themselves.
+    """
     try:
         record = _decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return cast(Conversation, record) if _is_good(record) and _has_each_key_once(raw, record) else None
+    quotes, expected = raw.count(b'"'), 2 * _count_strings(record)
+    if quotes > expected and b"\\\\" not in raw:  # no escaped backslash, so a quote after one is escaped
+        quotes -= raw.count(b'\\"')
+    return cast(Conversation, record) if quotes == expected else None
 
 
 def quick(raw: bytes) -> tuple[Conversation, tuple[()], bool] | None:
@@ -91,21 +98,31 @@ def fast_row(row: Any) -> Conversation | None:
         record = msgspec.convert(wire, FastRecord)
     except (msgspec.ValidationError, RecursionError):
         return None
-    return cast(Conversation, record) if _is_good(record) else None
+    return cast(Conversation, record) if _count_strings(record) else None
 
 
-def _is_good(record: FastRecord) -> bool:
-    """Everything the models check beyond types and keys."""
-    turns, paths = record.conversations, record.image_paths
-    if not (turns and _good_name(record.id) and _good_name(record.source)):
-        return False
-    if paths and not _good_paths("\0".join(paths)):
-        return False
-    if len(turns) == 1:
-        turn = turns[0]
-        return (turn.answers is None and turn.image_offsets is None) or _is_good_turn(turn)
-    labeled = [turn.assistant is not None for turn in turns]
-    return labeled == sorted(labeled, reverse=True) and all(map(_is_good_turn, turns))
+def _count_strings(record: FastRecord) -> int:
+    """How many strings the JSON of a good record has, keys among them; 0 where the record is not plainly good.
+
+    Good: everything the models check beyond types and keys.
+    """
+    strings = 5 if record.system is None else 7  # id, source and their keys, the key conversations
+    names, was_labeled = [record.id, record.source], True
+    for turn in record.conversations:
+        names += turn.images
+        strings += 4 + len(turn.images)
+        if turn.assistant is None:
+            was_labeled = False
+        elif was_labeled:
+            strings += 1
+        else:
+            return 0
+        if turn.answers is not None or turn.image_offsets is not None:
+            if not _is_good_turn(turn):
+                return 0
+            strings += 0 if turn.answers is None else 1 + len(turn.answers)
+            strings += turn.image_offsets is not None
+    return strings if record.conversations and _are_good("\0".join(names)) else 0
 
 
 def _is_good_turn(turn: FastTurn) -> bool:
@@ -116,22 +133,3 @@ def _is_good_turn(turn: FastTurn) -> bool:
         return True
     fits = len(offsets) == len(turn.images) and list(offsets) == sorted(offsets)
     return fits and all(0 <= offset <= len(turn.user) for offset in offsets)
-
-
-def _has_each_key_once(raw: bytes, record: FastRecord) -> bool:
-    """True when the number of quotes proves that no key stands twice.
-
-    A record without repeats has two quotes per key and per string; a repeated key adds at least two, and so does an
-    escaped quote inside text, which is counted for itself. An explicit null of an optional key adds two as well.
-    """
-    strings = 5 if record.system is None else 7  # id, source and their keys, the key conversations
-    for turn in record.conversations:
-        strings += 4 + len(turn.images) + (turn.assistant is not None)
-        if turn.image_offsets is not None:
-            strings += 1
-        if turn.answers is not None:
-            strings += 1 + len(turn.answers)
-    quotes = raw.count(b'"')
-    if quotes > 2 * strings and b"\\\\" not in raw:  # no escaped backslash, so a quote after one is escaped
-        quotes -= raw.count(b'\\"')
-    return quotes == 2 * strings
