@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SPILL_BYTES = 2**25
+SPILL_BYTES = 2**21
 _BUCKETS = 256
 _ENTRY = struct.Struct("<16s16sQI")
 _FIELDS = [("hi", "<u8"), ("lo", "<u8"), ("value", "V16"), ("line", "<u8"), ("item", "<u4")]
