@@ -13,6 +13,7 @@ from phiv_data.cli import run
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from phiv_data.validation.found import RowRule
     from phiv_schemas import ValidationReport
 
 Form = Literal["text", "json", "junit", "sarif", "html", "github"]  # as in phiv_data.reports, which is heavy to import
@@ -43,6 +44,14 @@ class Options:
     """Do not look at image files at all."""
     num_workers: int | None = None
     """Processes that share the work; 0 works in this one. Default: one per core, none for little work."""
+    family: str | None = None
+    """Measure every row in tokens as this model family (phi3_vision, tiny) makes them; needs phiv[train]."""
+    max_tokens: int | None = None
+    """Rows longer than this are errors. Needs --family."""
+    tokenizer: str | None = None
+    """Checkpoint folder or hub id whose tokenizer and picture settings count. Default: the family's published one."""
+    num_crops: int | None = None
+    """Crops of a picture, as in training. Default: the checkpoint's own."""
     ignore: UseAppendAction[tuple[str, ...]] = ()
     """Leave out the findings of a rule, such as PV401. May be given several times."""
     strict: bool = False
@@ -83,6 +92,7 @@ def _report(options: Options, path: Path) -> ValidationReport:
 
     from phiv_data.validation import validate
 
+    row_rules = _row_rules(options, path)
     with tqdm(unit=" rows", desc="validate", disable=None, leave=False, file=sys.stderr) as bar:
         return validate(
             path,
@@ -92,8 +102,25 @@ def _report(options: Options, path: Path) -> ValidationReport:
             max_issues=options.max_issues,
             num_workers=options.num_workers,
             ignore=options.ignore,
+            row_rules=row_rules,
             on_rows=bar.update,
         )
+
+
+def _row_rules(options: Options, path: Path) -> list[RowRule]:
+    if options.family is None:
+        for name in ("max_tokens", "tokenizer", "num_crops"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"--{name}", "needs --family", "Pass the model family to measure rows for")
+        return []
+    if options.no_images:
+        raise UsageError("--no_images", "does not go with --family: lengths need the sizes of images")
+    from phiv_data.validation.budget import TokenBudget
+
+    root = options.images_root or (path if path.is_dir() else path.parent) / "images"
+    budget = TokenBudget(options.family, options.max_tokens, options.tokenizer, options.num_crops, root)
+    budget.tally()  # what is missing is said before the work begins
+    return [budget]
 
 
 def _parse(argv: list[str]) -> Options:

@@ -15,10 +15,11 @@ class Plugins:
     broken: dict[str, str]
 
 
-def load_plugins(group: str) -> Plugins:
-    """Load every entry point of `group`, sorted by name."""
+def load_plugins(group: str, name: str | None = None) -> Plugins:
+    """Load every entry point of `group`, sorted by name; only those called `name` where it is given."""
     plugins = Plugins({}, {})
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+    points = entry_points(group=group) if name is None else entry_points(group=group, name=name)
+    for point in sorted(points, key=lambda point: point.name):
         _load(point, plugins)
     return plugins
 

@@ -13,6 +13,7 @@ _CHARTS = {
     "turns_per_row": "Turns per row",
     "user_characters": "Length of what the user says, in characters",
     "assistant_characters": "Length of answers, in characters",
+    "tokens_per_row": "Length of rows, in tokens",
     "image_width": "Width of images, in pixels",
     "image_height": "Height of images, in pixels",
     "image_format": "Formats of images",

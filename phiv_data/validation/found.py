@@ -61,16 +61,17 @@ class Opened:
 
 @dataclass(slots=True)
 class ImageFacts:
-    """What is known of one image. Without `deep` nothing is: all fields are empty.
+    """What is known of one image. Without `deep` nothing is: all fields are empty, but for what a shard says.
 
     `size` is that of the upright picture, None where it is broken; `sha256` the 32 bytes of the file's digest;
-    `found` what is wrong with it, told at every use.
+    `found` what is wrong with it, told at every use. `declared`: the size that its shard says it has.
     """
 
     size: tuple[int, int] | None = None
     format: str = ""
     sha256: bytes = b""
     found: tuple[Found, ...] = ()
+    declared: tuple[int, int] | None = None
 
 
 class RowContext(msgspec.Struct, gc=False):  # made for every row: a third of the time of a dataclass
@@ -89,7 +90,8 @@ class RowContext(msgspec.Struct, gc=False):  # made for every row: a third of th
 RecordRule = Callable[[Conversation], Iterable[Found]]
 ImageRule = Callable[[Opened], Iterable[Found]]
 RowRule = Callable[[RowContext], Iterable[Found]]
-"""Asked on demand (`Settings.row_rules`); it goes to worker processes, so it can be pickled."""
+"""Asked on demand (`Settings.row_rules`); it goes to worker processes, so it can be pickled. One that also counts over
+all rows is a `tallies.CountingRule`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from phiv_data.validation.images import image_key
 from phiv_data.validation.keys import QUOTED, Key, KeyBlock, KeyIndex, pack
 from phiv_data.validation.rule_set import KEY_RULES, TALLIES
 from phiv_data.validation.stats import RowStats, histogram
-from phiv_data.validation.tallies import NoImagesFolder, Tally
+from phiv_data.validation.tallies import CountingRule, MeasuringTally, NoImagesFolder, Tally
 from phiv_schemas import Conversation, Issue, Stats, ValidationReport
 from phiv_schemas.rules import Severity
 
@@ -142,6 +142,8 @@ class Builder:
         self.num_rows = 0
         self._stats = RowStats()
         self._tallies: dict[str, Tally] = {name: new() for name, new in TALLIES.items()}
+        counting = (rule for rule in settings.row_rules if isinstance(rule, CountingRule))
+        self._tallies |= {f"row rule {i}": rule.tally() for i, rule in enumerate(counting)}
         self._keys = {name: bytearray() for name in (*KEY_RULES, IMAGE_KEYS)}
 
     def observe(self, rows: Sequence[RowContext], num_rows: int, *, no_folder: bool = False) -> None:
@@ -183,6 +185,8 @@ def finish(whole: Partial, index: KeyIndex, path: str, find_rows: FindRows, *, n
     findings.extend(chain.from_iterable(tally.findings() for tally in whole.tallies.values()))
     issues = findings.listed()
     images, stats = _image_stats(index, whole.stats.report())
+    measured = [tally.stats() for tally in whole.tallies.values() if isinstance(tally, MeasuringTally)]
+    stats = stats.model_copy(update={name: counts for one in measured for name, counts in one.items()})
     return ValidationReport(
         path=path,
         rows=sum(whole.rows.values()),

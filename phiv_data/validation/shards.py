@@ -93,7 +93,8 @@ class RowChecks:
         if len(data) != meta["size_bytes"]:
             found.append(Found("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
         if not self._deep:
-            return ImageFacts(), found
+            width, height = meta["width"] or 0, meta["height"] or 0
+            return ImageFacts(declared=(width, height) if width > 0 < height else None), found
         digest = hashlib.sha256(data).digest()
         if digest.hex() != meta["sha256"]:
             return ImageFacts(sha256=digest), [

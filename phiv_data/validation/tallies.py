@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from phiv_data.validation.found import Found, RowContext
 from phiv_schemas import Issue
@@ -28,6 +28,25 @@ class Tally(Protocol):
 
     def findings(self) -> Iterable[Issue]:
         """What is wrong with all the rows seen; `Found(...).at(file)` makes an issue."""
+
+
+@runtime_checkable
+class MeasuringTally(Tally, Protocol):
+    """One whose counts stand among the statistics of the report."""
+
+    def stats(self) -> dict[str, dict[str, int]]:
+        """Fields of `Stats`: bin to count."""
+
+
+@runtime_checkable
+class CountingRule(Protocol):
+    """A row rule that brings a tally; both are asked."""
+
+    def __call__(self, row: RowContext) -> Iterable[Found]:
+        """What is wrong with one row."""
+
+    def tally(self) -> Tally:
+        """A new one."""
 
 
 @dataclass(slots=True)

@@ -39,7 +39,7 @@ class Issue(Contract):
 class Stats(Contract):
     """What the rows are like: histograms as bin to count, bins in order; empty where nothing was measured.
 
-    Bins are fixed, so the histograms of two halves add up to that of the whole. Lengths are in characters.
+    Bins are fixed, so the histograms of two halves add up to that of the whole. Lengths of text are in characters.
     """
 
     rows_per_split: Counts = Field(default_factory=dict)
@@ -48,6 +48,10 @@ class Stats(Contract):
     turns_per_row: Counts = Field(default_factory=dict)
     user_characters: Counts = Field(default_factory=dict, description="Per turn.")
     assistant_characters: Counts = Field(default_factory=dict, description="Per turn that has an answer.")
+    tokens_per_row: Counts = Field(
+        default_factory=dict,
+        description="As the model family that was asked for makes them; of the prompt where the answer is null.",
+    )
     image_width: Counts = Field(default_factory=dict, description="Pixels, of distinct images that were decoded.")
     image_height: Counts = Field(default_factory=dict, description="As image_width.")
     image_format: Counts = Field(default_factory=dict, description="Of distinct images that were decoded.")

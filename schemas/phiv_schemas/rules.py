@@ -48,6 +48,8 @@ RULES: dict[str, Rule] = {
         Rule("PV105", "image-meta-differs", "error", "what a shard says of an image is not true", _CONVERT),
         Rule("PV201", "duplicate-id", "error", "two records have one id", "Number the records again"),
         Rule("PV202", "no-rows", "error", "there is nothing in it", "Check what was converted"),
+        Rule("PV250", "over-token-budget", "error", "a row is longer than the budget", "Use fewer images or less text"),
+        Rule("PV251", "not-measured", "warning", "a row's length in tokens cannot be told", "See what its images lack"),
         Rule("PV301", "missing-file", "error", "a file of the dataset is not there", _CONVERT),
         Rule("PV302", "changed-file", "error", "a file is not the one the manifest names", _CONVERT),
         Rule("PV303", "no-manifest", "error", "the conversion is unfinished, or not phiv's", "Run phiv-convert again"),
