@@ -54,7 +54,7 @@ class FastRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
         return turns[0].images if len(turns) == 1 else tuple(chain.from_iterable(turn.images for turn in turns))
 
 
-_PLAIN = bytes(byte for byte in range(32, 127) if chr(byte) not in "<\\")
+_PLAIN = bytes(byte for byte in (*b"\t\n\r", *range(32, 127)) if chr(byte) not in "<\\")
 
 _decode = msgspec.json.Decoder(FastRecord).decode
 
@@ -78,7 +78,14 @@ def fast_record(raw: bytes) -> Conversation | None:
 def quick(raw: bytes) -> tuple[Conversation, tuple[()], bool] | None:
     """`fast_record` as `jsonl.read_range` asks for it."""
     record = fast_record(raw)
-    return None if record is None else (record, (), not raw.translate(None, _PLAIN) and b"[I" not in raw)
+    return None if record is None else (record, (), is_plain(raw))
+
+
+def is_plain(raw: bytes) -> bool:
+    """True where no text of a line can hold what `text.marks` looks for: no escape, `<`, token in brackets or role."""
+    if raw.translate(None, _PLAIN):
+        return False
+    return not (b"[I" in raw or b"[/" in raw or b"[S" in raw or b"###" in raw or b"USER" in raw or b"ASSIST" in raw)
 
 
 def same(a: Conversation, b: Conversation) -> bool:

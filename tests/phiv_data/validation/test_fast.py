@@ -22,6 +22,7 @@ TURN = RECORD["conversations"][0]
 
 texts = st.one_of(
     st.text(max_size=12),
+    st.sampled_from(["USER: hi", "ASSISTANT : no", "  ### Human: x", "x: y", "###response:", " a", "b ", " ", "a: [I"]),
     st.sampled_from(
         ["", "A", 'a"b', "back\\slash", '\\"', "nul\0", "<|end|>", "null", "na\u00efve", "[INST] x", "\t x"]
     ),
@@ -132,3 +133,8 @@ def test_a_plain_line_holds_nothing_for_the_rules_that_are_left_out(record: dict
     assert line.conversation
     told = [one for rule in RECORD_RULES for one in rule(line.conversation)]
     assert told == [one for rule in PLAIN_RULES for one in rule(found[0])]
+
+
+def test_an_ordinary_line_of_a_file_is_plain() -> None:
+    found = quick(json.dumps(RECORD).encode() + b"\r\n")
+    assert found and found[2]
