@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
-from urllib.parse import unquote, unquote_to_bytes
 
 from phiv_data.converter import Inputs, Item
 from phiv_data.files import environment_problems, sha256_file
 from phiv_data.formats.text import MARKER
 from phiv_data.json_rows import Row, read_json_array, read_json_lines
 from phiv_data.reject import RejectInput
+from phiv_data.row_files import (
+    INFO,
+    SUFFIXES,
+    Root,
+    data_of,
+    is_address,
+    is_array,
+    is_data,
+    locate,
+    read_entries,
+    shortened,
+)
 from phiv_data.sources import read_picture
 from phiv_data.tables_layout import standard_split
 from phiv_schemas.errors import SourceError
@@ -27,12 +34,6 @@ from phiv_schemas.errors import SourceError
 if TYPE_CHECKING:
     from phiv_converters.interchange import Interchange
     from phiv_data.formats import ParsedRow
-
-INFO = "dataset_info.json"
-SUFFIXES = (".json", ".jsonl", ".ndjson")
-MAX_FIRST_LINE = 1 << 20
-"""A first line that is longer and begins an array is the whole array, not the first of several lines."""
-
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ def find_described(source: Path, split: str | None, dataset: str | None) -> tupl
     if source.name == INFO:
         source = source.parent
     folder = source if source.is_dir() else source.parent
-    entries = _entries(folder / INFO)
+    entries = read_entries(folder / INFO)
     if dataset is None:
         by_name = {entry.get("file_name"): entry for entry in reversed(entries.values())}
         return tuple(replace(file, entry=by_name.get(file.path.name)) for file in find_files(source, split))
@@ -88,17 +89,6 @@ def find_described(source: Path, split: str | None, dataset: str | None) -> tupl
         hint = "Get it, or pass the file of rows as --source"
         raise SourceError(str(folder / INFO), f"entry {dataset!r} names {name!r}, which is not beside it", hint)
     return tuple(replace(file, entry=entries[dataset]) for file in find_files(folder / name, split))
-
-
-def _entries(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        return {}
-    try:
-        with environment_problems(path):
-            read = json.loads(path.read_bytes())
-        return {name: entry for name, entry in read.items() if isinstance(entry, dict)}
-    except (ValueError, AttributeError) as error:
-        raise SourceError(str(path), f"is no object of datasets ({error})", "Mend it, or move it away") from error
 
 
 def _files_of(folder: Path) -> list[Path]:
@@ -122,27 +112,7 @@ def _file(path: Path, name: str, split: str | None) -> RowFile:
         told = [standard_split(part) for part in (path.stem, *Path(name).parent.parts)]
         split = next((word for word in told if word in ("train", "val", "test")), "train")
     with environment_problems(path):
-        return RowFile(path, name, split, _is_array(path), sha256_file(path))
-
-
-def _is_array(path: Path) -> bool:
-    """True for one array, False for a value a line. SourceError for one object over several lines."""
-    with environment_problems(path), path.open("rb") as file:
-        head = file.read(MAX_FIRST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
-    first, newline, rest = head.partition(b"\n")
-    if first[:1] == b"[":
-        return not (rest.strip() and _is_json(first))
-    if newline and first.strip() == b"{":
-        raise SourceError(str(path), "is one JSON object, not rows of data", "Pass the file of rows that it names")
-    return False
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
+        return RowFile(path, name, split, is_array(path), sha256_file(path))
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
@@ -258,15 +228,6 @@ def _size(ref: str, source: Interchange, file: RowFile) -> int:
 # Pictures ------------------------------------------------------------------------------------------------------------
 
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_DATA = re.compile(r"data:([^,]*),", re.IGNORECASE)
-
-
-Root = tuple[Path, str]
-"""A folder to look in, and what stands before the names of the pictures found there."""
-
-
 def roots_of(file: RowFile, images: Path | None) -> tuple[Root, ...]:
     """--images first, then the folder of the rows: two files of rows in two folders may name two pictures alike.
 
@@ -284,10 +245,10 @@ def find_picture(ref: str, roots: Sequence[Root], strip: int, where: str) -> tup
 
     RejectInput `missing-image` where it is not there or an address, `bad-row` where a `data:` URI is broken.
     """
-    if _DATA.match(ref):
-        data = _decoded(ref, where)
+    if is_data(ref):
+        data = data_of(ref, where)
         return _invented_name(data, where), data
-    if _URL.match(ref) and not ref.startswith("file:") and not _DRIVE.match(ref):
+    if is_address(ref):
         what = f"{shortened(ref)!r} is an address: phiv downloads no pictures. Download it, and name the file instead"
         raise RejectInput(where, "missing-image", what)
     try:
@@ -301,61 +262,9 @@ def find_picture(ref: str, roots: Sequence[Root], strip: int, where: str) -> tup
     return name, read_picture(path, where)
 
 
-def locate(ref: str, roots: Sequence[Root], strip: int) -> tuple[Path, str] | None:
-    """The file that a path means and its safe name: below the first of `roots` that has it, or where it says itself."""
-    if _DATA.match(ref):
-        return None
-    path = stripped(ref, strip)
-    for root, before in roots:
-        if (root / path).exists():
-            return root / path, safe_name(path if is_absolute(path) else f"{before}/{path}".lstrip("/"))
-    return None
-
-
-def safe_name(path: str) -> str:
-    """A relative path without `..`, another for each file: `/a.jpg` is `_root/a.jpg`, `../a.jpg` is `_up/a.jpg`."""
-    parts: list[str] = ["_root"] if is_absolute(path) else []
-    for part in (path.replace(":/", "/", 1) if is_absolute(path) else path).split("/"):
-        if part == ".." and parts and parts[-1] not in ("_up", "_root"):
-            parts.pop()
-        elif part not in ("", "."):
-            parts.append("_up" if part == ".." else part)
-    return "/".join(parts)
-
-
-def is_absolute(path: str) -> bool:
-    """True for `/a` and `C:/a`."""
-    return path.startswith("/") or _DRIVE.match(path) is not None
-
-
-def stripped(ref: str, strip: int) -> str:
-    """A reference as a path with forward slashes, less its first `strip` folders."""
-    path = unquote(ref.removeprefix("file://")) if ref.startswith("file:") else ref
-    path = path.replace("\\", "/")
-    if not strip:
-        return path
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    return "/".join(parts[min(strip, len(parts) - 1) :])
-
-
-def _decoded(ref: str, where: str) -> bytes:
-    head = _DATA.match(ref)
-    assert head is not None
-    body = ref[head.end() :]
-    try:
-        return base64.b64decode(body, validate=True) if head[1].lower().endswith(";base64") else unquote_to_bytes(body)
-    except (binascii.Error, ValueError) as error:
-        raise RejectInput(where, "bad-row", f"a data: picture is not base64 ({error})") from error
-
-
 def _invented_name(data: bytes, where: str) -> str:
     """A name for bytes that have none: their hash, and a suffix that says what they are."""
     from phiv_data.images import image_size
 
     suffix = image_size(data, where=where).format.lower().replace("jpeg", "jpg")
     return f"data/{hashlib.sha256(data).hexdigest()[:32]}.{suffix}"
-
-
-def shortened(text: str) -> str:
-    """Enough of a reference to find it by."""
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from phiv_data.formats.fields import Fields, is_empty, shown
+from phiv_data.formats.fields import Fields, RejectRow, is_empty, shown
 from phiv_data.formats.text import Picture, Piece
-from phiv_data.reject import RejectInput
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
@@ -28,10 +27,12 @@ def read_content(content: Any, fields: Fields, path: str, read_text: ReadText) -
     return tuple(_part(part, fields, f"{path}[{i}]") for i, part in enumerate(content))
 
 
-def image_refs(column: Any, fields: Fields, name: str) -> tuple[str, ...]:
-    """The references of an image column: one, or a list; each text, or an object with `path` or `url`."""
-    items = [] if is_empty(column) else column if isinstance(column, list) else [column]
-    return tuple(image_ref(item, fields, f"{name}[{i}]") for i, item in enumerate(items))
+def image_refs(column: Any, fields: Fields, name: str) -> tuple[Picture, ...]:
+    """The pictures of an image column: one, or a list; each text, or an object with `path` or `url`."""
+    if is_empty(column):
+        return ()
+    items = {f"{name}[{i}]": item for i, item in enumerate(column)} if isinstance(column, list) else {name: column}
+    return tuple(Picture(image_ref(item, fields, path), path) for path, item in items.items())
 
 
 def image_ref(value: Any, fields: Fields, path: str) -> str:
@@ -42,11 +43,11 @@ def image_ref(value: Any, fields: Fields, path: str) -> str:
         if full.get("type") == "base64" and isinstance(full.get("data"), str):  # Anthropic
             return f"data:{full.get('media_type', '')};base64,{full['data']}"
         if key is None:
-            raise fields.bad(f"{path} has no 'path' or 'url' (found {shown(value)})")
+            raise fields.bad(f"{path} has no 'path' or 'url' (found {shown(value)})", path)
         fields.unread |= {f"{_generic(path)}.{other}" for other in full.keys() - {key, "type", "detail"}}
         value = full[key]
     if not isinstance(value, str) or not value.strip():
-        raise fields.bad(f"{path} is no reference to a picture (found {shown(value)})")
+        raise fields.bad(f"{path} is no reference to a picture (found {shown(value)})", path)
     return fields.text(value, path)
 
 
@@ -57,8 +58,8 @@ def _part(part: Any, fields: Fields, path: str) -> Piece:
     if kind in IMAGE_PARTS:
         return _picture(part, fields, path)
     if isinstance(kind, str) and any(word in kind for word in _OTHER):
-        raise RejectInput(fields.where, "unsupported-media", f"{path} is a part of type {kind!r}")
-    raise fields.bad(f"{path} is no part with a known 'type' (found {shown(part)})")
+        raise RejectRow(fields.where, "unsupported-media", f"{path} is a part of type {kind!r}", path)
+    raise fields.bad(f"{path} is no part with a known 'type' (found {shown(part)})", path)
 
 
 def _picture(part: dict[str, Any], fields: Fields, path: str) -> Picture:
@@ -68,8 +69,8 @@ def _picture(part: dict[str, Any], fields: Fields, path: str) -> Picture:
         if value not in (None, ""):
             if key == "base64" and isinstance(value, str) and not value.startswith("data:"):
                 value = f"data:;base64,{value}"
-            return Picture(image_ref(value, fields, f"{path}.{key}"))
-    return Picture()
+            return Picture(image_ref(value, fields, f"{path}.{key}"), path)
+    return Picture(path=path)
 
 
 def _generic(path: str) -> str:

@@ -10,13 +10,12 @@ Codes: `bad-turns` (roles that do not alternate, a dialogue without turns, an an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from phiv_data.formats.content import ReadText, image_refs, read_content
-from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, shown
+from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, Places, RejectRow, shown
 from phiv_data.formats.text import MARKER, Picture, Piece, place, plain_or_placed, read_markers
-from phiv_data.reject import RejectInput
 
 Markers = Literal["strict", "lenient"]
 Place = Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...] | None]]
@@ -39,10 +38,20 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message: `user`, `assistant` or `system`, and its pieces; None where it has no content."""
+    """One message: `user`, `assistant` or `system`, and its pieces; None where it has no content.
+
+    `path` is where in the row it stands; its content is what `key` says of it, or that itself.
+    """
 
     role: str
     pieces: tuple[Piece, ...] | None
+    path: str = ""
+    key: str = ""
+
+    @property
+    def content_path(self) -> str:
+        """Where its content stands."""
+        return f"{self.path}.{self.key}" if self.key else self.path
 
 
 NAMES = Names()
@@ -53,7 +62,7 @@ def read(
 ) -> ParsedRow:
     """The row of a list of messages; `unmarked` as for `finish`."""
     refs = take_images(fields, names)
-    path = next((name for name in names.messages if name in fields.left), names.messages[0])
+    path = fields.key(*names.messages)
     read_text = read_markers if refs else unescaped
     messages = list(read_messages(fields.take(*names.messages), fields, names, read_text, path))
     return finish(fields, messages, refs, read_text, names, markers=markers, unmarked=unmarked)
@@ -62,7 +71,7 @@ def read(
 def finish(
     fields: Fields,
     messages: list[Message],
-    refs: tuple[str, ...],
+    refs: tuple[Picture, ...],
     read_text: ReadText,
     names: Names = NAMES,
     *,
@@ -75,40 +84,50 @@ def finish(
     `unmarked`: images without any place stand before the first text, with this between; None refuses them.
     """
     fields.refuse_media()
+    path = fields.key(*names.system_prompt)
     if (prompt := fields.take_text(*names.system_prompt)) is not None:
-        messages = [Message("system", tuple(read_text(prompt))), *messages]
+        messages = [Message("system", tuple(read_text(prompt)), path), *messages]
     if markers == "lenient":
         messages = _without_spare(messages, len(refs))
         unmarked = "\n" if unmarked is None else unmarked
-    system = None
+    system, place = None, ""
     if messages and messages[0].role == "system":
+        place = messages[0].content_path
         system, messages = _text_alone(messages[0], fields.where), messages[1:]
     messages = _with_missing(messages, len(refs), fields.where, markers, unmarked)
     turns = tuple(_turns(messages, iter(refs), fields.where, where_placed))
     row_id, source = fields.take_id("id"), fields.take_source()
-    return ParsedRow(turns, system, row_id, source, fields.all_unread())
+    return ParsedRow(turns, system, row_id, source, fields.all_unread(), place)
 
 
-def take_images(fields: Fields, names: Names = NAMES) -> tuple[str, ...]:
-    """The references of the image column."""
-    return image_refs(fields.take(*names.images), fields, names.images[0])
+def take_images(fields: Fields, names: Names = NAMES) -> tuple[Picture, ...]:
+    """The pictures of the image column."""
+    key = fields.key(*names.images)
+    return image_refs(fields.take(*names.images), fields, key)
 
 
 def read_messages(column: Any, fields: Fields, names: Names, read_text: ReadText, path: str) -> Iterator[Message]:
-    """The messages of a column, roles and keys by their usual names."""
+    """The messages of the column at `path`, roles and keys by their usual names."""
     if not isinstance(column, list):
         found = shown(column) if column is not None else ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
-        raise fields.bad(f"no list of messages in {path!r} (found {found})")
+        raise fields.bad(f"no list of messages in {path!r} (found {found})", path if column is not None else "")
     for i, raw in enumerate(column):
         if not isinstance(raw, dict):
-            raise fields.bad(f"{path}[{i}] is not an object (found {shown(raw)})")
-        message = Fields(dict(raw), fields.where)
-        role, content = message.take(*names.role), message.take(*names.content)
-        kind = _kind(role, names, f"{path}[{i}]", fields)
-        message.refuse_media()
-        pieces = None if content is None else read_content(content, fields, f"{path}[{i}].content", read_text)
-        fields.unread |= {f"{path}[].{name}" for name in message.all_unread()}
-        yield Message(kind, pieces)
+            raise fields.bad(f"{path}[{i}] is not an object (found {shown(raw)})", f"{path}[{i}]")
+        yield read_message(raw, fields, names, read_text, f"{path}[{i}]")
+
+
+def read_message(raw: dict[str, Any], fields: Fields, names: Names, read_text: ReadText, path: str) -> Message:
+    """The message at `path` of the row."""
+    message = Fields(dict(raw), fields.where, path)
+    key = message.key(*names.content)
+    role, content = message.take(*names.role), message.take(*names.content)
+    kind = _kind(role, names, path, fields)
+    message.refuse_media()
+    pieces = None if content is None else read_content(content, fields, f"{path}.{key}", read_text)
+    if unread := message.all_unread():
+        fields.unread |= {f"{path.rpartition('[')[0]}[].{name}" for name in unread}
+    return Message(kind, pieces, path, key)
 
 
 def unescaped(text: str) -> Iterator[Piece]:
@@ -123,7 +142,7 @@ def _with_missing(
 
     `lenient` is what ms-swift does: places that are missing are put before the first text, spare ones are text again.
     """
-    count = sum(_places(message) for message in messages)
+    count = sum(_count_places(message) for message in messages)
     if count < num_images and messages and messages[0].role == "user":
         missing = [Picture()] * (num_images - count)
         if count == 0 and unmarked is not None:
@@ -131,15 +150,15 @@ def _with_missing(
         if markers == "lenient":
             return _led_by(missing, messages)
     if count != num_images:
-        raise RejectInput(where, "marker-mismatch", f"{num_images} images and {count} places for them in the messages")
+        raise RejectRow(where, "marker-mismatch", f"{num_images} images and {count} places for them in the messages")
     return messages
 
 
 def _led_by(pieces: Sequence[Piece], messages: list[Message]) -> list[Message]:
-    return [Message("user", (*pieces, *(messages[0].pieces or ()))), *messages[1:]]
+    return [replace(messages[0], pieces=(*pieces, *(messages[0].pieces or ()))), *messages[1:]]
 
 
-def _places(message: Message) -> int:
+def _count_places(message: Message) -> int:
     return sum(isinstance(piece, Picture) and piece.ref is None for piece in message.pieces or ())
 
 
@@ -153,35 +172,51 @@ def _without_spare(messages: list[Message], num_images: int) -> list[Message]:
             is_kept = is_place and message.role == "user" and kept < num_images
             kept += is_kept
             pieces.append(piece if is_kept or not is_place else MARKER)
-        found.append(Message(message.role, None if message.pieces is None else tuple(pieces)))
+        found.append(replace(message, pieces=None if message.pieces is None else tuple(pieces)))
     return found
 
 
-def _turns(messages: Sequence[Message], refs: Iterator[str], where: str, where_placed: Place) -> Iterator[ParsedTurn]:
+def _turns(
+    messages: Sequence[Message], refs: Iterator[Picture], where: str, where_placed: Place
+) -> Iterator[ParsedTurn]:
     if not messages:
-        raise RejectInput(where, "bad-turns", "a dialogue without turns")
+        raise RejectRow(where, "bad-turns", "a dialogue without turns")
     for i, message in enumerate(messages):
         expected = ("user", "assistant")[i % 2]
         if message.role != expected:
             what = f"message {i + 1} is of the {message.role}, not of the {expected}: the two take turns"
-            raise RejectInput(where, "bad-turns", what)
+            raise RejectRow(where, "bad-turns", what, message.path)
     for i in range(0, len(messages), 2):
-        pieces = messages[i].pieces
-        if pieces is None:
-            raise RejectInput(where, "bad-turns", f"message {i + 1}, of the user, has no content")
-        images = tuple(piece.ref or next(refs) for piece in pieces if isinstance(piece, Picture))
-        user, offsets = where_placed(*place(pieces))
-        answer = _text_alone(messages[i + 1], where) if i + 1 < len(messages) else None
-        if answer is None and i + 2 < len(messages):
-            raise RejectInput(where, "bad-turns", f"message {i + 2} has no content, and more messages follow")
-        yield ParsedTurn(images, user, answer, offsets)
+        yield _turn(messages, i, refs, where, where_placed)
+
+
+def _turn(messages: Sequence[Message], i: int, refs: Iterator[Picture], where: str, where_placed: Place) -> ParsedTurn:
+    """The turn that begins with message `i`."""
+    message = messages[i]
+    if message.pieces is None:
+        raise RejectRow(where, "bad-turns", f"message {i + 1}, of the user, has no content", message.path)
+    pictures = [piece if piece.ref else next(refs) for piece in message.pieces if isinstance(piece, Picture)]
+    images = tuple([picture.ref or "" for picture in pictures])
+    user, offsets = where_placed(*place(message.pieces))
+    if i + 1 == len(messages):
+        return ParsedTurn(images, user, None, offsets, _places(message, None, pictures))
+    answer = _text_alone(messages[i + 1], where)
+    if answer is None and i + 2 < len(messages):
+        what = f"message {i + 2} has no content, and more messages follow"
+        raise RejectRow(where, "bad-turns", what, messages[i + 1].path)
+    return ParsedTurn(images, user, answer, offsets, _places(message, messages[i + 1], pictures))
+
+
+def _places(user: Message, assistant: Message | None, pictures: Sequence[Picture]) -> Places:
+    said = user.content_path
+    return Places(said, assistant.content_path if assistant else "", tuple([one.path or said for one in pictures]))
 
 
 def _text_alone(message: Message, where: str) -> str | None:
     """The text of a message that no picture may stand in."""
     if any(isinstance(piece, Picture) for piece in message.pieces or ()):
         what = f"a picture stands in a message of the {message.role}: phiv has images where the user speaks only"
-        raise RejectInput(where, "marker-mismatch", what)
+        raise RejectRow(where, "marker-mismatch", what, message.content_path)
     return None if message.pieces is None else place(message.pieces)[0]
 
 
@@ -190,6 +225,6 @@ def _kind(role: Any, names: Names, path: str, fields: Fields) -> str:
         if role in spellings:
             return kind
     if isinstance(role, str) and any(word in role for word in _TOOLS):
-        raise RejectInput(fields.where, "unsupported-media", f"{path} is of the role {role!r}: phiv has no tools")
+        raise RejectRow(fields.where, "unsupported-media", f"{path} is of the role {role!r}: phiv has no tools", path)
     known = ", ".join((*names.user, *names.assistant, *names.system))
-    raise RejectInput(fields.where, "bad-turns", f"{path} is of the role {shown(role)}, not one of {known}")
+    raise RejectRow(fields.where, "bad-turns", f"{path} is of the role {shown(role)}, not one of {known}", path)

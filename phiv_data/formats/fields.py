@@ -15,6 +15,28 @@ from phiv_schemas.conversation import check_name
 MEDIA = {"video", "videos", "audio", "audios", "tools", "functions", "tool_calls", "function_call", "tool_call_id"}
 
 
+class RejectRow(RejectInput):
+    """A row that phiv cannot use. `path` is where in it, such as `messages[2].content`; "" for the row as such."""
+
+    def __init__(self, where: str, code: str, reason: str, path: str = "") -> None:
+        super().__init__(where, code, reason)
+        self.args, self.path = (where, code, reason, path), path
+
+    @property
+    def said(self) -> str:
+        """The reason without its path."""
+        return self.reason.removeprefix(f"{self.path} ")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where in its row the parts of a turn stand, as paths such as `messages[2].content[0]`; "" where not known."""
+
+    user: str = ""
+    assistant: str = ""
+    images: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
     """A turn as another format has it; `images` are its references: paths, URLs, `data:` URIs."""
@@ -23,17 +45,22 @@ class ParsedTurn:
     user: str
     assistant: str | None
     image_offsets: tuple[int, ...] | None = None
+    places: Places = field(default=Places(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow:
-    """What a row says. `unread` names the keys that hold something phiv has no place for."""
+    """What a row says. `unread` names the keys that hold something phiv has no place for.
+
+    `system_place` is where the system prompt stands, as in `Places`.
+    """
 
     turns: tuple[ParsedTurn, ...]
     system: str | None = None
     id: str | None = None
     source: str | None = None
     unread: tuple[str, ...] = ()
+    system_place: str = field(default="", compare=False, repr=False)
 
     @property
     def image_refs(self) -> tuple[str, ...]:
@@ -43,10 +70,11 @@ class ParsedRow:
 
 @dataclass(slots=True)
 class Fields:
-    """The keys of a row that are not taken yet."""
+    """The keys of a row that are not taken yet, or of the object at `path` in it."""
 
     left: dict[str, Any]
     where: str
+    path: str = ""
     unread: set[str] = field(default_factory=set)
 
     def take(self, *names: str) -> Any:
@@ -60,19 +88,24 @@ class Fields:
             raise self.bad(f"both {found[full[0]]!r} and {found[full[1]]!r} hold something")
         return values[full[0]] if full else next((value for value in values if value is not None), None)
 
+    def key(self, *names: str) -> str:
+        """The one of `names` that `take` would give the value of; the first one where none is there."""
+        found = [name for name in names if name in self.left]
+        return next((name for name in found if not is_empty(self.left[name])), (*found, names[0])[0])
+
     def take_text(self, *names: str) -> str | None:
         """As `take`, of text; None where it is empty."""
-        value = self.take(*names)
-        return None if is_empty(value) else self.text(value, names[0])
+        key, value = self.key(*names), self.take(*names)
+        return None if is_empty(value) else self.text(value, key)
 
     def text(self, value: Any, path: str) -> str:
         """`value` if it is text that can be written as UTF-8."""
         if not isinstance(value, str):
-            raise self.bad(f"{path} is not text (found {shown(value)})")
+            raise self.bad(f"{path} is not text (found {shown(value)})", path)
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise self.bad(f"{path} holds half a surrogate pair at {error.start}") from error
+            raise self.bad(f"{path} holds half a surrogate pair at {error.start}", path) from error
         return value
 
     def take_id(self, *names: str) -> str | None:
@@ -98,21 +131,22 @@ class Fields:
         """RejectInput for keys that hold video, audio or tools; empty ones are nothing."""
         for name in sorted(self.left.keys() & MEDIA):
             if not is_empty(self.left.pop(name)):
-                raise RejectInput(self.where, "unsupported-media", f"has {name!r}: phiv reads text and images only")
+                what = f"has {name!r}: phiv reads text and images only"
+                raise RejectRow(self.where, "unsupported-media", what, self.path)
 
     def all_unread(self) -> tuple[str, ...]:
         """What was left out: keys of messages and images, and keys of the row that nobody took."""
         return tuple(sorted(self.unread | {name for name, value in self.left.items() if not is_empty(value)}))
 
-    def bad(self, reason: str) -> RejectInput:
-        """The error of a field that is not what it should be."""
-        return RejectInput(self.where, "bad-row", reason)
+    def bad(self, reason: str, path: str = "") -> RejectRow:
+        """The error of the field at `path` that is not what it should be."""
+        return RejectRow(self.where, "bad-row", reason, path)
 
 
 def fields_of(record: Any, where: str) -> Fields:
     """The fields of a row. RejectInput `bad-row` where it is no object."""
     if not isinstance(record, dict):
-        raise RejectInput(where, "bad-row", f"not an object (found {shown(record)})")
+        raise RejectRow(where, "bad-row", f"not an object (found {shown(record)})")
     return Fields(dict(record), where)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from phiv_data.formats.dialogue import NAMES, Markers, read, take_images
-from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, fields_of
+from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, Places, fields_of
 from phiv_data.formats.rendering import images_of, marker_losses, roles_and_contents
 from phiv_data.formats.text import escape
 from phiv_schemas import Conversation
@@ -48,6 +48,7 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 def _question(fields: Fields) -> ParsedRow:
     """The image stands before the text there, and no marker is written."""
     fields.refuse_media()
-    refs, text = take_images(fields), fields.text(fields.take("text"), "text")
+    pictures, text = take_images(fields), fields.text(fields.take("text"), "text")
+    refs, places = tuple(one.ref or "" for one in pictures), Places("text", "", tuple(one.path for one in pictures))
     row_id, source = fields.take_id("question_id"), fields.take_source()
-    return ParsedRow((ParsedTurn(refs, text, None),), None, row_id, source, fields.all_unread())
+    return ParsedRow((ParsedTurn(refs, text, None, places=places),), None, row_id, source, fields.all_unread())

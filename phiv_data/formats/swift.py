@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Markers, finish, read, read_messages, take_images, unescaped
-from phiv_data.formats.fields import Fields, ParsedRow, fields_of, is_empty, shown
+from phiv_data.formats.content import ReadText, read_content
+from phiv_data.formats.dialogue import NAMES, Markers, Message, finish, read, take_images, unescaped
+from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty, shown
 from phiv_data.formats.rendering import chat, marker_losses
 from phiv_data.formats.text import Picture, Piece, read_markers
-from phiv_data.reject import RejectInput
 from phiv_schemas import Conversation
 
 QUERIES = ("prompt", "input", "instruction", "question", "problem")
@@ -43,7 +43,7 @@ def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
     if key is None:
         return _query(fields, markers)
     if isinstance(fields.left[key], list) and all(_is_pair(item) for item in fields.left[key]):
-        fields.left[key] = list(_messages_of_pairs(fields.left[key], fields))
+        return _pairs(fields, key, markers)
     return read(fields, markers=markers, unmarked="\n")
 
 
@@ -60,13 +60,13 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 def _refuse_tasks(fields: Fields) -> None:
     """Answers to learn to avoid, and boxes that stand outside the text."""
     if fields.left.get("label") is False:
-        raise RejectInput(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid")
+        raise RejectRow(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
     if is_empty(fields.left.get("objects")):
         return
     rest = str([value for name, value in fields.left.items() if name != "objects"])
     if any(word in rest for word in _GROUNDING):
         what = "the text has places for the boxes of 'objects', which phiv does not fill in"
-        raise RejectInput(fields.where, "unsupported-row", what)
+        raise RejectRow(fields.where, "unsupported-row", what, "objects")
 
 
 def _is_pair(item: Any) -> bool:
@@ -74,51 +74,67 @@ def _is_pair(item: Any) -> bool:
     return bool(keys & set(NAMES.user)) and not keys & {*NAMES.role, *NAMES.content}
 
 
-def _messages_of_pairs(pairs: list[dict[str, Any]], fields: Fields) -> Iterator[dict[str, Any]]:
-    for pair in pairs:
-        one = Fields(dict(pair), fields.where)
-        yield {"role": "user", "content": one.take(*NAMES.user)}
-        yield {"role": "assistant", "content": one.take(*NAMES.assistant)}
+def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
+    """A dialogue as `{"human": ..., "assistant": ...}` pairs."""
+    refs, messages = take_images(fields), []
+    read_text = read_markers if refs else unescaped
+    for i, pair in enumerate(fields.take(key)):
+        one = Fields(dict(pair), fields.where, f"{key}[{i}]")
+        for role, names in zip(_ROLES, (NAMES.user, NAMES.assistant), strict=True):
+            path = f"{key}[{i}].{one.key(*names)}"
+            messages.append(_message(role, one.take(*names), fields, read_text, path))
         if not is_empty(one.take("tool")):
-            raise RejectInput(fields.where, "unsupported-media", "a pair has 'tool': phiv has no tools")
-        fields.unread |= {f"conversation[].{name}" for name in one.all_unread()}
+            raise RejectRow(fields.where, "unsupported-media", "a pair has 'tool': phiv has no tools", one.path)
+        fields.unread |= {f"{key}[].{name}" for name in one.all_unread()}
+    return finish(fields, messages, refs, read_text, markers=markers, unmarked="\n")
 
 
 def _query(fields: Fields, markers: Markers) -> ParsedRow:
     """Query, response and the turns before them."""
     refs = take_images(fields)
-    pairs = [*_history(fields), [_query_text(fields), _aliased(fields, "response", RESPONSES)]]
-    if pairs[-1][0] is None:
+    read_text = read_markers if refs else _inline
+    messages = list(_history(fields, read_text))
+    path, query = _query_text(fields)
+    answer_path, answer = _aliased(fields, "response", RESPONSES)
+    if query is None:
         found = ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
         raise fields.bad(f"no 'messages' and no 'query' (found {found})")
-    column = [{"role": role, "content": text} for pair in pairs for role, text in zip(_ROLES, pair, strict=True)]
-    read_text = read_markers if refs else _inline
-    messages = list(read_messages(column, fields, NAMES, read_text, "query and response"))
+    messages += [
+        _message("user", query, fields, read_text, path),
+        _message("assistant", answer, fields, read_text, answer_path),
+    ]
     return finish(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+
+
+def _message(role: str, content: Any, fields: Fields, read_text: ReadText, path: str) -> Message:
+    return Message(role, None if content is None else read_content(content, fields, path, read_text), path)
 
 
 _ROLES = ("user", "assistant")
 
 
-def _history(fields: Fields) -> list[list[Any]]:
+def _history(fields: Fields, read_text: ReadText) -> Iterator[Message]:
     history = fields.take("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise fields.bad(f"'history' is not a list of pairs (found {shown(history)})")
-    return history
+        raise fields.bad(f"'history' is not a list of pairs (found {shown(history)})", "history")
+    for i, pair in enumerate(history):
+        for k, content in enumerate(pair):
+            yield _message(_ROLES[k], content, fields, read_text, f"history[{i}][{k}]")
 
 
-def _query_text(fields: Fields) -> Any:
-    """The query; Alpaca's instruction and input with a newline between them."""
+def _query_text(fields: Fields) -> tuple[str, Any]:
+    """The query and where it stands; Alpaca's instruction and input with a newline between them."""
     left = fields.left
     if is_empty(left.get("query")) and not is_empty(left.get("instruction")) and not is_empty(left.get("input")):
         parts = [fields.text(left.pop(name), name) for name in ("instruction", "input")]
-        return "\n".join(parts)
+        return "instruction", "\n".join(parts)
     return _aliased(fields, "query", QUERIES)
 
 
-def _aliased(fields: Fields, name: str, others: tuple[str, ...]) -> Any:
-    """The value of `name`, or of the one other key that stands for it."""
-    return fields.take(name) if not is_empty(fields.left.get(name)) else fields.take(name, *others)
+def _aliased(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, Any]:
+    """The value of `name`, or of the one other key that stands for it, behind its key."""
+    names = (name,) if not is_empty(fields.left.get(name)) else (name, *others)
+    return fields.key(*names), fields.take(*names)
 
 
 def _inline(text: str) -> Iterator[Piece]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from phiv_schemas import Turn
@@ -24,9 +24,10 @@ _TOKEN = re.compile(r"<(\\*)image>")
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A place for an image in a message; `ref` where the place itself names it."""
+    """A place for an image in a message; `ref` where the place itself names it, at `path` of the row."""
 
     ref: str | None = None
+    path: str = field(default="", compare=False, repr=False)
 
 
 Piece = str | Picture

@@ -10,13 +10,13 @@ of messages, and rows that mark the places in their text too (xtuner: `marker="<
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Message, finish, read_messages, take_images
-from phiv_data.formats.fields import Fields, ParsedRow, fields_of, is_empty
+from phiv_data.formats.dialogue import NAMES, Message, finish, read_message, take_images
+from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, common_losses, written_turns
 from phiv_data.formats.text import Picture, Piece, chunks, plain_or_placed
-from phiv_data.reject import RejectInput
 from phiv_schemas import Conversation, Turn
 
 
@@ -28,11 +28,11 @@ def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
     fields = fields_of({"messages": record} if isinstance(record, list) else record, where)
     column = _column(fields)
     refs = take_images(fields)
-    messages = list(read_messages(column, fields, NAMES, _as_it_is, "messages"))
+    messages = [_message(raw, fields, path) for path, raw in column]
     if marker and _has(messages, marker):
         refs, messages = _by_marker(messages, refs, marker)
         return finish(fields, messages, refs, _as_it_is, where_placed=plain_or_placed)
-    is_plain_text = all(isinstance(message.get("content"), str | None) for message in column)
+    is_plain_text = all(isinstance(message.get("content"), str | None) for _, message in column)
     return finish(fields, messages, refs, _as_it_is, unmarked="" if is_plain_text else None, where_placed=_place)
 
 
@@ -65,30 +65,44 @@ def _place(text: str, offsets: tuple[int, ...]) -> tuple[str, tuple[int, ...] | 
     return text, offsets if any(offsets) else None
 
 
-def _column(fields: Fields) -> list[Any]:
-    """The messages of any of TRL's dataset types that teaches an answer."""
+def _column(fields: Fields) -> list[tuple[str, Any]]:
+    """The messages of any of TRL's dataset types that teaches an answer, each behind its path."""
     if fields.left.get("label") is False:
-        raise RejectInput(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid")
+        raise RejectRow(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
     if any(not is_empty(fields.left.get(name)) for name in NAMES.messages):
-        column = fields.take(*NAMES.messages)
+        key = fields.key(*NAMES.messages)
+        column = _in_order(fields.take(*NAMES.messages), key, fields)
     else:
+        answer_key = fields.key("completion", "chosen")
         prompt, answer = fields.take("prompt"), fields.take("completion", "chosen")
-        column = [*_messages(prompt, "user", fields), *_messages(answer, "assistant", fields)]
+        column = [
+            *_messages(prompt, "user", "prompt", fields),
+            *_messages(answer, "assistant", answer_key, fields),
+        ]
         if not column or (prompt is None and isinstance(answer, str)):
             found = ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
-            raise RejectInput(fields.where, "unsupported-row", f"no messages and no prompt (found {found})")
-    if not isinstance(column, list) or not all(isinstance(message, dict) for message in column):
-        raise fields.bad("the messages are not a list of objects")
+            raise RejectRow(fields.where, "unsupported-row", f"no messages and no prompt (found {found})")
     return column
 
 
-def _messages(value: Any, role: str, fields: Fields) -> list[Any]:
+def _in_order(column: Any, key: str, fields: Fields) -> list[tuple[str, Any]]:
+    if not isinstance(column, list) or not all(isinstance(message, dict) for message in column):
+        raise fields.bad("the messages are not a list of objects", key)
+    return [(f"{key}[{i}]", message) for i, message in enumerate(column)]
+
+
+def _messages(value: Any, role: str, key: str, fields: Fields) -> list[tuple[str, Any]]:
     """A prompt or completion as messages; plain text is one message."""
     if is_empty(value):
         return []
     if isinstance(value, list):
-        return value
-    return [{"role": role, "content": fields.text(value, "prompt" if role == "user" else "completion")}]
+        return _in_order(value, key, fields)
+    return [(key, {"role": role, "content": fields.text(value, key)})]
+
+
+def _message(raw: Any, fields: Fields, path: str) -> Message:
+    message = read_message(raw, fields, NAMES, _as_it_is, path)
+    return message if "[" in path else replace(message, key="")  # plain text has no keys
 
 
 def _has(messages: Sequence[Message], marker: str) -> bool:
@@ -97,17 +111,17 @@ def _has(messages: Sequence[Message], marker: str) -> bool:
 
 
 def _by_marker(
-    messages: Sequence[Message], column: Sequence[str], marker: str
-) -> tuple[tuple[str, ...], list[Message]]:
+    messages: Sequence[Message], column: Sequence[Picture], marker: str
+) -> tuple[tuple[Picture, ...], list[Message]]:
     """The pictures of the parts in order, and the messages with places where the markers stand."""
     named, refs, moved = iter(column), [], []
     for message in messages:
         pieces: list[Piece] = []
         for piece in message.pieces or ():
             if isinstance(piece, Picture):
-                refs += [piece.ref] if piece.ref is not None else [next(named, "")]
+                refs += [piece] if piece.ref is not None else [next(named, Picture(""))]
             else:
                 first, *rest = piece.split(marker)
                 pieces += [first, *(p for text in rest for p in (Picture(), text))]
-        moved.append(Message(message.role, None if message.pieces is None else tuple(pieces)))
-    return tuple(ref for ref in (*refs, *named) if ref), moved
+        moved.append(replace(message, pieces=None if message.pieces is None else tuple(pieces)))
+    return tuple(one for one in (*refs, *named) if one.ref), moved

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from phiv_converters.interchange import LlavaOptions, SharegptOptions, SwiftOptions, TrlOptions
-from phiv_converters.interchange_files import safe_name, stripped
 from phiv_data.dataset import ConversationDataset
 from phiv_data.engine import Outcome, convert
 from phiv_data.formats import FORMATS
+from phiv_data.row_files import safe_name, stripped
 from phiv_data.testing import Case, Check, conformance_checks
 from phiv_data.testing_tools import demand_valid
 from phiv_schemas import Conversation, PhivError, SourceError, Turn, UsageError

@@ -104,14 +104,14 @@ def test_a_row_with_one_value_changed_is_a_row_or_a_reject(
     name: str, conversation: Conversation, drop: int, put: Any
 ) -> None:
     record = FORMATS[name].render(conversation)
-    places = list(_places(record))
+    places = list(places_of(record))
     owner, key = places[drop % len(places)]
     owner[key] = put
     assert code_of(name, record) in CODES
 
 
-def _places(value: Any) -> Any:
+def places_of(value: Any) -> Any:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         yield value, key
-        yield from _places(inner)
+        yield from places_of(inner)
