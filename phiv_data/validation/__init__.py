@@ -17,7 +17,7 @@ existence and sizes are checked.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from phiv_data.validation.dataset import plan_path
 from phiv_data.validation.found import RowRule, Settings
 from phiv_data.validation.keys import KeyIndex
 from phiv_data.validation.partial import Findings, Partial, finish, merge
+from phiv_data.validation.provenance import compare_sources, source_job
 from phiv_data.validation.walk import Job, find_rows, run_pieces
 from phiv_schemas import RULES, UsageError, ValidationReport
 
@@ -45,6 +46,7 @@ def validate(
     num_workers: int | None = 0,
     ignore: Collection[str] = (),
     row_rules: Iterable[RowRule] = (),
+    source: Path | str | Sequence[Path] = (),
     on_rows: OnRows = lambda count: None,
 ) -> ValidationReport:
     """Check `path`: a converted folder, one jsonl file, one shard, or a folder of shards.
@@ -52,8 +54,9 @@ def validate(
     Without `deep`, images are not decoded and files not hashed; without `images`, image files are not looked at.
     `images_root` is where a jsonl file's paths start (default: the folder `images` beside it). At most `max_issues`
     issues are listed, errors first. Findings of the codes in `ignore` are left out. `row_rules` are asked beside the
-    usual rules. `num_workers` processes share the work (0: this one; None: one per core, if there is enough to do); the
-    report does not depend on them. `on_rows(n)` is called as rows are done.
+    usual rules. With `source`, a folder or archives, every image of a converted folder is compared with what it was
+    made from (`provenance`). `num_workers` processes share the work (0: this one; None: one per core, if there is much
+    to do); the report does not depend on them. `on_rows(n)` is called as rows are done.
 
     Raises UsageError when there is nothing to check.
     """
@@ -69,12 +72,15 @@ def validate(
             return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phiv-validate-")))
 
         index = KeyIndex(scratch)
+        sources = source_job(path, source, settings, scratch) if source else None
         planned = plan_path(path, job, findings, scratch)
         whole = Partial(Findings.of(settings))
         for part in run_pieces(planned.job, num_workers):
             index.add(part.keys)
             whole = merge(whole, replace(part, keys=()))
             on_rows(sum(part.rows.values()))
+        if sources:
+            whole = merge(whole, compare_sources(sources, num_workers))
         more = planned.check_whole(whole, index, findings)
         whole = merge(whole, Partial(findings))
         return finish(whole, index, str(path), lambda places: find_rows(job, places), num_images=more)

@@ -16,6 +16,7 @@ wrong.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
@@ -85,6 +86,17 @@ def sample_frames(
         decord_process.require_decord()
     info, frames = pyav.sample_frames(source, num_frames, on_corrupt)
     return info, decord_process.redecode(source, info, frames) if decoder == "decord" else frames
+
+
+def frames_at(source: Source, indices: Collection[int]) -> Iterator[VideoFrame]:
+    """The frames of these decode-order numbers, ascending, as PyAV decodes them; those that are not there are left out.
+
+    A frame is given as it is decoded: memory holds one. Complaints of the decoder are no matter, as with `salvage`.
+    Raises RejectInput and EnvironmentProblem as `sample_frames`.
+    """
+    from phiv_data.video import pyav
+
+    yield from pyav.frames_at(source, indices)
 
 
 def frame_indices(total: int, num_frames: int) -> list[int]:

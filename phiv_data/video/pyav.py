@@ -7,7 +7,7 @@ becomes one `RejectInput`, or is noted once when salvaging. PyAV keeps FFmpeg's 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -55,6 +55,15 @@ def sample_frames(source: Source, num_frames: int, on_corrupt: OnCorrupt) -> tup
     return _info(about, total, frames[wanted[0]], complain.first), [frames[index] for index in wanted]
 
 
+def frames_at(source: Source, indices: Collection[int]) -> Iterator[VideoFrame]:
+    """See `phiv_data.video.frames_at`."""
+    with _opened(source) as (file, where):
+        complain = _Complaints(where, salvage=True)
+        _check_bytes(file, complain)
+        with _container(file, where) as (container, stream):
+            yield from _frames(container, stream, set(indices), complain, max(indices, default=-1) + 1)
+
+
 @dataclass(slots=True)
 class _Complaints:
     """Raises on the first complaint; when salvaging, remembers it instead."""
@@ -79,6 +88,14 @@ def _scan(
             frames[index] = _video_frame(index, frame, to_rgb(frame))
         total = index + 1
     return total, frames
+
+
+def _frames(container: Any, stream: Any, keep: set[int], complain: _Complaints, stop: int) -> Iterator[VideoFrame]:
+    """Those of the first `stop` frames whose number is in `keep`, as they are decoded."""
+    to_rgb = _rgb_converter()
+    for index, frame in enumerate(islice(_decoded(container, stream, complain), stop)):
+        if index in keep:
+            yield _video_frame(index, frame, to_rgb(frame))
 
 
 def _decoded(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any]:

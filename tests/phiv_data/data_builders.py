@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from phiv_data.dataset import ConversationDataset
 from phiv_data.files import atomic_write, sha256_file
 from phiv_data.jsonl import write_jsonl
 from phiv_data.sample import EncodedImage, Sample
@@ -114,6 +116,18 @@ def write_manifest(folder: Path, splits: list[SplitInfo]) -> None:
         image_hashes=file_info(folder, "images.sha256"),
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def rewrite_shard(folder: Path, split: str, edit: Callable[[EncodedImage], EncodedImage]) -> None:
+    """Make every image of a split's one shard anew; the manifest vouches for the new shard."""
+    rows = [
+        Sample(row.conversation, tuple(edit(image) for image in row.images))
+        for row in ConversationDataset(folder, split)
+    ]
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    (info,) = next(one["shards"] for one in manifest["splits"] if one["name"] == split)
+    info |= write_shard(folder / info["path"], rows, root=folder).model_dump()
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def file_info(folder: Path, name: str) -> FileInfo:

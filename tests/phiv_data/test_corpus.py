@@ -33,7 +33,7 @@ def test_every_rule_has_a_folder(code: str) -> None:
 def test_every_folder_is_named_for_a_rule_and_holds_both_data_sets(folder: Path) -> None:
     rule = RULES[folder.name[:5]]
     assert folder.name.startswith(f"{rule.code}-{rule.name}")
-    known = {"broken", "broken.json", "clean", "clean.json", "flags.txt", "make.py", "draw.py", "__pycache__"}
+    known = {"broken", "broken.json", "clean", "clean.json", "source", "flags.txt", "make.py", "draw.py", "__pycache__"}
     assert {path.name for path in folder.iterdir()} <= known
     assert (folder / "make.py").exists() or {"broken", "clean"} <= {path.name for path in folder.iterdir()}
 

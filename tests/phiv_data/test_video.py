@@ -18,7 +18,15 @@ from PIL import Image
 
 from phiv_data.images import encode_jpeg
 from phiv_data.reject import RejectInput
-from phiv_data.video import VideoFrame, decoder_version, frame_indices, library_versions, pyav, sample_frames
+from phiv_data.video import (
+    VideoFrame,
+    decoder_version,
+    frame_indices,
+    frames_at,
+    library_versions,
+    pyav,
+    sample_frames,
+)
 
 FLAVOURS = {
     "mpeg4 in avi": {"name": "a.avi"},
@@ -62,6 +70,16 @@ def test_frame_k_of_n_is_number_k_times_total_over_n(clips: Path, total: int, nu
     assert numbers(frames) == wanted
     assert [frame.index for frame in frames] == wanted
     assert info.decoded == total
+
+
+@settings(deadline=None, max_examples=20)
+@given(total=st.integers(1, 20), wanted=st.sets(st.integers(-2, 25)), flavour=st.sampled_from(sorted(FLAVOURS)))
+def test_frames_are_found_again_by_their_numbers(clips: Path, total: int, wanted: set[int], flavour: str) -> None:
+    clip = clip_of(clips, total, flavour)
+    frames = list(frames_at(clip, wanted))
+    assert [frame.index for frame in frames] == numbers(frames) == sorted(wanted & set(range(total)))
+    _, sampled = sample_frames(clip, total)
+    assert all((frame.image == sampled[frame.index].image).all() for frame in frames)
 
 
 def test_a_clip_shorter_than_n_repeats_frames(clips: Path) -> None:

@@ -64,7 +64,7 @@ DIALOGUES = [
         ),
         Turn(images=(), user="", assistant="True"),
     ),
-    (Turn(images=(), user="No picture <|end|> at all", assistant="", answers=("", "none")),),
+    (Turn(images=(), user="No picture <|end|> at all", assistant="none", answers=("", "none")),),
 ]
 
 
@@ -95,8 +95,8 @@ def test_only_rows_over_the_budget_are_told(drawn: Path) -> None:
 @pytest.mark.parametrize("deep", [True, False])
 def test_sizes_come_from_pictures_from_headers_or_from_shards(drawn: Path, what: str, deep: bool) -> None:
     whole = validate(drawn, row_rules=[TokenBudget("tiny", 1)])
-    budget = TokenBudget("tiny", 1, images_root=drawn / "images")
-    report = validate(drawn / what, deep=deep, row_rules=[budget])
+    root = None if what.startswith("arrow") else drawn / "images"
+    report = validate(drawn / what, deep=deep, row_rules=[TokenBudget("tiny", 1, images_root=root)])
     assert told(report) == told(whole)
     assert report.stats.tokens_per_row == whole.stats.tokens_per_row
 
