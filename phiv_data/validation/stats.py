@@ -32,6 +32,8 @@ class RowStats:
 
     def observe(self, split: str, rows: Sequence[RowContext]) -> None:
         """Count rows of a split. Counters count whole lists, which is several times faster than row by row."""
+        if not rows:
+            return  # a count of nothing is no count: it would tell how rows were divided
         records = [row.conversation for row in rows]
         turns = [turn for record in records for turn in record.conversations]
         answers = [turn.assistant for turn in turns if turn.assistant is not None]

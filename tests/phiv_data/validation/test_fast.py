@@ -137,4 +137,5 @@ def test_a_plain_line_holds_nothing_for_the_rules_that_are_left_out(record: dict
 
 def test_an_ordinary_line_of_a_file_is_plain() -> None:
     found = quick(json.dumps(RECORD).encode() + b"\r\n")
-    assert found and found[2]
+    assert found is not None
+    assert found[2]
