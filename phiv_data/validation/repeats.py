@@ -1,11 +1,27 @@
-"""Rules over rows that share something: one id, and what else must not stand twice."""
+"""Rules over rows that share something: one id, or all that is shown and asked.
+
+IDS       PV201: the id
+CONTENT   PV203 and PV214: images by path, questions and system prompt, in one split
+
+PV214 compares short answers to one question about images; longer ones may differ and all be right (captions). Rows
+with such give a key per accepted answer, equal where the same is asked; others give one, equal where all is equal.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from zlib import crc32
 
 from phiv_data.validation.found import Found, RowContext
 from phiv_data.validation.keys import QUOTED, Key, KeyRule, Seen, digest
+from phiv_schemas import Conversation, Turn
+
+MAX_ANSWERS = 1000  # different ones to one question, of those that are remembered
+_MAX_WORDS, _MAX_LENGTH, _MAX_UNSPACED = 4, 40, 6
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff]")  # Thai to Khmer, Chinese, Japanese
 
 
 def _ids(row: RowContext) -> Iterable[Key]:
@@ -16,8 +32,84 @@ def _judge_ids(group: Sequence[Seen]) -> Iterator[tuple[Seen, Found]]:
     """PV201: the second and every later row of an id."""
     first = group[0]
     for seen in group[1:]:
-        where = f"on line {first.line}" if first.file == seen.file else f"at {first.file}:{first.line}"
-        yield seen, Found("PV201", "$.id", f"duplicate id {QUOTED}, first seen {where}")
+        yield seen, Found("PV201", "$.id", f"duplicate id {QUOTED}, first seen {_where(first, seen)}")
 
 
 IDS = KeyRule(_ids, _judge_ids)
+
+
+def _where(first: Seen, seen: Seen) -> str:
+    return f"on line {first.line}" if first.file == seen.file else f"at {first.file}:{first.line}"
+
+
+# Content -----------------------------------------------------------------------------------------------------------
+
+
+def _content(row: RowContext) -> Iterable[Key]:
+    """A value is 12 bytes for an answer (none: not to be compared) and 4 for the id."""
+    record = row.conversation
+    turns, who = record.conversations, crc32(record.id.encode()).to_bytes(4, "little")
+    if len(turns) == 1 and turns[0].images and (answers := _short_answers(turns[0])):
+        key = digest(_asked(record))
+        return [(key, digest(answer)[:12] + who, i) for i, answer in enumerate(answers)]
+    said = ["-" if turn.assistant is None else f"{len(turn.assistant)} {turn.assistant}" for turn in turns]
+    return ((digest("\0".join(("", *said, _asked(record)))), bytes(12) + who, 0),)
+
+
+def _asked(record: Conversation) -> str:
+    """All that is shown and asked. Lengths keep parts apart, whatever they hold."""
+    parts = [str(len(record.conversations))]
+    for turn in record.conversations:
+        parts += (f"{len(turn.images)} {len(turn.user)} {turn.image_offsets or ''}", *turn.images, turn.user)
+    if record.system:
+        parts.append(record.system)
+    return "\0".join(parts)
+
+
+def _short_answers(turn: Turn) -> list[str]:
+    """The accepted answers, `assistant` first, but for case, blanks and a full stop; [] where they are not short."""
+    if turn.assistant is None:
+        return []
+    answers = [turn.assistant, *(turn.answers or ())]
+    return [_normal(answer) for answer in answers] if all(map(_is_short, answers)) else []
+
+
+def _is_short(answer: str) -> bool:
+    if len(answer) > _MAX_LENGTH or len(answer.split()) > _MAX_WORDS:
+        return False
+    return answer.isascii() or len(_UNSPACED.findall(answer)) <= _MAX_UNSPACED
+
+
+def _normal(answer: str) -> str:
+    return " ".join(answer.casefold().split()).rstrip(".")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What one split answers to one question: the first row's accepted answers, and who first gave each answer."""
+
+    first: Seen
+    accepted: set[bytes]
+    by_answer: dict[bytes, Seen] = field(default_factory=dict)
+
+
+def _judge_content(group: Sequence[Seen]) -> Iterator[tuple[Seen, Found]]:
+    splits: dict[str, _Asked] = {}
+    for _, keys in groupby(group, key=lambda seen: (seen.file, seen.line)):
+        row = list(keys)
+        seen, answers = row[0], {one.value[:12] for one in row}
+        asked = splits.setdefault(seen.split, _Asked(seen, answers))
+        before = asked.by_answer.get(seen.value[:12])
+        if before is not None:
+            if before.value != seen.value:  # of one id: PV201 tells it
+                what = f"the same images, questions and answers as {_where(before, seen)}, under another id"
+                yield seen, Found("PV203", None, what)
+            continue
+        if not answers & asked.accepted:
+            what = f"answers {QUOTED}, but the same question about the same images has another answer"
+            yield seen, Found("PV214", "$.conversations[0].assistant", f"{what} {_where(asked.first, seen)}")
+        if len(asked.by_answer) < MAX_ANSWERS:
+            asked.by_answer[seen.value[:12]] = seen
+
+
+CONTENT = KeyRule(_content, _judge_content)

@@ -3,32 +3,35 @@
 RECORD_RULES   Conversation -> Iterable[Found]     one record's text: text.py
 IMAGE_RULES    Opened -> Iterable[Found]           one decoded image: image_rules.py
 KEY_RULES      equal things in rows far apart: repeats.py
-TALLIES        counts over all rows: tallies.py
+TALLIES        counts over all rows: tallies.py, labels.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from phiv_data.validation import repeats, tallies, text
+from phiv_data.validation import labels, repeats, tallies, text
 from phiv_data.validation.found import ImageRule, RecordRule
 from phiv_data.validation.keys import KeyRule
 
 RECORD_RULES: list[RecordRule] = [
-    text.image_marker,  # PV401
+    text.blanks,  # PV210 to PV212
+    text.marks,  # PV215, PV220 to PV225, PV401
 ]
 
-PLAIN_RULES: list[RecordRule] = []
+PLAIN_RULES: list[RecordRule] = [text.blanks]
 """Those of RECORD_RULES that may find something in a record whose line is plain (`fast.quick`)."""
 
 IMAGE_RULES: list[ImageRule] = []
 
 KEY_RULES: dict[str, KeyRule] = {
     "id": repeats.IDS,  # PV201
+    "content": repeats.CONTENT,  # PV203, PV214
 }
 """Name to rule. A name stands for a file of keys on disk."""
 
 TALLIES: dict[str, Callable[[], tallies.Tally]] = {
     "unlabeled": tallies.Unlabeled,  # PV403
+    "labels": labels.Labels,  # PV230 to PV233
 }
 """Name to how a new one is made."""

@@ -30,7 +30,7 @@ def picture(colour: str = "teal", size: tuple[int, int] = (4, 3), kind: str = "P
 
 def record(number: int = 0, **changes: Any) -> dict[str, Any]:
     """A plain record; `changes` are to its turn, but for id, source and system."""
-    turn = {"images": [], "user": "What is it?", "assistant": "a fox"}
+    turn = {"images": [], "user": f"What is on page {number}?", "assistant": "a fox"}
     turn |= {key: value for key, value in changes.items() if key not in ("id", "source", "system")}
     top = {key: value for key, value in changes.items() if key in ("id", "source", "system")}
     return {"id": f"val-{number}", "source": "drawn", "conversations": [turn]} | top

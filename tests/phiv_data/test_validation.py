@@ -198,7 +198,8 @@ def test_a_broken_image_is_read_once_and_told_at_every_use(tmp_path: Path) -> No
     image.parent.mkdir()
     image.write_bytes(picture(3, (400, 300), "JPEG")[:2000])
     turn = sample("val", 0, num_images=0).conversation.turns[0].model_copy(update={"images": ("a.jpg", "a.jpg")})
-    rows = [sample("val", i).conversation.model_copy(update={"conversations": (turn,)}) for i in range(2)]
+    turns = [turn.model_copy(update={"user": f"What is it, {i}?"}) for i in range(2)]
+    rows = [sample("val", i).conversation.model_copy(update={"conversations": (turns[i],)}) for i in range(2)]
     write_jsonl(tmp_path / "x.jsonl", rows)
     report = validate(tmp_path / "x.jsonl")
     assert [(issue.code, issue.line, issue.json_path) for issue in report.issues] == [
@@ -251,8 +252,9 @@ def test_the_recipes_own_output_has_no_manifest_and_is_valid(out: Path) -> None:
 
 
 def test_errors_come_before_warnings_when_too_many(tmp_path: Path) -> None:
-    turn = sample("val", 0, num_images=0).conversation.turns[0].model_copy(update={"user": "<image>"})
-    rows = [sample("val", i).conversation.model_copy(update={"conversations": (turn,)}) for i in range(9)]
+    turn = sample("val", 0, num_images=0).conversation.turns[0]
+    turns = [turn.model_copy(update={"user": f"<image> {i}"}) for i in range(9)]
+    rows = [sample("val", i).conversation.model_copy(update={"conversations": (turns[i],)}) for i in range(9)]
     path = tmp_path / "x.jsonl"
     write_jsonl(path, rows)
     path.write_bytes(path.read_bytes() + b"{}\n")

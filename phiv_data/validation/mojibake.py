@@ -1,0 +1,85 @@
+"""UTF-8 that was read as Windows-1252 or Latin-1: `Ã©` for é, `â€™` for ’, `ðŸ˜€` for an emoji.
+
+    >>> mojibake("a cafÃ© in Paris")
+    ('Ã©', 'é')
+    >>> mojibake("NESTLÉ® – « voilà »") is None
+    True
+
+Proof in two steps. A whole run of characters beyond ASCII, put back into the bytes it was read from, must be valid
+UTF-8. Real text passes that too: `É®`, `é »` and `ß”` are valid UTF-8 as bytes. So the run must also be one that
+nobody writes: several characters in a row, an accented capital before a symbol inside a word, `â€`, `ðŸ`. What is left
+in doubt is not told; the next word will tell. The idea is that of ftfy (https://ftfy.readthedocs.io), with less reach:
+other encodings (Windows-1250 and -1251, MacRoman) are not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+
+def _bytes() -> dict[int, int]:
+    """Character to the byte it was: Windows-1252, and Latin-1 where that has controls."""
+    found = {byte: byte for byte in range(0x80, 0x100)}
+    for byte in range(0x80, 0xA0):
+        found[ord(bytes([byte]).decode("cp1252", "ignore") or chr(byte))] = byte
+    return found
+
+
+_BYTES = _bytes()
+_HIGH = "".join(map(chr, _BYTES))
+_LEAD = "".join(map(chr, range(0xC2, 0xF5)))
+_RUN = re.compile(f"[{_LEAD}](?<![{_HIGH}].)[{_HIGH}]+")
+
+# Second bytes of UTF-8, as characters: those that real text sets after a letter, and those it sets between letters.
+_AFTER = "…‘’“”„‚«»‹›–—•·\xa0\xad™®©¡¿´¨°ªº¹²³¯¸†‡§¶"
+_QUOTES = "…‘’“”«»‹›–—•·\xa0\xad™"
+_JOINS = "…’–—•·\xa0\xad"
+_NEVER_AFTER = "ƒˆ‰˜œšž¢£¤¥¦¬±µ¼½¾"
+
+
+def mojibake(text: str) -> tuple[str, str] | None:
+    """The first run that is proven, and what it was meant to be; None where there is none."""
+    for run in _RUN.finditer(text):
+        meant = _meant(run[0])
+        if meant and _is_proven(run[0], meant, text[: run.start()][-1:], text[run.end() :][:1]):
+            return run[0], meant
+    return None
+
+
+def _meant(run: str) -> str:
+    """The run's bytes as UTF-8; "" where they are none, or stand for nothing that is written."""
+    try:
+        meant = run.translate(_BYTES).encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return ""
+    return "" if any(unicodedata.category(char) in ("Cc", "Cn", "Co") for char in meant) else meant
+
+
+def _is_proven(run: str, meant: str, before: str, after: str) -> bool:
+    if any("\x80" <= char <= "\x9f" and char != "\x85" for char in run):
+        return True  # nobody writes controls
+    if len(meant) > 1 and len(seconds := set(run) - set(_LEAD)) > 1 and not seconds <= set(_QUOTES):
+        return True  # but "Ä–Ö–" is a list
+    if len(run) == 2 * len(meant):
+        return _is_proven_pair(run[0], run[1], before, after)
+    if run.startswith("ðŸ"):
+        return True
+    if meant in "\ufeff\ufffd":
+        return True
+    if run[0] == "â":
+        return run[1] not in _AFTER or run[2] not in _AFTER
+    if run[0] == "á" and run[1] in "¸¹º»":  # Vietnamese
+        return run[2] not in _QUOTES and (run[2] not in _AFTER or (before.isalpha() and after.isalpha()))
+    return run[1] not in _AFTER and run[2] not in _AFTER
+
+
+def _is_proven_pair(lead: str, second: str, before: str, after: str) -> bool:
+    """One letter of the languages of Europe. Others come in words, which are longer runs."""
+    if lead not in "ÂÃÄÅÈ":
+        return False
+    if lead in "ÂÃ" and "\xa0" <= second <= "\xbf" and not before.isalpha():
+        return True  # 25Â°C
+    if lead == "Ã" and (second in _NEVER_AFTER or (before.isalpha() and after.isalpha() and second not in _JOINS)):
+        return True  # ZURÃœCK, AÃ‘OS
+    return before.islower() or (lead != "È" and after.islower() and second not in _QUOTES)  # cafÃ©, MÃ¼ller
