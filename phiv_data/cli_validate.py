@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from phiv_data.validation.found import RowRule
     from phiv_schemas import ValidationReport
 
+InputFormat = Literal["auto", "phiv", "llava", "sharegpt", "swift", "trl"]  # as in phiv_data.validation.foreign
 Form = Literal["text", "json", "junit", "sarif", "html", "github"]  # as in phiv_data.reports, which is heavy to import
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Check a converted folder, jsonl files or Arrow shards: schema, ids, texts, images, hashes, splits.
+    """Check a converted folder, jsonl files, Arrow shards, or rows of other tools: schema, ids, texts, images, splits.
 
     Exit codes: 0 clean (warnings do not count), 1 the data has problems, 2 usage, 3 something of the environment is
     missing, 130 interrupted.
@@ -38,6 +39,9 @@ class Options:
     """Write every form of the report into this folder as well: report.txt, .json, .junit.xml, .sarif and .html."""
     images_root: Path | None = None
     """Where the image paths of a jsonl file start. Default: the folder images beside it."""
+    input_format: InputFormat = "auto"
+    """What the rows are: phiv's own, or those of another tool, checked without converting. auto tells by the first rows
+    of each file."""
     no_deep: bool = False
     """Do not decode images or hash files: check records, existence and sizes only."""
     no_images: bool = False
@@ -79,15 +83,25 @@ def _validate(options: Options) -> int:
 def _check(options: Options, path: Path) -> int:
     from phiv_data.reports import render, write_report, write_reports
 
+    if options.input_format == "auto" and path.exists():
+        _say_format(path)
     report = _report(options, path)
-    text = render(report, options.format, path, images_root=options.images_root)
+    how: Any = {"images_root": options.images_root, "input_format": options.input_format}
+    text = render(report, options.format, path, **how)
     if options.output:
         write_report(options.output, text)
     else:
         sys.stdout.write(text)
     if options.report_dir:
-        write_reports(report, options.report_dir, path, images_root=options.images_root)
+        write_reports(report, options.report_dir, path, **how)
     return EXIT_OK if report.ok and not (options.strict and report.num_warnings) else EXIT_DATA
+
+
+def _say_format(path: Path) -> None:
+    from phiv_data.validation.foreign import foreign_files, notices
+
+    for line in notices(foreign_files(path)):
+        sys.stderr.write(f"phiv-validate: {line} (--input_format says otherwise)\n")
 
 
 def _report(options: Options, path: Path) -> ValidationReport:
@@ -107,6 +121,7 @@ def _report(options: Options, path: Path) -> ValidationReport:
             ignore=options.ignore,
             row_rules=row_rules,
             source=options.source,
+            input_format=options.input_format,
             on_rows=bar.update,
         )
 

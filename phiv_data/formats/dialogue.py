@@ -150,7 +150,8 @@ def _with_missing(
         if markers == "lenient":
             return _led_by(missing, messages)
     if count != num_images:
-        raise RejectRow(where, "marker-mismatch", f"{num_images} images and {count} places for them in the messages")
+        places, images = "place" + "s" * (count != 1), "image" + "s" * (num_images != 1)
+        raise RejectRow(where, "marker-mismatch", f"{count} {places} in the messages for {num_images} {images}")
     return messages
 
 

@@ -132,7 +132,7 @@ class Fields:
         for name in sorted(self.left.keys() & MEDIA):
             if not is_empty(self.left.pop(name)):
                 what = f"has {name!r}: phiv reads text and images only"
-                raise RejectRow(self.where, "unsupported-media", what, self.path)
+                raise RejectRow(self.where, "unsupported-media", what, f"{self.path}.{name}".lstrip("."))
 
     def all_unread(self) -> tuple[str, ...]:
         """What was left out: keys of messages and images, and keys of the row that nobody took."""

@@ -25,22 +25,34 @@ _FILES: dict[Form, str] = {
 
 
 def render(
-    report: ValidationReport, form: Form, data: Path | str | None = None, *, images_root: Path | str | None = None
+    report: ValidationReport,
+    form: Form,
+    data: Path | str | None = None,
+    *,
+    images_root: Path | str | None = None,
+    input_format: str = "auto",
 ) -> str:
-    """The report in a form. `data`, what was validated, and `images_root` give "html" its rows and pictures."""
+    """The report in a form. `data`, what was validated, and how (`images_root`, `input_format`) give "html" its rows
+    and pictures."""
     if form not in get_args(Form):
         raise ValueError(f"form must be one of {get_args(Form)} (found {form!r})")
     module = import_module(f"phiv_data.reports.{_MODULES.get(form, form)}")
-    text: str = module.render(report, data, images_root=images_root) if form == "html" else module.render(report)
+    more = {"images_root": images_root, "input_format": input_format}
+    text: str = module.render(report, data, **more) if form == "html" else module.render(report)
     return text
 
 
 def write_reports(
-    report: ValidationReport, folder: Path, data: Path | str | None = None, *, images_root: Path | str | None = None
+    report: ValidationReport,
+    folder: Path,
+    data: Path | str | None = None,
+    *,
+    images_root: Path | str | None = None,
+    input_format: str = "auto",
 ) -> list[Path]:
     """Write every form that is a file into `folder`, each whole or not at all; returns what was written."""
     for form, name in _FILES.items():
-        write_report(folder / name, render(report, form, data, images_root=images_root))
+        write_report(folder / name, render(report, form, data, images_root=images_root, input_format=input_format))
     return [folder / name for name in _FILES.values()]
 
 

@@ -36,18 +36,19 @@ def render(
     data: Path | str | None = None,
     *,
     images_root: Path | str | None = None,
+    input_format: str = "auto",
     max_bytes: int = MAX_BYTES,
     max_rows: int = MAX_ROWS,
 ) -> str:
     """The report as an HTML document of at most `max_bytes` bytes of UTF-8.
 
     `data` is what was validated; without it there are no rows to look at. `images_root` is where a jsonl file's image
-    paths start (default: the folder `images` beside it). At most `max_rows` rows are shown. The same report and data
-    give the same text. UsageError for a limit below 256 KiB.
+    paths start (default: the folder `images` beside it); `input_format` as for `validate`. At most `max_rows` rows are
+    shown. The same report and data give the same text. UsageError for a limit below 256 KiB.
     """
     if max_bytes < MIN_BYTES:
         raise UsageError("max_bytes", f"must be at least {MIN_BYTES} (found {max_bytes})")
-    rows = _rows(report, data, images_root, max_rows)
+    rows = _rows(report, data, images_root, input_format, max_rows)
     by_place = _by_place(report.issues)
     for examples in _EXAMPLES:
         before, after = _around(report, rows, examples)
@@ -59,7 +60,7 @@ def render(
 
 
 def _rows(
-    report: ValidationReport, data: Path | str | None, images_root: Path | str | None, max_rows: int
+    report: ValidationReport, data: Path | str | None, images_root: Path | str | None, input_format: str, max_rows: int
 ) -> list[Row]:
     if data is None:
         return []
@@ -67,7 +68,7 @@ def _rows(
     by_rule = [[(i.file, i.line) for i in some if i.line] for some in issues_by_code(report).values()]
     by_turns = (place for some in zip_longest(*by_rule) for place in some if place)  # each rule's first, then second
     wanted: list[Place] = list(dict.fromkeys(by_turns))[: max(1, round(_SHARE * max_rows))]
-    return sample_rows(Path(data), wanted, limit=max_rows, images_root=root)
+    return sample_rows(Path(data), wanted, limit=max_rows, images_root=root, input_format=input_format)
 
 
 def _by_place(issues: Iterable[Issue]) -> Mapping[Place, list[Issue]]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ from phiv_schemas import Conversation, PhivError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from phiv_data.validation.foreign import ForeignFile
+    from phiv_data.validation.foreign_rows import ForeignRows
 
 Place = tuple[str, int]
 """A file, as issues call it, and a 1-based line or row of it."""
@@ -53,19 +57,22 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A file with rows, its split, and how to read some of its lines."""
+    """A file with rows, its split, numbers of rows that are evenly apart, and how to read some of its rows."""
 
     split: str
     file: str
-    lines: int
+    numbers: Sequence[int]
     read: Callable[[set[int]], Iterator[Row]]
 
 
-def sample_rows(data: Path, wanted: Iterable[Place], *, limit: int, images_root: Path | None = None) -> list[Row]:
+def sample_rows(
+    data: Path, wanted: Iterable[Place], *, limit: int, images_root: Path | None = None, input_format: str = "auto"
+) -> list[Row]:
     """At most `limit` rows: `wanted` places first, in their order, then an even sample of every split, by turns."""
-    sources = {source.file: source for source in _sources(data, images_root)}
-    chosen = [place for place in dict.fromkeys(wanted) if place[0] in sources and place[1] <= sources[place[0]].lines]
-    even = _by_turns([[(s.file, line) for line in _spread(s.lines, limit)] for s in sources.values()])
+    found_sources = _foreign_sources(data, images_root, input_format, limit) or _sources(data, images_root)
+    sources = {source.file: source for source in found_sources}
+    chosen = [place for place in dict.fromkeys(wanted) if place[0] in sources]
+    even = _by_turns([[(s.file, n) for n in _spread(s.numbers, limit)] for s in sources.values()])
     places = list(islice(dict.fromkeys(chain(chosen, even)), limit))
     found: dict[Place, Row] = {}
     for file in dict.fromkeys(file for file, _ in places):
@@ -74,10 +81,10 @@ def sample_rows(data: Path, wanted: Iterable[Place], *, limit: int, images_root:
     return [found[place] for place in places if place in found]
 
 
-def _spread(count: int, limit: int) -> list[int]:
-    """At most `limit` line numbers from 1 to `count`, evenly apart, in an order whose every beginning is spread too."""
-    number = min(count, limit)
-    return [1 + k * count // number for k in _van_der_corput(number)]
+def _spread(numbers: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of them, evenly apart, in an order whose every beginning is spread too."""
+    count = min(len(numbers), limit)
+    return [numbers[k * len(numbers) // count] for k in _van_der_corput(count)]
 
 
 def _van_der_corput(count: int) -> list[int]:
@@ -107,6 +114,48 @@ def _sources(data: Path, images_root: Path | None) -> list[_Source]:
     return [source for source in found if source is not None]
 
 
+def _foreign_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_Source]:
+    """The files of other tools' rows; none where the data is phiv's own."""
+    from phiv_data.validation import foreign
+
+    roots = foreign.image_roots(data, images_root)
+    try:
+        return [_foreign_source(file, roots, limit) for file in foreign.foreign_files(data, input_format)]
+    except (OSError, PhivError):
+        return []
+
+
+def _foreign_source(file: ForeignFile, roots: Sequence[Path], limit: int) -> _Source:
+    """Its rows in pieces so small that the first rows of them are an even sample."""
+    from phiv_data.validation.dataset import split_of
+    from phiv_data.validation.foreign import cut_foreign
+    from phiv_data.validation.partial import Findings
+
+    size, split = file.path.stat().st_size, split_of(file.path.stem)
+    pieces = list(cut_foreign(file, max(1, size // (4 * limit)), Findings()))
+
+    def read(numbers: set[int]) -> Iterator[Row]:
+        for rows, after in zip_longest(pieces, pieces[1:]):
+            here = {n for n in numbers if rows.first <= n and (after is None or n < after.first)}
+            yield from _foreign_rows(rows, here, split, roots) if here else ()
+
+    return _Source(split, file.path.name, [rows.first for rows in pieces], read)
+
+
+def _foreign_rows(rows: ForeignRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[Row]:
+    from phiv_data.validation.foreign_images import read_image
+    from phiv_data.validation.foreign_rows import rows_to_show
+
+    for number, conversation, text in rows_to_show(rows, numbers):
+        paths = conversation.image_paths if conversation else ()
+        readers = [partial(read_image, path, roots) for path in paths]
+        yield Row(split, rows.file, number, conversation, text[:MAX_LINE_BYTES], partial(_call, readers))
+
+
+def _call(readers: Sequence[Callable[[], bytes | None]], n: int) -> bytes | None:
+    return readers[n]()
+
+
 def _splits(data: Path) -> Mapping[str, str]:
     """The split of each file that a manifest names, where there is a manifest."""
     if not (data / MANIFEST).is_file():
@@ -123,7 +172,9 @@ def _source(file: Path, name: str, splits: Mapping[str, str], root: Path) -> _So
         if file.suffix == ".arrow":
             return _shard_source(file, name, splits.get(name) or file.parent.name)
         split = splits.get(name) or file.stem
-        return _Source(split, name, _count_lines(file), lambda lines: _read_jsonl(file, name, split, root, lines))
+        return _Source(
+            split, name, range(1, _count_lines(file) + 1), lambda lines: _read_jsonl(file, name, split, root, lines)
+        )
     except (OSError, PhivError):
         return None  # the report says so
 
@@ -175,7 +226,7 @@ def _shard_source(file: Path, name: str, split: str) -> _Source:
                 yield _shard_row(batch.slice(line - start, 1).to_pylist()[0], name, split, line)
             start += batch.num_rows
 
-    return _Source(split, name, sum(batch.num_rows for batch in batches), read)
+    return _Source(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
 
 
 def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> Row:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from phiv_data.files import environment_problems
 from phiv_data.validation.dataset import plan_path
+from phiv_data.validation.foreign import foreign_files, in_their_words, plan_foreign
 from phiv_data.validation.found import RowRule, Settings
 from phiv_data.validation.keys import KeyIndex
 from phiv_data.validation.partial import Findings, Partial, finish, merge
@@ -46,6 +47,7 @@ def validate(
     num_workers: int | None = 0,
     ignore: Collection[str] = (),
     row_rules: Iterable[RowRule] = (),
+    input_format: str = "auto",
     source: Path | str | Sequence[Path] = (),
     on_rows: OnRows = lambda count: None,
 ) -> ValidationReport:
@@ -57,6 +59,9 @@ def validate(
     usual rules. With `source`, a folder or archives, every image of a converted folder is compared with what it was
     made from (`provenance`). `num_workers` processes share the work (0: this one; None: one per core, if there is much
     to do); the report does not depend on them. `on_rows(n)` is called as rows are done.
+
+    `input_format` is "phiv", that of another tool ("llava", "sharegpt", "swift", "trl"), or "auto", which looks at the
+    first rows (`foreign`).
 
     Raises UsageError when there is nothing to check.
     """
@@ -73,7 +78,8 @@ def validate(
 
         index = KeyIndex(scratch)
         sources = source_job(path, source, settings, scratch) if source else None
-        planned = plan_path(path, job, findings, scratch)
+        files = foreign_files(path, input_format)
+        planned = plan_foreign(path, files, job, findings) if files else plan_path(path, job, findings, scratch)
         whole = Partial(Findings.of(settings))
         for part in run_pieces(planned.job, num_workers):
             index.add(part.keys)
@@ -83,7 +89,8 @@ def validate(
             whole = merge(whole, compare_sources(sources, num_workers))
         more = planned.check_whole(whole, index, findings)
         whole = merge(whole, Partial(findings))
-        return finish(whole, index, str(path), lambda places: find_rows(job, places), num_images=more)
+        report = finish(whole, index, str(path), lambda places: find_rows(job, places), num_images=more)
+        return in_their_words(report, job)
 
 
 def _check_arguments(

@@ -81,7 +81,7 @@ def _plan_jsonl(folder: Path, files: list[Path], job: Job) -> Planned:
     job.images_root = job.images_root or folder / "images"
     job.has_images = job.images_root.is_dir()
     for file in files:
-        split = _split_of(file.stem)
+        split = split_of(file.stem)
         job.pieces += [Piece(split, lines) for lines in _cut(job, file.name, file)]
 
     def check_whole(whole: Partial, index: KeyIndex, findings: Findings) -> int:
@@ -96,7 +96,7 @@ def _cut(job: Job, file: str, path: Path) -> Iterator[Lines]:
     return cut_lines(file, path, DEEP_PIECE_BYTES if job.settings.deep and job.has_images else PIECE_BYTES)
 
 
-def _split_of(stem: str) -> str:
+def split_of(stem: str) -> str:
     """`val` of `ucf101_val`; a name that says no split is its own."""
     last = re.split(r"[_.-]", stem)[-1]
     return last if last in _SPLIT_NAMES else stem

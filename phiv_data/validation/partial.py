@@ -134,14 +134,14 @@ def merge(a: Partial, b: Partial) -> Partial:
 
 
 class Builder:
-    """Makes the Partial of consecutive rows of one file."""
+    """Makes the Partial of consecutive rows of one file. `more` are new tallies beside the usual ones."""
 
-    def __init__(self, file: str, split: str, settings: Settings) -> None:
+    def __init__(self, file: str, split: str, settings: Settings, more: Mapping[str, Tally] | None = None) -> None:
         self.file, self.split, self.settings = file, split, settings
         self.findings = Findings.of(settings)
         self.num_rows = 0
         self._stats = RowStats()
-        self._tallies: dict[str, Tally] = {name: new() for name, new in TALLIES.items()}
+        self._tallies: dict[str, Tally] = {name: new() for name, new in TALLIES.items()} | dict(more or {})
         counting = (rule for rule in settings.row_rules if isinstance(rule, CountingRule))
         self._tallies |= {f"row rule {i}": rule.tally() for i, rule in enumerate(counting)}
         self._keys = {name: bytearray() for name in (*KEY_RULES, IMAGE_KEYS)}

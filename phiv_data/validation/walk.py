@@ -9,7 +9,7 @@ jsonl file with shards, a piece is a shard with its lines, so that rows are comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
@@ -20,12 +20,15 @@ from phiv_data.jsonl import UTF16_MARKS, Line, parse_line, read_range
 from phiv_data.runners import WorkerDied, can_start, default_workers, run_local, survives
 from phiv_data.shards import Row, to_conversation
 from phiv_data.validation.fast import quick, same
+from phiv_data.validation.foreign_images import Addresses, ForeignImages
+from phiv_data.validation.foreign_rows import ForeignRows, read_foreign
 from phiv_data.validation.found import ImageFacts, RowContext, Settings
 from phiv_data.validation.images import ImageChecks
 from phiv_data.validation.listing import Listing
 from phiv_data.validation.partial import Builder, Findings, Partial
 from phiv_data.validation.rule_set import PLAIN_RULES, RECORD_RULES
 from phiv_data.validation.shards import RowChecks, read_batches, shard_lines
+from phiv_data.validation.tallies import Tally
 from phiv_schemas import Conversation, EnvironmentProblem
 
 AGAIN = "Run the same phiv-convert command with --overwrite"
@@ -56,14 +59,24 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one task checks: lines, a shard, a shard beside its lines, or a file whose `sha256` is known."""
+    """What one task checks: lines, a shard, a shard beside its lines, a file whose `sha256` is known, or rows of
+    another tool."""
 
     split: str = ""
     lines: Lines | None = None
     shard: Shard | None = None
     sha256: str = ""
+    foreign: ForeignRows | None = None
+
+    @property
+    def file(self) -> str:
+        """What issues call its file."""
+        source = self.foreign or self.lines or self.shard
+        return source.file if source else "nothing"
 
     def __str__(self) -> str:
+        if self.foreign:
+            return str(self.foreign)
         if self.lines:
             return f"{self.lines.file}, from line {self.lines.first}"
         return self.shard.file if self.shard else "nothing"
@@ -71,21 +84,28 @@ class Piece:
 
 @dataclass
 class Job:
-    """All pieces, and how to check them. `images_root` None: no image files; a folder that is not there is told."""
+    """All pieces, and how to check them. `images_root` None: no image files; a folder that is not there is told.
+
+    `foreign_roots` are where the images of rows of other tools start.
+    """
 
     pieces: list[Piece] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
     images_root: Path | None = None
     has_images: bool = False
     listing: Listing | None = None
+    foreign_roots: tuple[Path, ...] = ()
     threads: int = 0
     _open: tuple[ImageChecks | None, RowChecks] | None = None
 
     def checks(self) -> tuple[ImageChecks | None, RowChecks]:
         """What remembers images between the pieces of one process."""
         if self._open is None:
-            images, deep = None, self.settings.deep
-            if self.settings.images and self.images_root and self.has_images:
+            images: ImageChecks | None = None
+            deep = self.settings.deep
+            if self.settings.images and self.foreign_roots:
+                images = ForeignImages(self.foreign_roots, deep=deep, threads=self.threads)
+            elif self.settings.images and self.images_root and self.has_images:
                 images = ImageChecks(self.images_root, deep=deep, listing=self.listing, threads=self.threads)
             self._open = (images, RowChecks(deep=deep, files=images))
         return self._open
@@ -105,9 +125,11 @@ def check_piece(job: Job, index: int) -> Partial:
     piece = job.pieces[index]
     if piece.sha256:
         return _check_hash(job, piece)
+    if piece.foreign:
+        return _check_lines(job, piece, read_foreign(piece.foreign), {"addresses": Addresses()})
     if piece.lines and piece.shard:
         return _check_pair(job, piece.split, piece.lines, piece.shard)
-    return _check_lines(job, piece.split, piece.lines) if piece.lines else _check_shard(job, piece)
+    return _check_lines(job, piece, _read(piece.lines)) if piece.lines else _check_shard(job, piece)
 
 
 def run_pieces(
@@ -147,8 +169,9 @@ def _dead(job: Job, indices: list[int], check: Callable[[Job, int], Partial]) ->
 
 
 def _crashed(job: Job, piece: Piece) -> Partial:
-    builder = Builder(piece.lines.file if piece.lines else str(piece), piece.split, job.settings)
-    line = piece.lines.first if piece.lines else None
+    builder = Builder(piece.file, piece.split, job.settings)
+    rows = piece.foreign or piece.lines
+    line = rows.first if rows else None
     hint = "Find it with --no_deep and fewer lines, and drop it"
     builder.findings.add("PV102", builder.file, f"an image kills the decoder ({piece})", line=line, hint=hint)
     return builder.partial()
@@ -198,9 +221,9 @@ def _check_hash(job: Job, piece: Piece) -> Partial:
     return builder.partial()
 
 
-def _check_lines(job: Job, split: str, lines: Lines) -> Partial:
-    builder = Builder(lines.file, split, job.settings)
-    for _ in _checked(job, builder, _read(lines)):
+def _check_lines(job: Job, piece: Piece, lines: Iterator[Line], more: Mapping[str, Tally] | None = None) -> Partial:
+    builder = Builder(piece.file, piece.split, job.settings, more)
+    for _ in _checked(job, builder, lines):
         pass
     return builder.partial()
 
@@ -293,11 +316,17 @@ def find_rows(job: Job, places: set[tuple[str, int]]) -> dict[tuple[str, int], C
     """The records at (file, line), read again; those that cannot be are left out."""
     found: dict[tuple[str, int], Conversation] = {}
     for piece in job.pieces:
-        file = piece.lines.file if piece.lines else piece.shard.file if piece.shard and not piece.sha256 else None
+        file = piece.file if not piece.sha256 else None
         if wanted := {line for name, line in places if name == file} - {line for name, line in found if name == file}:
             rows = _lines_at(piece.lines, wanted) if piece.lines else _rows_at(piece.shard, wanted)
-            found.update(((file or "", number), record) for number, record in rows if record is not None)
+            rows = _foreign_at(piece.foreign, wanted) if piece.foreign else rows
+            found.update(((piece.file, number), record) for number, record in rows if record is not None)
     return found
+
+
+def _foreign_at(rows: ForeignRows, wanted: set[int]) -> Iterator[tuple[int, Conversation | None]]:
+    if max(wanted) >= rows.first:
+        yield from ((line.number, line.conversation) for line in read_foreign(rows) if line.number in wanted)
 
 
 def _lines_at(lines: Lines, wanted: set[int]) -> Iterator[tuple[int, Conversation | None]]:

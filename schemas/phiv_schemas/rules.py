@@ -8,6 +8,7 @@ Codes are stable: scripts may match on them. The first digit groups them:
     PV0xx  reading the file or the JSON        PV1xx  images
     PV2xx  ids and consistency across records  PV3xx  manifest, shards and other files
     PV4xx  remarks: text worth a second look (severity "warning", never an exit code)
+    PV5xx  rows in the formats of other tools
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ RULES: dict[str, Rule] = {
         Rule("PV401", "image-marker-in-text", "warning", "text holds what looks like an image marker", "Remove it"),
         Rule("PV402", "unlisted-file", "warning", "a file that nothing names", "Remove it"),
         Rule("PV403", "unlabeled", "warning", "rows without an answer cannot be trained on", "Leave them to inference"),
+        Rule("PV501", "marker-count", "error", "markers and images are not equally many", "Put one for each image"),
+        Rule("PV502", "bad-dialogue", "error", "roles are unknown or do not take turns", "User, then assistant"),
+        Rule("PV503", "foreign-schema", "error", "a row is not of its format", "See docs/interchange.md"),
+        Rule("PV504", "unsupported-row", "warning", "a row that phiv has no place for", "It is not checked further"),
+        Rule("PV505", "remote-image", "warning", "images are addresses, and not checked", "Download them to check"),
     )
 }
 

@@ -15,7 +15,7 @@ from phiv_data.reports.rows import sample_rows, thumbnail
 
 @given(st.integers(0, 10_000), st.integers(1, 300))
 def test_a_sample_is_spread_evenly_without_repeats(count: int, limit: int) -> None:
-    lines = rows._spread(count, limit)
+    lines = rows._spread(range(1, count + 1), limit)
     assert len(set(lines)) == len(lines) == min(count, limit)
     assert all(1 <= line <= count for line in lines)
     gaps = [b - a for a, b in zip(sorted(lines), sorted(lines)[1:], strict=False)]
