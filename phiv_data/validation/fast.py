@@ -54,7 +54,7 @@ class FastRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
         return turns[0].images if len(turns) == 1 else tuple(chain.from_iterable(turn.images for turn in turns))
 
 
-_PLAIN = bytes(byte for byte in (*b"\t\n\r", *range(32, 127)) if chr(byte) not in "<\\")
+_PLAIN = bytes(byte for byte in (*b"\t\n\r", *range(32, 127)) if chr(byte) not in "<[#\\")
 
 _decode = msgspec.json.Decoder(FastRecord).decode
 
@@ -78,14 +78,16 @@ def fast_record(raw: bytes) -> Conversation | None:
 def quick(raw: bytes) -> tuple[Conversation, tuple[()], bool] | None:
     """`fast_record` as `jsonl.read_range` asks for it."""
     record = fast_record(raw)
-    return None if record is None else (record, (), is_plain(raw))
+    return None if record is None else (record, (), is_plain(raw, record))
 
 
-def is_plain(raw: bytes) -> bool:
-    """True where no text of a line can hold what `text.marks` looks for: no escape, `<`, token in brackets or role."""
-    if raw.translate(None, _PLAIN):
-        return False
-    return not (b"[I" in raw or b"[/" in raw or b"[S" in raw or b"###" in raw or b"USER" in raw or b"ASSIST" in raw)
+def is_plain(raw: bytes, record: Conversation) -> bool:
+    """True where no text of a line can hold what `text.marks` looks for.
+
+    That is no escape, no `<`, no `#`, no role in capitals, and no bracket but those of the lists.
+    """
+    lists = 1 + len(record.conversations)
+    return raw.translate(None, _PLAIN) == b"[" * lists and b"USER" not in raw and b"ASSIST" not in raw
 
 
 def same(a: Conversation, b: Conversation) -> bool:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
 from zlib import crc32
 
 from phiv_data.validation.found import Found, RowContext
 from phiv_data.validation.keys import QUOTED, Key, KeyRule, Seen, digest
-from phiv_schemas import Conversation, Turn
+from phiv_schemas import Conversation
 
 MAX_ANSWERS = 1000  # different ones to one question, of those that are remembered
 _MAX_WORDS, _MAX_LENGTH, _MAX_UNSPACED = 4, 40, 6
@@ -49,39 +50,39 @@ def _content(row: RowContext) -> Iterable[Key]:
     """A value is 12 bytes for an answer (none: not to be compared) and 4 for the id."""
     record = row.conversation
     turns, who = record.conversations, crc32(record.id.encode()).to_bytes(4, "little")
-    if len(turns) == 1 and turns[0].images and (answers := _short_answers(turns[0])):
+    if len(turns) == 1 and turns[0].images and (answers := _short_answers(turns[0].assistant, turns[0].answers)):
         key = digest(_asked(record))
-        return [(key, digest(answer)[:12] + who, i) for i, answer in enumerate(answers)]
+        return [(key, answer + who, i) for i, answer in enumerate(answers)]
     said = ["-" if turn.assistant is None else f"{len(turn.assistant)} {turn.assistant}" for turn in turns]
     return ((digest("\0".join(("", *said, _asked(record)))), bytes(12) + who, 0),)
 
 
 def _asked(record: Conversation) -> str:
     """All that is shown and asked. Lengths keep parts apart, whatever they hold."""
-    parts = [str(len(record.conversations))]
+    parts = [record.system or ""]
     for turn in record.conversations:
-        parts += (f"{len(turn.images)} {len(turn.user)} {turn.image_offsets or ''}", *turn.images, turn.user)
-    if record.system:
-        parts.append(record.system)
+        parts += turn.images
+        parts.append(f"{len(turn.images)} {len(turn.user)}{turn.image_offsets or ''} {turn.user}")
     return "\0".join(parts)
 
 
-def _short_answers(turn: Turn) -> list[str]:
-    """The accepted answers, `assistant` first, but for case, blanks and a full stop; [] where they are not short."""
-    if turn.assistant is None:
-        return []
-    answers = [turn.assistant, *(turn.answers or ())]
-    return [_normal(answer) for answer in answers] if all(map(_is_short, answers)) else []
+@lru_cache(4096)  # classes come again and again
+def _short_answers(assistant: str | None, accepted: tuple[str, ...] | None) -> tuple[bytes, ...]:
+    """The accepted answers, `assistant` first, but for case, blanks and a full stop; () where they are not short."""
+    if assistant is None or len(assistant) > _MAX_LENGTH:
+        return ()
+    answers = [assistant, *(accepted or ())]
+    words = [answer.casefold().split() for answer in answers]
+    if max(map(len, words)) > _MAX_WORDS or max(map(len, answers)) > _MAX_LENGTH:
+        return ()
+    is_short = all(answer.isascii() or len(_UNSPACED.findall(answer)) <= _MAX_UNSPACED for answer in answers)
+    return tuple(dict.fromkeys(_packed(" ".join(some).rstrip(".")) for some in words)) if is_short else ()
 
 
-def _is_short(answer: str) -> bool:
-    if len(answer) > _MAX_LENGTH or len(answer.split()) > _MAX_WORDS:
-        return False
-    return answer.isascii() or len(_UNSPACED.findall(answer)) <= _MAX_UNSPACED
-
-
-def _normal(answer: str) -> str:
-    return " ".join(answer.casefold().split()).rstrip(".")
+def _packed(answer: str) -> bytes:
+    """12 bytes, not all zero, that stand for an answer: most are short enough to be them."""
+    raw = answer.encode()
+    return raw.ljust(11, b"\0") + b"=" if len(raw) <= 11 else digest(raw)[:11] + b"#"
 
 
 @dataclass(slots=True)
