@@ -79,8 +79,9 @@ class Fields:
 
     def take(self, *names: str) -> Any:
         """The value of the one of `names` that holds something; None where none does."""
-        found = [name for name in names if name in self.left]
-        values = [self.left.pop(name) for name in found]
+        left = self.left
+        found = [name for name in names if name in left]
+        values = [left.pop(name) for name in found]
         if len(found) < 2:
             return values[0] if values else None
         full = [i for i, value in enumerate(values) if not is_empty(value)]
@@ -90,8 +91,11 @@ class Fields:
 
     def key(self, *names: str) -> str:
         """The one of `names` that `take` would give the value of; the first one where none is there."""
-        found = [name for name in names if name in self.left]
-        return next((name for name in found if not is_empty(self.left[name])), (*found, names[0])[0])
+        left = self.left
+        found = [name for name in names if name in left]
+        if len(found) < 2:
+            return found[0] if found else names[0]
+        return next((name for name in found if not is_empty(left[name])), found[0])
 
     def take_text(self, *names: str) -> str | None:
         """As `take`, of text; None where it is empty."""
@@ -129,6 +133,8 @@ class Fields:
 
     def refuse_media(self) -> None:
         """RejectInput for keys that hold video, audio or tools; empty ones are nothing."""
+        if MEDIA.isdisjoint(self.left):
+            return
         for name in sorted(self.left.keys() & MEDIA):
             if not is_empty(self.left.pop(name)):
                 what = f"has {name!r}: phiv reads text and images only"
@@ -136,6 +142,8 @@ class Fields:
 
     def all_unread(self) -> tuple[str, ...]:
         """What was left out: keys of messages and images, and keys of the row that nobody took."""
+        if not self.left and not self.unread:
+            return ()
         return tuple(sorted(self.unread | {name for name, value in self.left.items() if not is_empty(value)}))
 
     def bad(self, reason: str, path: str = "") -> RejectRow:

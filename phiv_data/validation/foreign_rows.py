@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import msgspec
 
 from phiv_data.files import environment_problems
 from phiv_data.formats import FORMATS, ParsedRow, sharegpt
-from phiv_data.formats.fields import ParsedTurn, RejectRow
+from phiv_data.formats.fields import RejectRow
 from phiv_data.formats.text import MARKER, Picture, read_markers
 from phiv_data.jsonl import Line, parse_line
 from phiv_data.record_errors import duplicate_key_paths, shown
+from phiv_data.validation.fast import FastRecord, FastTurn
 from phiv_data.validation.found import Found
 from phiv_schemas import Conversation, Issue, Turn
 
@@ -100,17 +103,16 @@ def _checked(value: Any, rows: ForeignRows, number: int, parse: Parse) -> Line:
 
 
 def conversation(row: ParsedRow, rows: ForeignRows, number: int) -> Conversation:
-    """The record of a row. Its images are references as the row has them, so it is not validated; its id is where it
-    stands, since ids of other tools may repeat."""
-    turns = tuple([_turn(turn) for turn in row.turns])
-    row_id, source = f"{rows.file}:{number}", row.source or rows.format
-    return Conversation.model_construct(id=row_id, source=source, conversations=turns, system=row.system)
+    """The record of a row, with the attributes of one and none of its methods. Its images are references as the row
+    has them, so it is not validated; its id is where it stands, since ids of other tools may repeat."""
+    turns = tuple([FastTurn(t.images, t.user, t.assistant, None, t.image_offsets) for t in row.turns])
+    return cast(Conversation, FastRecord(f"{rows.file}:{number}", row.source or rows.format, turns, row.system))
 
 
-def _turn(turn: ParsedTurn) -> Turn:
-    return Turn.model_construct(
-        images=turn.images, user=turn.user, assistant=turn.assistant, answers=None, image_offsets=turn.image_offsets
-    )
+def whole_record(record: Conversation) -> Conversation:
+    """A record of `read_foreign` with all its methods."""
+    turns = tuple([Turn.model_construct(**msgspec.structs.asdict(cast(FastTurn, turn))) for turn in record.turns])
+    return Conversation.model_construct(id=record.id, source=record.source, conversations=turns, system=record.system)
 
 
 def _stray_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Found]:
@@ -212,7 +214,8 @@ def rows_to_show(rows: ForeignRows, numbers: set[int]) -> Iterator[tuple[int, Co
     for number, value, _ in _values(rows):
         if number in numbers:
             record = _checked(value, rows, number, parse).conversation
-            yield number, record, "" if record else json.dumps(value, ensure_ascii=False)
+            text = "" if record else json.dumps(value, ensure_ascii=False)
+            yield number, record and whole_record(record), text
 
 
 # Paths --------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from phiv_data.runners import WorkerDied, can_start, default_workers, run_local,
 from phiv_data.shards import Row, to_conversation
 from phiv_data.validation.fast import quick, same
 from phiv_data.validation.foreign_images import Addresses, ForeignImages
-from phiv_data.validation.foreign_rows import ForeignRows, read_foreign
+from phiv_data.validation.foreign_rows import ForeignRows, read_foreign, whole_record
 from phiv_data.validation.found import ImageFacts, RowContext, Settings
 from phiv_data.validation.images import ImageChecks
 from phiv_data.validation.listing import Listing
@@ -326,7 +326,8 @@ def find_rows(job: Job, places: set[tuple[str, int]]) -> dict[tuple[str, int], C
 
 def _foreign_at(rows: ForeignRows, wanted: set[int]) -> Iterator[tuple[int, Conversation | None]]:
     if max(wanted) >= rows.first:
-        yield from ((line.number, line.conversation) for line in read_foreign(rows) if line.number in wanted)
+        found = ((line.number, line.conversation) for line in read_foreign(rows) if line.number in wanted)
+        yield from ((number, record and whole_record(record)) for number, record in found)
 
 
 def _lines_at(lines: Lines, wanted: set[int]) -> Iterator[tuple[int, Conversation | None]]:
