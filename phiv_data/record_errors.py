@@ -105,7 +105,9 @@ def _missing(one: ErrorDetails) -> tuple[str, str]:
 
 
 def _unknown_key(one: ErrorDetails) -> tuple[str, str]:
-    close = difflib.get_close_matches(str(one["loc"][-1]), _KEYS, n=1)
+    if (key := str(one["loc"][-1])) in _KEYS:
+        return "unknown key", f"It belongs in {'the record itself' if len(one['loc']) > 1 else 'a turn'}"
+    close = difflib.get_close_matches(key, _KEYS, n=1)
     return "unknown key", f"Did you mean {close[0]!r}?" if close else "Remove it"
 
 

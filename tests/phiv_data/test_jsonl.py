@@ -139,6 +139,14 @@ def test_deep_nesting_and_huge_numbers_do_not_break_the_reader() -> None:
         assert set(codes(raw)) <= {"PV001", "PV002"}
 
 
+def test_a_known_key_at_the_wrong_level_is_sent_to_the_right_one() -> None:
+    raw = b'{"id":"a","source":"b","user":"c","conversations":[{"images":[],"user":"","assistant":"","system":""}]}'
+    assert [(issue.json_path, issue.hint) for issue in parse_line(raw, "x.jsonl").issues] == [
+        ("$.conversations[0].system", "It belongs in the record itself"),
+        ("$.user", "It belongs in a turn"),
+    ]
+
+
 def test_json_paths_quote_odd_keys() -> None:
     assert json_path(("conversations", 0, "images", 3)) == "$.conversations[0].images[3]"
     assert json_path(("a b", "c\n")) == '$["a b"]["c\\n"]'
