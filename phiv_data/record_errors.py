@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -147,8 +148,8 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        keys = [key for key, _ in pairs]
-        self.repeated = [key for key in self if keys.count(key) > 1] if len(self) < len(keys) else []
+        counts = Counter(key for key, _ in pairs) if len(self) < len(pairs) else {}
+        self.repeated = [key for key, count in counts.items() if count > 1]
 
 
 def _walk(path: str, value: object) -> Iterator[tuple[str, str]]:

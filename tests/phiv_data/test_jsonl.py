@@ -139,6 +139,12 @@ def test_deep_nesting_and_huge_numbers_do_not_break_the_reader() -> None:
         assert set(codes(raw)) <= {"PV001", "PV002"}
 
 
+def test_a_repeated_key_among_very_many_is_found_in_linear_time() -> None:
+    """In quadratic time this would take an hour."""
+    raw = "{" + "".join(f'"{i}": 1, ' for i in range(300_000)) + '"7": 2}'
+    assert list(duplicate_key_paths(raw.encode())) == [("$", "7")]
+
+
 def test_a_known_key_at_the_wrong_level_is_sent_to_the_right_one() -> None:
     raw = b'{"id":"a","source":"b","user":"c","conversations":[{"images":[],"user":"","assistant":"","system":""}]}'
     assert [(issue.json_path, issue.hint) for issue in parse_line(raw, "x.jsonl").issues] == [
