@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from phiv_schemas import RULES, Conversation, Issue
+from phiv_schemas.rules import Severity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,17 +29,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One finding of the rule `code`; `json_path` is None where it is about a whole record, file or image."""
+    """One finding of the rule `code`; `json_path` is None where it is about a whole record, file or image.
+
+    Codes PV900 to PV999 are for rules of your own. `severity` is the rule's usual one by default, else "error".
+    """
 
     code: str
     json_path: str | None
     message: str
     hint: str = ""
+    severity: Severity | None = None
 
     def at(self, file: str, line: int | None = None, json_path: str | None = None) -> Issue:
-        """The finding as an issue, with the rule's severity. `json_path` stands in where it has none."""
+        """The finding as an issue. `json_path` stands in where it has none."""
+        rule = RULES.get(self.code)
+        severity = self.severity or (rule.severity if rule else "error")
         return Issue(
-            code=self.code, severity=RULES[self.code].severity, file=file, line=line,
+            code=self.code, severity=severity, file=file, line=line,
             json_path=self.json_path or json_path, message=self.message, hint=self.hint,
         )  # fmt: skip
 
