@@ -168,16 +168,20 @@ def write_manifest(
     job: Job, inputs: Inputs, collected: Collected, shards: list[ShardInfo], recipe: dict[str, Any]
 ) -> None:
     """Stage the loader files of `datasets`, the dataset card and, last, the manifest."""
-    manifest = _manifest(job, inputs, collected, shards, recipe)
     stage = job.workspace.stage
-    if shards:
-        _write_loader_files(stage / "arrow", manifest)
-        manifest = manifest.model_copy(update={"loader_files": _loader_files(stage)})
-    with atomic_write(stage / "README.md") as card:
-        card.write(dataset_card(manifest).encode())
     _remove_strays(stage)
     (stage / "images").mkdir(exist_ok=True)
-    with atomic_write(stage / MANIFEST) as file:
+    finish_dataset(stage, _manifest(job, inputs, collected, shards, recipe))
+
+
+def finish_dataset(folder: Path, manifest: Manifest) -> None:
+    """Write the loader files of `datasets` where there are shards, the dataset card and, last, the manifest."""
+    if any(split.shards for split in manifest.splits):
+        _write_loader_files(folder / "arrow", manifest)
+        manifest = manifest.model_copy(update={"loader_files": _loader_files(folder)})
+    with atomic_write(folder / "README.md") as card:
+        card.write(dataset_card(manifest).encode())
+    with atomic_write(folder / MANIFEST) as file:
         file.write((manifest.model_dump_json(indent=1) + "\n").encode())
 
 

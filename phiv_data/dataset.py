@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 Verify = Literal["size", "sha256", "none"]
 MANIFEST = "manifest.json"
+FIXES = "phiv-fixes.jsonl"
+"""The log that phiv-validate --fix leaves beside what it mended."""
+NO_ROWS = frozenset({"rejects.jsonl", FIXES})
+"""The jsonl files of a dataset that hold no rows of it."""
 _TEXT_COLUMNS = ["id", "source", "system", "conversations"]
 _AGAIN = "Run the same phiv-convert command with --overwrite"
 

@@ -13,15 +13,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phiv_data.export_source import Source, Tally, Writer, open_source
-from phiv_data.files import TMP_PREFIX, atomic_write, environment_problems, sync_folder
+from phiv_data.files import atomic_folder, atomic_write
 from phiv_schemas import FileInfo, UsageError
 
 RECORD = ".phiv-export.json"  # hidden: whoever looks for rows or tables in the folder passes it over
@@ -59,15 +57,8 @@ def export(
     if found and not overwrite:
         _check_same(found, wanted, out)
         return _exported(found, found_finished=True)
-    with environment_problems(out):
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        unfinished = out.absolute().parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
-        try:
-            unfinished.mkdir()
-            record = _fill(writer, source, unfinished, wanted)
-            _publish(unfinished, out.absolute())
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    with atomic_folder(out) as folder:
+        record = _fill(writer, source, folder, wanted)
     return _exported(record, found_finished=False)
 
 
@@ -122,30 +113,6 @@ def _check_same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> Non
             f"holds another export, which differs in {names}",
             "Pass --overwrite to replace it, or another OUT",
         )
-
-
-def _publish(unfinished: Path, out: Path) -> None:
-    """Rename the folder into place; an export that stands there is moved aside first and removed last."""
-    old = unfinished.with_name(f"{unfinished.name}-old")
-    _sync(unfinished)
-    if out.is_dir() and any(out.iterdir()):
-        out.rename(old)
-    try:
-        unfinished.rename(out)
-    except OSError as error:
-        if out.exists():
-            raise UsageError(str(out), "appeared while the export was made", "Run one export at a time") from error
-        if old.is_dir():
-            old.rename(out)
-        raise
-    sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Wait for the disk, pictures included, before the rename makes them final."""
-    os.sync()
-    sync_folder(folder)
 
 
 def _exported(record: dict[str, Any], *, found_finished: bool) -> Exported:

@@ -13,12 +13,13 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from phiv_schemas.errors import EnvironmentProblem
+from phiv_schemas.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -90,6 +91,42 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashingWriter]
             raise
         if durable:
             sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, renamed to it at the end, or removed where anything fails.
+
+    What stands at `path` is moved aside first and removed last; UsageError where something appears there meanwhile.
+    """
+    with environment_problems(path):
+        path = path.absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
+        try:
+            unfinished.mkdir()
+            yield unfinished
+            os.sync()  # the pictures too, before the rename makes them final
+            sync_folder(unfinished)
+            _put_in_place(unfinished, path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put_in_place(unfinished: Path, path: Path) -> None:
+    old = unfinished.with_name(f"{unfinished.name}-old")
+    if path.is_dir() and any(path.iterdir()):
+        path.rename(old)
+    try:
+        unfinished.rename(path)
+    except OSError as error:
+        if path.exists():
+            raise UsageError(str(path), "appeared while it was written", "Run one command at a time") from error
+        if old.is_dir():
+            old.rename(path)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
