@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phiv_data.batches import result_schema, validate_batch, validate_batches
     from phiv_data.dataset import ConversationDataset
     from phiv_data.jsonl import read_jsonl, read_lines, write_jsonl
-    from phiv_data.pipeline import iter_validated, validate_batch
+    from phiv_data.pipeline import iter_validated
     from phiv_data.sample import Draft, EncodedImage, Sample
     from phiv_data.validation import validate
     from phiv_schemas import Conversation, Turn
@@ -26,8 +27,10 @@ __all__ = [
     "iter_validated",
     "read_jsonl",
     "read_lines",
+    "result_schema",
     "validate",
     "validate_batch",
+    "validate_batches",
     "write_jsonl",
 ]
 
@@ -40,7 +43,9 @@ _HOMES = {
     "EncodedImage": "phiv_data.sample",
     "Sample": "phiv_data.sample",
     "iter_validated": "phiv_data.pipeline",
-    "validate_batch": "phiv_data.pipeline",
+    "result_schema": "phiv_data.batches",
+    "validate_batch": "phiv_data.batches",
+    "validate_batches": "phiv_data.batches",
     "read_jsonl": "phiv_data.jsonl",
     "read_lines": "phiv_data.jsonl",
     "write_jsonl": "phiv_data.jsonl",

@@ -7,6 +7,8 @@
     def test_pets(check: Check, tmp_path: Path) -> None:
         check(PETS, tmp_path)
 
+    assert_valid("out")                                        # of any data set: AssertionError with the findings
+
 The kit never writes to the source, and damages copies only. A source of two or three inputs a split is enough, one of
 them without a label where the dataset has such; `docs/conformance.md` explains every check.
 """
@@ -29,6 +31,7 @@ from phiv_data.converter import Converter, ConverterOptions
 from phiv_data.dataset import ConversationDataset
 from phiv_data.engine import Outcome, convert
 from phiv_data.plan import Plan, make_plan
+from phiv_data.reports import text
 from phiv_data.testing_tools import (
     copied,
     demand,
@@ -43,7 +46,8 @@ from phiv_data.testing_tools import (
     rejects_of,
     sound_drafts,
 )
-from phiv_schemas import Conversation, PhivError
+from phiv_data.validation import validate
+from phiv_schemas import Conversation, PhivError, ValidationReport
 from phiv_schemas.errors import EXIT_USAGE
 
 MAX_ITEM_BYTES = 4096
@@ -85,6 +89,24 @@ def check_converter(
             folder = (work or Path(temporary)) / check.__name__
             folder.mkdir(parents=True)
             check(case, folder)
+
+
+def assert_valid(path: Path | str, *, strict: bool = False, max_shown: int = 20, **options: Any) -> ValidationReport:
+    """The report of a data set without an error, for tests of your own; with `strict`, without a warning too.
+
+    Otherwise an AssertionError: the verdict, then the first `max_shown` findings, one a line. `options` are those of
+    `phiv_data.validate`.
+    """
+    __tracebackhide__ = True  # pytest then points at the line of the test
+    report = validate(path, **options)
+    found = report.issues if strict else report.errors
+    if report.ok and not (strict and report.num_warnings):
+        return report
+    shown = report.model_copy(update={"issues": found[:max_shown], "truncated": False})
+    *lines, verdict = text.render(shown).splitlines()
+    if left := report.num_errors + (report.num_warnings if strict else 0) - len(lines):
+        lines.append(f"... and {left} more: phiv-validate lists them")
+    raise AssertionError("\n".join([verdict, *lines]))
 
 
 def conformance_checks() -> tuple[Check, ...]:
