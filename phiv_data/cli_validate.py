@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 
 from phiv_data.cli import run
+from phiv_data.images import MAX_PIXELS
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class Options:
     times): hashes, copied bytes, frames decoded again."""
     ignore: UseAppendAction[tuple[str, ...]] = ()
     """Leave out the findings of a rule, such as PV401. May be given several times."""
+    max_pixels: int = MAX_PIXELS
+    """Images of more pixels than this are errors, and not decoded. Twice the default is the most that is ever read."""
+    fix: Path | None = None
+    """Write a mended copy into this new folder, and check that: what is safe and can be undone, never in place."""
     strict: bool = False
     """Warnings count: exit 1 for them too."""
     max_issues: int = 1000
@@ -75,9 +80,30 @@ def main() -> int:
 def _validate(options: Options) -> int:
     if not options.paths:
         raise UsageError("PATH", "is missing", "Pass what to check")
-    if len(options.paths) > 1 and (options.report_dir or options.output or options.format not in ("text", "github")):
+    alone = options.report_dir or options.output or options.fix or options.format not in ("text", "github")
+    if len(options.paths) > 1 and alone:
         raise UsageError("PATH", "several go with --format text or github only", "Check them one by one")
+    if options.fix:
+        return _fix(options, options.paths[0], options.fix)
     return max([_check(options, path) for path in options.paths])
+
+
+def _fix(options: Options, path: Path, out: Path) -> int:
+    """Mend, say what was done, and check the copy."""
+    from phiv_data.fixing import fix
+    from phiv_data.fixing.summary import summary
+
+    with _progress("mend") as bar:
+        fixed = fix(
+            path,
+            out,
+            images=not options.no_images,
+            images_root=options.images_root,
+            input_format=options.input_format,
+            on_rows=bar.update,
+        )
+    (sys.stdout if options.format == "text" and not options.output else sys.stderr).write(summary(fixed, out))
+    return _check(dataclasses.replace(options, images_root=None), fixed.path)
 
 
 def _check(options: Options, path: Path) -> int:
@@ -105,18 +131,17 @@ def _say_format(path: Path) -> None:
 
 
 def _report(options: Options, path: Path) -> ValidationReport:
-    from tqdm import tqdm
-
     from phiv_data.validation import validate
 
     row_rules = _row_rules(options, path)
-    with tqdm(unit=" rows", desc="validate", disable=None, leave=False, file=sys.stderr) as bar:
+    with _progress("validate") as bar:
         return validate(
             path,
             deep=not options.no_deep,
             images=not options.no_images,
             images_root=options.images_root,
             max_issues=options.max_issues,
+            max_pixels=options.max_pixels,
             num_workers=options.num_workers,
             ignore=options.ignore,
             row_rules=row_rules,
@@ -124,6 +149,12 @@ def _report(options: Options, path: Path) -> ValidationReport:
             input_format=options.input_format,
             on_rows=bar.update,
         )
+
+
+def _progress(name: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(unit=" rows", desc=name, disable=None, leave=False, file=sys.stderr)
 
 
 def _row_rules(options: Options, path: Path) -> list[RowRule]:

@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +109,13 @@ def _missing(one: ErrorDetails) -> tuple[str, str]:
 def _unknown_key(one: ErrorDetails) -> tuple[str, str]:
     if (key := str(one["loc"][-1])) in _KEYS:
         return "unknown key", f"It belongs in {'the record itself' if len(one['loc']) > 1 else 'a turn'}"
-    close = difflib.get_close_matches(key, _KEYS, n=1)
-    return "unknown key", f"Did you mean {close[0]!r}?" if close else "Remove it"
+    close = _close_key(key)
+    return "unknown key", f"Did you mean {close!r}?" if close else "Remove it"
+
+
+@lru_cache(1024)  # a misspelt key is misspelt in every row
+def _close_key(key: str) -> str | None:
+    return next(iter(difflib.get_close_matches(key[:_MAX_SHOWN], _KEYS, n=1)), None)
 
 
 def _too_short(one: ErrorDetails) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from phiv_data.files import environment_problems
+from phiv_data.images import MAX_PIXELS
 from phiv_data.validation.dataset import plan_path
 from phiv_data.validation.foreign import foreign_files, in_their_words, plan_foreign
 from phiv_data.validation.found import RowRule, Settings
@@ -44,6 +45,7 @@ def validate(
     images: bool = True,
     images_root: Path | str | None = None,
     max_issues: int = MAX_ISSUES,
+    max_pixels: int = MAX_PIXELS,
     num_workers: int | None = 0,
     ignore: Collection[str] = (),
     row_rules: Iterable[RowRule] = (),
@@ -55,10 +57,11 @@ def validate(
 
     Without `deep`, images are not decoded and files not hashed; without `images`, image files are not looked at.
     `images_root` is where a jsonl file's paths start (default: the folder `images` beside it). At most `max_issues`
-    issues are listed, errors first. Findings of the codes in `ignore` are left out. `row_rules` are asked beside the
-    usual rules. With `source`, a folder or archives, every image of a converted folder is compared with what it was
-    made from (`provenance`). `num_workers` processes share the work (0: this one; None: one per core, if there is much
-    to do); the report does not depend on them. `on_rows(n)` is called as rows are done.
+    issues are listed, errors first. Images of more than `max_pixels` are errors, and not decoded. Findings of the codes
+    in `ignore` are left out. `row_rules` are asked beside the usual rules. With `source`, a folder or archives, every
+    image of a converted folder is compared with what it was made from (`provenance`). `num_workers` processes share the
+    work (0: this one; None: one per core, if there is much to do); the report does not depend on them. `on_rows(n)` is
+    called as rows are done.
 
     `input_format` is "phiv", that of another tool ("llava", "sharegpt", "swift", "trl"), or "auto", which looks at the
     first rows (`foreign`).
@@ -66,8 +69,8 @@ def validate(
     Raises UsageError when there is nothing to check.
     """
     path = Path(path)
-    _check_arguments(path, images_root, max_issues, num_workers, ignore)
-    settings = Settings(deep, images, frozenset(ignore), tuple(row_rules), max_issues)
+    _check_arguments(path, images_root, max_issues, max_pixels, num_workers, ignore)
+    settings = Settings(deep, images, frozenset(ignore), tuple(row_rules), max_issues, max_pixels)
     job = Job(settings=settings, images_root=None if images_root is None else Path(images_root))
     findings = Findings.of(settings)
     with ExitStack() as stack, environment_problems(path):
@@ -94,12 +97,19 @@ def validate(
 
 
 def _check_arguments(
-    path: Path, images_root: Path | str | None, max_issues: int, num_workers: int | None, ignore: Collection[str]
+    path: Path,
+    images_root: Path | str | None,
+    max_issues: int,
+    max_pixels: int,
+    num_workers: int | None,
+    ignore: Collection[str],
 ) -> None:
     if not path.exists():
         raise UsageError(str(path), "no such file or folder")
     if max_issues < 1:
         raise UsageError("max_issues", f"must be at least 1 (found {max_issues})")
+    if max_pixels < 1:
+        raise UsageError("max_pixels", f"must be at least 1 (found {max_pixels})")
     if num_workers is not None and num_workers < 0:
         raise UsageError("num_workers", f"must be at least 0 (found {num_workers})")
     if unknown := sorted(set(ignore) - RULES.keys()):

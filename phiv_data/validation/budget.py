@@ -2,7 +2,7 @@
 
     budget = TokenBudget("phi3_vision", max_tokens=8192, tokenizer="checkpoint/")
     report = validate("out", row_rules=[budget])
-    report.counts().get("PV250"), report.stats.tokens_per_row      # (18, {'2048-4095': 2952, '8192-16383': 18})
+    report.counts().get("PV250"), report.stats.total("tokens_per_row")  # (18, {'2048-4095': 2952, '8192-16383': 18})
 
 A length comes from the pictures' sizes and the text, through the family's own `length`: no picture is decoded for it,
 and phi3_vision needs no torch. Families are found by the entry point group `phiv.families`; this package imports none.
@@ -21,7 +21,7 @@ from phiv_data.plugins import load_plugins
 from phiv_data.record_errors import shown
 from phiv_data.reject import RejectInput
 from phiv_data.validation.found import Found, ImageFacts, RowContext
-from phiv_data.validation.stats import histogram
+from phiv_data.validation.stats import Bins, histograms
 from phiv_schemas import Conversation, EnvironmentProblem, Issue, RecordError, UsageError
 
 GROUP = "phiv.families"
@@ -83,23 +83,25 @@ class TokenBudget:
 
 @dataclass(slots=True)
 class TokenCounts:
-    """`Stats.tokens_per_row`, and how many rows of each file could not be measured."""
+    """`tokens_per_row` of each split, and how many rows of each file could not be measured."""
 
     budget: TokenBudget
-    bins: Counter[int] = field(default_factory=Counter)
+    bins: dict[str, Bins] = field(default_factory=dict)
     unmeasured: Counter[str] = field(default_factory=Counter)
 
     def observe(self, row: RowContext) -> None:
         """Count its length; that it cannot be encoded was told."""
         length = self.budget.measure(row)  # remembered since the rule was asked
         if isinstance(length, int):
-            self.bins[length.bit_length()] += 1
+            self.bins.setdefault(row.split, Counter())[length.bit_length()] += 1
         elif length is None:
             self.unmeasured[row.file] += 1
 
     def merge(self, other: TokenCounts) -> TokenCounts:
         """The counts of both."""
-        return TokenCounts(self.budget, self.bins + other.bins, self.unmeasured + other.unmeasured)
+        splits, none = self.bins.keys() | other.bins.keys(), Counter[int]()
+        bins = {split: self.bins.get(split, none) + other.bins.get(split, none) for split in splits}
+        return TokenCounts(self.budget, bins, self.unmeasured + other.unmeasured)
 
     def findings(self) -> Iterator[Issue]:
         """PV251 for each file with rows that were not measured."""
@@ -108,9 +110,9 @@ class TokenCounts:
             what = f"{rows} not measured in tokens: sizes of images are not known"
             yield Found("PV251", None, what).at(file)
 
-    def stats(self) -> dict[str, dict[str, int]]:
-        """The histogram."""
-        return {"tokens_per_row": histogram(self.bins)}
+    def stats(self) -> dict[str, dict[str, dict[str, int]]]:
+        """The histograms."""
+        return {split: {"tokens_per_row": bins} for split, bins in histograms(self.bins).items()}
 
 
 # Sizes ------------------------------------------------------------------------------------------------------------

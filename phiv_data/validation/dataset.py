@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from phiv_data.dataset import MANIFEST, manifest_files, read_manifest
+from phiv_data.dataset import FIXES, MANIFEST, NO_ROWS, manifest_files, read_manifest
+from phiv_data.validation.image_stats import IMAGE_KEYS
 from phiv_data.validation.images import ImageChecks
 from phiv_data.validation.keys import KeyIndex
 from phiv_data.validation.listing import Listing, make_listing, read_listing
-from phiv_data.validation.partial import IMAGE_KEYS, Findings, Partial
+from phiv_data.validation.partial import Findings, Partial
 from phiv_data.validation.walk import (
     AGAIN,
     DEEP_PIECE_BYTES,
@@ -53,7 +54,7 @@ def plan_path(path: Path, job: Job, findings: Findings, scratch: Callable[[], Pa
         return _plan_jsonl(path.parent, [path], job)
     if (path / MANIFEST).is_file():
         return _plan_converted(path, job, findings, scratch)
-    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.is_file() and file.name != "rejects.jsonl"):
+    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.is_file() and file.name not in NO_ROWS):
         _note_no_manifest(path, findings)
         return _plan_jsonl(path, jsonl, job)
     if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
@@ -206,7 +207,8 @@ def _check_listed(folder: Path, manifest: Manifest, job: Job, index: KeyIndex, f
     unseen = listing.unseen(index.firsts(IMAGE_KEYS))
     if not unseen.any():
         return 0
-    images = ImageChecks(job.images_root, deep=job.settings.deep, listing=listing, threads=min(8, os.cpu_count() or 1))
+    deep, most, threads = job.settings.deep, job.settings.max_pixels, min(8, os.cpu_count() or 1)
+    images = ImageChecks(job.images_root, deep=deep, listing=listing, threads=threads, max_pixels=most)
     try:
         rest = (path for path, _ in read_listing(folder / name) if unseen[listing.position(path)])
         while paths := list(islice(rest, 256)):
@@ -243,7 +245,7 @@ def _check_accounting(manifest: Manifest, listing: Listing | None, findings: Fin
 
 def _check_unlisted(folder: Path, manifest: Manifest, listing: Listing | None, findings: Findings) -> None:
     """Files that nothing names: leftovers of another run, or edits by hand."""
-    known = {MANIFEST, "README.md", *manifest_files(manifest)}
+    known = {MANIFEST, FIXES, "README.md", *manifest_files(manifest)}
     arrow = {Path(shard.path).parent.as_posix() for split in manifest.splits for shard in split.shards}
     known |= {f"{parent}/{name}" for parent in (*arrow, "arrow") for name in _LOADER_FILES}
     for parent, folders, files in os.walk(folder):

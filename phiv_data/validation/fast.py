@@ -10,8 +10,9 @@ attributes of a `Conversation` and none of its methods.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -56,7 +57,7 @@ class FastRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
 
 _PLAIN = bytes(byte for byte in (*b"\t\n\r", *range(32, 127)) if chr(byte) not in "<[#\\")
 
-_decode = msgspec.json.Decoder(FastRecord).decode
+_decode: Callable[[bytes], Any] = msgspec.json.Decoder(FastRecord).decode
 
 
 def fast_record(raw: bytes) -> Conversation | None:
@@ -72,7 +73,7 @@ def fast_record(raw: bytes) -> Conversation | None:
     quotes, expected = raw.count(b'"'), 2 * _count_strings(record)
     if quotes > expected and b"\\\\" not in raw:  # no escaped backslash, so a quote after one is escaped
         quotes -= raw.count(b'\\"')
-    return cast(Conversation, record) if quotes == expected else None
+    return record if quotes == expected else None
 
 
 def quick(raw: bytes) -> tuple[Conversation, tuple[()], bool] | None:
@@ -104,10 +105,10 @@ def fast_row(row: Any) -> Conversation | None:
     """As `fast_record`, of a shard's row as a dict."""
     wire = {key: row[key] for key in ("id", "source", "conversations", "system")}
     try:
-        record = msgspec.convert(wire, FastRecord)
+        record: Any = msgspec.convert(wire, FastRecord)
     except (msgspec.ValidationError, RecursionError):
         return None
-    return cast(Conversation, record) if _count_strings(record) else None
+    return record if _count_strings(record) else None
 
 
 def _count_strings(record: FastRecord) -> int:

@@ -20,7 +20,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from phiv_data.dataset import MANIFEST
+from phiv_data.dataset import MANIFEST, NO_ROWS
 from phiv_data.formats import FORMATS, sharegpt
 from phiv_data.formats.text import MARKER
 from phiv_data.json_rows import Row, read_json_array
@@ -81,7 +81,7 @@ def _one_file(path: Path, input_format: str) -> list[ForeignFile]:
 def _of_folder(folder: Path, input_format: str) -> list[ForeignFile]:
     entries = read_entries(folder / INFO)
     names = sorted(name for name in folder.iterdir() if name.suffix in SUFFIXES and name.is_file())
-    files = [name for name in names if name.name not in (INFO, "rejects.jsonl") and not name.name.startswith(".")]
+    files = [name for name in names if name.name not in {INFO, *NO_ROWS} and not name.name.startswith(".")]
     found = []
     for file in files:
         entry = _entry_of(file, entries)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phiv_data.images import MAX_PIXELS
 from phiv_data.record_errors import shown
 from phiv_data.reject import RejectInput
 from phiv_data.row_files import data_of, is_absolute, is_address, is_data, locate
@@ -21,8 +22,8 @@ MAX_IMAGE_BYTES = 2**26
 class ForeignImages(ImageChecks):
     """Images below the first of `roots` that has them, or where their path says itself."""
 
-    def __init__(self, roots: Sequence[Path], *, deep: bool, threads: int = 0) -> None:
-        super().__init__(roots[0], deep=deep, threads=threads)
+    def __init__(self, roots: Sequence[Path], *, deep: bool, threads: int = 0, max_pixels: int = MAX_PIXELS) -> None:
+        super().__init__(roots[0], deep=deep, threads=threads, max_pixels=max_pixels)
         self._roots = [(root, "") for root in roots]
 
     def look_at(self, paths: Iterable[str]) -> dict[str, ImageFacts]:
@@ -54,7 +55,7 @@ class ForeignImages(ImageChecks):
         if not self._deep:
             return ImageFacts()
         try:
-            return decode(data_of(path, ""), shown(path))
+            return decode(data_of(path, ""), path, max_pixels=self._max_pixels)
         except RejectInput as error:
             return broken("PV102", f"broken image {shown(path)}: {error.reason}")
 

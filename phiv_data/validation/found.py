@@ -12,19 +12,18 @@ says what is wrong and where in the record; the walker adds file and line.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from phiv_data.images import MAX_PIXELS
 from phiv_schemas import RULES, Conversation, Issue
 from phiv_schemas.rules import Severity
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from phiv_data.images import Whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +49,13 @@ class Found:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Opened:
-    """An image as image rules see it: its path, its bytes, decoded in full and upright."""
+    """An image as image rules see it: its path, its bytes, and what they decode to."""
 
     path: str
     data: bytes
-    image: Image
-
-    @cached_property
-    def header(self) -> Image:
-        """The image as Pillow opens it: `format`, `mode`, `n_frames` and EXIF as the file has them; not decoded."""
-        from PIL import Image as PillowImage
-
-        return self.image if self.image.format else PillowImage.open(io.BytesIO(self.data))
+    whole: Whole
 
 
 @dataclass(slots=True)
@@ -71,7 +63,8 @@ class ImageFacts:
     """What is known of one image. Without `deep` nothing is: all fields are empty, but for what a shard says.
 
     `size` is that of the upright picture, None where it is broken; `sha256` the 32 bytes of the file's digest;
-    `found` what is wrong with it, told at every use. `declared`: the size that its shard says it has.
+    `found` what is wrong with it, told at every use. `declared`: the size that its shard says it has. `strength` and
+    `look` are what it looks like (`looks.look_of`), where splits are compared.
     """
 
     size: tuple[int, int] | None = None
@@ -79,6 +72,8 @@ class ImageFacts:
     sha256: bytes = b""
     found: tuple[Found, ...] = ()
     declared: tuple[int, int] | None = None
+    strength: int = 0
+    look: bytes = b""
 
 
 class RowContext(msgspec.Struct, gc=False):  # made for every row: a third of the time of a dataclass
@@ -103,10 +98,14 @@ all rows is a `tallies.CountingRule`."""
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a validation looks at. `ignore` are codes that are not told; `row_rules` are asked beside the usual ones."""
+    """What a validation looks at. `ignore` are codes that are not told; `row_rules` are asked beside the usual ones.
+
+    Images of more than `max_pixels` are not decoded, but told.
+    """
 
     deep: bool = True
     images: bool = True
     ignore: frozenset[str] = frozenset()
     row_rules: tuple[RowRule, ...] = ()
     max_issues: int = 1000
+    max_pixels: int = MAX_PIXELS

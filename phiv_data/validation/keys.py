@@ -54,10 +54,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class KeyRule:
-    """A rule over groups of rows with equal keys: `judge` yields what is wrong with which of a group."""
+    """A rule over groups of rows with equal keys: `judge` yields what is wrong with which of a group.
+
+    Without `judge` the keys are only kept, for an `IndexRule`. `of_images`: asked only of rows whose images are known.
+    """
 
     keys: Callable[[RowContext], Iterable[Key]]
-    judge: Callable[[Sequence[Seen]], Iterable[tuple[Seen, Found]]]
+    judge: Callable[[Sequence[Seen]], Iterable[tuple[Seen, Found]]] | None = None
+    of_images: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +74,10 @@ class KeyBlock:
     data: bytes
 
 
-def pack(key: Key, line: int) -> bytes:
-    """One entry of a block."""
-    return _ENTRY.pack(key[0], key[1], line, key[2])
+def pack(keys: Callable[[RowContext], Iterable[Key]], rows: Iterable[RowContext]) -> bytes:
+    """The keys of rows as the entries of a block."""
+    entry = _ENTRY.pack
+    return b"".join([entry(key, value, row.line, item) for row in rows for key, value, item in keys(row)])
 
 
 @dataclass(slots=True)
@@ -125,12 +130,28 @@ class KeyIndex:
             new = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
             yield entries[np.concatenate(([True], new))]
 
-    def sorted_entries(self, rule: str) -> Iterator[NDArray[Any]]:
-        """All entries, in parts that share no key, each sorted by key, then file, line and item. No part is empty."""
+    def splits(self) -> list[str]:
+        """The split of each number that entries have as `place`."""
+        return [split for _, split in self._places]
+
+    def ranks(self) -> NDArray[np.int64]:
+        """The order of each number that entries have as `place`: by file name, then split."""
         import numpy as np
 
         ranks = np.empty(len(self._places), np.int64)
         ranks[[self._places[place] for place in sorted(self._places)]] = np.arange(len(self._places))
+        return ranks
+
+    def seen(self, entry: Any) -> Seen:
+        """Where an entry was seen; its value is left out."""
+        file, split = list(self._places)[entry["place"]]
+        return Seen(file, split, int(entry["line"]), int(entry["item"]), b"")
+
+    def sorted_entries(self, rule: str) -> Iterator[NDArray[Any]]:
+        """All entries, in parts that share no key, each sorted by key, then file, line and item. No part is empty."""
+        import numpy as np
+
+        ranks = self.ranks()
         for entries in self._parts(rule):
             order = (entries["item"], entries["line"], ranks[entries["place"]], entries["lo"], entries["hi"])
             yield entries[np.lexsort(order)]
@@ -185,3 +206,7 @@ class _Group(Sequence[Seen]):
         one: np.void = self._entries[index]
         file, split = self._places[one["place"]]
         return Seen(file, split, int(one["line"]), int(one["item"]), one["value"].tobytes())
+
+
+IndexRule = Callable[[KeyIndex], Iterable[tuple[Seen, Found]]]
+"""A rule over all keys, for things that are close to each other, not equal."""

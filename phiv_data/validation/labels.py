@@ -68,12 +68,14 @@ class Labels:
         if (answers := self.sources.get(source, _NEW)) is None:
             return
         answer = turns[0].assistant
-        if len(turns) > 1 or not _may_be_class(turns[0]):
+        if len(turns) > 1 or (turns[0].answers and not _may_be_class(turns[0])):
             self._set(source, None)
         elif answer is not None and (uses := answers.get((answer, row.split))):
             uses.count += 1
             if row.line < uses.first[1] or row.file < uses.first[0]:
                 uses.first = min(uses.first, (row.file, row.line))
+        elif not _may_be_class(turns[0]):
+            self._set(source, None)
         elif answer is not None:
             answers = answers if answers is not _NEW else {}
             answers[answer, row.split] = Uses(1, (row.file, row.line))

@@ -20,22 +20,19 @@ from typing import Any
 
 from phiv_data.record_errors import shown
 from phiv_data.validation.found import RowContext, Settings
+from phiv_data.validation.image_stats import IMAGE_KEYS, image_stats
 from phiv_data.validation.images import image_key
 from phiv_data.validation.keys import QUOTED, Key, KeyBlock, KeyIndex, pack
-from phiv_data.validation.rule_set import KEY_RULES, TALLIES
-from phiv_data.validation.stats import RowStats, histogram
+from phiv_data.validation.rule_set import INDEX_RULES, KEY_RULES, TALLIES
+from phiv_data.validation.stats import RowStats, with_fields
 from phiv_data.validation.tallies import CountingRule, MeasuringTally, NoImagesFolder, Tally
-from phiv_schemas import Conversation, Issue, Stats, ValidationReport
+from phiv_schemas import Conversation, Issue, ValidationReport
 from phiv_schemas.rules import Severity
 
 Place = tuple[str, int]
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 FindRows = Callable[[set[Place]], Mapping[Place, Conversation]]
 """Reads the records at (file, line); those it cannot read are left out."""
-
-IMAGE_KEYS = "image"
-"""The keys of images by path: value is width, height (4 bytes each, little-endian; 0: not decoded), then format."""
-
 
 _Kept = tuple[int, Issue]
 _LATE = 2**32  # numbers of what is found in the end begin here
@@ -158,11 +155,10 @@ class Builder:
         for tally in self._tallies.values():
             for row in rows:
                 tally.observe(row)
+        seen = [row for row in rows if row.images]
         for name, rule in KEY_RULES.items():
-            self._keys[name] += b"".join([pack(key, row.line) for row in rows for key in rule.keys(row)])
-        self._keys[IMAGE_KEYS] += b"".join(
-            [pack(key, row.line) for row in rows if row.images for key in _image_keys(row)]
-        )
+            self._keys[name] += pack(rule.keys, seen if rule.of_images else rows)
+        self._keys[IMAGE_KEYS] += pack(_image_keys, seen)
 
     def partial(self) -> Partial:
         """What was built."""
@@ -184,13 +180,13 @@ def finish(whole: Partial, index: KeyIndex, path: str, find_rows: FindRows, *, n
     findings = whole.findings.merge(_of_keys(index, whole.findings, find_rows))
     findings.extend(chain.from_iterable(tally.findings() for tally in whole.tallies.values()))
     issues = findings.listed()
-    images, stats = _image_stats(index, whole.stats.report())
-    measured = [tally.stats() for tally in whole.tallies.values() if isinstance(tally, MeasuringTally)]
-    stats = stats.model_copy(update={name: counts for one in measured for name, counts in one.items()})
+    stats = with_fields(whole.stats.report(), image_stats(index))
+    for tally in whole.tallies.values():
+        stats = with_fields(stats, tally.stats() if isinstance(tally, MeasuringTally) else {})
     return ValidationReport(
         path=path,
         rows=sum(whole.rows.values()),
-        images=images + num_images,
+        images=sum(len(entries) for entries in index.firsts(IMAGE_KEYS)) + num_images,
         totals=findings.by_severity(),
         stats=stats,
         issues=issues,
@@ -202,8 +198,10 @@ def _of_keys(index: KeyIndex, like: Findings, find_rows: FindRows) -> Findings:
     """What the rules over equal keys find, with their quotes filled in where they are kept."""
     findings = Findings(like.limit, like.ignore, _LATE)
     for name, rule in KEY_RULES.items():
-        found = (one.at(seen.file, seen.line) for group in index.groups(name) for seen, one in rule.judge(group))
-        findings.extend(found)
+        if judge := rule.judge:
+            findings.extend(one.at(seen.file, seen.line) for group in index.groups(name) for seen, one in judge(group))
+    for index_rule in INDEX_RULES:
+        findings.extend(one.at(seen.file, seen.line) for seen, one in index_rule(index))
     findings = findings.merge(Findings())  # cuts what is kept to the limit
     kept = [issue for some in findings.first.values() for _, issue in some if QUOTED in issue.message]
     rows = find_rows({(issue.file, issue.line) for issue in kept if issue.line}) if kept else {}
@@ -228,25 +226,3 @@ def value_at(record: Any, json_path: str) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return record
-
-
-def _image_stats(index: KeyIndex, stats: Stats) -> tuple[int, Stats]:
-    """How many distinct images there are, and `stats` with their sizes and formats."""
-    import numpy as np
-
-    count, widths, heights, formats = 0, np.zeros(33, np.int64), np.zeros(33, np.int64), Counter[str]()
-    for entries in index.firsts(IMAGE_KEYS):
-        count += len(entries)
-        values = np.ascontiguousarray(entries["value"]).view([("w", "<u4"), ("h", "<u4"), ("format", "S8")])
-        decoded = values[values["w"] > 0]
-        for bins, sizes in ((widths, decoded["w"]), (heights, decoded["h"])):
-            bins += np.bincount(np.frexp(sizes.astype(float))[1], minlength=33)  # frexp: bit_length
-        for name, n in zip(*np.unique(decoded["format"], return_counts=True), strict=True):
-            formats[name.decode()] += int(n)
-    return count, stats.model_copy(
-        update={
-            "image_width": histogram(dict(enumerate(widths))),
-            "image_height": histogram(dict(enumerate(heights))),
-            "image_format": dict(sorted(formats.items())),
-        }
-    )

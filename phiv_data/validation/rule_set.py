@@ -2,7 +2,8 @@
 
 RECORD_RULES   Conversation -> Iterable[Found]     one record's text: text.py
 IMAGE_RULES    Opened -> Iterable[Found]           one decoded image: image_rules.py
-KEY_RULES      equal things in rows far apart: repeats.py
+KEY_RULES      equal things in rows far apart: repeats.py, leakage.py
+INDEX_RULES    things that are close to each other: near.py
 TALLIES        counts over all rows: tallies.py, labels.py
 """
 
@@ -10,25 +11,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from phiv_data.validation import labels, repeats, tallies, text
+from phiv_data.validation import image_rules, labels, leakage, near, repeats, tallies, text
 from phiv_data.validation.found import ImageRule, RecordRule
-from phiv_data.validation.keys import KeyRule
+from phiv_data.validation.keys import IndexRule, KeyRule
 
 RECORD_RULES: list[RecordRule] = [
     text.blanks,  # PV210 to PV212
     text.marks,  # PV215, PV220 to PV225, PV401
+    image_rules.twice,  # PV117
 ]
 
-PLAIN_RULES: list[RecordRule] = [text.blanks]
+PLAIN_RULES: list[RecordRule] = [text.blanks, image_rules.twice]
 """Those of RECORD_RULES that may find something in a record whose line is plain (`fast.quick`)."""
 
-IMAGE_RULES: list[ImageRule] = []
+IMAGE_RULES: list[ImageRule] = [
+    image_rules.suffix,  # PV110
+    image_rules.too_small,  # PV112
+    image_rules.turned,  # PV114
+    image_rules.animated,  # PV115
+    image_rules.mode,  # PV116
+]
 
 KEY_RULES: dict[str, KeyRule] = {
     "id": repeats.IDS,  # PV201
     "content": repeats.CONTENT,  # PV203, PV214
+    "picture": leakage.PICTURES,  # PV240
+    "record": leakage.RECORDS,  # PV242
+    "group": leakage.GROUPS,  # PV243
+    **near.KEYS,
 }
 """Name to rule. A name stands for a file of keys on disk."""
+
+INDEX_RULES: list[IndexRule] = [near.near_leaks]  # PV241
 
 TALLIES: dict[str, Callable[[], tallies.Tally]] = {
     "unlabeled": tallies.Unlabeled,  # PV403

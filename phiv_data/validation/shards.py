@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from phiv_data.images import MAX_PIXELS
 from phiv_data.jsonl import Line
 from phiv_data.record_errors import schema_issues, shown
 from phiv_data.shards import Row, open_shard, to_conversation
@@ -64,9 +65,11 @@ class RowChecks:
     """Checks the images that rows embed. `files` are the checks of the same images as files, where there are any:
     bytes equal to a file's that was decoded need no second decoding."""
 
-    def __init__(self, *, deep: bool, files: ImageChecks | None = None) -> None:
-        self._deep, self._files = deep, files
-        self._decoded: dict[bytes, ImageFacts] = {}  # by sha256
+    def __init__(
+        self, *, deep: bool, files: ImageChecks | None = None, look: bool = False, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self._deep, self._files, self._look, self._max_pixels = deep, files, look, max_pixels
+        self._decoded: dict[tuple[bytes, str], ImageFacts] = {}  # by sha256 and path, which findings name
 
     def check(self, file: str, line: Line, row: Row, findings: Findings) -> tuple[ImageFacts, ...]:
         """Check one row; one that breaks the contract is left to its own issues. The facts of its images, if sound."""
@@ -114,11 +117,14 @@ class RowChecks:
         if listed not in (None, digest):
             found.append(Found("PV104", None, f"bytes differ from the file's in images/ ({shown(path)})"))
         file = self._files.get(path) if self._files and listed == digest else None
-        facts = file if file and file.size else self._decoded.get(digest)
+        if file and file.size:
+            return file, found  # what is odd in it is told of the file
+        facts = self._decoded.get((digest, path))
         if facts is None:
             if len(self._decoded) > MAX_REMEMBERED:
                 self._decoded = {}
-            facts = self._decoded[digest] = decode(data, path, digest)
+            facts = decode(data, path, digest, look=self._look, max_pixels=self._max_pixels)
+            self._decoded[digest, path] = facts
         return facts, [*found, *facts.found]
 
 

@@ -1,13 +1,14 @@
-"""Histograms of the rows, with fixed bins: those of two halves add up to that of the whole."""
+"""Histograms of the rows of each split, with fixed bins: those of two halves add up to that of the whole."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from phiv_data.validation.found import RowContext
-from phiv_schemas import Stats
+from phiv_schemas import SplitStats, Stats
 
 MAX_CLASSES = 1000
 MAX_CLASS_LENGTH = 64
@@ -19,67 +20,99 @@ Bins = Counter[int]
 
 
 @dataclass(slots=True)
-class RowStats:
-    """What `Stats` reports, as it is counted. `classes` are per split, of all turns with an answer."""
+class SplitCounts:
+    """What `SplitStats` reports of the rows, as it is counted. `classes` are of all turns with an answer."""
 
-    rows_per_split: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
     sources: Bounded = field(default_factory=Counter)
     images: Bins = field(default_factory=Counter)
     turns: Bins = field(default_factory=Counter)
     user: Bins = field(default_factory=Counter)
     assistant: Bins = field(default_factory=Counter)
-    classes: dict[str, Bounded] = field(default_factory=dict)
+    classes: Bounded = field(default_factory=Counter)
 
-    def observe(self, split: str, rows: Sequence[RowContext]) -> None:
-        """Count rows of a split. Counters count whole lists, which is several times faster than row by row."""
-        if not rows:
-            return  # a count of nothing is no count: it would tell how rows were divided
+    def observe(self, rows: Sequence[RowContext]) -> None:
+        """Count rows. Counters count whole lists, which is several times faster than row by row."""
         records = [row.conversation for row in rows]
         turns = [turn for record in records for turn in record.conversations]
         answers = [turn.assistant for turn in turns if turn.assistant is not None]
-        self.rows_per_split[split] += len(rows)
+        self.rows += len(rows)
         self.sources = _count(self.sources, [record.source for record in records])
-        self.turns.update([fine_bin(len(record.conversations)) for record in records])
-        self.images.update([fine_bin(len(record.image_paths)) for record in records])
-        self.user.update([len(turn.user).bit_length() for turn in turns])
-        self.assistant.update([len(answer).bit_length() for answer in answers])
-        self.classes[split] = _count(self.classes.get(split, Counter()), answers)
+        _add(self.turns, [len(record.conversations) for record in records], fine_bin)
+        _add(self.images, [len(record.image_paths) for record in records], fine_bin)
+        _add(self.user, [len(turn.user) for turn in turns], int.bit_length)
+        _add(self.assistant, map(len, answers), int.bit_length)
+        self.classes = _count(self.classes, answers)
 
-    def merge(self, other: RowStats) -> RowStats:
+    def merge(self, other: SplitCounts) -> SplitCounts:
         """The counts of both."""
-        splits = self.classes.keys() | other.classes.keys()
-        none = Counter[str]()
-        return RowStats(
-            self.rows_per_split + other.rows_per_split,
+        return SplitCounts(
+            self.rows + other.rows,
             _sum(self.sources, other.sources),
             self.images + other.images,
             self.turns + other.turns,
             self.user + other.user,
             self.assistant + other.assistant,
-            {split: _sum(self.classes.get(split, none), other.classes.get(split, none)) for split in splits},
+            _sum(self.classes, other.classes),
+        )
+
+
+@dataclass(slots=True)
+class RowStats:
+    """The counts of every split. `merge` is associative and does not care for order; `RowStats()` is its identity."""
+
+    splits: dict[str, SplitCounts] = field(default_factory=dict)
+
+    def observe(self, split: str, rows: Sequence[RowContext]) -> None:
+        """Count rows of a split."""
+        if rows:  # a count of nothing is no count: it would tell how rows were divided
+            self.splits.setdefault(split, SplitCounts()).observe(rows)
+
+    def merge(self, other: RowStats) -> RowStats:
+        """The counts of both; neither is changed."""
+        both = self.splits.keys() & other.splits.keys()
+        return RowStats(
+            {**self.splits, **other.splits, **{name: self.splits[name].merge(other.splits[name]) for name in both}}
         )
 
     def report(self) -> Stats:
-        """With names in place of bins. The fields about images are left empty."""
+        """With names in place of bins. What is measured elsewhere, of images and tokens, is left empty."""
+        counts = dict(sorted(self.splits.items()))
+        images = histograms({name: one.images for name, one in counts.items()}, fine=True)
+        turns = histograms({name: one.turns for name, one in counts.items()}, fine=True)
+        user = histograms({name: one.user for name, one in counts.items()})
+        assistant = histograms({name: one.assistant for name, one in counts.items()})
         return Stats(
-            rows_per_split=dict(sorted(self.rows_per_split.items())),
-            rows_per_source=_sorted(self.sources),
-            images_per_row=histogram(self.images, fine=True),
-            turns_per_row=histogram(self.turns, fine=True),
-            user_characters=histogram(self.user),
-            assistant_characters=histogram(self.assistant),
-            classes={split: counts for split in sorted(self.classes) if (counts := _sorted(self.classes[split]))},
+            splits={
+                name: SplitStats(
+                    rows=one.rows,
+                    rows_per_source=_sorted(one.sources),
+                    images_per_row=images[name],
+                    turns_per_row=turns[name],
+                    user_characters=user[name],
+                    assistant_characters=assistant[name],
+                    classes=_sorted(one.classes),
+                )
+                for name, one in counts.items()
+            }
         )
 
 
-def histogram(counts: Mapping[int, int], *, fine: bool = False) -> dict[str, int]:
-    """Bin to count, from the first bin that holds anything to the last.
+def with_fields(stats: Stats, fields: Mapping[str, Mapping[str, Any]]) -> Stats:
+    """`stats` with more fields of its splits: split to field to value."""
+    splits = {name: one.model_copy(update=dict(fields.get(name, {}))) for name, one in stats.splits.items()}
+    return stats.model_copy(update={"splits": splits})
+
+
+def histograms(counts: Mapping[str, Mapping[int, int]], *, fine: bool = False) -> dict[str, dict[str, int]]:
+    """For each split bin to count: the same bins for all, from the first that holds anything in any to the last.
 
     Bins end before a power of two: 0, 1, 2-3, 4-7, ...: bin `n.bit_length()`. `fine`: those of `fine_bin`.
     """
-    held = [i for i, count in counts.items() if count]
+    held = [i for bins in counts.values() for i, count in bins.items() if count]
     label = _fine_label if fine else _label
-    return {label(i): int(counts.get(i, 0)) for i in range(min(held), max(held) + 1)} if held else {}
+    shown = range(min(held), max(held) + 1) if held else range(0)
+    return {split: {label(i): int(bins.get(i, 0)) for i in shown} for split, bins in counts.items()}
 
 
 def fine_bin(count: int) -> int:
@@ -93,6 +126,11 @@ def _fine_label(i: int) -> str:
 
 def _label(i: int) -> str:
     return str(i) if i < 2 else f"{1 << (i - 1)}-{(1 << i) - 1}"
+
+
+def _add(bins: Bins, numbers: Iterable[int], bin_of: Callable[[int], int]) -> None:
+    for number, count in Counter(numbers).items():
+        bins[bin_of(number)] += count
 
 
 def _count(counts: Bounded, names: Iterable[str]) -> Bounded:

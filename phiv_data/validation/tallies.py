@@ -34,8 +34,8 @@ class Tally(Protocol):
 class MeasuringTally(Tally, Protocol):
     """One whose counts stand among the statistics of the report."""
 
-    def stats(self) -> dict[str, dict[str, int]]:
-        """Fields of `Stats`: bin to count."""
+    def stats(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Split to field of `SplitStats` to bin to count."""
 
 
 @runtime_checkable

@@ -227,7 +227,7 @@ def _joins(char: str) -> bool:
 
 
 # Every character that Unicode composes with the one before it; the tests hold this against Unicode's tables.
-_COMPOSES = re.compile(
+COMPOSES = re.compile(
     "[\u0300-\u0345\u0653-\u0655\u093c\u09be\u09d7\u0b3e\u0b56\u0b57\u0bbe\u0bd7\u0c56\u0cc2\u0cd5\u0cd6"
     "\u0d3e\u0d57\u0dca\u0dcf\u0ddf\u102e\u1161-\u1175\u11a8-\u11c2\u1b35\u3099\u309a"
     "\U000110ba\U00011127\U0001133e\U00011357\U000114b0\U000114ba\U000114bd\U000115af\U00011930]"
@@ -241,7 +241,7 @@ def not_composed(text: str) -> str:
     """
     if unicodedata.is_normalized("NFC", text):
         return ""
-    for second in _COMPOSES.finditer(text):
+    for second in COMPOSES.finditer(text):
         pair = text[max(0, second.start() - 1) : second.end()]
         if len(composed := unicodedata.normalize("NFC", pair)) < len(pair):
             return f"{shown(composed)} is written as two characters, {' '.join(f'U+{ord(char):04X}' for char in pair)}"

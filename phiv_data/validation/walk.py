@@ -24,6 +24,7 @@ from phiv_data.validation.foreign_images import Addresses, ForeignImages
 from phiv_data.validation.foreign_rows import ForeignRows, read_foreign, whole_record
 from phiv_data.validation.found import ImageFacts, RowContext, Settings
 from phiv_data.validation.images import ImageChecks
+from phiv_data.validation.leakage import has_roles
 from phiv_data.validation.listing import Listing
 from phiv_data.validation.partial import Builder, Findings, Partial
 from phiv_data.validation.rule_set import PLAIN_RULES, RECORD_RULES
@@ -102,12 +103,16 @@ class Job:
         """What remembers images between the pieces of one process."""
         if self._open is None:
             images: ImageChecks | None = None
-            deep = self.settings.deep
+            deep, most = self.settings.deep, self.settings.max_pixels
             if self.settings.images and self.foreign_roots:
-                images = ForeignImages(self.foreign_roots, deep=deep, threads=self.threads)
+                images = ForeignImages(self.foreign_roots, deep=deep, threads=self.threads, max_pixels=most)
             elif self.settings.images and self.images_root and self.has_images:
-                images = ImageChecks(self.images_root, deep=deep, listing=self.listing, threads=self.threads)
-            self._open = (images, RowChecks(deep=deep, files=images))
+                more: Any = {"listing": self.listing, "threads": self.threads, "max_pixels": most}
+                images = ImageChecks(self.images_root, deep=deep, **more)
+            look = deep and has_roles(piece.split for piece in self.pieces)
+            if images:
+                images.look = look
+            self._open = (images, RowChecks(deep=deep, files=images, look=look, max_pixels=most))
         return self._open
 
     def close(self) -> None:
@@ -232,8 +237,8 @@ def _read(lines: Lines) -> Iterator[Line]:
     return read_range(lines.path, lines.file, lines.start, lines.end, lines.first, quick)
 
 
-def _checked(job: Job, builder: Builder, lines: Iterator[Line]) -> Iterator[Line]:
-    """Check `lines` and pass them on, so that a caller can compare them with something else."""
+def _checked(job: Job, builder: Builder, lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """Check `lines` and pass them on in chunks, so that a caller can compare them with something else."""
     images, _ = job.checks()
     while chunk := list(islice(lines, _CHUNK)):
         facts = _look_at(images, chunk) if images else None
@@ -241,7 +246,7 @@ def _checked(job: Job, builder: Builder, lines: Iterator[Line]) -> Iterator[Line
         for line, of_row in zip(chunk, facts or (), strict=False):
             if any(one.found for one in of_row):
                 _tell_images(builder, line, of_row)
-        yield from chunk
+        yield chunk
 
 
 def _look_at(images: ImageChecks, lines: Sequence[Line]) -> list[tuple[ImageFacts, ...]]:
@@ -253,25 +258,18 @@ def _look_at(images: ImageChecks, lines: Sequence[Line]) -> list[tuple[ImageFact
 
 def _check_chunk(builder: Builder, lines: Sequence[Line], facts: Sequence[tuple[ImageFacts, ...]] | None) -> None:
     """Consecutive rows, with what is known of their images; None where images were not looked at."""
-    rows, file, split = [], builder.file, builder.split
+    rows, file, split, extend = [], builder.file, builder.split, builder.findings.extend
     for line, images in zip(lines, repeat(()) if facts is None else facts, strict=False):
         if line.issues:
-            builder.findings.extend(line.issues)
-        if line.conversation is not None:
-            row = RowContext(file, line.number, split, line.conversation, images)
-            _check_row(builder, row, line.is_plain)
-            rows.append(row)
+            extend(line.issues)
+        if (record := line.conversation) is not None:
+            rows.append(RowContext(file, line.number, split, record, images))
+            for rule in PLAIN_RULES if line.is_plain else RECORD_RULES:
+                for found in rule(record):
+                    extend((found.at(file, line.number),))
+            for row_rule in builder.settings.row_rules:
+                extend(found.at(file, line.number) for found in row_rule(rows[-1]))
     builder.observe(rows, len(lines), no_folder=facts is None and builder.settings.images)
-
-
-def _check_row(builder: Builder, row: RowContext, is_plain: bool) -> None:
-    """What is wrong with one good record."""
-    record, extend = row.conversation, builder.findings.extend
-    for rule in PLAIN_RULES if is_plain else RECORD_RULES:
-        for found in rule(record):
-            extend((found.at(row.file, row.line),))
-    for row_rule in builder.settings.row_rules:
-        extend(found.at(row.file, row.line) for found in row_rule(row))
 
 
 def _tell_images(builder: Builder, line: Line, facts: tuple[ImageFacts, ...]) -> None:
@@ -297,7 +295,7 @@ def _check_pair(job: Job, split: str, lines: Lines, shard: Shard) -> Partial:
     """Lines, record by record beside the rows of their shard."""
     builder, (_, rows) = Builder(lines.file, split, job.settings), job.checks()
     beside = shard_lines(shard.path, shard.file, builder.findings, rows=shard.rows)
-    for line, found in zip_longest(_checked(job, builder, _read(lines)), beside):
+    for line, found in zip_longest(chain.from_iterable(_checked(job, builder, _read(lines))), beside):
         if found is None:
             continue  # the shard is broken, which was said
         row_line, row = found

@@ -125,7 +125,9 @@ def test_several_paths_are_checked_in_turn(
     assert run(monkeypatch, jsonl, out, "--format", "json") == 2
 
 
-@pytest.mark.parametrize("args", [["/no/such/path"], [], ["--nonsense"], ["{}", "--max_issues", "0"]])
+@pytest.mark.parametrize(
+    "args", [["/no/such/path"], [], ["--nonsense"], ["{}", "--max_issues", "0"], ["{}", "--max_pixels", "0"]]
+)
 def test_usage_errors_are_exit_2(out: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
     assert run(monkeypatch, *(arg.format(out) for arg in args)) == 2
 

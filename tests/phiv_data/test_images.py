@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import pickle
 import struct
@@ -19,9 +20,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
-from phiv_data.images import MAX_PIXELS, encode_jpeg, image_size, open_image
+from phiv_data.images import (
+    MAX_PAGES,
+    MAX_PIXELS,
+    Whole,
+    count_pictures,
+    decode_whole,
+    encode_jpeg,
+    image_size,
+    open_image,
+)
 from phiv_data.reject import RejectInput
 
 # Category of broken_media/images -> the codes its files may be rejected with; "ok" where they open.
@@ -138,6 +148,199 @@ def test_the_largest_docvqa_page_is_below_the_limit() -> None:
     assert MAX_PIXELS > 5367 * 7184
 
 
+def rewritten_exif(data: bytes, tag: int, kind: int, value: bytes) -> bytes:
+    """A JPEG with EXIF orientation 6, and another tag of a type that Pillow reads but does not write."""
+    entries = [struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), struct.pack("<HHI4s", tag, kind, 1, value)]
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + b"".join(entries) + bytes(4)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+@pytest.mark.parametrize(("tag", "kind"), [(0x0131, 11), (0x0100, 2)])
+def test_exif_that_cannot_be_written_again_still_turns_the_picture(tag: int, kind: int) -> None:
+    plain = picture(format="JPEG")
+    turned = open_image(rewritten_exif(plain, tag, kind, b"abcd"))
+    assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(open_image(plain)), -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_what_was_turned_is_not_turned_again(orientation: int, format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = open_image(picture(format=format, exif=exif))
+    assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), np.asarray(image))
+
+
+# --- decoded as cheaply as it goes ---
+
+
+def sideways() -> Image.Exif:
+    """Orientation 6; a new one each time, since saving an AVIF takes the orientation out."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+KINDS: dict[str, bytes] = {
+    "JPEG": picture(format="JPEG", size=(90, 70)),
+    "JPEG grey": picture("L", format="JPEG", size=(300, 200)),
+    "JPEG CMYK": picture("CMYK", format="JPEG"),
+    "JPEG progressive": picture(format="JPEG", size=(300, 200), progressive=True, exif=sideways()),
+    "JPEG 4:2:2": picture(format="JPEG", size=(90, 70), subsampling=1, restart_marker_blocks=2),
+    "JPEG RGB": picture(format="JPEG", size=(90, 70), keep_rgb=True),
+    "MPO": picture(format="MPO", save_all=True, append_images=[Image.new("RGB", (40, 30))], exif=sideways()),
+    "PNG": picture(exif=sideways()),
+    "PNG grey": picture("LA"),
+    "PNG palette": picture("P", transparency=bytes(range(256))),
+    "PNG moving": picture(save_all=True, append_images=[Image.new("RGB", (40, 30))]),
+    "GIF": picture("P", format="GIF", save_all=True, append_images=[Image.new("P", (40, 30), 9)]),
+    "WEBP": picture(format="WEBP", exif=sideways()),
+    "WEBP lossless": picture("RGBA", format="WEBP", lossless=True),
+    "TIFF": picture(format="TIFF", exif=sideways()),
+    "TIFF LZW": picture(format="TIFF", compression="tiff_lzw"),
+    "TIFF of fax": picture("1", format="TIFF", compression="group4"),
+    "TIFF of JPEG": picture(format="TIFF", compression="jpeg"),
+    "BMP": picture("P", format="BMP"),
+    "ICO": picture("RGBA", format="ICO", size=(48, 48), sizes=[(16, 16), (48, 48)]),
+    "JPEG2000": picture(format="JPEG2000"),
+    "PPM": picture(format="PPM"),
+    "AVIF": picture(format="AVIF", speed=10, exif=sideways()),
+}  # fmt: skip
+
+
+def same_verdict(data: bytes) -> bool:
+    """Is `decode_whole` of one mind with `open_image`, about the size as well? True where it opens."""
+    opened, whole = verdict(open_image, data), verdict(decode_whole, data)
+    assert whole == opened
+    return not isinstance(opened, str)
+
+
+def verdict(decode: Callable[..., Image.Image | Whole], data: bytes) -> str | tuple[tuple[int, int], str]:
+    """Size and mode, or why not."""
+    try:
+        found = decode(data, where="x")
+    except RejectInput as reject:
+        return str(reject)
+    return found.size, found.mode
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_pictures_are_whole(kind: str) -> None:
+    assert same_verdict(KINDS[kind])
+    assert decode_whole(KINDS[kind]).format == kind.split()[0]
+    is_turned = kind in ("JPEG progressive", "MPO", "PNG", "WEBP", "AVIF")  # of a TIFF, Pillow has turned the pixels
+    assert decode_whole(KINDS[kind]).orientation == (6 if is_turned else 1)
+
+
+@settings(deadline=None, max_examples=300)
+@given(kind=st.sampled_from(sorted(KINDS)), keep=st.floats(0, 1, exclude_max=True))
+def test_decode_whole_rejects_the_cut_pictures_that_open_image_rejects(kind: str, keep: float) -> None:
+    same_verdict(KINDS[kind][: int(keep * len(KINDS[kind]))])
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    flips=st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=4),
+    header=st.booleans(),
+)
+def test_decode_whole_rejects_the_damaged_pictures_that_open_image_rejects(
+    kind: str, flips: list[tuple[int, int]], header: bool
+) -> None:
+    raw = bytearray(KINDS[kind])
+    for place, value in flips:
+        raw[place % (min(700, len(raw)) if header else len(raw))] = value
+    same_verdict(bytes(raw))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG progressive", "JPEG RGB"])
+def test_decode_whole_rejects_colours_that_do_not_divide_each_other(kind: str) -> None:
+    """libjpeg decodes the grey of these, and fails at their colours."""
+    raw, opened = bytearray(KINDS[kind]), set()
+    start = max(raw.find(b"\xff\xc0"), raw.find(b"\xff\xc2")) + 11
+    for sampling in itertools.product((0x11, 0x12, 0x21, 0x31, 0x32, 0x13), (0x11, 0x21, 0x10), (0x11, 0x12, 0x31)):
+        raw[start : start + 9 : 3] = bytes(sampling)
+        opened.add(same_verdict(bytes(raw)))
+    assert opened == {True, False}
+
+
+def test_decode_whole_agrees_about_the_broken_pictures_of_the_wild(shared: Path) -> None:
+    files = [path for path in sorted((shared / "samples/broken_media/images").rglob("*")) if path.is_file()]
+    opened = [same_verdict(path.read_bytes()) for path in files]
+    assert 0 < sum(opened) < len(files)
+
+
+@pytest.mark.parametrize(("size", "scale"), [((300, 270), 8), ((300, 130), 4), ((64, 90), 2), ((63, 90), 1)])
+def test_a_jpeg_comes_out_grey_and_small(size: tuple[int, int], scale: int) -> None:
+    data = picture(format="JPEG", size=size, exif=sideways())
+    whole = decode_whole(data)
+    assert (whole.scale, whole.mode, whole.pixels.mode, whole.size) == (scale, "RGB", "L", size[::-1])
+    assert whole.pixels.size == tuple(-(-side // scale) for side in size)
+    grey = Image.open(io.BytesIO(data)).convert("L").reduce(scale)
+    difference = np.asarray(whole.pixels).astype(int) - np.asarray(grey)
+    assert np.abs(difference).mean() < 4
+
+
+def test_other_pictures_keep_their_pixels() -> None:
+    for kind in ("PNG", "GIF", "WEBP lossless", "BMP", "AVIF"):
+        image = Image.open(io.BytesIO(KINDS[kind]))
+        assert np.array_equal(np.asarray(decode_whole(KINDS[kind]).pixels), np.asarray(image))
+
+
+def test_the_pixel_limit_holds_for_decode_whole() -> None:
+    assert decode_whole(picture(), max_pixels=1200).size == (40, 30)
+    assert rejected(lambda: decode_whole(picture(), max_pixels=1199)).code == "too-large"
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+def test_frames_are_counted(format: str, number: int) -> None:
+    more = [Image.new("RGB", (40, 30), (k * 40, 0, 0)) for k in range(1, number)]
+    data = picture(format=format, **{"save_all": True, "append_images": more} if more else {})
+    assert count_pictures(data, format) == number
+    assert decode_whole(data).num_frames == (0 if format in ("GIF", "TIFF") else number)
+
+
+def tiff(kinds: list[int | None]) -> bytes:
+    """A TIFF whose pages say that they are of these kinds to the others (None: they do not say)."""
+    pages = [Image.new("L", (4, 3)) for _ in kinds]
+    for page, kind in zip(pages, kinds, strict=True):
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        if kind is not None:
+            tags[254] = kind
+        page.encoderinfo = {"tiffinfo": tags}
+    out = io.BytesIO()
+    pages[0].save(out, "TIFF", save_all=True, append_images=pages[1:], tiffinfo=pages[0].encoderinfo["tiffinfo"])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "number"),
+    [([None, None], 2), ([2, 2], 2), ([0, 1, 1], 1), ([None, 4], 1), ([2, 5, 2, 1], 2), ([1], 1)],
+)
+def test_smaller_copies_and_masks_are_no_pages(kinds: list[int | None], number: int) -> None:
+    assert count_pictures(tiff(kinds), "TIFF") == number
+
+
+def test_the_pages_of_a_tiff_are_counted_to_a_limit() -> None:
+    assert count_pictures(tiff([None] * (MAX_PAGES - 1)), "TIFF") == MAX_PAGES - 1
+    assert count_pictures(tiff([None] * (MAX_PAGES + 3)), "TIFF") == MAX_PAGES
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "TIFF LZW"])
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_frames_of_a_damaged_file_are_counted_as_far_as_they_go(kind: str, data: st.DataObject) -> None:
+    raw = bytearray(KINDS[kind])
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        format = decode_whole(bytes(raw)).format
+    except RejectInput:
+        return
+    assert 1 <= count_pictures(bytes(raw), format) <= MAX_PAGES
+
+
 # --- what does not ---
 
 
@@ -168,7 +371,7 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     struct.pack_into("<ii", data, 18, 20_000, 20_000)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no Pillow warning may stand in for the error, or beside it
-        for call in (open_image, image_size):
+        for call in (open_image, image_size, decode_whole):
             assert rejected(lambda call=call: call(bytes(data))).code == "too-large"
 
 
@@ -181,8 +384,11 @@ def test_the_pixel_limit_is_the_callers_and_pillows_stays() -> None:
 
 def test_a_cut_image_is_rejected_even_where_another_library_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = picture(format="JPEG", size=(400, 300))
+    icon = picture("RGBA", format="ICO", size=(48, 48), sizes=[(48, 48)])
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    assert rejected(lambda: open_image(data[: len(data) // 2])).code == "truncated"
+    for call in (open_image, decode_whole):
+        assert rejected(lambda call=call: call(data[: len(data) // 2])).code == "truncated"
+        assert rejected(lambda call=call: call(icon[: len(icon) // 2])).code in ("truncated", "undecodable")
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 

@@ -201,7 +201,7 @@ def test_a_broken_image_is_read_once_and_told_at_every_use(tmp_path: Path) -> No
     turns = [turn.model_copy(update={"user": f"What is it, {i}?"}) for i in range(2)]
     rows = [sample("val", i).conversation.model_copy(update={"conversations": (turns[i],)}) for i in range(2)]
     write_jsonl(tmp_path / "x.jsonl", rows)
-    report = validate(tmp_path / "x.jsonl")
+    report = validate(tmp_path / "x.jsonl", ignore=["PV117"])
     assert [(issue.code, issue.line, issue.json_path) for issue in report.issues] == [
         ("PV102", line, f"$.conversations[0].images[{k}]") for line in (1, 2) for k in (0, 1)
     ]

@@ -18,7 +18,7 @@ from phiv_data.validation.fast import fast_record
 from phiv_data.validation.found import Found
 from phiv_data.validation.mojibake import mojibake
 from phiv_data.validation.rule_set import RECORD_RULES
-from phiv_data.validation.text import _COMPOSES, TEXT_RULES, blanks, marks, texts
+from phiv_data.validation.text import COMPOSES, TEXT_RULES, blanks, marks, texts
 from phiv_schemas import Conversation
 
 
@@ -203,7 +203,7 @@ def test_every_character_that_unicode_composes_is_known() -> None:
             if unicodedata.normalize("NFC", pair) == chr(number):
                 seconds.add(pair[1])
     assert len(seconds) > 60
-    assert not [hex(ord(char)) for char in seconds if not _COMPOSES.match(char)]
+    assert not [hex(ord(char)) for char in seconds if not COMPOSES.match(char)]
 
 
 @given(st.text(st.sampled_from("<>|[]sSendINT/\u200b\u200d\ufe0f\u200e𝄞\u0301e: \nUSER###ÃÂâ€™"), max_size=40))

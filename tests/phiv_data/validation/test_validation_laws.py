@@ -5,6 +5,7 @@ report(A + B) == merge(report(A), report(B)),   with identity, in any order, in 
 
 from __future__ import annotations
 
+import json
 import pickle
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from data_builders import samples, write_dataset
 from hostile_lines import files, write_images
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from phiv_data.validation import dataset, validate
 from phiv_data.validation.found import Settings
@@ -32,7 +34,12 @@ limits = st.sampled_from([1, 2, 3, 5, 1000])
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("laws") / "images")
+    """Those of hostile lines; the two that are whole look the same, so that splits leak."""
+    folder = write_images(tmp_path_factory.mktemp("laws") / "images")
+    blots = Image.effect_mandelbrot((24, 16), (-2, -1.5, 1, 1.5), 9)
+    blots.save(folder / "a.png")
+    blots.point(lambda level: min(level + 1, 255)).save(folder / "b/ü.png")
+    return folder
 
 
 class Divided:
@@ -85,6 +92,15 @@ def make(images: Path, tmp_path: Path) -> Any:
 
 
 law = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def test_the_data_of_the_laws_leaks(make: Any) -> None:
+    def line(image: str) -> bytes:
+        turn = {"images": [image], "user": "What is it?", "assistant": "cat"}
+        return json.dumps({"id": image, "source": "mine", "conversations": [turn]}).encode() + b"\n"
+
+    data = make([[line("a.png")], [line("b/ü.png")], [line("a.png")]], 9, True)
+    assert {"PV240", "PV241", "PV242"} <= data.report(reduce(merge, data.parts([[], [], []]))).counts().keys()
 
 
 @law

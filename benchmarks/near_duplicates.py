@@ -1,0 +1,221 @@
+"""How well pictures that were stored anew are told from other ones (PV241), and what a search costs.
+
+    python benchmarks/near_duplicates.py FOLDER... --pictures 1000000
+
+Every picture below the folders is stored anew in each of `WAYS`. A line a way: how many copies have at most `MAX_BITS`
+other bits, how many grey pixels that correlate by `MIN_LIKENESS`, and how many both, which is what is found. Then every
+two pictures of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain pictures, which
+are not compared, do not count. In the end, a search in looks drawn at random, a hundredth of them found again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import re
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from phiv_data.images import decode_whole, open_image
+from phiv_data.reject import RejectInput
+from phiv_data.validation import looks
+from phiv_data.validation.found import ImageFacts, RowContext
+from phiv_data.validation.keys import KeyBlock, KeyIndex, pack
+from phiv_data.validation.near import KEYS, near_leaks
+from phiv_schemas import Conversation, Turn
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}
+"""Files with others are passed by."""
+BLOCK = 10_000
+BITS = np.array([1 << bit for bit in range(8)], np.uint8)
+
+
+def stored(kind: str, **options: int) -> Callable[[Image.Image], bytes]:
+    """A way to store a picture."""
+
+    def encode(image: Image.Image) -> bytes:
+        out = io.BytesIO()
+        image.save(out, kind, **options)
+        return out.getvalue()
+
+    return encode
+
+
+def scaled(factor: float) -> Callable[[Image.Image], bytes]:
+    """A picture of another size, as PNG."""
+    png = stored("PNG", compress_level=1)
+    return lambda image: png(image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor)))))
+
+
+def brightened(factor: float) -> Callable[[Image.Image], bytes]:
+    """A brighter or darker picture, as PNG."""
+    png = stored("PNG", compress_level=1)
+    return lambda image: png(ImageEnhance.Brightness(image).enhance(factor))
+
+
+WAYS = {
+    "PNG": stored("PNG", compress_level=1),
+    **{f"JPEG {quality}": stored("JPEG", quality=quality) for quality in (30, 50, 75, 90)},
+    **{f"WebP {quality}": stored("WEBP", quality=quality) for quality in (30, 80)},
+    **{f"size x {factor}": scaled(factor) for factor in (0.5, 0.75, 1.5)},
+    **{f"brightness x {factor}": brightened(factor) for factor in (0.9, 1.1)},
+}
+
+
+def main() -> None:
+    """Print rates over real pictures, then seconds and memory of a search in drawn looks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--pictures", type=int, default=1_000_000)
+    options = parser.parse_args()
+    pictures = [picture for folder in options.folders for picture in read(folder)]
+    seen = [(origin, look) for origin, _, strength, look in pictures if strength >= looks.PLAIN]
+    sys.stdout.write(f"{len(pictures)} pictures, {len(pictures) - len(seen)} plain\n")
+    if seen:
+        print_copies([(data, look) for _, data, strength, look in pictures if strength >= looks.PLAIN])
+        print_others(*zip(*seen, strict=True))
+    print_search(options.pictures)
+
+
+def read(folder: Path) -> Iterator[tuple[str, bytes, int, bytes]]:
+    """Origin, bytes, strength and look of every different picture."""
+    known = set()
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
+        data = path.read_bytes()
+        try:
+            strength, look = look_of(data)
+        except RejectInput:
+            continue
+        if (digest := hashlib.sha256(data).digest()) not in known:
+            known.add(digest)
+            yield re.sub(r"(\.\d+)?\.\w+$", "", path.name), data, strength, look
+
+
+def look_of(data: bytes) -> tuple[int, bytes]:
+    """As a validation looks."""
+    return looks.look_of(decode_whole(data))
+
+
+def print_copies(pictures: list[tuple[bytes, bytes]]) -> None:
+    """How many of the copies are found, by way."""
+    for name, encode in WAYS.items():
+        copies = [look_of(encode(open_image(data).convert("RGB")))[1] for data, _ in pictures]
+        close, alike = compared([look for _, look in pictures], copies, paired=True)
+        sys.stdout.write(
+            f"{name:16}  bits {close.mean():6.2%}  pixels {alike.mean():6.2%}  found {(close & alike).mean():6.2%}"
+            f"  of {len(copies)}\n"
+        )
+
+
+def print_others(origins: tuple[str, ...], seen: tuple[bytes, ...]) -> None:
+    """How many pairs of different pictures are taken for one."""
+    close, alike = compared(list(seen), list(seen))
+    names = np.array(origins)
+    upper = np.triu(np.ones_like(close), 1)
+    for what, pairs in (
+        ("different origin", upper & (names[:, None] != names)),
+        ("one origin", upper & (names[:, None] == names)),
+    ):
+        found = close & alike & pairs
+        sys.stdout.write(
+            f"pairs of {what}: {pairs.sum():,}, bits {(close & pairs).sum():,}, pixels {(alike & pairs).sum():,},"
+            f" found {found.sum():,}\n"
+        )
+        if what == "different origin":
+            sys.stdout.writelines(f"  {origins[i]} {origins[j]}\n" for i, j in np.argwhere(found)[:20])
+
+
+def compared(
+    these: list[bytes], those: list[bytes], *, paired: bool = False
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which have close bits, and which like pixels: of each with its own, or with all."""
+    if paired:
+        pairs = [compared([one], [other]) for one, other in zip(these, those, strict=True)]
+        close, alike = (np.concatenate(some)[:, 0] for some in zip(*pairs, strict=True))
+        return close, alike
+    a, b = (np.frombuffer(b"".join(some), np.uint8).reshape(len(some), -1) for some in (these, those))
+    bits, others = (np.unpackbits(one[:, : looks.HASH_BYTES], axis=1).astype(np.float32) for one in (a, b))
+    differ = bits @ (1 - others).T + (1 - bits) @ others.T
+    return differ <= looks.MAX_BITS, looks.alike(a[:, looks.HASH_BYTES :], b[:, looks.HASH_BYTES :])
+
+
+# A search ----------------------------------------------------------------------------------------------------------
+
+
+def print_search(count: int) -> None:
+    """Time and memory of a search among looks drawn at random, and among such that are all near."""
+    for name, kind in (("random", drawn), ("all near", still)):
+        with tempfile.TemporaryDirectory() as folder:
+            index = KeyIndex(lambda folder=folder: Path(folder))
+            for block in kind(count):
+                index.add(block)
+            start = time.process_time()
+            found = sum(1 for _ in near_leaks(index))
+            taken = time.process_time() - start
+            most = peak(lambda index=index: sum(1 for _ in near_leaks(index)))
+        sys.stdout.write(f"{count:,} pictures, {name}: {found:,} found, {taken:.1f} s, {most / count:.0f} bytes each\n")
+
+
+def peak(call: Callable[[], object]) -> int:
+    """The most bytes that a call holds at a time."""
+    tracemalloc.start()
+    call()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+def drawn(count: int) -> Iterator[list[KeyBlock]]:
+    """Of two splits, in blocks. Every hundredth of val is one of train with a bit and a pixel changed."""
+    random = np.random.default_rng(0)
+    again = np.empty((0, looks.LOOK_BYTES), np.uint8)
+    for split in ("train", "val"):
+        for first in range(0, count // 2, BLOCK):
+            some = random.integers(0, 256, (min(BLOCK, count // 2 - first), looks.LOOK_BYTES), np.uint8)
+            if split == "train":
+                again = np.concatenate([again, some[::50]])
+            else:
+                some[::50] = again[first // 50 :][: len(some[::50])]
+                some[::50] ^= np.eye(1, looks.LOOK_BYTES, 3, np.uint8) + np.eye(1, looks.LOOK_BYTES, 70, np.uint8)
+            yield keys_of(some, split, first)
+
+
+def still(count: int) -> Iterator[list[KeyBlock]]:
+    """As of a scene that stands still: all have one look but for a bit or two."""
+    random = np.random.default_rng(0)
+    one = random.integers(0, 256, looks.LOOK_BYTES, np.uint8)
+    for split in ("train", "val"):
+        for first in range(0, count // 2, BLOCK):
+            some = np.repeat(one[None], min(BLOCK, count // 2 - first), axis=0)
+            for _ in range(2):
+                some[np.arange(len(some)), random.integers(0, 8, len(some))] ^= random.choice(BITS, len(some))
+            yield keys_of(some, split, first)
+
+
+def keys_of(some: NDArray[np.uint8], split: str, first: int) -> list[KeyBlock]:
+    """What a worker gives for rows of these looks."""
+    turn = Turn(images=("a.jpg",), user="", assistant="a")
+    record = Conversation(id="a", source="drawn", conversations=(turn,))
+    rows = [
+        RowContext(f"{split}.jsonl", number, split, record, (facts(look.tobytes(), f"{split}{number}"),))
+        for number, look in enumerate(some, first + 1)
+    ]
+    return [KeyBlock(name, f"{split}.jsonl", split, pack(rule.keys, rows)) for name, rule in KEYS.items()]
+
+
+def facts(look: bytes, name: str) -> ImageFacts:
+    """Of a picture that is not plain."""
+    return ImageFacts((640, 480), "JPEG", hashlib.sha256(name.encode()).digest(), strength=100, look=look)
+
+
+if __name__ == "__main__":
+    main()
