@@ -3,8 +3,9 @@
     python benchmarks/report_html.py [--rows 100000] [--images 8]
 
 Pictures are drawn noise over a gradient, which compresses no better than photographs do. Every 50th row names an image
-that is not there. Needs selenium, chromium and chromedriver; "load" is the browser's own figure, from the start of the
-navigation to the end of the load event, the median of five opens with a warm browser.
+that is not there; the rows are those of three splits. Needs selenium, chromium and chromedriver; "load" is the
+browser's own figure, from the start of the navigation to the end of the load event, the median of five opens with a
+warm browser.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from phiv_data.validation import validate
 from phiv_schemas import Conversation, Turn
 
 PICTURES = 400
+SPLITS = {"train": 80, "val": 10, "test": 10}  # percent of the rows
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 LOAD = "const [n] = performance.getEntriesByType('navigation'); return n.loadEventEnd"
 FILTER = """const f = document.getElementById('filters'), before = performance.now();
@@ -64,16 +66,20 @@ def draw(folder: Path, rows: int, images: int) -> None:
         base = np.linspace(0, 200, 640)[None, :, None] * noise.random(3)
         pixels = base + noise.integers(0, 56, (480, 640, 3))
         Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{number}.jpg", quality=80)
-    write_jsonl(folder / "rows.jsonl", (record(n, images) for n in range(rows)))
+    first = 0
+    for split, percent in SPLITS.items():
+        numbers = range(first, first + rows * percent // 100)
+        write_jsonl(folder / f"{split}.jsonl", (record(split, n, images) for n in numbers))
+        first = numbers.stop
 
 
-def record(number: int, images: int) -> Conversation:
+def record(split: str, number: int, images: int) -> Conversation:
     names = [f"{(number * 7 + k) % PICTURES}.jpg" for k in range(images)]
     names[0] = "gone.jpg" if number % 50 == 0 else names[0]
     turn = Turn(
         images=tuple(names), user=f"Which class is it? {'A word or two more. ' * 30}", assistant=f"class {number}"
     )
-    return Conversation(id=f"train-{number:010d}", source="drawn", conversations=(turn,))
+    return Conversation(id=f"{split}-{number:010d}", source="drawn", conversations=(turn,))
 
 
 def open_it(file: Path, profile: Path) -> None:

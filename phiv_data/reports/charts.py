@@ -2,58 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from phiv_data.reports.markup import Markup, el, shorten
+from phiv_data.reports.markup import Child, Markup, el, shorten
 
-MAX_BARS = 40
-MAX_COLUMNS = 8
+MAX_LABELS = 24
 _LABEL = 60
+_NAME = 20
+_SHORT = 12  # characters that stand on one line
+
+Column = Mapping[str, int]
+"""Label to count."""
 
 
-def bars(title: str, counts: Sequence[tuple[str, int]], note: str = "") -> Markup:
-    """A bar for each (label, count), in the order given; what is beyond `MAX_BARS` is summed in a last line."""
-    largest = max((count for _, count in counts), default=0)
-    rows = [_bar(label, count, largest) for label, count in counts[:MAX_BARS]]
-    if rest := counts[MAX_BARS:]:
-        rows.append(el("tr", el("th", f"{len(rest):,} more", scope="row"), el("td"), _number(sum(n for _, n in rest))))
-    return el("figure", el("figcaption", title), note and el("p", note, class_="soft"), el("table", el("tbody", rows)))
+@dataclass(frozen=True, slots=True)
+class _Bars:
+    """Bars of one colour, named where there are others."""
+
+    counts: Column
+    colour: int = 0
+    name: str | None = None
+
+    @property
+    def whole(self) -> int:
+        return sum(self.counts.values())
 
 
-def shares(title: str, columns: Mapping[str, Mapping[str, int]], note: str = "") -> Markup:
-    """How labels divide each column: a table of counts and percentages, the most frequent labels first."""
-    names = list(columns)[:MAX_COLUMNS]
-    sums = {name: sum(columns[name].values()) for name in names}
-    totals: dict[str, int] = {}
-    for column in columns.values():
-        for label, count in column.items():
-            totals[label] = totals.get(label, 0) + count
-    labels = sorted(totals, key=lambda label: (-totals[label], label))
-    head = el("tr", el("th", "answer", scope="col"), [el("th", shorten(name, _LABEL), scope="col") for name in names])
-    body = [
-        el("tr", _label(label), [_share(columns[name].get(label, 0), sums[name]) for name in names])
-        for label in labels[:MAX_BARS]
-    ]
-    if len(labels) > MAX_BARS:
-        body.append(el("tr", el("th", f"{len(labels) - MAX_BARS:,} more answers", scope="row")))
-    table = el("div", el("table", el("thead", head), el("tbody", body)), class_="scroll", tabindex=0)
+def bars(title: str, counts: Column, note: str = "", *, max_labels: int = MAX_LABELS) -> Markup:
+    """A bar for each label, in the order given, with its share of all and its count."""
+    return _figure(title, note, _table([], _groups([_Bars(counts)], list(counts), max_labels)))
+
+
+def side_by_side(
+    title: str, columns: Mapping[str, Column], labels: Sequence[str], note: str = "", *, max_labels: int = MAX_LABELS
+) -> Markup:
+    """For each label a bar of every column, in shares of the column, so that columns of any size compare.
+
+    A column keeps its colour where others are empty; those are left out.
+    """
+    several = [_Bars(counts, number, name) for number, (name, counts) in enumerate(columns.items()) if counts]
+    return _figure(title, note, _table(["", "", "", "share", "count"], _groups(several, labels, max_labels)))
+
+
+def facts(title: str, columns: Sequence[str], rows: Iterable[tuple[str, Sequence[Child]]], note: str = "") -> Markup:
+    """A table of a row for each (name, a cell for each column)."""
+    head = ["", *(shorten(name, _LABEL) for name in columns)]
+    lines = [el("tr", _label(name), [el("td", cell) for cell in cells]) for name, cells in rows]
+    return _figure(title, note, el("div", _table(head, [el("tbody", lines)]), class_="scroll", tabindex=0))
+
+
+def _share(count: int, whole: int) -> str:
+    """`25.0%`; nothing of nothing is `–`."""
+    return f"{count / whole:.1%}" if whole else "–"
+
+
+def bar(length: float, colour: int) -> Markup:
+    """A bar of a length from 0 to 1. Colours are numbered, and go with a place among the splits."""
+    width = max(1.0, 100 * length) if length else 0
+    return el("svg", el("rect", width=f"{width:.2f}", height=10, class_=f"c{colour}"), viewBox="0 0 100 10",
+              preserveAspectRatio="none", aria_hidden="true")  # fmt: skip
+
+
+def _figure(title: str, note: str, table: Markup) -> Markup:
     return el("figure", el("figcaption", title), note and el("p", note, class_="soft"), table)
 
 
-def _bar(label: str, count: int, largest: int) -> Markup:
-    width = max(1.0, 100 * count / largest) if count else 0
-    picture = el("svg", el("rect", width=f"{width:.2f}", height=10), viewBox="0 0 100 10", preserveAspectRatio="none",
-                 aria_hidden="true")  # fmt: skip
-    return el("tr", _label(label), el("td", picture, class_="bar"), _number(count))
+def _table(head: Sequence[str], groups: Sequence[Markup]) -> Markup:
+    names = [el("th", name, scope="col") if name else el("td") for name in head]
+    return el("table", el("thead", el("tr", names)) if names else None, groups)
 
 
-def _label(label: str) -> Markup:
-    return el("th", shorten(label, _LABEL), scope="row")
+def _groups(columns: Sequence[_Bars], labels: Sequence[str], max_labels: int) -> list[Markup]:
+    """The lines of each label; those beyond the limit are summed in a last one, so that counts add up."""
+    kept, rest = labels[:max_labels], labels[max_labels:]
+    wholes = [max(1, column.whole) for column in columns]  # nothing of nothing has no bar
+    lines = [(label, [column.counts.get(label, 0) for column in columns]) for label in kept]
+    largest = max((n / whole for _, counts in lines for n, whole in zip(counts, wholes, strict=True)), default=0)
+    groups = [_group(label, columns, counts, largest) for label, counts in lines]
+    if rest:
+        sums = [sum(column.counts.get(label, 0) for label in rest) for column in columns]
+        groups.append(_group(f"{len(rest):,} more", columns, sums, 0))
+    return groups
 
 
-def _number(count: int) -> Markup:
-    return el("td", f"{count:,}")
+def _group(label: str, columns: Sequence[_Bars], counts: Sequence[int], largest: float) -> Markup:
+    """The lines of one label. `largest`: the share whose bar is full; 0: no bars."""
+    lines = [_line(column, count, largest) for column, count in zip(columns, counts, strict=True)]
+    first, *others = lines
+    return el("tbody", el("tr", _label(label, len(lines)), first), [el("tr", line) for line in others])
 
 
-def _share(count: int, whole: int) -> Markup:
-    return el("td", f"{count:,} ({count / whole:.1%})" if count else "–")
+def _line(column: _Bars, count: int, largest: float) -> list[Markup | None]:
+    length = count / column.whole / largest if count and largest else 0.0
+    return [
+        None if column.name is None else el("th", shorten(column.name, _NAME), scope="row", class_="split"),
+        el("td", bar(length, column.colour) if largest else None, class_="bar"),
+        el("td", _share(count, column.whole)),
+        el("td", f"{count:,}"),
+    ]
+
+
+def _label(label: str, rows: int = 1) -> Markup:
+    shown, several = shorten(label, _LABEL), rows > 1
+    return el("th", shown, scope="rowgroup" if several else "row", rowspan=rows if several else None,
+              class_="short" if len(shown) <= _SHORT else None)  # fmt: skip

@@ -16,6 +16,7 @@ from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
 
+from phiv_data.reports.charts import MAX_LABELS
 from phiv_data.reports.found import issues_by_code, plural, rule_of, rule_title, severity_of
 from phiv_data.reports.gallery import card, issue_line, split_label
 from phiv_data.reports.markup import Markup, el, join, raw_text, shorten
@@ -27,7 +28,8 @@ MAX_BYTES = 8 * 2**20
 MIN_BYTES = 2**18
 MAX_ROWS = 200
 MAX_SPLITS = 50  # to filter by
-_EXAMPLES = (10, 3, 1, 0)  # of a rule; fewer where the limit on the file's size asks for it
+# Examples of a rule and bins of a chart: fewer where the limit on the file's size asks for it.
+_AMOUNTS = ((10, MAX_LABELS), (3, 12), (1, 6), (0, 2))
 _SHARE = 0.6  # of the rows: those with findings
 
 
@@ -50,8 +52,8 @@ def render(
         raise UsageError("max_bytes", f"must be at least {MIN_BYTES} (found {max_bytes})")
     rows = _rows(report, data, images_root, input_format, max_rows)
     by_place = _by_place(report.issues)
-    for examples in _EXAMPLES:
-        before, after = _around(report, rows, examples)
+    for examples, labels in _AMOUNTS:
+        before, after = _around(report, rows, examples, labels)
         room = max_bytes - _size(before) - _size(after)
         if room > 0:
             break
@@ -97,13 +99,13 @@ def _size(text: str) -> int:
 # The page ---------------------------------------------------------------------------------------------------------
 
 
-def _around(report: ValidationReport, rows: Sequence[Row], examples: int) -> tuple[str, str]:
+def _around(report: ValidationReport, rows: Sequence[Row], examples: int, labels: int) -> tuple[str, str]:
     """All of the document that stands before and after the cards."""
     mark = el("i", "cards")  # stands for them; the rest of the page cannot hold it, being escaped
     body = el(
         "body",
         _header(report),
-        el("main", _rules(report, examples), _gallery(report, rows, mark), statistics(report)),
+        el("main", _rules(report, examples), _gallery(report, rows, mark), statistics(report, labels)),
         el("footer", "Made by phiv-validate. This file holds a sample of the data: share it as you would the data."),
         raw_text("script", _asset("report.js")),
     )

@@ -18,7 +18,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phiv_data.dataset import MANIFEST, read_manifest
+from phiv_data.dataset import MANIFEST, NO_ROWS, read_manifest
 from phiv_data.jsonl import parse_line
 from phiv_data.reject import RejectInput
 from phiv_data.shards import Row as ArrowRow
@@ -107,7 +107,7 @@ def _sources(data: Path, images_root: Path | None) -> list[_Source]:
         files, folder = [data], data.parent
     else:
         folder = data
-        files = sorted(file for file in data.glob("*.jsonl") if file.name != "rejects.jsonl")
+        files = sorted(file for file in data.glob("*.jsonl") if file.name not in NO_ROWS)
         files = files or sorted(chain(data.glob("*.arrow"), data.glob("*/*.arrow"), data.glob("*/*/*.arrow")))
     root = images_root or folder / "images"
     found = (_source(file, file.relative_to(folder).as_posix(), splits, root) for file in files if file.is_file())

@@ -1,31 +1,99 @@
-"""The statistics of a report as charts."""
+"""The statistics of a report as charts; where there are several splits, side by side."""
 
 from __future__ import annotations
 
-from phiv_data.reports.charts import bars, shares
-from phiv_data.reports.markup import Markup, el
-from phiv_schemas import Stats, ValidationReport
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
-_CHARTS = {
-    "rows_per_split": "Rows of each split",
-    "rows_per_source": "Rows of each source",
-    "images_per_row": "Images per row",
-    "turns_per_row": "Turns per row",
-    "user_characters": "Length of what the user says, in characters",
-    "assistant_characters": "Length of answers, in characters",
-    "tokens_per_row": "Length of rows, in tokens",
-    "image_width": "Width of images, in pixels",
-    "image_height": "Height of images, in pixels",
-    "image_format": "Formats of images",
+from phiv_data.reports.charts import MAX_LABELS, Column, bar, bars, facts, side_by_side
+from phiv_data.reports.found import rule_title
+from phiv_data.reports.gallery import split_label
+from phiv_data.reports.markup import Child, Markup, el
+from phiv_data.reports.splits import MAX_SPLITS, distance, in_order
+from phiv_schemas import SplitStats, Stats, ValidationReport
+
+_DECODED = "Of distinct images that were decoded."
+_BINS = {
+    "images_per_row": ("Images per row", ""),
+    "turns_per_row": ("Turns per row", ""),
+    "user_characters": ("User text, in characters", "Per turn."),
+    "assistant_characters": ("Answers, in characters", "Per turn that has an answer."),
+    "tokens_per_row": ("Rows, in tokens", "Of the prompt where the answer is null."),
+    "image_width": ("Image width, in pixels", _DECODED),
+    "image_height": ("Image height, in pixels", _DECODED),
 }
-_NOTES = {name: text for name, field in Stats.model_fields.items() if (text := field.description)}
+_NAMES = {
+    "image_format": ("Image formats", _DECODED),
+    "rows_per_source": ("Sources", "Rows of each."),
+    "classes": ("Answers", "Each different one."),
+}
+_CHARTS = _BINS | _NAMES
+_LEAKS = ("PV240", "PV241", "PV242", "PV243")
 
 
-def statistics(report: ValidationReport) -> Markup:
-    """The section with the charts: those of which something was measured."""
-    counts = {name: getattr(report.stats, name) for name in _CHARTS}
-    charts = [bars(_CHARTS[name], list(bins.items()), _NOTES.get(name, "")) for name, bins in counts.items() if bins]
-    if report.stats.classes:
-        charts.append(shares("Answers of each split", report.stats.classes, "Counts, and shares of the split."))
+def statistics(report: ValidationReport, max_labels: int = MAX_LABELS) -> Markup:
+    """The section with the charts: those of which something was measured, of at most `max_labels` bins each."""
+    stats = report.stats
+    splits = {name: stats.splits[name] for name in in_order(stats)[:MAX_SPLITS]}
+    charts = list(chain(_comparison(stats, splits, max_labels), _histograms(splits, max_labels)))
     body = el("div", charts, class_="charts") if charts else el("p", "Nothing was measured.", class_="soft")
-    return el("section", el("h2", "Statistics"), body, id="statistics")
+    return el("section", el("h2", "Statistics"), _leaks(report), body, id="statistics")
+
+
+def _leaks(report: ValidationReport) -> Markup | None:
+    """What was found in two splits, with ways to the rules' findings."""
+    counts = report.counts()
+    found = [el("a", f"{rule_title(code)} ({counts[code]:,})", href=f"#{code}") for code in _LEAKS if code in counts]
+    return el("p", "Leaks between splits: ", [[link, " "] for link in found], class_="warning") if found else None
+
+
+def _comparison(stats: Stats, splits: Mapping[str, SplitStats], max_labels: int) -> Iterator[Markup]:
+    if stats.splits:
+        rows = {name: stats.splits[name].rows for name in in_order(stats)}
+        yield bars("Rows of each split", rows, max_labels=max_labels)
+    if len(splits) > 1:
+        cut = f"{len(splits)} of {len(stats.splits)} splits. " if len(stats.splits) > len(splits) else ""
+        yield facts("Splits", list(splits), _sizes(list(splits.values())), cut)
+        first, *others = splits
+        note = f"{cut}How much of a split would have to change for its shares to be those of {split_label(first)}. "
+        note += "Small splits differ by chance."
+        yield facts(f"How far from {split_label(first)}", others, _distances(splits), note)
+
+
+def _sizes(splits: Sequence[SplitStats]) -> Iterator[tuple[str, Sequence[Child]]]:
+    yield "Rows", [f"{split.rows:,}" for split in splits]
+    yield "Images", [f"{split.images:,}" for split in splits]
+    yield "Turns", [f"{split.turns:,}" for split in splits]
+    yield "Turns answered", [f"{split.answered_turns:,}" for split in splits]
+
+
+def _distances(splits: Mapping[str, SplitStats]) -> Iterator[tuple[str, Sequence[Child]]]:
+    for name, (title, _) in _CHARTS.items():
+        first, *others = [getattr(split, name) for split in splits.values()]
+        apart = [distance(first, other) for other in others]
+        if any(far is not None for far in apart):
+            yield title, [_far(far, number) for number, far in enumerate(apart, start=1)]
+
+
+def _far(far: float | None, number: int) -> Child:
+    return "–" if far is None else [f"{far:.1%}", bar(far, number)]
+
+
+def _histograms(splits: Mapping[str, SplitStats], max_labels: int) -> Iterator[Markup]:
+    for name, (title, note) in _CHARTS.items():
+        columns = {split: getattr(one, name) for split, one in splits.items()}
+        labels = _labels(name, columns)
+        if labels and len(splits) > 1:
+            yield side_by_side(title, columns, labels, note, max_labels=max_labels)
+        elif labels:
+            (counts,) = columns.values()
+            yield bars(title, {label: counts[label] for label in labels}, note, max_labels=max_labels)
+
+
+def _labels(name: str, columns: Mapping[str, Column]) -> list[str]:
+    """Bins in their order, names by their count in all columns together."""
+    sums = Counter[str]()
+    for counts in columns.values():
+        sums.update(counts)
+    return sorted(sums, key=lambda label: (-sums[label], label)) if name in _NAMES else list(sums)

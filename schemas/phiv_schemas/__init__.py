@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from phiv_schemas.manifest import Accounting, FileInfo, Manifest, ShardInfo, SplitInfo
     from phiv_schemas.media import ImageMeta
-    from phiv_schemas.report import Issue, Reject, Stats, ValidationReport
+    from phiv_schemas.report import Issue, Reject, SplitStats, Stats, ValidationReport
     from phiv_schemas.rules import CODES, RULES, Rule
 
 _MODULE_OF = {
@@ -42,6 +42,7 @@ _MODULE_OF = {
     "Rule": "rules",
     "Issue": "report",
     "Reject": "report",
+    "SplitStats": "report",
     "Stats": "report",
     "ValidationReport": "report",
 }
@@ -64,6 +65,7 @@ __all__ = [
     "ShardInfo",
     "SourceError",
     "SplitInfo",
+    "SplitStats",
     "Stats",
     "Turn",
     "UsageError",

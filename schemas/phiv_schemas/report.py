@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 from phiv_schemas.conversation import Contract
 from phiv_schemas.rules import CODES, Severity
 
-__all__ = ["CODES", "Issue", "Reject", "Severity", "Stats", "ValidationReport"]
+__all__ = ["CODES", "Issue", "Reject", "Severity", "SplitStats", "Stats", "ValidationReport"]
 
 Counts = dict[str, int]
 
@@ -36,13 +36,14 @@ class Issue(Contract):
         return " ".join(text.split())
 
 
-class Stats(Contract):
-    """What the rows are like: histograms as bin to count, bins in order; empty where nothing was measured.
+class SplitStats(Contract):
+    """What the rows of a split are like: histograms as bin to count, bins in order; empty where nothing was measured.
 
     Bins are fixed, so the histograms of two halves add up to that of the whole. Lengths of text are in characters.
     """
 
-    rows_per_split: Counts = Field(default_factory=dict)
+    rows: int = Field(default=0, ge=0, description="Those that hold a record.")
+    images: int = Field(default=0, ge=0, description="Distinct images of these rows that were checked.")
     rows_per_source: Counts = Field(default_factory=dict, description="Empty beyond 1000 sources.")
     images_per_row: Counts = Field(default_factory=dict)
     turns_per_row: Counts = Field(default_factory=dict)
@@ -55,11 +56,35 @@ class Stats(Contract):
     image_width: Counts = Field(default_factory=dict, description="Pixels, of distinct images that were decoded.")
     image_height: Counts = Field(default_factory=dict, description="As image_width.")
     image_format: Counts = Field(default_factory=dict, description="Of distinct images that were decoded.")
-    classes: dict[str, Counts] = Field(
+    classes: Counts = Field(
         default_factory=dict,
-        description="Answers of each split, the most frequent first. Empty where answers are free text: longer than "
-        "64 characters, or more than 1000 different ones in a split.",
+        description="Answers, the most frequent first. Empty where they are free text: longer than 64 characters, or "
+        "more than 1000 different ones.",
     )
+
+    @property
+    def turns(self) -> int:
+        """All turns."""
+        return sum(self.user_characters.values())
+
+    @property
+    def answered_turns(self) -> int:
+        """Those that have an answer."""
+        return sum(self.assistant_characters.values())
+
+
+class Stats(Contract):
+    """What the rows are like, by split. A histogram has the same bins in every split, so they compare bin by bin."""
+
+    splits: dict[str, SplitStats] = Field(default_factory=dict)
+
+    def total(self, name: str) -> Counts:
+        """A histogram of all splits together. An image of two splits counts twice."""
+        found: Counts = {}
+        for split in self.splits.values():
+            for label, count in getattr(split, name).items():
+                found[label] = found.get(label, 0) + count
+        return found
 
 
 def _and_what_follows(schema: dict[str, Any]) -> None:

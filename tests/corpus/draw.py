@@ -138,7 +138,13 @@ def unreadable_file(folder: Path) -> None:
 
 def missing_image(folder: Path) -> None:
     lines(folder / "broken", ONE, record(1, images=["fox.png", "Fox.png"]), images=FOX)
-    lines(folder / "clean", ONE, record(1, images=["fox.png", "fox.png"]), record(2), images=FOX)
+    lines(
+        folder / "clean",
+        ONE,
+        record(1, images=["fox.png", "a/fox.png"]),
+        record(2),
+        images=FOX | {"a/fox.png": FOX["fox.png"]},
+    )
 
 
 def no_images_folder(folder: Path) -> None:

@@ -22,9 +22,9 @@ def make(folder: Path) -> None:
         facts = {"sha256": hashlib.sha256(out.getvalue()).hexdigest(), "size_bytes": len(out.getvalue())}
         return EncodedImage(image.meta.model_copy(update=facts), out.getvalue())
 
-    for split in ("train", "val"):
+    for split, num_frames in (("train", 5), ("val", 9)):
         (folder / "source" / split / "Run").mkdir(parents=True)
-        numbered_clip(folder / "source" / split / "Run" / f"v_Run_{split}.avi", 5)
+        numbered_clip(folder / "source" / split / "Run" / f"v_Run_{split}.avi", num_frames)
     for part in ("broken", "clean"):
         convert(Ucf101Options(folder / "source", num_frames=2), folder / part, num_workers=0)
     rewrite_shard(folder / "broken", "val", again)

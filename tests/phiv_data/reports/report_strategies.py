@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from phiv_schemas import CODES, Issue, Stats, ValidationReport
+from phiv_schemas import CODES, Issue, SplitStats, Stats, ValidationReport
 from phiv_schemas.rules import Severity
 
 HOSTILE = (
@@ -33,7 +33,11 @@ issues = st.builds(
 
 
 counts = st.dictionaries(texts, st.integers(0, 10**9), max_size=3)
-stats = st.builds(Stats, rows_per_split=counts, image_format=counts, classes=st.dictionaries(texts, counts, max_size=3))
+split_stats = st.builds(
+    SplitStats, rows=st.integers(0, 10**9), images_per_row=counts, rows_per_source=counts, image_format=counts,
+    classes=counts,
+)  # fmt: skip
+stats = st.builds(Stats, splits=st.dictionaries(texts, split_stats, max_size=8))
 
 
 @st.composite

@@ -18,7 +18,7 @@ from report_strategies import HOSTILE
 
 from phiv_data.reports import html
 from phiv_data.validation import validate
-from phiv_schemas import Conversation, Stats, Turn, ValidationReport
+from phiv_schemas import Conversation, SplitStats, Stats, Turn, ValidationReport
 
 PHONE = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
 DESKTOP = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
@@ -222,21 +222,159 @@ def test_every_control_has_a_name_and_every_image_a_description(open_page: Open,
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
-def test_charts_are_drawn_to_scale(open_page: Open) -> None:
-    stats = Stats(
-        images_per_row={"1": 30, "2": 60, "</th><script>": 0}, classes={"train": {"yes": 3, "no": 1}, "val": {"no": 4}}
-    )
-    report = ValidationReport(path="x", rows=90, images=0, stats=stats)
-    page = open_page(html.render(report), PHONE)
-    widths = page.run("return [...document.querySelectorAll('rect')].map(r => r.getBoundingClientRect().width)")
-    one, two, none = widths
-    assert two == pytest.approx(2 * one, rel=0.01)
-    assert none == 0
-    cells = page.run("return [...document.querySelectorAll('tr')].map(r => r.textContent)")
-    assert cells == [
-        "130", "260", "</th><script>0", "answertrainval", "no1 (25.0%)4 (100.0%)", "yes3 (75.0%)–",
-    ]  # fmt: skip
+TRAIN = SplitStats(
+    rows=60, images=50, user_characters={"0": 0, "1": 45, "2-3": 15}, assistant_characters={"2-3": 40},
+    classes={"yes": 30, "no": 10},
+)  # fmt: skip
+VAL = SplitStats(rows=4, images=4, user_characters={"0": 1, "1": 1, "2-3": 2})
+TEST = SplitStats(
+    rows=2, images=2, user_characters={"0": 0, "1": 0, "2-3": 2}, assistant_characters={"2-3": 2}, classes={"no": 2}
+)
+# The figures of the page: title -> label -> split -> [share, count, width of the bar as a part of its cell].
+FIGURES = """
+const figures = {};
+for (const figure of document.querySelectorAll('figure')) {
+  const lines = figures[figure.querySelector('figcaption').textContent] = {};
+  for (const group of figure.querySelectorAll('tbody'))
+    for (const row of group.rows) {
+      const label = (row.querySelector('th:not(.split)') ?? group.querySelector('th')).textContent;
+      const split = row.querySelector('.split');
+      const bar = row.querySelector('rect'), cell = row.querySelector('td');
+      const part = bar && bar.getBoundingClientRect().width / cell.getBoundingClientRect().width;
+      const numbers = [...row.querySelectorAll('td:not(.bar)')].map(cell => cell.textContent);
+      (lines[label] ??= {})[split ? split.textContent : ''] = [...numbers, part];
+    }
+}
+return figures"""
+
+
+def page_of(splits: dict[str, SplitStats], **totals: int) -> str:
+    report = ValidationReport(path="x", rows=1, images=0, stats=Stats(splits=splits), totals={"warning": totals})
+    return html.render(report)
+
+
+def test_histograms_stand_side_by_side_in_shares_of_each_split(open_page: Open) -> None:
+    page = open_page(page_of({"test": TEST, "train": TRAIN, "val": VAL}), PHONE)
+    found = page.run(FIGURES)
+    assert found["User text, in characters"] == {
+        "0": {"train": ["0.0%", "0", 0], "val": ["25.0%", "1", close(0.25)], "test": ["0.0%", "0", 0]},
+        "1": {"train": ["75.0%", "45", close(0.75)], "val": ["25.0%", "1", close(0.25)], "test": ["0.0%", "0", 0]},
+        "2-3": {
+            "train": ["25.0%", "15", close(0.25)], "val": ["50.0%", "2", close(0.5)], "test": ["100.0%", "2", close(1)],
+        },
+    }  # fmt: skip
+    assert found["Answers"] == {  # val has none
+        "yes": {"train": ["75.0%", "30", close(0.75)], "test": ["0.0%", "0", 0]},
+        "no": {"train": ["25.0%", "10", close(0.25)], "test": ["100.0%", "2", close(1)]},
+    }
+    assert labels(page, "Answers") == ["yes", "no"]  # the most frequent first
+    assert labels(page, "User text, in characters") == ["0", "1", "2-3"]
+    assert "Image formats" not in found
+    colours = "return [...document.querySelectorAll('.split + td rect')].map(bar => bar.classList[0])"
+    assert page.run(colours) == [*["c0", "c1", "c2"] * 3, *["c0", "c2"] * 3]
     assert page.run("return document.documentElement.scrollWidth") == PHONE["width"]
+
+
+def labels(page: Page, title: str) -> list[str]:
+    """The labels of a figure, in order (Chromium's driver sorts the keys of objects)."""
+    script = """const caption = [...document.querySelectorAll('figcaption')].find(c => c.textContent == arguments[0]);
+                return [...caption.parentNode.querySelectorAll('tbody th:not(.split)')].map(th => th.textContent)"""
+    found: list[str] = page.run(script, title)
+    return found
+
+
+def close(number: float) -> Any:
+    return pytest.approx(number, rel=0.01)
+
+
+def test_a_page_says_how_far_each_split_is_from_train(open_page: Open) -> None:
+    page = open_page(page_of({"test": TEST, "train": TRAIN, "val": VAL}))
+    found = page.run(FIGURES)
+    rows = {label: [text for text in cells[""] if text] for label, cells in found["Splits"].items()}
+    assert rows == {
+        "Rows": ["60", "4", "2"],
+        "Images": ["50", "4", "2"],
+        "Turns": ["60", "4", "2"],
+        "Turns answered": ["40", "0", "2"],
+    }
+    apart = {label: cells[""][:2] for label, cells in found["How far from train"].items()}
+    # Of val 25% stand in bin 0 and 25% more in 2-3 than of train; all answers of test are no, where train has 25%.
+    assert apart == {
+        "User text, in characters": ["50.0%", "75.0%"],
+        "Answers, in characters": ["–", "0.0%"],
+        "Answers": ["–", "75.0%"],
+    }
+    assert page.run("return [...document.querySelectorAll('.scroll rect')].map(bar => bar.classList[0])") == [
+        "c1", "c2", "c2", "c2",
+    ]  # fmt: skip
+
+
+def test_one_split_has_plain_histograms_and_no_comparison(open_page: Open) -> None:
+    found = open_page(page_of({"all": TRAIN})).run(FIGURES)
+    assert set(found) == {"Rows of each split", "User text, in characters", "Answers, in characters", "Answers"}
+    assert found["Rows of each split"] == {"all": {"": ["100.0%", "60", close(1)]}}
+    assert found["User text, in characters"] == {
+        "0": {"": ["0.0%", "0", 0]},
+        "1": {"": ["75.0%", "45", close(1)]},
+        "2-3": {"": ["25.0%", "15", close(1 / 3)]},
+    }
+
+
+def test_every_number_of_the_statistics_is_that_of_the_report(open_page: Open, tmp_path: Path) -> None:
+    splits = {"train": samples("train", 40), "val": samples("val", 20, 100)}
+    report = validate(write_dataset(tmp_path / "out", splits))
+    found = open_page(html.render(report)).run(FIGURES)
+    titles = {
+        "images_per_row": "Images per row", "turns_per_row": "Turns per row", "image_width": "Image width, in pixels",
+        "user_characters": "User text, in characters", "assistant_characters": "Answers, in characters",
+        "image_height": "Image height, in pixels", "image_format": "Image formats", "rows_per_source": "Sources",
+        "classes": "Answers",
+    }  # fmt: skip
+    for name, title in titles.items():
+        counts = {split: getattr(one, name) for split, one in report.stats.splits.items()}
+        assert all(sum(bins.values()) for bins in counts.values()), name
+        shown = {split: {bin_: int(line[split][1]) for bin_, line in found[title].items()} for split in counts}
+        assert shown == counts
+
+
+def test_leaks_lead_to_their_rules(open_page: Open) -> None:
+    page = open_page(page_of({"train": TRAIN, "val": VAL}, PV243=1200, PV240=3, PV401=1))
+    links = "return [...document.querySelectorAll('#statistics a')].map(a => [a.textContent, a.getAttribute('href')])"
+    assert page.run(links) == [["PV240 leak-exact (3)", "#PV240"], ["PV243 leak-group (1,200)", "#PV243"]]
+    page.browser.find_element("css selector", "a[href='#PV240']").click()
+    assert page.run("return document.querySelector(location.hash).tagName") == "DETAILS"
+
+
+@pytest.mark.parametrize("screen", [PHONE | {"width": 320}, PHONE, DESKTOP], ids=["small", "phone", "desktop"])
+def test_hostile_names_of_splits_sources_and_classes_stay_text(open_page: Open, screen: dict[str, object]) -> None:
+    names = dict.fromkeys(HOSTILE, 1234)
+    one = SplitStats(rows=12_340, rows_per_source=names, classes=names, image_format=names)
+    page = open_page(page_of(dict.fromkeys(HOSTILE, one)), screen)
+    found = page.run(FIGURES)
+    assert HOSTILE[0] in found["Rows of each split"]
+    assert HOSTILE[0] in found["Answers"]
+    assert HOSTILE[0] in found["Sources"]
+    assert f"{'x' * 60}… (4,940 more characters)" in found["Answers"]
+    assert len(page.run("return [...document.querySelectorAll('figure:nth-child(2) thead th')].map(e => 1)")) == 6
+    assert "6 of 10 splits." in page.run("return document.querySelector('#statistics').textContent")
+    assert page.run("return document.scripts.length + document.querySelectorAll('style').length") == 2
+    assert page.run("return document.querySelectorAll('#statistics img, #statistics svg svg').length") == 0
+    assert page.run("const page = document.documentElement; return page.scrollWidth - page.clientWidth") == 0
+    wide = "return [...document.querySelectorAll('figure')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert page.run(wide) == 0
+    assert page.browser.get_log("browser") == []
+    assert page.requests() == [page.file.as_uri()]
+
+
+@pytest.mark.parametrize("width", [320, 360, 414])
+def test_counts_of_any_size_do_not_widen_a_phone(open_page: Open, width: int) -> None:
+    counts = {"65536-131071": 10**12, "1": 3}
+    one = SplitStats(rows=10**12 + 3, user_characters=counts, classes={"a rather long answer": 10**12})
+    page = open_page(page_of({f"a long name of a split {n}": one for n in range(6)}), PHONE | {"width": width})
+    assert page.run("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
+    wide = """return [...document.querySelectorAll('figure *, figure')].filter(e => e.scrollWidth > e.clientWidth)
+              .filter(e => e.tagName != 'TH').map(e => getComputedStyle(e).overflowX)"""
+    assert set(page.run(wide)) == {"auto"}  # to scroll by itself
 
 
 def test_it_reads_without_javascript(open_page: Open, broken: str) -> None:

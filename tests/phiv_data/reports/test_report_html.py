@@ -14,7 +14,7 @@ from report_strategies import HOSTILE, reports
 
 from phiv_data.reports import html
 from phiv_data.validation import validate
-from phiv_schemas import Conversation, Issue, Stats, Turn, UsageError, ValidationReport
+from phiv_schemas import Conversation, Issue, SplitStats, Stats, Turn, UsageError, ValidationReport
 
 
 class Page(HTMLParser):
@@ -59,7 +59,8 @@ def test_hostile_text_makes_no_element_and_no_attribute(report: ValidationReport
     assert {(tag, frozenset(attributes)) for tag, attributes in page.elements} <= allowed
 
 
-STATS = Stats(rows_per_split={"x": 1}, image_format={"x": 0}, classes={"x": {"x": 1}})
+X = {"x": 1, "x" * 20: 0}
+STATS = Stats(splits={name: SplitStats(rows=1, images_per_row=X, image_format=X, classes=X) for name in X})
 
 
 def plain_form(issue: Issue) -> Issue:
@@ -127,7 +128,8 @@ def test_the_file_stays_under_its_limit_whatever_the_data(tmp_path: Path, max_by
     places = [(f"PV{code}", line) for code in range(100, 300) for line in range(1, 4)]
     issues = [long.model_copy(update={"code": code, "line": line}) for code, line in places]
     many = {f"{n} {'&' * 10_000}": n for n in range(1000)}
-    stats = Stats(rows_per_source=many, rows_per_split=many, classes={f"split {n}": many for n in range(20)})
+    charts = SplitStats.model_fields.keys() - {"rows", "images"}
+    stats = Stats(splits={f"{n} {'&' * 10_000}": SplitStats(**dict.fromkeys(charts, many)) for n in range(20)})
     report = ValidationReport(path="&" * 10_000, rows=2200, images=1, issues=issues, stats=stats)
     text = html.render(report, folder, max_bytes=max_bytes, max_rows=2000)
     assert len(text.encode()) <= max_bytes
