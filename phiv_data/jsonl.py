@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+import msgspec
 from pydantic import ValidationError
 
 from phiv_data.files import atomic_write, environment_problems
@@ -35,8 +35,7 @@ Quick = Callable[[bytes], tuple[Conversation, tuple[()], bool] | None]
 """A line's `conversation, issues, is_plain`, or None where it cannot tell."""
 
 
-@dataclass(slots=True)
-class Line:
+class Line(msgspec.Struct, gc=False):  # made for every row: a third of the time of a dataclass
     """One non-blank line: its 1-based number, the byte it starts at, and what it holds.
 
     `conversation` is None when `issues` hold an error; warnings may stand beside a conversation. `is_plain`: its text
@@ -71,20 +70,23 @@ def read_range(
     `quick` is asked first: a record it gives is taken as it is, and not parsed again.
     """
     offset = start
+    mark: tuple[Issue, ...] = ()  # what there is to say of a byte order mark, at the first line that holds anything
     with environment_problems(path), path.open("rb") as file:
         file.seek(start)
         for number, raw in enumerate(file, start=first):
             if offset >= end:
                 return
-            if quick and (record := quick(raw)):
+            if quick and not mark and (record := quick(raw)):
                 yield Line(number, offset, *record)
             elif number == 1 and raw.startswith(UTF16_MARKS):
                 yield Line(1, 0, None, (_utf16(name),))
                 return
             elif not raw.isspace():
-                line, warnings = _without_bom(raw, name) if number == 1 else (raw, ())
-                parsed = parse_line(line.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
-                yield Line(number, offset + len(raw) - len(line), parsed.conversation, warnings + parsed.issues)
+                line, mark = _without_bom(raw, name) if number == 1 else (raw, mark)
+                if line.strip():
+                    parsed = parse_line(line.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
+                    yield Line(number, offset + len(raw) - len(line), parsed.conversation, mark + parsed.issues)
+                    mark = ()
             offset += len(raw)
 
 
