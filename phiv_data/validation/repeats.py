@@ -52,6 +52,8 @@ def _content(row: RowContext) -> Iterable[Key]:
     turns, who = record.conversations, crc32(record.id.encode()).to_bytes(4, "little")
     if len(turns) == 1 and turns[0].images and (answers := _short_answers(turns[0].assistant, turns[0].answers)):
         key = digest(_asked(record))
+        if len(answers) == 1:  # so it is for nearly all rows
+            return ((key, answers[0] + who, 0),)
         return [(key, answer + who, i) for i, answer in enumerate(answers)]
     said = ["-" if turn.assistant is None else f"{len(turn.assistant)} {turn.assistant}" for turn in turns]
     return ((digest("\0".join(("", *said, _asked(record)))), bytes(12) + who, 0),)
@@ -61,8 +63,9 @@ def _asked(record: Conversation) -> str:
     """All that is shown and asked. Lengths keep parts apart, whatever they hold."""
     parts = [record.system or ""]
     for turn in record.conversations:
-        parts += turn.images
-        parts.append(f"{len(turn.images)} {len(turn.user)}{turn.image_offsets or ''} {turn.user}")
+        images, user = turn.images, turn.user
+        parts += images
+        parts.append(f"{len(images)} {len(user)}{turn.image_offsets or ''} {user}")
     return "\0".join(parts)
 
 
