@@ -6,7 +6,7 @@
 
 A row gives keys: (16 bytes that are equal when the things are, up to 16 bytes of value, a number that says which turn
 or image). They leave a worker as packed bytes, and are kept in memory up to `SPILL_BYTES`, then on disk in 128 files
-by seven bits of the key; in the end each file is sorted, and `judge` sees every group of two or more equal keys, ordered by
+by seven bits of the key; in the end each file is sorted, and `judge` sees every group of two or more equal keys, by
 file name, line and item. 48 bytes a key; digests of 16 bytes do not collide by chance. The conversion's ledger
 (SQLite) answers at once, row by row; this answers at the end, and writes in blocks from any number of workers.
 """
@@ -167,7 +167,7 @@ class KeyIndex:
             yield np.concatenate(held)
 
     def _spill(self) -> None:
-        """Write what is held behind the files of earlier times, a file for each value of the key's seven highest bits."""
+        """Write what is held behind the files of earlier times, a file for each value of the key's highest bits."""
         import numpy as np
 
         for rule, held in self._held.items():
