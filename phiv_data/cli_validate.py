@@ -11,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 
 from phiv_data.cli import run
 from phiv_data.images import MAX_PIXELS
-from phiv_schemas.errors import EXIT_DATA, EXIT_OK, UsageError
+from phiv_schemas.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from phiv_data.validation.found import RowRule
@@ -89,10 +89,17 @@ def _validate(options: Options) -> int:
 
 
 def _fix(options: Options, path: Path, out: Path) -> int:
-    """Mend, say what was done, and check the copy."""
+    """Mend, say what was done, and check the copy. What is wrong with the flags is said before anything is written."""
     from phiv_data.fixing import fix
     from phiv_data.fixing.summary import summary
+    from phiv_data.validation import check_arguments
 
+    _row_rules(options, path)
+    check_arguments(
+        path, options.images_root, options.max_issues, options.max_pixels, options.num_workers, options.ignore
+    )
+    if options.source and not (path / "manifest.json").is_file():
+        raise UsageError("--source", f"{path} holds no manifest.json", "Pass the folder that phiv-convert wrote")
     with _progress("mend") as bar:
         fixed = fix(
             path,
@@ -103,7 +110,13 @@ def _fix(options: Options, path: Path, out: Path) -> int:
             on_rows=bar.update,
         )
     (sys.stdout if options.format == "text" and not options.output else sys.stderr).write(summary(fixed, out))
-    return _check(dataclasses.replace(options, images_root=None), fixed.path)
+    try:
+        return _check(dataclasses.replace(options, images_root=None), fixed.path)
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"phiv-validate: interrupted; the mended copy is whole. Check it: phiv-validate {fixed.path}\n"
+        )
+        return EXIT_INTERRUPTED
 
 
 def _check(options: Options, path: Path) -> int:

@@ -57,7 +57,7 @@ def export(
     if found and not overwrite:
         _check_same(found, wanted, out)
         return _exported(found, found_finished=True)
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, replace=found is not None) as folder:
         record = _fill(writer, source, folder, wanted)
     return _exported(record, found_finished=False)
 

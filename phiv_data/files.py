@@ -34,6 +34,7 @@ _PROBLEMS = {
     errno.EACCES: ("no permission", "Change its permissions, or choose another path"),
     errno.EPERM: ("no permission", "Change its permissions, or choose another path"),
     errno.EROFS: ("the disk is read-only", "Choose a folder you may write to"),
+    errno.EFBIG: ("the file grows too large", "Raise the limit (ulimit -f), or choose another disk"),
     errno.EMFILE: ("too many open files", "Raise the limit (ulimit -n) or use fewer workers"),
     errno.ENFILE: ("too many open files", "Close other programs or use fewer workers"),
     errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter one"),
@@ -94,13 +95,14 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashingWriter]
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A new folder beside `path`, renamed to it at the end, or removed where anything fails.
 
-    What stands at `path` is moved aside first and removed last; UsageError where something appears there meanwhile.
+    An empty folder at `path` is replaced; one that holds anything only with `replace`: it is moved aside first and
+    removed last. UsageError where that is not so at the end, or `path` cannot be a new folder.
     """
     with environment_problems(path):
-        path = path.absolute()
+        path = _checked_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
         try:
@@ -108,19 +110,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield unfinished
             os.sync()  # the pictures too, before the rename makes them final
             sync_folder(unfinished)
-            _put_in_place(unfinished, path)
+            _put_in_place(unfinished, path, replace)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _put_in_place(unfinished: Path, path: Path) -> None:
+def _checked_place(path: Path) -> Path:
+    """The path without symbolic links."""
+    real = Path(os.path.realpath(path))
+    if above := next((folder for folder in real.parents if folder.exists() and not folder.is_dir()), None):
+        raise UsageError(str(path), f"{above} is a file", "Pass a new folder")
+    if real.is_dir() and (os.path.ismount(real) or real.samefile(Path.cwd())):
+        raise UsageError(str(path), "is a mount point or the current folder", "Pass a new folder below it")
+    return real
+
+
+def _put_in_place(unfinished: Path, path: Path, replace: bool) -> None:
     old = unfinished.with_name(f"{unfinished.name}-old")
-    if path.is_dir() and any(path.iterdir()):
+    if replace and path.is_dir() and any(path.iterdir()):
         path.rename(old)
     try:
         unfinished.rename(path)
     except OSError as error:
-        if path.exists():
+        if os.path.lexists(path):
             raise UsageError(str(path), "appeared while it was written", "Run one command at a time") from error
         if old.is_dir():
             old.rename(path)

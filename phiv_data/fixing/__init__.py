@@ -21,7 +21,7 @@ from pathlib import Path
 from phiv_data.dataset import FIXES, MANIFEST, NO_ROWS
 from phiv_data.files import atomic_folder, atomic_write
 from phiv_data.fixing.converted import fix_converted
-from phiv_data.fixing.lines import Log, fix_lines, image_paths, mended_lines
+from phiv_data.fixing.lines import Log, Mended, copy_old_log, fix_lines, image_paths, mended_lines, names_in
 from phiv_data.fixing.pictures import Pictures
 from phiv_data.fixing.records import Paths
 from phiv_schemas import UsageError
@@ -33,14 +33,15 @@ OnRows = Callable[[int], object]
 class Fixed:
     """What was done. `counts` are changes by fix, `examples` the first of each; `bad_rows` have errors and keep them.
 
-    `path` is the mended file, or the folder.
+    `path` is the mended file, or the folder; `images_left` are those that rows name and that were not to be had.
     """
 
     path: Path
     rows: int
     changed_rows: int
     bad_rows: int
-    num_images: int
+    num_images: int = 0
+    images_left: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -59,62 +60,77 @@ def fix(
     Without `images`, image files are neither copied nor renamed. `images_root` is where a jsonl file's paths start
     (default: the folder `images` beside it). The copy is whole or not there.
 
-    Raises UsageError where `out` holds anything or lies in `path`, and for what is not in phiv's own format;
+    Raises UsageError where `out` holds anything or lies in what is mended, and for what is not in phiv's own format;
     ShardError for a converted folder that is damaged.
     """
     path, out = Path(path), Path(out)
     files = _files(path, input_format)
-    _check_out(path, out, images_root)
-    if (is_converted := (path / MANIFEST).is_file()) and not images:
-        raise UsageError("--no_images", "does not go with --fix on a converted folder, whose images go along")
-    root = Path(images_root) if images_root else (path if path.is_dir() else path.parent) / "images"
-    with atomic_folder(out) as folder, atomic_write(folder / FIXES) as log_file:
+    folder = path if path.is_dir() else path.parent
+    root = Path(images_root) if images_root else folder / "images"
+    is_converted = path.is_dir() and (path / MANIFEST).is_file()
+    _check_images(path, root, is_converted, images, images_root)
+    _check_out(out, path if path.is_dir() or (folder / MANIFEST).is_file() else None, root)
+    with atomic_folder(out) as new, atomic_write(new / FIXES) as log_file:
         log = Log(log_file)
+        copy_old_log(folder / FIXES, [file.name for file in files], log_file)
         if is_converted:
-            num_images = fix_converted(path, folder, log, on_rows)
+            pictures: Pictures | None = fix_converted(path, new, log, on_rows)
         else:
-            pictures = Pictures(root, folder / "images") if images and root.is_dir() else None
-            num_images = _fix_files(files, folder, pictures, log, on_rows)
+            pictures = Pictures(root, new / "images") if images and root.is_dir() else None
+            _fix_files(files, new, pictures, log, on_rows)
+    copied, left = (pictures.num_copied, pictures.num_left) if pictures else (0, 0)
     target = out / path.name if path.is_file() else out
-    return Fixed(target, log.rows, log.changed_rows, log.bad_rows, num_images, log.counts, log.examples)
+    return Fixed(target, log.rows, log.changed_rows, log.bad_rows, copied, left, log.counts, log.examples)
 
 
 def _files(path: Path, input_format: str) -> list[Path]:
     """The jsonl files to mend."""
     from phiv_data.validation.foreign import foreign_files
 
-    if not path.exists():
-        raise UsageError(str(path), "no such file or folder")
+    if not path.is_file() and not path.is_dir():
+        raise UsageError(str(path), "is neither a file nor a folder" if path.exists() else "no such file or folder")
     if foreign := foreign_files(path, input_format):
         hint = f"Convert it first: phiv-convert {foreign[0].format} --source {path}"
         raise UsageError(str(path), f"holds {foreign[0].format} rows, and --fix mends phiv's own format", hint)
-    files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
-    files = [file for file in files if file.suffix == ".jsonl" and file.name not in NO_ROWS]
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*.jsonl") if file.is_file())
+    files = [file for file in files if file.suffix != ".arrow" and file.name not in NO_ROWS]
     if not files:
         raise UsageError(str(path), "holds no jsonl file to mend", "Pass one, or a folder that phiv-convert wrote")
     return files
 
 
-def _check_out(path: Path, out: Path, images_root: Path | str | None) -> None:
+def _check_images(path: Path, root: Path, is_converted: bool, images: bool, images_root: Path | str | None) -> None:
+    if is_converted and not images:
+        raise UsageError("--no_images", "does not go with --fix on a converted folder, whose images go along")
+    if is_converted and images_root:
+        raise UsageError("--images_root", f"does not go with --fix on {path}, which has its own images", "Leave it out")
+    if images_root and not root.is_dir():
+        raise UsageError("--images_root", f"no such folder {str(root)!r}")
+
+
+def _check_out(out: Path, data: Path | None, images_root: Path) -> None:
+    """`data` is the file of a converted folder, or the folder; none for a file that stands alone."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(str(out), "is there already", "Pass a new folder to --fix: nothing is mended in place")
     real = out.resolve()
-    for source in (path, Path(images_root or path)):
-        if source.is_dir() and real.is_relative_to(source.resolve()):
-            raise UsageError(str(out), f"lies in {source}, which is mended", "Pass a folder elsewhere to --fix")
+    for source in (data, images_root):
+        around = source and (source if source.is_dir() or source is images_root else source.parent)
+        if around and real.is_relative_to(around.resolve()):
+            raise UsageError(str(out), f"lies in {around}, which is mended", "Pass a folder elsewhere to --fix")
 
 
-def _fix_files(files: Sequence[Path], folder: Path, pictures: Pictures | None, log: Log, on_rows: OnRows) -> int:
-    """Write the mended files, and how many images were copied."""
+def _fix_files(files: Sequence[Path], folder: Path, pictures: Pictures | None, log: Log, on_rows: OnRows) -> None:
     renamed: Paths = {}
     if pictures:
-        for record, is_bad in _records(files):
-            pictures.copy(image_paths(record), keep_names=is_bad)
-        renamed = pictures.rename(path for record, _ in _records(files) for path in image_paths(record))
+        for mended in _lines(files):
+            if mended.is_bad:
+                pictures.keep(names_in(mended.raw))
+            elif mended.record is not None:
+                pictures.copy(image_paths(mended.record))
+        renamed = pictures.rename(path for mended in _lines(files) for path in names_in(mended.raw))
     for file in files:
         fix_lines(file, folder / file.name, renamed, log, on_rows)
-    return pictures.num_copied if pictures else 0
 
 
-def _records(files: Sequence[Path]) -> Iterator[tuple[object, bool]]:
-    return ((mended.record, mended.is_bad) for file in files for _, mended in mended_lines(file, {}))
+def _lines(files: Sequence[Path]) -> Iterator[Mended]:
+    return (mended for file in files for _, mended in mended_lines(file, {}))

@@ -29,8 +29,8 @@ OnRows = Callable[[int], object]
 _AGAIN = "Run the same phiv-convert command with --overwrite, then mend what it wrote"
 
 
-def fix_converted(folder: Path, out: Path, log: Log, on_rows: OnRows) -> int:
-    """Write all that a converted folder holds into the empty folder `out`; how many images were copied."""
+def fix_converted(folder: Path, out: Path, log: Log, on_rows: OnRows) -> Pictures:
+    """Write all that a converted folder holds into the empty folder `out`; the images that went along."""
     manifest = read_manifest(folder)
     for info in manifest.files:
         _check(folder / info.path, info.sha256)
@@ -48,11 +48,12 @@ def fix_converted(folder: Path, out: Path, log: Log, on_rows: OnRows) -> int:
         "splits": splits,
     }
     finish_dataset(out, manifest.model_copy(update=changed))
-    return pictures.num_copied
+    return pictures
 
 
-def _check(path: Path, sha256: str) -> None:
-    if not path.is_file() or sha256_file(path) != sha256:
+def _check(path: Path, sha256: str, copy: Path | None = None) -> None:
+    """ShardError where a file, or the `copy` that was made of it, is not what the manifest names."""
+    if not path.is_file() or sha256_file(copy or path) != sha256:
         what = "is not what was converted: its sha256 differs" if path.is_file() else "is listed but not there"
         raise ShardError(str(path), what, _AGAIN)
 
@@ -63,7 +64,7 @@ def _copy_images(folder: Path, out: Path, manifest: Manifest, pictures: Pictures
         pictures.copy([path])
         if not os.path.lexists(out / "images" / path):
             raise ShardError(str(folder / "images" / path), "is not there, or lies outside images/", _AGAIN)
-        _check(out / "images" / path, sha256)
+        _check(folder / "images" / path, sha256, out / "images" / path)
     return pictures.rename()
 
 

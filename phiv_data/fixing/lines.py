@@ -1,14 +1,20 @@
 """Fixes of jsonl files, line by line: a line without a fix keeps its bytes.
 
-    raw, changes = mend_line(b'{"source": "s", "id": "a", ...}\n', number=1, renamed={})
+    mended = mend_line(b'{"source": "s", "id": "a", ...}\n', renamed={})
+    mended.raw, mended.changes
 
-A line that would still be wrong is left as it is, to be seen to by a person; so is one that is no JSON object.
+A line that would still break the format is left as it is, to be seen to by a person; so is one that is no JSON object.
+
+The log has a line for each change, and `read_log` gives them back for `records.undo`:
+
+    {"file": "val.jsonl", "line": 2, "fix": "missing", "json_path": "$.conversations[0].assistant", "after": null}
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,17 +22,17 @@ from typing import Any
 from phiv_data.files import HashingWriter, atomic_write
 from phiv_data.fixing.records import ABSENT, Change, Paths, mend
 from phiv_data.jsonl import UTF16_MARKS, parse_line
-from phiv_schemas import check_image_path
+from phiv_schemas import UsageError, check_image_path
 
 BOM = b"\xef\xbb\xbf"
-MARK = Change("mark", (), "\ufeff", "")
-"""The byte order mark of a file, taken away (PV006)."""
 MAX_EXAMPLES = 3
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 
 
 @dataclass(slots=True)
 class Log:
-    """Counts changes, and writes each as a line of JSON: file, line, fix, json_path, before (if any), after."""
+    """Counts changes, and writes each as a line of JSON. `changed_rows` and `bad_rows` are different rows."""
 
     out: HashingWriter
     counts: dict[str, int] = field(default_factory=dict)
@@ -36,9 +42,10 @@ class Log:
     bad_rows: int = 0
 
     def row(self, file: str, line: int, mended: Mended) -> None:
-        """One row, with what was changed in it."""
-        self.rows, self.bad_rows = self.rows + 1, self.bad_rows + mended.is_bad
-        self.changed_rows += bool(mended.changes)
+        """One line, with what was changed in it."""
+        self.rows += mended.is_row
+        self.bad_rows += mended.is_bad
+        self.changed_rows += any(change.fix != "mark" for change in mended.changes)
         for change in mended.changes:
             self.counts[change.fix] = self.counts.get(change.fix, 0) + 1
             examples = self.examples.setdefault(change.fix, [])
@@ -53,11 +60,20 @@ def _log_line(file: str, line: int, change: Change) -> bytes:
     return f"{json.dumps(where | before | {'after': change.after})}\n".encode()
 
 
+def read_log(path: Path) -> Iterator[tuple[str, int, Change]]:
+    """File, line and change of each line of a log, in the order they were made."""
+    with path.open("rb") as lines:
+        for raw in lines:
+            one = json.loads(raw)
+            steps = tuple(name or int(number) for name, number in _STEP.findall(one["json_path"]))
+            yield one["file"], one["line"], Change(one["fix"], steps, one.get("before", ABSENT), one["after"])
+
+
 @dataclass(frozen=True, slots=True)
 class Mended:
     """A line as it is to be written, and what was changed. `is_bad`: it has errors, and keeps them.
 
-    `record` is what it holds; None where that is no JSON, or nothing.
+    `record` is what it holds; None where that is no JSON, or nothing. `is_row`: it is no blank line.
     """
 
     raw: bytes
@@ -69,20 +85,28 @@ class Mended:
 
 def mend_line(raw: bytes, renamed: Paths, *, is_first: bool = False) -> Mended:
     """One line of a file, its end included. Blank lines are kept."""
-    marks = (MARK,) if is_first and raw.startswith(BOM) else ()
-    text = raw.removeprefix(BOM) if marks else raw
+    text, marks = _without_marks(raw) if is_first else (raw, ())
     if not text.strip():
-        return Mended(text, marks, is_row=bool(marks))
+        return Mended(text, marks, is_row=False)
     record = _loaded(text)
     try:
         mended, changes = mend(record, renamed)
     except RecursionError:  # deeper than any record
         mended, changes = record, []
-    line = f"{json.dumps(mended)}\n".encode() if changes else text
-    is_bad = parse_line(line.rstrip(b"\r\n"), "", 1).conversation is None
-    if is_bad:
+    end = text[len(text.rstrip(b"\r\n")) :]
+    line = json.dumps(mended).encode() + end if changes else text
+    if parse_line(line.rstrip(b"\r\n"), "", 1).conversation is None:
         return Mended(text, marks, record, is_bad=True)
     return Mended(line, (*marks, *changes), mended)
+
+
+def _without_marks(raw: bytes) -> tuple[bytes, tuple[Change, ...]]:
+    """The first line of a file without byte order marks (PV006)."""
+    text = raw
+    while text.startswith(BOM):
+        text = text.removeprefix(BOM)
+    marks = raw[: len(raw) - len(text)].decode()
+    return text, (Change("mark", (), marks, ""),) if marks else ()
 
 
 def _loaded(raw: bytes) -> Any:
@@ -101,11 +125,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def mended_lines(path: Path, renamed: Paths) -> Iterator[tuple[int, Mended]]:
-    """Every line of a file with its number. A file in UTF-16 is one bad line: its line ends are no bytes."""
+    """Every line of a file with its number. UsageError for UTF-16, whose line ends are no bytes."""
     with path.open("rb") as file:
         if file.read(2) in UTF16_MARKS:
-            yield 1, Mended(path.read_bytes(), is_bad=True)
-            return
+            raise UsageError(str(path), "is UTF-16", "Save it as UTF-8 first")
         file.seek(0)
         for number, raw in enumerate(file, start=1):
             yield number, mend_line(raw, renamed, is_first=number == 1)
@@ -116,22 +139,28 @@ def fix_lines(source: Path, target: Path, renamed: Paths, log: Log, on_rows: Cal
     with atomic_write(target) as out:
         for number, mended in mended_lines(source, renamed):
             out.write(mended.raw)
-            if mended.is_row:
-                log.row(source.name, number, mended)
-                on_rows(1)
+            log.row(source.name, number, mended)
+            on_rows(mended.is_row)
     return out
 
 
 def image_paths(record: Any) -> Iterator[str]:
-    """The paths that a record names, good or bad, as far as they are paths."""
-    turns = record.get("conversations") if isinstance(record, dict) else None
-    for turn in turns if isinstance(turns, list) else ():
-        images = turn.get("images") if isinstance(turn, dict) else None
-        yield from (path for path in (images if isinstance(images, list) else ()) if _is_path(path))
+    """The paths that a good record names."""
+    return (path for turn in record["conversations"] for path in turn["images"])
 
 
-def _is_path(path: Any) -> bool:
-    try:
-        return isinstance(path, str) and bool(check_image_path(path))
-    except ValueError:
-        return False
+def names_in(raw: bytes) -> Iterator[str]:
+    """Every text of a line that could be an image's path, whatever the line is. For lines that stay as they are."""
+    for string in _STRING.findall(raw):
+        try:
+            yield check_image_path(json.loads(string))
+        except ValueError:
+            continue
+
+
+def copy_old_log(path: Path, files: Iterable[str], out: HashingWriter) -> None:
+    """The changes of an earlier mending stay in the log: those of `files`."""
+    if path.is_file():
+        names = set(files)
+        with path.open("rb") as lines:
+            out.write(b"".join(raw for raw in lines if json.loads(raw)["file"] in names))

@@ -4,65 +4,95 @@
     pictures.copy(["a/page.jpg", ...])              # of every row; page.jpg is a PNG
     pictures.rename(taken=["a/page.jpg", ...])      # {"a/page.jpg": "a/page.png"}, and so on disk
 
-A new name is never one that a file or a row has: then it is `a/page.jpg.png`, and if that is taken too, the old one.
+A new name is never one that a file of the old set or a row has: then it is `a/page.jpg.png`, and if that is taken too,
+the old one stays. Names are compared as disks do that know neither case nor Unicode forms.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from phiv_data.export_source import suffix
 from phiv_data.images import image_size
 from phiv_data.reject import RejectInput
+from phiv_data.sample import MAX_NAME_BYTES
 from phiv_data.validation.image_rules import plain_format, said_format
 from phiv_data.validation.images import ImageChecks
+from phiv_schemas import UsageError
 
 
 class Pictures:
-    """The images of rows, below `root`, on their way into the folder `out`."""
+    """The images of rows, below `root`, on their way into the folder `out`. `num_left` were not to be had."""
 
     def __init__(self, root: Path, out: Path) -> None:
         self._root, self._out = root, out
         self._checks = ImageChecks(root, deep=False)
+        self._seen: set[str] = set()
         self._formats: dict[str, str] = {}  # of those whose suffix lies
         self._kept: set[str] = set()
-        self.num_copied = 0
+        self.num_copied = self.num_left = 0
 
-    def copy(self, paths: Iterable[str], *, keep_names: bool = False) -> None:
-        """Copy those that are there and not copied yet. `keep_names`: they are not to be renamed."""
-        paths = list(dict.fromkeys(paths))
-        facts = self._checks.look_at(paths)
-        for path in paths:
-            if keep_names:
-                self._kept.add(path)
-            if not facts[path].found and not os.path.lexists(self._out / path):
+    def copy(self, paths: Iterable[str]) -> None:
+        """Copy those that are new; what is not there, or leads out of `root`, is counted."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._seen]
+        facts = self._checks.look_at(new)
+        for path in new:
+            self._seen.add(path)
+            if facts[path].found:
+                self.num_left += 1
+            else:
                 self._copy(path)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Copy those of `names` that are images, and leave them their names: lines that stay as they are name them."""
+        there = [name for name in names if os.path.isfile(self._root / name)]  # noqa: PTH113  # takes any name
+        self._kept.update(there)
+        self.copy(there)
 
     def rename(self, taken: Iterable[str] = ()) -> dict[str, str]:
         """Old to new path of all that were renamed. `taken`: paths of rows, which no image may get anew."""
         wanted = {path: _new_names(path, name) for path, name in self._formats.items() if path not in self._kept}
-        candidates = {new for names in wanted.values() for new in names}
-        taken = {path for path in taken if path in candidates}
+        candidates = {_as_disks_see(new) for names in wanted.values() for new in names}
+        not_free = {seen for path in taken if (seen := _as_disks_see(path)) in candidates}
         renamed: dict[str, str] = {}
         for path in sorted(wanted):
-            for new in wanted[path]:
-                if new not in taken and not os.path.lexists(self._out / new):
-                    (self._out / path).rename(self._out / new)
-                    renamed[path] = new
-                    break
+            if new := next((new for new in wanted[path] if self._is_free(new, not_free)), None):
+                (self._out / path).rename(self._out / new)
+                not_free.add(_as_disks_see(new))
+                renamed[path] = new
         return renamed
 
     def _copy(self, path: str) -> None:
         target = self._out / path
         target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target):
+            what = f"has one file for {path!r} and another name of the images"
+            raise UsageError(str(target.parent), what, "Use a disk that tells upper from lower case")
         shutil.copyfile(self._root / path, target)
         self.num_copied += 1
         said, _ = said_format(path)
         if said and (found := _format(target)) and said != plain_format(found):
             self._formats[path] = found
+
+    def _is_free(self, path: str, not_free: set[str]) -> bool:
+        pure, seen = PurePosixPath(path), _as_disks_see(path)
+        is_short = len(pure.name.encode()) <= MAX_NAME_BYTES
+        return is_short and seen not in not_free and _as_disks_see(pure.name) not in _names(self._root / pure.parent)
+
+
+@lru_cache(64)
+def _names(folder: Path) -> frozenset[str]:
+    """What stands in a folder of the old set."""
+    return frozenset(_as_disks_see(one.name) for one in folder.iterdir())
+
+
+def _as_disks_see(path: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _format(file: Path) -> str:

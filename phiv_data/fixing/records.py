@@ -95,9 +95,9 @@ def mend(record: Any, renamed: Paths | None = None) -> tuple[Any, list[Change]]:
 
 
 def undo(record: Any, changes: Sequence[Change]) -> Any:
-    """The record as it was before `changes`; the one given is left as it is."""
+    """The record as it was before `changes`; the one given is left as it is. Marks stand before a record, not in it."""
     record = copy.deepcopy(record)
-    for change in reversed(changes):
+    for change in reversed([change for change in changes if change.fix != "mark"]):
         _apply(record, change.fix, change.steps, change.before)
     return record
 

@@ -19,12 +19,16 @@ _DONE = {
 
 def summary(fixed: Fixed, out: Path) -> str:
     """Lines, each ending in a newline."""
-    lines = [f"{out}: {_of(fixed.changed_rows, fixed.rows, 'row')} mended, {fixed.num_images} images copied"]
+    lines = [f"{out}: {_of(fixed.changed_rows, fixed.rows, 'row')} mended, {fixed.num_images:,} images copied"]
     for name in (name for name in _DONE if name in fixed.counts):
         lines.append(f"  {fixed.counts[name]:>6,} {_DONE[name]}")
         lines += [f"         {example}" for example in fixed.examples[name]]
     if fixed.bad_rows:
-        lines.append(f"  {_of(fixed.bad_rows, fixed.rows, 'row')} left as they are: no safe fix makes them valid")
+        lines.append(
+            f"  {_of(fixed.bad_rows, fixed.rows, 'row')} left as they are: they break the format in other ways"
+        )
+    if fixed.images_left:
+        lines.append(f"  {fixed.images_left:,} images not copied: they are not there, no files, or lead out of images/")
     if fixed.counts:
         lines.append(f"  every change, and what stood there before: {out / FIXES}")
     return "".join(f"{line}\n" for line in lines)

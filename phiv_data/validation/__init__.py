@@ -69,7 +69,7 @@ def validate(
     Raises UsageError when there is nothing to check.
     """
     path = Path(path)
-    _check_arguments(path, images_root, max_issues, max_pixels, num_workers, ignore)
+    check_arguments(path, images_root, max_issues, max_pixels, num_workers, ignore)
     settings = Settings(deep, images, frozenset(ignore), tuple(row_rules), max_issues, max_pixels)
     job = Job(settings=settings, images_root=None if images_root is None else Path(images_root))
     findings = Findings.of(settings)
@@ -96,7 +96,7 @@ def validate(
         return in_their_words(report, job)
 
 
-def _check_arguments(
+def check_arguments(
     path: Path,
     images_root: Path | str | None,
     max_issues: int,
@@ -106,6 +106,8 @@ def _check_arguments(
 ) -> None:
     if not path.exists():
         raise UsageError(str(path), "no such file or folder")
+    if not path.is_file() and not path.is_dir():  # a pipe can be read only once
+        raise UsageError(str(path), "is neither a file nor a folder", "Save what it gives to a file first")
     if max_issues < 1:
         raise UsageError("max_issues", f"must be at least 1 (found {max_issues})")
     if max_pixels < 1:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -132,7 +133,8 @@ def _first_rows(path: Path) -> Iterator[Any]:
             return
         with path.open("rb") as file:
             for raw in islice(iter(lambda: file.readline(_MAX_LINE), b""), _LOOKED_AT):
-                yield json.loads(raw.removeprefix(BOM) or b"null") if raw.strip() else None
+                with suppress(ValueError, RecursionError):  # one bad line hides none of the others
+                    yield json.loads(raw.removeprefix(BOM))
     except (SourceError, ValueError, RecursionError):
         return
 

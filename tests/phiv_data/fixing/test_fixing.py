@@ -17,10 +17,11 @@ from phiv_data.cli_validate import main
 from phiv_data.dataset import ConversationDataset, read_manifest
 from phiv_data.engine import convert
 from phiv_data.fixing import Fixed, fix
-from phiv_data.fixing.records import ABSENT, Change, undo
+from phiv_data.fixing.lines import read_log
+from phiv_data.fixing.records import undo
 from phiv_data.jsonl import read_jsonl, write_jsonl
 from phiv_data.validation import validate
-from phiv_schemas import PhivError, ShardError, UsageError
+from phiv_schemas import Conversation, PhivError, ShardError, UsageError
 
 
 def row(number: int, *paths: str, user: str = "What is it?", **more: Any) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def test_the_mended_set_has_none_of_what_was_mended_and_all_else(messy: Path, tm
     assert (before.counts()["PV002"], after.counts()["PV002"]) == (4, 1)
     assert (after.counts()["PV001"], after.rows) == (before.counts()["PV001"], before.rows)
     assert fixed == Fixed(
-        tmp_path / "out" / "val.jsonl", 6, 3, 2, 2,
+        tmp_path / "out" / "val.jsonl", 6, 3, 2, 2, 0,
         {"mark": 1, "nfc": 1, "suffix": 2, "offsets": 2, "missing": 2, "order": 2}, fixed.examples,
     )  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["a.png", "b.png"]
@@ -91,20 +92,14 @@ def test_lines_that_need_no_fix_and_lines_that_stay_bad_keep_their_bytes(messy: 
 
 def test_every_change_is_in_the_log_and_can_be_undone(messy: Path, tmp_path: Path) -> None:
     fixed = fix(messy, tmp_path / "out")
-    log = [json.loads(line) for line in (tmp_path / "out" / "phiv-fixes.jsonl").read_text().splitlines()]
+    log = list(read_log(tmp_path / "out" / "phiv-fixes.jsonl"))
     assert len(log) == sum(fixed.counts.values())
-    assert {entry["file"] for entry in log} == {"val.jsonl"}
+    assert {file for file, _, _ in log} == {"val.jsonl"}
     old, new = messy.read_bytes().split(b"\n"), fixed.path.read_bytes().split(b"\n")
-    for line in {entry["line"] for entry in log}:
-        changes = [change_of(entry) for entry in log if entry["line"] == line and entry["fix"] != "mark"]
+    for line in {number for _, number, _ in log}:
+        changes = [change for _, number, change in log if number == line]
         was = old[line - 1].removeprefix(b"\xef\xbb\xbf")
         assert json.dumps(undo(json.loads(new[line - 1]), changes)) == json.dumps(json.loads(was))
-
-
-def change_of(entry: dict[str, Any]) -> Change:
-    path = entry["json_path"].removeprefix("$").replace("[", ".").replace("]", "").split(".")[1:]
-    steps = tuple(int(step) if step.isdigit() else step for step in path)
-    return Change(entry["fix"], steps, entry.get("before", ABSENT), entry["after"])
 
 
 def test_a_new_name_is_never_one_that_is_taken(tmp_path: Path) -> None:
@@ -135,7 +130,8 @@ def test_images_that_lead_out_or_are_no_files_are_not_copied(tmp_path: Path) -> 
     (tmp_path / "secret.png").write_bytes(PNG)
     (tmp_path / "data/images/link.png").symlink_to(tmp_path / "secret.png")
     os.mkfifo(tmp_path / "data/images/pipe.png")
-    assert fix(data, tmp_path / "out").num_images == 0
+    fixed = fix(data, tmp_path / "out")
+    assert (fixed.num_images, fixed.images_left) == (0, 2)
     assert list((tmp_path / "out").rglob("*.png")) == []
 
 
@@ -176,13 +172,71 @@ def test_twice_gives_the_same_bytes(messy: Path, tmp_path: Path) -> None:
     assert [data for _, data in one.values()] == [data for _, data in two.values()]
 
 
-@pytest.mark.parametrize("where", ["data", "data/mended", "full", "file"])
+def test_names_of_bad_lines_and_of_unused_files_are_not_taken(tmp_path: Path) -> None:
+    images = {f"{name}.jpg": picture(i) for i, name in enumerate("abcde")} | {"a.png": JPEG, "E.png": JPEG}
+    bad = [
+        b'{"id": "1", "conversations": [{"images": ["b.jpg"],}]}\n',
+        json.dumps(row(2, "c.jpg")).replace('"source"', '"source": "s", "source"').encode() + b"\n",
+        b'{"id": "3", "source": "s", "conversations": [{"images": "b.png", "user": "?", "assistant": "?"}]}\n',
+    ]
+    data = write(tmp_path / "data", *bad, *(row(k, f"{name}.jpg") for k, name in enumerate("abcde")), images=images)
+    fixed = fix(data, tmp_path / "out")
+    assert [r.image_paths[0] for r in map(read_one, fixed.path.read_bytes().splitlines()[3:])] == [
+        "a.jpg.png", "b.jpg", "c.jpg", "d.png", "e.jpg.png"
+    ]  # fmt: skip
+    copies = {path.name: path.read_bytes() for path in (tmp_path / "out" / "images").iterdir()}
+    assert copies == {new: images[f"{new[0]}.jpg"] for new in ("a.jpg.png", "b.jpg", "c.jpg", "d.png", "e.jpg.png")}
+
+
+def read_one(line: bytes) -> Conversation:
+    return Conversation.model_validate_json(line)
+
+
+def test_a_second_mending_keeps_the_log_and_the_ends_of_lines(messy: Path, tmp_path: Path) -> None:
+    messy.write_bytes(messy.read_bytes().replace(b"\n", b"\r\n").replace(b"\r\r\n", b"\r\n"))
+    once = fix(messy, tmp_path / "once")
+    assert once.path.read_bytes().count(b"\r\n") == messy.read_bytes().count(b"\n")
+    again = fix(tmp_path / "once", tmp_path / "twice")
+    assert again.counts == {}
+    logs = [(tmp_path / name / "phiv-fixes.jsonl").read_bytes() for name in ("once", "twice")]
+    assert logs[0] == logs[1] != b""
+
+
+def test_nothing_that_appears_at_the_place_is_touched(messy: Path, tmp_path: Path) -> None:
+    def appear(count: int) -> None:
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "precious").touch()
+
+    with pytest.raises(UsageError, match="appeared while it was written"):
+        fix(messy, tmp_path / "out", on_rows=appear)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def test_a_name_that_would_be_too_long_stays(tmp_path: Path) -> None:
+    name = "x" * 251 + ".jpg"
+    fixed = fix(write(tmp_path / "data", row(0, name), images={name: webp()}), tmp_path / "out")
+    assert (fixed.counts, [path.name for path in (tmp_path / "out/images").iterdir()]) == ({}, [name])
+
+
+def webp() -> bytes:
+    return picture(4, kind="WEBP")
+
+
+def test_a_link_to_an_empty_folder_is_followed(messy: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    fix(messy, tmp_path / "link")
+    assert (tmp_path / "real" / "val.jsonl").is_file()
+
+
+@pytest.mark.parametrize("where", ["data", "data/mended", "full", "file", "file/below", "data/images/x"])
 def test_never_in_place_nor_over_anything(messy: Path, tmp_path: Path, where: str) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     (tmp_path / "file").touch()
     before = state(tmp_path)
-    with pytest.raises(UsageError, match=r"is there already|lies in"):
+    with pytest.raises(UsageError, match=r"is there already|lies in|is a file"):
         fix(messy.parent, tmp_path / where)
     assert state(tmp_path) == before
 
@@ -271,7 +325,7 @@ def test_the_command_says_what_it_did_and_checks_the_copy(
     out = capsys.readouterr().out
     assert f"{tmp_path / 'out'}: 3 of 6 rows mended, 2 images copied\n" in out
     assert '         val.jsonl:1: $.conversations[0].user: "cafe\\u0301 (0)" -> "caf\\u00e9 (0)"\n' in out
-    assert "  2 of 6 rows left as they are: no safe fix makes them valid\n" in out
+    assert "  2 of 6 rows left as they are: they break the format in other ways\n" in out
     assert out.endswith("(1 PV001 not-json, 1 PV002 schema, 1 PV403 unlabeled)\n")
 
 
@@ -282,6 +336,20 @@ def test_a_report_on_stdout_is_nothing_but_the_report(
     streams = capsys.readouterr()
     assert json.loads(streams.out)["path"] == str(tmp_path / "out")
     assert "3 of 3 rows mended" in streams.err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--ignore", "PV999"], ["--max_issues", "0"], ["--max_tokens", "9"], ["--source", "x"], ["--images_root", "no"],
+    ],
+)  # fmt: skip
+def test_wrong_flags_are_told_before_anything_is_written(
+    messy: Path, tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, messy, "--fix", tmp_path / "out", *flags) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_are_one_line(

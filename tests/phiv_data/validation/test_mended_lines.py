@@ -24,7 +24,7 @@ def check(raw: bytes) -> None:
         assert mended.is_bad == (bool(raw.strip()) and parse_line(raw.strip(b"\r\n"), "x").conversation is None)
         return
     assert parse_line(mended.raw.rstrip(b"\n"), "x").conversation is not None
-    assert mended.raw.endswith(b"\n")
+    assert mended.raw.endswith(b"\r\n" if raw.endswith(b"\r") else b"\n")
     assert json.dumps(undo(mended.record, mended.changes)) == json.dumps(json.loads(raw))
     assert mend_line(mended.raw, RENAMED).changes == ()
 
