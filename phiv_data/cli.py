@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
-from phiv_schemas.errors import EXIT_INTERRUPTED, PhivError
+from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
 
 
 def run(program: str, command: Callable[[], int]) -> int:
@@ -18,6 +20,8 @@ def run(program: str, command: Callable[[], int]) -> int:
     from phiv_data.files import environment_problems
 
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 loses no report
     try:
         with environment_problems("stdout"):
             return command()
@@ -27,6 +31,12 @@ def run(program: str, command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: interrupted. Run the same command to continue\n")
         return EXIT_INTERRUPTED
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        if error.filename is None:
+            raise
+        where, what = os.fsdecode(error.filename), (error.strerror or "cannot be used").lower()
+        sys.stderr.write(f"{program}: {where}: {what}. Check the path; it may have changed meanwhile\n")
+        return EXIT_ENVIRONMENT
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         return EXIT_INTERRUPTED

@@ -83,9 +83,24 @@ def _validate(options: Options) -> int:
     alone = options.report_dir or options.output or options.fix or options.format not in ("text", "github")
     if len(options.paths) > 1 and alone:
         raise UsageError("PATH", "several go with --format text or github only", "Check them one by one")
+    _check_outputs(options)
     if options.fix:
         return _fix(options, options.paths[0], options.fix)
     return max([_check(options, path) for path in options.paths])
+
+
+def _check_outputs(options: Options) -> None:
+    """UsageError where a report would take the place of data."""
+    for flag, out in (("--output", options.output), ("--report_dir", options.report_dir)):
+        real = out and out.resolve()
+        if out is None or real is None or not out.exists():
+            continue
+        if out.is_dir() != (flag == "--report_dir"):
+            raise UsageError(flag, f"{out} is a {'folder' if out.is_dir() else 'file'}", "Choose another name")
+        inside = any(real.is_relative_to(path.resolve()) for path in options.paths if path.is_dir())
+        is_data = inside and (real.suffix in (".jsonl", ".arrow", ".sha256") or real.name == "manifest.json")
+        if flag == "--output" and (is_data or any(real == path.resolve() for path in options.paths)):
+            raise UsageError(flag, f"{out} is data that is to be checked", "Choose another name")
 
 
 def _fix(options: Options, path: Path, out: Path) -> int:
@@ -113,9 +128,7 @@ def _fix(options: Options, path: Path, out: Path) -> int:
     try:
         return _check(dataclasses.replace(options, images_root=None), fixed.path)
     except KeyboardInterrupt:
-        sys.stderr.write(
-            f"phiv-validate: interrupted; the mended copy is whole. Check it: phiv-validate {fixed.path}\n"
-        )
+        sys.stderr.write(f"phiv-validate: interrupted; the copy is whole. Check it with: phiv-validate {fixed.path}\n")
         return EXIT_INTERRUPTED
 
 

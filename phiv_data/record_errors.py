@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEYS = (*Conversation.model_fields, *Turn.model_fields)
 _MAX_SHOWN = 60
+_MAX_PATH = 1000
 
 
 def schema_issues(error: ValidationError, file: str, line: int | None = None) -> list[Issue]:
@@ -52,6 +53,12 @@ def shown(value: object) -> str:
         return "a huge number"
     text = repr(value[: _MAX_SHOWN + 1] if isinstance(value, str) else value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def shown_path(path: str) -> str:
+    """A path as one line. Whole, for a person has to find the file, up to what no disk takes."""
+    text = repr(path[:_MAX_PATH])
+    return text if len(text) <= _MAX_PATH else text[: _MAX_PATH - 3] + "..."
 
 
 def duplicate_key_paths(raw: bytes) -> Iterator[tuple[str, str]]:

@@ -24,9 +24,7 @@ def summary(fixed: Fixed, out: Path) -> str:
         lines.append(f"  {fixed.counts[name]:>6,} {_DONE[name]}")
         lines += [f"         {example}" for example in fixed.examples[name]]
     if fixed.bad_rows:
-        lines.append(
-            f"  {_of(fixed.bad_rows, fixed.rows, 'row')} left as they are: they break the format in other ways"
-        )
+        lines.append(f"  {_of(fixed.bad_rows, fixed.rows, 'row')} left as they are: they break the format otherwise")
     if fixed.images_left:
         lines.append(f"  {fixed.images_left:,} images not copied: they are not there, no files, or lead out of images/")
     if fixed.counts:

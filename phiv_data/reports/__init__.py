@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,6 +58,13 @@ def write_reports(
 
 
 def write_report(path: Path, text: str) -> None:
-    """Write a rendered report as UTF-8, whole or not at all. Text that is no Unicode is written as `?`."""
+    """Write a rendered report as UTF-8, whole or not at all. Text that is no Unicode is written as `?`.
+
+    A link is followed; a device or a pipe is written to as it is.
+    """
+    path, data = Path(os.path.realpath(path)), text.encode("utf-8", "replace")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)
+        return
     with atomic_write(path, durable=False) as out:
-        out.write(text.encode("utf-8", "replace"))
+        out.write(data)

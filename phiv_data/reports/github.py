@@ -48,7 +48,7 @@ def _command(report: ValidationReport, issue: Issue) -> str:
 
 def _verdict(report: ValidationReport) -> str:
     """Plain text: it does not begin with `::`, and holds no `##[`, the older form, which may stand anywhere."""
-    line = " ".join(text.summary(report).split())
+    line = text.printable(" ".join(text.summary(report).split()))
     return f"phiv-validate: {line}".replace("##[", "## [")
 
 

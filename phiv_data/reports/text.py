@@ -8,7 +8,12 @@ from phiv_schemas import Issue, ValidationReport
 
 def render(report: ValidationReport) -> str:
     """The report as lines, each ending in a newline."""
-    return "".join(f"{line}\n" for line in [*map(_line, report.issues), summary(report)])
+    return "".join(f"{printable(line)}\n" for line in [*map(_line, report.issues), summary(report)])
+
+
+def printable(line: str) -> str:
+    """A line that no terminal obeys: names of files may hold anything."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _line(issue: Issue) -> str:

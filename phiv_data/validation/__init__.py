@@ -16,16 +16,18 @@ existence and sizes are checked.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from phiv_data.dataset import MANIFEST
 from phiv_data.files import environment_problems
 from phiv_data.images import MAX_PIXELS
 from phiv_data.validation.dataset import plan_path
-from phiv_data.validation.foreign import foreign_files, in_their_words, plan_foreign
+from phiv_data.validation.foreign import foreign_files, in_their_words, passed_over, plan_foreign
 from phiv_data.validation.found import RowRule, Settings
 from phiv_data.validation.keys import KeyIndex
 from phiv_data.validation.partial import Findings, Partial, finish, merge
@@ -34,6 +36,8 @@ from phiv_data.validation.walk import Job, find_rows, run_pieces
 from phiv_schemas import RULES, UsageError, ValidationReport
 
 MAX_ISSUES = 1000
+OWN_CODE = re.compile(r"PV9\d\d")
+"""Codes of rules of your own."""
 
 OnRows = Callable[[int], object]
 
@@ -82,6 +86,8 @@ def validate(
         index = KeyIndex(scratch)
         sources = source_job(path, source, settings, scratch) if source else None
         files = foreign_files(path, input_format)
+        if path.is_dir() and input_format == "auto" and not (path / MANIFEST).is_file():
+            findings.extend(passed_over(path, files))
         planned = plan_foreign(path, files, job, findings) if files else plan_path(path, job, findings, scratch)
         whole = Partial(Findings.of(settings))
         for part in run_pieces(planned.job, num_workers):
@@ -114,7 +120,9 @@ def check_arguments(
         raise UsageError("max_pixels", f"must be at least 1 (found {max_pixels})")
     if num_workers is not None and num_workers < 0:
         raise UsageError("num_workers", f"must be at least 0 (found {num_workers})")
-    if unknown := sorted(set(ignore) - RULES.keys()):
+    if isinstance(ignore, str):
+        raise UsageError("ignore", f"must be a list of codes (found {ignore!r})")
+    if unknown := sorted(code for code in set(ignore) - RULES.keys() if not OWN_CODE.fullmatch(code)):
         raise UsageError("ignore", f"no such rule {unknown[0]!r}", "docs/rules.md lists them")
     if images_root is not None and not Path(images_root).is_dir():
         raise UsageError("images_root", f"no such folder {str(images_root)!r}")

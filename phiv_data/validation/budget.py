@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.plugins import load_plugins
-from phiv_data.record_errors import shown
+from phiv_data.record_errors import shown_path
 from phiv_data.reject import RejectInput
 from phiv_data.validation.found import Found, ImageFacts, RowContext
 from phiv_data.validation.stats import Bins, histograms
@@ -127,7 +127,7 @@ def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Found | Non
         try:
             size = facts.size or facts.declared or _header_size(path, facts, root)
         except RejectInput as reject:
-            return Found("PV251", _place(row.conversation, i), f"no size of image {shown(path)}: {reject.reason}")
+            return Found("PV251", _place(row.conversation, i), f"no size of image {shown_path(path)}: {reject.reason}")
         if size is None:
             return None
         sizes.append(size)

@@ -51,12 +51,16 @@ def plan_path(path: Path, job: Job, findings: Findings, scratch: Callable[[], Pa
     if path.is_file():
         if _is_shard(path):
             return _plan_shards(path.parent, [path], job)
+        _check_kind(path)
         return _plan_jsonl(path.parent, [path], job)
     if (path / MANIFEST).is_file():
         return _plan_converted(path, job, findings, scratch)
-    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.is_file() and file.name not in NO_ROWS):
+    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.name not in NO_ROWS and not file.is_dir()):
         _note_no_manifest(path, findings)
-        return _plan_jsonl(path, jsonl, job)
+        for file in jsonl:
+            if not file.is_file():
+                findings.add("PV007", file.name, "cannot be read (a link that leads nowhere, or no file)")
+        return _plan_jsonl(path, [file for file in jsonl if file.is_file()], job)
     if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
         _check_shard_names(path, shards, findings)
         return _plan_shards(path, shards, job)
@@ -66,9 +70,34 @@ def plan_path(path: Path, job: Job, findings: Findings, scratch: Callable[[], Pa
     raise UsageError(str(path), "holds no manifest.json, jsonl file or shard", "Pass what phiv-convert wrote")
 
 
+_OTHER_KINDS = {
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow IPC file, where phiv's shards are Arrow IPC streams",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF": "a PDF document",
+}
+
+
+def _check_kind(path: Path) -> None:
+    """UsageError for a file that is plainly something else: thousands of broken lines would say less."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if kind := next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None):
+        raise UsageError(
+            str(path), f"is {kind}, not jsonl", "Unpack or convert it first: phiv-convert reads many formats"
+        )
+
+
 def _is_shard(path: Path) -> bool:
     with path.open("rb") as file:
-        return path.suffix == ".arrow" or file.read(len(_SHARD_MARK)) == _SHARD_MARK
+        start = file.read(6)
+    return (path.suffix == ".arrow" and start != b"ARROW1") or start.startswith(_SHARD_MARK)
 
 
 def _nothing_more(whole: Partial, index: KeyIndex, findings: Findings) -> int:
@@ -87,7 +116,7 @@ def _plan_jsonl(folder: Path, files: list[Path], job: Job) -> Planned:
 
     def check_whole(whole: Partial, index: KeyIndex, findings: Findings) -> int:
         if not whole.rows:
-            findings.add("PV202", files[0].name, "holds no rows")
+            findings.add("PV202", files[0].name if files else folder.name, "holds no rows")
         return 0
 
     return Planned(job, check_whole)
@@ -95,6 +124,10 @@ def _plan_jsonl(folder: Path, files: list[Path], job: Job) -> Planned:
 
 def _cut(job: Job, file: str, path: Path) -> Iterator[Lines]:
     return cut_lines(file, path, DEEP_PIECE_BYTES if job.settings.deep and job.has_images else PIECE_BYTES)
+
+
+REPORT_FILES = ("report.txt", "report.json", "report.junit.xml", "report.sarif", "report.html")
+"""What --report_dir writes: `phiv_data.reports` holds the same names to this."""
 
 
 def split_of(stem: str) -> str:
@@ -124,8 +157,11 @@ def _check_shard_names(folder: Path, shards: list[Path], findings: Findings) -> 
 def _note_no_manifest(folder: Path, findings: Findings) -> None:
     unfinished = (folder / ".phiv").exists()
     what = "unfinished conversion" if unfinished else "hashes and row counts cannot be checked"
+    hint = "Run its phiv-convert command again" if unfinished else ""
+    if not unfinished and any(folder.glob("arrow/*/*.arrow")):
+        what, hint = f"{what}, and the shards below arrow/ were not looked at", "Pass arrow/ to check them"
     findings.add(
-        "PV303", MANIFEST, f"there is none: {what}", hint="Run its phiv-convert command again" if unfinished else "",
+        "PV303", MANIFEST, f"there is none: {what}", hint=hint,
         severity="error" if unfinished else "warning",
     )  # fmt: skip
 
@@ -137,7 +173,8 @@ def _plan_converted(folder: Path, job: Job, findings: Findings, scratch: Callabl
     try:
         manifest = read_manifest(folder)
     except ShardError as error:
-        findings.add("PV304", MANIFEST, error.what, hint=error.hint)
+        where = error.where.removeprefix(str(folder / MANIFEST)).removeprefix(": ") or None
+        findings.add("PV304", MANIFEST, error.what, json_path=where, hint=error.hint)
         return Planned(job, _nothing_more)
     there = {info.path for info in manifest.files if _plan_file(folder, info, job, findings)}
     job.images_root, job.has_images = job.images_root or folder / "images", True  # where it is gone, all are missing
@@ -188,21 +225,20 @@ def _plan_split(folder: Path, split: SplitInfo, job: Job, there: set[str]) -> No
 
 def _read_listing(
     folder: Path, manifest: Manifest, there: set[str], findings: Findings, scratch: Callable[[], Path]
-) -> Listing:
-    """images.sha256 as a table; an empty one where it is gone."""
+) -> Listing | None:
+    """images.sha256 as a table; None where it is gone, which was told: then nothing can be held against it."""
     name = manifest.image_hashes.path
 
     def on_bad_line(number: int) -> None:
         findings.add("PV302", name, "is not a line of sha256sum", line=number, hint=AGAIN)
 
-    lines = read_listing(folder / name, on_bad_line) if name in there else iter(())
-    return make_listing(lines, scratch())
+    return make_listing(read_listing(folder / name, on_bad_line), scratch()) if name in there else None
 
 
 def _check_listed(folder: Path, manifest: Manifest, job: Job, index: KeyIndex, findings: Findings) -> int:
     """Images that are listed but that no good record shows; how many there are."""
-    assert job.listing is not None
-    assert job.images_root is not None
+    if job.listing is None or job.images_root is None or not job.settings.images:
+        return 0
     name, listing = manifest.image_hashes.path, job.listing
     unseen = listing.unseen(index.firsts(IMAGE_KEYS))
     if not unseen.any():
@@ -236,7 +272,8 @@ def _check_accounting(manifest: Manifest, listing: Listing | None, findings: Fin
     if manifest.rows != manifest.accounting.written:
         what = f"accounts for {manifest.accounting.written} rows written, but its splits hold {manifest.rows}"
         findings.add("PV304", MANIFEST, what, hint=AGAIN)
-    if (images := sum(split.num_images for split in manifest.splits)) != (listed := len(listing or ())):
+    images = sum(split.num_images for split in manifest.splits)
+    if listing is not None and images != (listed := len(listing)):
         what = f"counts {images} images, but images.sha256 lists {listed}"
         findings.add("PV304", MANIFEST, what, hint=AGAIN)
     if not manifest.rows:
@@ -246,12 +283,13 @@ def _check_accounting(manifest: Manifest, listing: Listing | None, findings: Fin
 def _check_unlisted(folder: Path, manifest: Manifest, listing: Listing | None, findings: Findings) -> None:
     """Files that nothing names: leftovers of another run, or edits by hand."""
     known = {MANIFEST, FIXES, "README.md", *manifest_files(manifest)}
+    names = {*REPORT_FILES, "Thumbs.db", "desktop.ini"}  # of this tool, and of desktops
     arrow = {Path(shard.path).parent.as_posix() for split in manifest.splits for shard in split.shards}
     known |= {f"{parent}/{name}" for parent in (*arrow, "arrow") for name in _LOADER_FILES}
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+        for name in sorted(name for name in files if not name.startswith(".") and name not in names):
             path = (Path(parent) / name).relative_to(folder).as_posix()
-            is_image = path.startswith("images/") and path.removeprefix("images/") in (listing or ())
+            is_image = path.startswith("images/") and (listing is None or path.removeprefix("images/") in listing)
             if path not in known and not is_image:
                 findings.add("PV402", path, "is not part of the dataset", severity="warning")

@@ -29,6 +29,7 @@ from phiv_data.jsonl import UTF16_MARKS
 from phiv_data.row_files import INFO, SUFFIXES, is_array, read_entries
 from phiv_data.validation.dataset import Planned, split_of
 from phiv_data.validation.foreign_rows import BOM, ForeignRows, places_of
+from phiv_data.validation.found import Found
 from phiv_data.validation.keys import KeyIndex
 from phiv_data.validation.partial import Findings, Partial
 from phiv_data.validation.walk import DEEP_PIECE_BYTES, PIECE_BYTES, Job, Piece, cut_lines
@@ -81,18 +82,35 @@ def _one_file(path: Path, input_format: str) -> list[ForeignFile]:
 
 def _of_folder(folder: Path, input_format: str) -> list[ForeignFile]:
     entries = read_entries(folder / INFO)
-    names = sorted(name for name in folder.iterdir() if name.suffix in SUFFIXES and name.is_file())
-    files = [name for name in names if name.name not in {INFO, *NO_ROWS} and not name.name.startswith(".")]
     found = []
-    for file in files:
+    for file in _row_files(folder):
         entry = _entry_of(file, entries)
         format = _guess(file, entry)
-        if format is None and input_format == "auto" and file.suffix == ".json":
-            continue  # some other JSON
-        if input_format == "auto" and format in (None, "phiv"):
+        if format is None and input_format == "auto":
+            continue  # some other JSON, or an empty file
+        if input_format == "auto" and format == "phiv":
             return []
         found.append(ForeignFile(file, str(format) if input_format == "auto" else input_format, entry))
     return found
+
+
+def _row_files(folder: Path) -> list[Path]:
+    names = sorted(name for name in folder.iterdir() if name.suffix in SUFFIXES and name.is_file())
+    return [name for name in names if name.name not in {INFO, *NO_ROWS} and not name.name.startswith(".")]
+
+
+def passed_over(folder: Path, files: Iterable[ForeignFile]) -> Iterator[Issue]:
+    """PV504 for each file of a folder that holds rows, it seems, and is not read beside the others."""
+    read = {file.path for file in files}
+    for file in _row_files(folder):
+        if file in read or not file.stat().st_size:
+            continue
+        format = _guess(file, None)
+        if read and format is None and file.suffix == ".jsonl":
+            yield Found("PV504", None, "holds no rows of a format that phiv can tell: it was not checked").at(file.name)
+        elif not read and format not in (None, "phiv") and file.suffix == ".json":
+            what = f"holds {format} rows: it was not checked beside phiv's own"
+            yield Found("PV504", None, what, "Check it by itself").at(file.name)
 
 
 def _entry_of(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_data.images import MAX_PIXELS
-from phiv_data.record_errors import shown
+from phiv_data.record_errors import shown_path
 from phiv_data.reject import RejectInput
 from phiv_data.row_files import data_of, is_absolute, is_address, is_data, locate
 from phiv_data.validation.found import Found, ImageFacts, RowContext
@@ -43,12 +43,12 @@ class ForeignImages(ImageChecks):
             located = locate(path, self._roots, 0)
             is_file = located is not None and stat.S_ISREG(located[0].stat().st_mode)
         except (OSError, ValueError) as error:
-            return broken("PV101", f"no such image {shown(path)} ({error})")
+            return broken("PV101", f"no such image {shown_path(path)} ({error})")
         if located is None:
             hint = "" if is_absolute(path) else "Pass the folder that its path starts from as --images_root"
-            return ImageFacts(found=(Found("PV101", None, f"no such image {shown(path)}", hint),))
+            return ImageFacts(found=(Found("PV101", None, f"no such image {shown_path(path)}", hint),))
         if not is_file:
-            return broken("PV101", f"is not a file ({shown(path)})")
+            return broken("PV101", f"is not a file ({shown_path(path)})")
         return self._read(path, located[0]) if self._deep else ImageFacts()
 
     def _check_data(self, path: str) -> ImageFacts:
@@ -57,7 +57,7 @@ class ForeignImages(ImageChecks):
         try:
             return decode(data_of(path, ""), path, max_pixels=self._max_pixels)
         except RejectInput as error:
-            return broken("PV102", f"broken image {shown(path)}: {error.reason}")
+            return broken("PV102", f"broken image {shown_path(path)}: {error.reason}")
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from itertools import chain
 
 from phiv_data.record_errors import shown
 from phiv_data.validation.found import Found, RowContext
+from phiv_data.validation.leakage import told_as
 from phiv_schemas import Issue, Turn
 
 MAX_SOURCES = 100
@@ -70,7 +71,7 @@ class Labels:
         answer = turns[0].assistant
         if len(turns) > 1 or (turns[0].answers and not _may_be_class(turns[0])):
             self._set(source, None)
-        elif answer is not None and (uses := answers.get((answer, row.split))):
+        elif answer is not None and (uses := answers.get((answer, told_as(row.split)))):
             uses.count += 1
             if row.line < uses.first[1] or row.file < uses.first[0]:
                 uses.first = min(uses.first, (row.file, row.line))
@@ -78,7 +79,7 @@ class Labels:
             self._set(source, None)
         elif answer is not None:
             answers = answers if answers is not _NEW else {}
-            answers[answer, row.split] = Uses(1, (row.file, row.line))
+            answers[answer, told_as(row.split)] = Uses(1, (row.file, row.line))
             self._set(source, _bounded(answers))
 
     def _set(self, source: str, answers: Answers | None) -> None:
@@ -169,6 +170,8 @@ def classes_of(answers: Answers) -> list[Class]:
 
 def _form(answer: str) -> str:
     """What spellings of one class share. Punctuation alone stands for itself."""
+    if len(answer.strip("-+")) < 2:
+        return answer  # grades, letters and signs: A and a, A- and A+
     words = answer.casefold().replace("_", " ").replace("-", " ").split()
     return " ".join(words).strip(".,;:!?\"'`()[]{} ") or answer
 

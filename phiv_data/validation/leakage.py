@@ -48,8 +48,9 @@ _MAX_INDEX = 2**16 - 1
 @lru_cache(maxsize=1024)
 def role(split: str) -> int | None:
     """0 for train, 1 for val, 2 for test: what the name of a split says; None where it says none, or two."""
-    words = re.split(r"[^a-z0-9]+", split.lower())
-    roles = {_ROLES[word] for word in words if word in _ROLES}
+    words = re.split(r"[^a-z0-9]+", split.lower())  # train2017, train_set, trainset
+    plain = [word if word in _ROLES else word.rstrip("0123456789").removesuffix("set") for word in words]
+    roles = {_ROLES[word] for word in plain if word in _ROLES}
     return roles.pop() if len(roles) == 1 else None
 
 
@@ -90,6 +91,7 @@ def items(record: Conversation) -> Iterator[int]:
             yield image_item(t, i)
 
 
+@lru_cache(maxsize=1024)
 def told_as(split: str) -> str:
     """How a split is called in a message."""
     its_role = role(split)

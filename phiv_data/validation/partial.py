@@ -18,7 +18,7 @@ from itertools import chain
 from itertools import count as numbers
 from typing import Any
 
-from phiv_data.record_errors import shown
+from phiv_data.record_errors import shown, shown_path
 from phiv_data.validation.found import RowContext, Settings
 from phiv_data.validation.image_stats import IMAGE_KEYS, image_stats
 from phiv_data.validation.images import image_key
@@ -214,8 +214,13 @@ def _quoted(issue: Issue, rows: Mapping[Place, Conversation]) -> Issue:
     if QUOTED not in issue.message:
         return issue
     row = rows.get((issue.file, issue.line or 0))
-    quote = shown(value_at(row.to_wire(), issue.json_path or "$")) if row else "(no longer there)"
+    quote = _quote(value_at(row.to_wire(), issue.json_path or "$"), issue) if row else "(no longer there)"
     return issue.model_copy(update={"message": issue.message.replace(QUOTED, quote)})
+
+
+def _quote(value: Any, issue: Issue) -> str:
+    is_path = isinstance(value, str) and ".images[" in (issue.json_path or "")
+    return shown_path(value) if is_path else shown(value)
 
 
 def value_at(record: Any, json_path: str) -> Any:

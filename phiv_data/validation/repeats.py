@@ -18,6 +18,7 @@ from zlib import crc32
 
 from phiv_data.validation.found import Found, RowContext
 from phiv_data.validation.keys import QUOTED, Key, KeyRule, Seen, digest
+from phiv_data.validation.leakage import told_as
 from phiv_schemas import Conversation
 
 MAX_ANSWERS = 1000  # different ones to one question, of those that are remembered
@@ -102,7 +103,7 @@ def _judge_content(group: Sequence[Seen]) -> Iterator[tuple[Seen, Found]]:
     for _, keys in groupby(group, key=lambda seen: (seen.file, seen.line)):
         row = list(keys)
         seen, answers = row[0], {one.value[:12] for one in row}
-        asked = splits.setdefault(seen.split, _Asked(seen, answers))
+        asked = splits.setdefault(told_as(seen.split), _Asked(seen, answers))
         before = asked.by_answer.get(seen.value[:12])
         if before is not None:
             if before.value != seen.value:  # of one id: PV201 tells it

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from phiv_data.images import MAX_PIXELS
 from phiv_data.jsonl import Line
-from phiv_data.record_errors import schema_issues, shown
+from phiv_data.record_errors import schema_issues, shown_path
 from phiv_data.shards import Row, open_shard, to_conversation
 from phiv_data.validation.fast import fast_row
 from phiv_data.validation.found import Found, ImageFacts
@@ -91,7 +91,7 @@ class RowChecks:
         """The facts of one image, and all that is wrong with it in this shard."""
         data, path = image["bytes"], image["path"]
         if not data:
-            return ImageFacts(), [Found("PV102", None, f"no bytes for image {shown(path)}")]
+            return ImageFacts(), [Found("PV102", None, f"no bytes for image {shown_path(path)}")]
         found = []
         if len(data) != meta["size_bytes"]:
             found.append(Found("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
@@ -102,7 +102,7 @@ class RowChecks:
         if digest.hex() != meta["sha256"]:
             return ImageFacts(sha256=digest), [
                 *found,
-                Found("PV104", None, f"bytes are not those of sha256 in media ({shown(path)})"),
+                Found("PV104", None, f"bytes are not those of sha256 in media ({shown_path(path)})"),
             ]
         facts, more = self._decode(data, path, digest)
         if facts.size not in (None, (meta["width"], meta["height"])):
@@ -115,7 +115,7 @@ class RowChecks:
         listed = listing.get(path) if listing else None
         found = []
         if listed not in (None, digest):
-            found.append(Found("PV104", None, f"bytes differ from the file's in images/ ({shown(path)})"))
+            found.append(Found("PV104", None, f"bytes differ from the file's in images/ ({shown_path(path)})"))
         file = self._files.get(path) if self._files and listed == digest else None
         if file and file.size:
             return file, found  # what is odd in it is told of the file

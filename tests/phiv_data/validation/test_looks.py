@@ -105,13 +105,13 @@ def real(shared: Path) -> list[tuple[Image.Image, bytes]]:
 # Against a plain way -----------------------------------------------------------------------------------------------
 
 
-def plainly(image: Image.Image) -> tuple[int, NDArray[np.bool_], NDArray[np.float32]]:
-    """Strength, the 64 bits and 16x16 pixels: Pillow's triangles over all pixels of the upright picture."""
+def plainly(image: Image.Image) -> tuple[int, NDArray[np.float32], NDArray[np.float32]]:
+    """Strength, the 64 differences that become bits, and 16x16 pixels: by Pillow's triangles over all pixels."""
     grey = image.convert("L").convert("F")
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BILINEAR))
     across, down = np.diff(cells, axis=1), np.diff(cells, axis=0)
     strength = int((abs(across) >= 2).sum() + (abs(down) >= 2).sum())
-    return strength, across >= 2, np.asarray(grey.resize((16, 16), Image.Resampling.BILINEAR))
+    return strength, across, np.asarray(grey.resize((16, 16), Image.Resampling.BILINEAR))
 
 
 def levels(look: bytes) -> NDArray[np.float64]:
@@ -123,9 +123,12 @@ def levels(look: bytes) -> NDArray[np.float64]:
 def test_a_look_is_what_a_plain_way_sees(seed: int, width: int, height: int, kind: str) -> None:
     image = drawn(seed, (width, height))
     strength, look = seen(stored(image, kind))
-    expected, bits, grey = plainly(image)
+    expected, across, grey = plainly(image)
     assert abs(strength - expected) <= 5
-    assert (np.unpackbits(np.frombuffer(look[:HASH_BYTES], np.uint8)) != bits.ravel()).sum() <= MAX_BITS
+    bits = np.unpackbits(np.frombuffer(look[:HASH_BYTES], np.uint8)).reshape(8, 8) == 1
+    is_clear = abs(across - 2) > 3  # levels from the step: JPEG and its smaller decoding move them by less
+    assert (bits == (across >= 2))[is_clear].all()
+    assert is_clear.sum() >= 32
     assert np.corrcoef(levels(look), grey.ravel())[0, 1] > 0.97
 
 
