@@ -11,7 +11,8 @@ Free text must never be taken for classes. The rows of a source (`ucf101`, `hate
 - at most 10 are numbers: more are counts, years and amounts.
 
 Two answers are spellings of one class when they differ in case, blanks, `_`, `-` or punctuation at the edges only, and
-one has at most a tenth of the rows of the other. Letters that are read (`a` and `A`, equally often) are two classes.
+one has at most a tenth of the rows of the other. Single letters and grades (`a`, `A`, `A-`) are classes of their own.
+Splits are those that file names say (`leakage.role`), so the files of a train set in parts count together.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
@@ -119,6 +119,7 @@ def levels(look: bytes) -> NDArray[np.float64]:
 
 
 @given(st.integers(0, 10**6), st.integers(32, 500), st.integers(32, 500), st.sampled_from(["PNG", "JPEG"]))
+@example(24730, 141, 137, "PNG")  # 4 bits differ from the plain way, all of them near the step: rare, and true
 @settings(max_examples=60, deadline=None)
 def test_a_look_is_what_a_plain_way_sees(seed: int, width: int, height: int, kind: str) -> None:
     image = drawn(seed, (width, height))
@@ -126,10 +127,22 @@ def test_a_look_is_what_a_plain_way_sees(seed: int, width: int, height: int, kin
     expected, across, grey = plainly(image)
     assert abs(strength - expected) <= 5
     bits = np.unpackbits(np.frombuffer(look[:HASH_BYTES], np.uint8)).reshape(8, 8) == 1
-    is_clear = abs(across - 2) > 3  # levels from the step: JPEG and its smaller decoding move them by less
+    is_clear = abs(across - 2) > 3  # levels from the step; in 1,500 pictures the farthest wrong bit was at 2.4
     assert (bits == (across >= 2))[is_clear].all()
     assert is_clear.sum() >= 32
     assert np.corrcoef(levels(look), grey.ravel())[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_few_bits_differ_from_the_plain_way(kind: str) -> None:
+    differing = []
+    for seed in range(100):
+        image = drawn(seed, (40 + 4 * seed, 440 - 3 * seed))
+        _, look = seen(stored(image, kind))
+        bits = np.unpackbits(np.frombuffer(look[:HASH_BYTES], np.uint8)).reshape(8, 8) == 1
+        differing.append(int((bits != (plainly(image)[1] >= 2)).sum()))
+    assert max(differing) <= MAX_BITS
+    assert sum(differing) <= 50  # half a bit of 64 each; measured: 0.16
 
 
 @given(st.integers(0, 10**6))
