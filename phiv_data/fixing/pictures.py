@@ -14,7 +14,6 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from phiv_data.export_source import suffix
@@ -35,6 +34,7 @@ class Pictures:
         self._seen: set[str] = set()
         self._formats: dict[str, str] = {}  # of those whose suffix lies
         self._kept: set[str] = set()
+        self._names: dict[PurePosixPath, frozenset[str]] = {}
         self.num_copied = self.num_left = 0
 
     def copy(self, paths: Iterable[str]) -> None:
@@ -82,13 +82,13 @@ class Pictures:
     def _is_free(self, path: str, not_free: set[str]) -> bool:
         pure, seen = PurePosixPath(path), _as_disks_see(path)
         is_short = len(pure.name.encode()) <= MAX_NAME_BYTES
-        return is_short and seen not in not_free and _as_disks_see(pure.name) not in _names(self._root / pure.parent)
+        return is_short and seen not in not_free and _as_disks_see(pure.name) not in self._names_in(pure.parent)
 
-
-@lru_cache(64)
-def _names(folder: Path) -> frozenset[str]:
-    """What stands in a folder of the old set."""
-    return frozenset(_as_disks_see(one.name) for one in folder.iterdir())
+    def _names_in(self, folder: PurePosixPath) -> frozenset[str]:
+        """What stands in a folder of the old set."""
+        if folder not in self._names:
+            self._names[folder] = frozenset(_as_disks_see(one.name) for one in (self._root / folder).iterdir())
+        return self._names[folder]
 
 
 def _as_disks_see(path: str) -> str:

@@ -213,6 +213,15 @@ def test_nothing_that_appears_at_the_place_is_touched(messy: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
 
+def test_names_are_looked_up_anew_in_every_run(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", row(0, "a.jpg"), images={"a.jpg": PNG})
+    fix(data, tmp_path / "one")
+    (tmp_path / "data/images/a.png").write_bytes(JPEG)  # no row names it
+    fix(data, tmp_path / "two")
+    names = [[path.name for path in (tmp_path / out / "images").iterdir()] for out in ("one", "two")]
+    assert names == [["a.png"], ["a.jpg.png"]]
+
+
 def test_a_name_that_would_be_too_long_stays(tmp_path: Path) -> None:
     name = "x" * 251 + ".jpg"
     fixed = fix(write(tmp_path / "data", row(0, name), images={name: webp()}), tmp_path / "out")
