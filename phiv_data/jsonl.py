@@ -70,23 +70,20 @@ def read_range(
     `quick` is asked first: a record it gives is taken as it is, and not parsed again.
     """
     offset = start
-    mark: tuple[Issue, ...] = ()  # what there is to say of a byte order mark, at the first line that holds anything
     with environment_problems(path), path.open("rb") as file:
         file.seek(start)
         for number, raw in enumerate(file, start=first):
             if offset >= end:
                 return
-            if quick and not mark and (record := quick(raw)):
+            if quick and (record := quick(raw)):
                 yield Line(number, offset, *record)
             elif number == 1 and raw.startswith(UTF16_MARKS):
                 yield Line(1, 0, None, (_utf16(name),))
                 return
             elif not raw.isspace():
-                line, mark = _without_bom(raw, name) if number == 1 else (raw, mark)
-                if line.strip():
-                    parsed = parse_line(line.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
-                    yield Line(number, offset + len(raw) - len(line), parsed.conversation, mark + parsed.issues)
-                    mark = ()
+                line, warnings = _without_bom(raw, name) if number == 1 else (raw, ())
+                parsed = parse_line(line.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
+                yield Line(number, offset + len(raw) - len(line), parsed.conversation, warnings + parsed.issues)
             offset += len(raw)
 
 

@@ -46,16 +46,6 @@ def test_blank_lines_do_not_shift_line_numbers_or_offsets(tmp_path: Path) -> Non
         assert line.conversation == GOOD
 
 
-@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \t\n\n"])
-def test_a_byte_order_mark_alone_in_its_line_is_a_warning_and_no_record(tmp_path: Path, blank: bytes) -> None:
-    record = b'{"id": "a", "source": "s", "conversations": [{"images": [], "user": "u", "assistant": null}]}\n'
-    (tmp_path / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + blank + record + record)
-    first, second = read_lines(tmp_path / "x.jsonl")
-    assert [(issue.code, issue.line) for issue in first.issues] == [("PV006", 1)]
-    assert (first.number, second.number) == (1 + blank.count(b"\n"), 2 + blank.count(b"\n"))
-    assert (first.conversation, second.issues) == (second.conversation, ())
-
-
 def test_offset_of_the_first_line_is_after_the_byte_order_mark(tmp_path: Path) -> None:
     (line,) = read_lines(write(tmp_path, b"\xef\xbb\xbf" + LINE + b"\n"))
     assert (line.number, line.offset, line.conversation) == (1, 3, GOOD)
