@@ -4,7 +4,7 @@
 
 One line per case with the largest differences and PASS or FAIL; exit code 1 if any failed. Nothing about a set is
 written here: sizes come from its config.json and clip_config.json, cases from its meta.json, ids of the toy tokenizer
-from the rule in its README.md. Pictures go the whole way: PNG -> uint8 crops -> the model's own normalisation.
+from the rule in its README.md. Images go the whole way: PNG -> uint8 crops -> the model's own normalisation.
 """
 
 from __future__ import annotations
@@ -117,15 +117,15 @@ class GoldenSet:
         return phi3_vision.Processor(ToyTokenizer(int(rule[1]) if rule else 480), ids, rstrip=frozenset())
 
     def crops(self, case: str) -> tuple[list[Any], list[tuple[int, int]]]:
-        """uint8 crops and (height, width) of every picture of a case."""
+        """uint8 crops and (height, width) of every image of a case."""
         facts = self.cases[case]
         files = [self.folder / "images" / image["file"] for image in facts["images"]]
-        # The original clips 16-bit pictures at 255; phiv scales them unless asked for this.
+        # The original clips 16-bit images at 255; phiv scales them unless asked for this.
         cut = [phi3_vision.hd_crops(Image.open(f), facts["num_crops"], clip_high_depth=True) for f in files]
         return [crops for crops, _ in cut], [size for _, size in cut]
 
     def pixel_inputs(self, case: str) -> dict[str, Tensor]:
-        """The model's picture arguments: crops from PNG, or pixel_values from the case's formula."""
+        """The model's image arguments: crops from PNG, or pixel_values from the case's formula."""
         facts, arrays = self.cases[case], self.arrays(case)
         if "images" in facts:
             crops, sizes = self.crops(case)
@@ -179,7 +179,7 @@ def checker(golden: GoldenSet, case: str) -> Callable[[GoldenSet, Report], None]
     if "prompt_ids" in arrays:
         return check_generate
     if "input_ids" not in arrays:
-        return check_pictures
+        return check_images
     return check_model
 
 
@@ -197,15 +197,15 @@ def check_hd_table(golden: GoldenSet, report: Report) -> None:
         report.same("tokens", num_image_tokens(*asked), row["num_img_tokens"])
 
 
-def check_pictures(golden: GoldenSet, report: Report) -> None:
-    """The padded bytes, the crops and the normalised floats of every picture, in numpy and in the model's torch."""
+def check_images(golden: GoldenSet, report: Report) -> None:
+    """The padded bytes, the crops and the normalised floats of every image, in numpy and in the model's torch."""
     arrays, facts = golden.arrays(report.case), golden.cases[report.case]
     crops, sizes = golden.crops(report.case)
     for i, (mine, size, image) in enumerate(zip(crops, sizes, facts["images"], strict=True)):
-        picture = weave(mine, size)
+        padded = weave(mine, size)
         ours = phi3_vision.pixel_values(mine, size)
         torchs, _ = phi3_vision.pixels_from_crops(torch.from_numpy(mine), torch.tensor([size]))
-        report.same("u8", hashlib.sha256(picture.tobytes()).hexdigest(), image["hd_u8_sha256"])
+        report.same("u8", hashlib.sha256(padded.tobytes()).hexdigest(), image["hd_u8_sha256"])
         report.same("sizes", size[::-1], image["out_size"])
         report.same("sizes", 1 + len(mine), len(image["crop_mean"]))
         tokens = image.get("num_img_tokens") or facts["num_img_tokens"][i]
@@ -226,36 +226,36 @@ def check_model(golden: GoldenSet, report: Report) -> None:
     """Ids, features, logits, loss and every gradient."""
     arrays, facts, model = golden.arrays(report.case), golden.cases[report.case], golden.shared_model
     if "images" in facts:
-        check_pictures(golden, report)
+        check_images(golden, report)
     if "text" in facts:
         ids = phi3_vision.official_ids(facts["text"], facts["num_img_tokens"], golden.processor)
         report.same("ids", [ids], arrays["input_ids"])
-    pictures = golden.pixel_inputs(report.case)
+    images = golden.pixel_inputs(report.case)
     names = [n for n in ("input_ids", "labels", "attention_mask", "position_ids") if n in arrays]
     inputs = {name: torch.from_numpy(arrays[name].astype(np.int64)) for name in names}
-    if pictures:
-        check_features(model, pictures, arrays, facts, report)
+    if images:
+        check_features(model, images, arrays, facts, report)
     model.zero_grad()
-    out = model(**inputs, **pictures)
+    out = model(**inputs, **images)
     out.loss.backward()
     report.near("loss", out.loss.item(), facts["loss"], LOSS)
     real = arrays.get("attention_mask", np.ones_like(arrays["input_ids"])).astype(bool)
     check_logits(out.logits.detach(), arrays, real, report)
     check_gradients(model, facts, report)
-    if "pixel_values" in pictures:
+    if "pixel_values" in images:
         with torch.no_grad():
-            padded = model(**inputs, **pictures, keep_padding_crops=True).logits
+            padded = model(**inputs, **images, keep_padding_crops=True).logits
         report.near("padding crops run", padded[real], out.logits.detach()[real], LOGITS)
 
 
 def check_features(
-    model: Any, pictures: dict[str, Tensor], arrays: dict[str, Any], facts: dict[str, Any], report: Report
+    model: Any, images: dict[str, Tensor], arrays: dict[str, Any], facts: dict[str, Any], report: Report
 ) -> None:
     """The projector's output, and the CLIP hidden states behind it."""
     seen = []
     hook = model.model.vision_embed_tokens.clip.register_forward_hook(lambda *call: seen.append(call[2]))
     with torch.no_grad():
-        features = model.get_image_features(**pictures)
+        features = model.get_image_features(**images)
     hook.remove()
     report.same("rows", len(features), facts["image_features"]["rows"])
     report.near("features", features[:: facts["image_features"]["stride"]], arrays["image_features"], FEATURES)
@@ -328,7 +328,7 @@ def check_rope_switch(golden: GoldenSet, report: Report) -> None:
 
 @torch.no_grad()
 def check_generate(golden: GoldenSet, report: Report) -> None:
-    """Greedy decoding with a picture and the cache. The note names the case the picture is from."""
+    """Greedy decoding with an image and the cache. The note names the case the image is from."""
     arrays = golden.arrays(report.case)
     case = next(c for c in golden.cases if c in golden.cases[report.case]["note"])
     prompt = torch.from_numpy(arrays["prompt_ids"].astype(np.int64)).reshape(1, -1)
@@ -349,11 +349,11 @@ def check_extra_positions(golden: GoldenSet, report: Report) -> None:
         report.failures.append("was accepted")
 
 
-def greedy(model: Any, prompt: Tensor, count: int, **pictures: Tensor) -> tuple[Tensor, Any]:
+def greedy(model: Any, prompt: Tensor, count: int, **images: Tensor) -> tuple[Tensor, Any]:
     """(ids [1, L], scores [count, vocab]) of `count` greedy tokens, whatever they are."""
     out = model.generate(
         prompt,
-        **pictures,
+        **images,
         max_new_tokens=count,
         do_sample=False,
         eos_token_id=None,
@@ -375,8 +375,8 @@ def pixels_of_formula(formula: str, sizes: Any, num_crops: int) -> Any:
     i, c, ch, y, x = np.ogrid[: len(sizes), : num_crops + 1, :3, :336, :336]
     names = {"sin": np.sin, "cos": np.cos, "i": i, "c": c, "ch": ch, "y": y, "x": x, "__builtins__": {}}
     pixels = eval(compile(tree, "formula", "eval"), names).astype(np.float32)
-    for picture, (height, width) in zip(pixels, sizes, strict=True):
-        picture[1 + (height // 336) * (width // 336) :] = 0
+    for padded, (height, width) in zip(pixels, sizes, strict=True):
+        padded[1 + (height // 336) * (width // 336) :] = 0
     return pixels
 
 

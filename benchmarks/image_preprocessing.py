@@ -1,11 +1,11 @@
-"""How much faster phiv prepares pictures than the original algorithm, one thread, both in one run.
+"""How much faster phiv prepares images than the original algorithm, one thread, both in one run.
 
     python benchmarks/image_preprocessing.py [--repeats 15]
 
 `original` is the original processor's algorithm, written from its facts: RGB, transpose, resize, pad, transpose,
 floats, normalise, bicubic global view, crops, zero crops, stack. phiv's `worker` row is a data worker's share (decoded
-picture to uint8 crops ready to ship); `floats` goes on to the same normalised floats. Results are compared first: the
-padded picture byte for byte, floats within 1e-5. Method and numbers: docs/benchmarks_image_preprocessing.md.
+image to uint8 crops ready to ship); `floats` goes on to the same normalised floats. Results are compared first: the
+padded image byte for byte, floats within 1e-5. Method and numbers: docs/benchmarks_image_preprocessing.md.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CASES = (("page 1700x2200, 16 crops", 1700, 2200, 16), ("frame 320x240, 4 crops"
 MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in (phiv.IMAGE_MEAN, phiv.IMAGE_STD))
 
 
-def original_picture(image: Image.Image, num_crops: int) -> Image.Image:
-    """The padded picture of the original: transposed while tall, resized bilinearly, white above and below."""
+def original_image(image: Image.Image, num_crops: int) -> Image.Image:
+    """The padded image of the original: transposed while tall, resized bilinearly, white above and below."""
     image = image.convert("RGB")
     tall = image.width < image.height
     if tall:
@@ -44,8 +44,8 @@ def original_picture(image: Image.Image, num_crops: int) -> Image.Image:
 
 
 def original(image: Image.Image, num_crops: int) -> torch.Tensor:
-    """float32 [1, 1 + num_crops, 3, 336, 336]: the whole path of the original for one picture."""
-    pixels = torch.from_numpy(np.array(original_picture(image, num_crops)))
+    """float32 [1, 1 + num_crops, 3, 336, 336]: the whole path of the original for one image."""
+    pixels = torch.from_numpy(np.array(original_image(image, num_crops)))
     pixels = pixels.permute(2, 0, 1).contiguous().to(torch.float32).div(255)
     pixels = pixels.clone().sub_(MEAN).div_(STD)
     view = F.interpolate(pixels[None], size=(336, 336), mode="bicubic")
@@ -62,10 +62,10 @@ def phiv_floats(image: Image.Image, num_crops: int) -> np.ndarray:
 
 
 def check(image: Image.Image, num_crops: int) -> float:
-    """Greatest difference of the floats; the padded pictures must be equal byte for byte."""
+    """Greatest difference of the floats; the padded images must be equal byte for byte."""
     crops, size = phiv.hd_crops(image, num_crops)
-    if not np.array_equal(phiv.weave(crops, size), np.asarray(original_picture(image, num_crops))):
-        sys.exit("the padded pictures differ")
+    if not np.array_equal(phiv.weave(crops, size), np.asarray(original_image(image, num_crops))):
+        sys.exit("the padded images differ")
     pixels = phiv.pixel_values(crops, size, num_crops)
     return float(np.abs(pixels - original(image, num_crops)[0].numpy()).max())
 
@@ -95,7 +95,7 @@ def stages(image: Image.Image, num_crops: int) -> dict[str, Callable[[], object]
     }
 
 
-def picture(width: int, height: int) -> Image.Image:
+def synthetic_image(width: int, height: int) -> Image.Image:
     """A smooth background with noise: neither flat nor pure noise."""
     rng = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(height), np.arange(width))[..., None] / (width + height) * 200
@@ -108,7 +108,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     for title, width, height, num_crops in CASES:
-        image = picture(width, height)
+        image = synthetic_image(width, height)
         difference = check(image, num_crops)
         runs: dict[str, Callable[[], object]] = {
             "original": lambda i=image, n=num_crops: original(i, n),  # type: ignore[misc]  # bound now
@@ -116,7 +116,7 @@ def main() -> None:
             "floats": lambda i=image, n=num_crops: phiv_floats(i, n),  # type: ignore[misc]  # bound now
         }
         times = timed({**runs, **stages(image, num_crops)}, repeats)
-        print(f"{title}: pictures equal, floats within {difference:.1e}")  # noqa: T201  a script's output
+        print(f"{title}: images equal, floats within {difference:.1e}")  # noqa: T201  a script's output
         for name, values in times.items():
             median, best = float(np.median(values)), min(values)
             ratio = float(np.median(times["original"])) / median

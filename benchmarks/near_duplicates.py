@@ -1,10 +1,10 @@
-"""How well pictures that were stored anew are told from other ones (PV241), and what a search costs.
+"""How well images that were stored again are told from other ones (PV241), and what a search costs.
 
-    python benchmarks/near_duplicates.py FOLDER... --pictures 1000000
+    python benchmarks/near_duplicates.py FOLDER... --images 1000000
 
-Every picture below the folders is stored anew in each of `WAYS`. A line a way: how many copies have at most `MAX_BITS`
+Every image below the folders is stored again in each of `WAYS`. A line a way: how many copies have at most `MAX_BITS`
 other bits, how many grey pixels that correlate by `MIN_LIKENESS`, and how many both, which is what is found. Then every
-two pictures of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain pictures, which
+two images of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain images, which
 are not compared, do not count. In the end, a search in looks drawn at random, a hundredth of them found again.
 """
 
@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from phiv_data.images import decode_whole, open_image
-from phiv_data.reject import RejectInput
-from phiv_data.validation import looks
-from phiv_data.validation.found import ImageFacts, RowContext
-from phiv_data.validation.keys import KeyBlock, KeyIndex, pack
-from phiv_data.validation.near import KEYS, near_leaks
+from phiv_data.media.images import decode_whole, open_image
+from phiv_data.media.reject import RejectInput
+from phiv_data.validation.core.finding import ImageFacts, RowContext
+from phiv_data.validation.core.key_index import KeyBlock, KeyIndex, pack
+from phiv_data.validation.imaging import perceptual_hash as looks
+from phiv_data.validation.rules.near_duplicates import KEYS, near_leaks
 from phiv_schemas import Conversation, Turn
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}
@@ -40,7 +40,7 @@ BITS = np.array([1 << bit for bit in range(8)], np.uint8)
 
 
 def stored(kind: str, **options: int) -> Callable[[Image.Image], bytes]:
-    """A way to store a picture."""
+    """A way to store an image."""
 
     def encode(image: Image.Image) -> bytes:
         out = io.BytesIO()
@@ -51,13 +51,13 @@ def stored(kind: str, **options: int) -> Callable[[Image.Image], bytes]:
 
 
 def scaled(factor: float) -> Callable[[Image.Image], bytes]:
-    """A picture of another size, as PNG."""
+    """An image of another size, as PNG."""
     png = stored("PNG", compress_level=1)
     return lambda image: png(image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor)))))
 
 
 def brightened(factor: float) -> Callable[[Image.Image], bytes]:
-    """A brighter or darker picture, as PNG."""
+    """A brighter or darker image, as PNG."""
     png = stored("PNG", compress_level=1)
     return lambda image: png(ImageEnhance.Brightness(image).enhance(factor))
 
@@ -72,22 +72,22 @@ WAYS = {
 
 
 def main() -> None:
-    """Print rates over real pictures, then seconds and memory of a search in drawn looks."""
+    """Print rates over real images, then seconds and memory of a search in drawn looks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--pictures", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=1_000_000)
     options = parser.parse_args()
-    pictures = [picture for folder in options.folders for picture in read(folder)]
-    seen = [(origin, look) for origin, _, strength, look in pictures if strength >= looks.PLAIN]
-    sys.stdout.write(f"{len(pictures)} pictures, {len(pictures) - len(seen)} plain\n")
+    images = [image for folder in options.folders for image in read(folder)]
+    seen = [(origin, look) for origin, _, strength, look in images if strength >= looks.PLAIN]
+    sys.stdout.write(f"{len(images)} images, {len(images) - len(seen)} plain\n")
     if seen:
-        print_copies([(data, look) for _, data, strength, look in pictures if strength >= looks.PLAIN])
+        print_copies([(data, look) for _, data, strength, look in images if strength >= looks.PLAIN])
         print_others(*zip(*seen, strict=True))
-    print_search(options.pictures)
+    print_search(options.images)
 
 
 def read(folder: Path) -> Iterator[tuple[str, bytes, int, bytes]]:
-    """Origin, bytes, strength and look of every different picture."""
+    """Origin, bytes, strength and look of every different image."""
     known = set()
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
         data = path.read_bytes()
@@ -105,11 +105,11 @@ def look_of(data: bytes) -> tuple[int, bytes]:
     return looks.look_of(decode_whole(data))
 
 
-def print_copies(pictures: list[tuple[bytes, bytes]]) -> None:
+def print_copies(images: list[tuple[bytes, bytes]]) -> None:
     """How many of the copies are found, by way."""
     for name, encode in WAYS.items():
-        copies = [look_of(encode(open_image(data).convert("RGB")))[1] for data, _ in pictures]
-        close, alike = compared([look for _, look in pictures], copies, paired=True)
+        copies = [look_of(encode(open_image(data).convert("RGB")))[1] for data, _ in images]
+        close, alike = compared([look for _, look in images], copies, paired=True)
         sys.stdout.write(
             f"{name:16}  bits {close.mean():6.2%}  pixels {alike.mean():6.2%}  found {(close & alike).mean():6.2%}"
             f"  of {len(copies)}\n"
@@ -117,7 +117,7 @@ def print_copies(pictures: list[tuple[bytes, bytes]]) -> None:
 
 
 def print_others(origins: tuple[str, ...], seen: tuple[bytes, ...]) -> None:
-    """How many pairs of different pictures are taken for one."""
+    """How many pairs of different images are taken for one."""
     close, alike = compared(list(seen), list(seen))
     names = np.array(origins)
     upper = np.triu(np.ones_like(close), 1)
@@ -162,7 +162,7 @@ def print_search(count: int) -> None:
             found = sum(1 for _ in near_leaks(index))
             taken = time.process_time() - start
             most = peak(lambda index=index: sum(1 for _ in near_leaks(index)))
-        sys.stdout.write(f"{count:,} pictures, {name}: {found:,} found, {taken:.1f} s, {most / count:.0f} bytes each\n")
+        sys.stdout.write(f"{count:,} images, {name}: {found:,} found, {taken:.1f} s, {most / count:.0f} bytes each\n")
 
 
 def peak(call: Callable[[], object]) -> int:
@@ -213,7 +213,7 @@ def keys_of(some: NDArray[np.uint8], split: str, first: int) -> list[KeyBlock]:
 
 
 def facts(look: bytes, name: str) -> ImageFacts:
-    """Of a picture that is not plain."""
+    """Of an image that is not plain."""
     return ImageFacts((640, 480), "JPEG", hashlib.sha256(name.encode()).digest(), strength=100, look=look)
 
 

@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from numpy.typing import NDArray
 
-from phiv_train.plan import PlanSpec, make_plan
+from phiv_train.batching.plan import PlanSpec, make_plan
 
 Ints = NDArray[np.int64]
 Draw = np.random.Generator

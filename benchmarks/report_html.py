@@ -2,7 +2,7 @@
 
     python benchmarks/report_html.py [--rows 100000] [--images 8]
 
-Pictures are drawn noise over a gradient, which compresses no better than photographs do. Every 50th row names an image
+Images are drawn noise over a gradient, which compresses no better than photographs do. Every 50th row names an image
 that is not there; the rows are those of three splits. Needs selenium, chromium and chromedriver; "load" is the
 browser's own figure, from the start of the navigation to the end of the load event, the median of five opens with a
 warm browser.
@@ -22,12 +22,12 @@ import numpy as np
 from PIL import Image
 from selenium import webdriver
 
-from phiv_data.jsonl import write_jsonl
 from phiv_data.reports import html, junit, sarif
+from phiv_data.storage.jsonl import write_jsonl
 from phiv_data.validation import validate
 from phiv_schemas import Conversation, Turn
 
-PICTURES = 400
+IMAGES = 400
 SPLITS = {"train": 80, "val": 10, "test": 10}  # percent of the rows
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 LOAD = "const [n] = performance.getEntriesByType('navigation'); return n.loadEventEnd"
@@ -62,7 +62,7 @@ def measure(folder: Path, rows: int, images: int) -> None:
 def draw(folder: Path, rows: int, images: int) -> None:
     noise = np.random.default_rng(0)
     (folder / "images").mkdir()
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         base = np.linspace(0, 200, 640)[None, :, None] * noise.random(3)
         pixels = base + noise.integers(0, 56, (480, 640, 3))
         Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{number}.jpg", quality=80)
@@ -74,7 +74,7 @@ def draw(folder: Path, rows: int, images: int) -> None:
 
 
 def record(split: str, number: int, images: int) -> Conversation:
-    names = [f"{(number * 7 + k) % PICTURES}.jpg" for k in range(images)]
+    names = [f"{(number * 7 + k) % IMAGES}.jpg" for k in range(images)]
     names[0] = "gone.jpg" if number % 50 == 0 else names[0]
     turn = Turn(
         images=tuple(names), user=f"Which class is it? {'A word or two more. ' * 30}", assistant=f"class {number}"

@@ -2,9 +2,9 @@
 
     python benchmarks/training_throughput.py [--rows 600] [--num_crops 4] [--rounds 1]
 
-The set is mixed like the recipe's own: 0 to 3 pictures of many shapes, half of the answers a word or two (a class, yes
+The set is mixed like the recipe's own: 0 to 3 images of many shapes, half of the answers a word or two (a class, yes
 or no), half of them texts of up to 300 words. The recipe's side is transformers' Trainer with the recipe's settings:
-one row per forward pass, every picture padded to num_crops + 1 crops that CLIP runs as well, logits of all positions,
+one row per forward pass, every image padded to num_crops + 1 crops that CLIP runs as well, logits of all positions,
 a step after 16 rows. Ours is `PhivTrainer` as phiv-train sets it up: plan, packs, loss over answers. Both checkpoint
 activations, take one thread and encode in one worker. Both use sdpa, which is kind to the recipe: it offers eager.
 
@@ -34,19 +34,19 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from phiv_data.converter import Inputs, Item
-from phiv_data.engine import convert
-from phiv_data.sample import Draft, EncodedImage, encoded_image
+from phiv_data.convert.base import Inputs, Item
+from phiv_data.convert.engine import convert
+from phiv_data.storage.sample import Draft, EncodedImage, encoded_image
 from phiv_schemas import Turn
+from phiv_train.batching.loader import EncodedRows, make_loader
+from phiv_train.batching.sampler import PlanSampler
 from phiv_train.config import TrainConfig
-from phiv_train.data import EncodedRows, make_loader
 from phiv_train.families.phi3_vision.pixels import pixels_from_crops
-from phiv_train.quiet import quiet_libraries
-from phiv_train.run import make_output_dir
-from phiv_train.sampler import PlanSampler
-from phiv_train.setup import Prepared, prepare
-from phiv_train.strategies import apply_strategy
-from phiv_train.trainer import PhivTrainer, Run
+from phiv_train.training.quiet import quiet_libraries
+from phiv_train.training.run import make_output_dir
+from phiv_train.training.setup import Prepared, prepare
+from phiv_train.training.trainable import apply_strategy
+from phiv_train.training.trainer import PhivTrainer, Run
 
 WORDS = ["a", "cat", "sits", "on", "the", "left", "of", "two", "red", "squares", "and", "one", "ball", "that", "falls"]
 
@@ -170,7 +170,7 @@ def one_by_one(prepared: Prepared) -> Trainer:
 
 @dataclass(frozen=True)
 class RecipeRows(Dataset[dict[str, Any]]):
-    """Rows as the recipe's single-row collators give them: no mask, pictures padded to num_crops + 1 crops."""
+    """Rows as the recipe's single-row collators give them: no mask, images padded to num_crops + 1 crops."""
 
     rows: EncodedRows
 
@@ -195,11 +195,11 @@ def only(batch: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def padded(crops: Tensor, sizes: Tensor, width: int) -> Tensor:
-    """[N, width, 3, S, S], zeros after a picture's own crops."""
+    """[N, width, 3, S, S], zeros after an image's own crops."""
     pixels, counts = pixels_from_crops(crops, sizes)
     out = pixels.new_zeros(len(counts), width, *pixels.shape[1:])
-    for picture, part in zip(out, torch.split(pixels, counts), strict=True):
-        picture[: len(part)] = part
+    for image, part in zip(out, torch.split(pixels, counts), strict=True):
+        image[: len(part)] = part
     return out
 
 
@@ -234,14 +234,14 @@ class MixedSet:
 
     def draft(self, item: Item) -> Draft:
         draw = np.random.default_rng(item.payload)
-        images = tuple(_picture(f"train/{item.key}.{k}.jpg", draw) for k in range(int(draw.integers(0, 4))))
+        images = tuple(_image(f"train/{item.key}.{k}.jpg", draw) for k in range(int(draw.integers(0, 4))))
         words = int(draw.integers(1, 3) if draw.random() < 0.5 else np.clip(draw.lognormal(3.0, 1.2), 2, 300))
         answer = " ".join(draw.choice(WORDS, words))
         turn = Turn(images=tuple(i.meta.path for i in images), user="What is shown?", assistant=answer)
         return Draft((turn,), images)
 
 
-def _picture(path: str, draw: np.random.Generator) -> EncodedImage:
+def _image(path: str, draw: np.random.Generator) -> EncodedImage:
     size = int(draw.integers(60, 320)), int(draw.integers(60, 320))
     out = io.BytesIO()
     Image.fromarray(draw.integers(0, 255, (8, 8, 3), np.uint8)).resize(size).save(out, "JPEG")

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from phiv_data.jsonl import read_jsonl, write_jsonl
+from phiv_data.storage.jsonl import read_jsonl, write_jsonl
 from phiv_data.validation import validate
 from phiv_schemas import Conversation, Turn
 

@@ -3,8 +3,8 @@
     python benchmarks/validation_memory.py [--rows 10000 100000 1000000] [--num_workers 0]
 
 `good`: every line is fine, with an id, an image path and a question of its own, in two splits. `bad`: every line has
-errors and warnings, half of the ids stand twice, questions have two answers. `shards`: Arrow rows with a picture of 4x4
-pixels each, decoded. `leaks`: the same in two splits, whose pictures are compared.
+errors and warnings, half of the ids stand twice, questions have two answers. `shards`: Arrow rows with an image of 4x4
+pixels each, decoded. `leaks`: the same in two splits, whose images are compared.
 The peak is that of anonymous memory, sampled every 10 ms: pages of mapped shards are left out, which the system takes
 back when it needs them. With workers, it is the resident memory of the parent or the largest worker.
 """
@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from phiv_data.sample import EncodedImage, Sample
-from phiv_data.shards import shard_name, write_shard
+from phiv_data.storage.sample import EncodedImage, Sample
+from phiv_data.storage.shards import shard_name, write_shard
 from phiv_data.validation import validate
 from phiv_schemas import Conversation, ImageMeta, Turn
 
@@ -92,7 +92,7 @@ def good(path: Path, rows: int) -> None:
 
 def lines(rows: int) -> Iterator[str]:
     for i in range(rows):
-        turn = {"images": [f"train/{i}.jpg"], "user": f"How many are there in picture {i}?", "assistant": f"{i % 9}"}
+        turn = {"images": [f"train/{i}.jpg"], "user": f"How many are there in image {i}?", "assistant": f"{i % 9}"}
         yield json.dumps({"id": f"row-{i:010d}", "source": "generated", "conversations": [turn]}) + "\n"
 
 
@@ -121,7 +121,7 @@ def sample(i: int) -> Sample:
     meta = ImageMeta(
         path=f"{i}.pgm", width=4, height=4, format="PPM", size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
-    turn = Turn(images=(meta.path,), user=f"What is in picture {i}?", assistant="grey")
+    turn = Turn(images=(meta.path,), user=f"What is in image {i}?", assistant="grey")
     record = Conversation(id=f"row-{i}", source="generated", conversations=(turn,))
     return Sample(record, (EncodedImage(meta, data),))
 

@@ -20,8 +20,8 @@ import av
 import numpy as np
 from PIL import Image
 
-from phiv_data.images import encode_jpeg
-from phiv_data.video import decoder_version, sample_frames
+from phiv_data.media.images import encode_jpeg
+from phiv_data.media.video import decoder_version, sample_frames
 
 NUM_FRAMES = 8
 Encode = Callable[[np.ndarray], bytes]
@@ -93,7 +93,7 @@ def main() -> None:
     print(decoder_version(), "NumPy", np.__version__)
     with tempfile.TemporaryDirectory() as scratch:
         if options.folder is None:
-            from phiv_converters.shapes import draw_demo_source
+            from phiv_converters.synthetic.clips import draw_demo_source
 
             options.folder = draw_demo_source(Path(scratch), size=(320, 240), train=5, val=1, test=1)
         compare(sorted(options.folder.rglob("*.avi")), options.rounds)

@@ -29,7 +29,7 @@ def one_input(data: bytes) -> None:
 
 
 def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """By libFuzzer, or as JSON, or a good line anew."""
+    """By libFuzzer, or as JSON, or a good line again."""
     random = Random(seed)
     kind = random.random()
     if kind < 0.5:

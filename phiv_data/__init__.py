@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from phiv_data.batches import result_schema, validate_batch, validate_batches
-    from phiv_data.dataset import ConversationDataset
-    from phiv_data.jsonl import read_jsonl, read_lines, write_jsonl
-    from phiv_data.pipeline import iter_validated
-    from phiv_data.sample import Draft, EncodedImage, Sample
+    from phiv_data.integrations.arrow import result_schema, validate_batch, validate_batches
+    from phiv_data.integrations.stream import iter_validated
+    from phiv_data.storage.dataset import ConversationDataset
+    from phiv_data.storage.jsonl import read_jsonl, read_lines, write_jsonl
+    from phiv_data.storage.sample import Draft, EncodedImage, Sample
     from phiv_data.validation import validate
     from phiv_schemas import Conversation, Turn
 
@@ -38,17 +38,17 @@ __all__ = [
 _HOMES = {
     "Conversation": "phiv_schemas",
     "Turn": "phiv_schemas",
-    "ConversationDataset": "phiv_data.dataset",
-    "Draft": "phiv_data.sample",
-    "EncodedImage": "phiv_data.sample",
-    "Sample": "phiv_data.sample",
-    "iter_validated": "phiv_data.pipeline",
-    "result_schema": "phiv_data.batches",
-    "validate_batch": "phiv_data.batches",
-    "validate_batches": "phiv_data.batches",
-    "read_jsonl": "phiv_data.jsonl",
-    "read_lines": "phiv_data.jsonl",
-    "write_jsonl": "phiv_data.jsonl",
+    "ConversationDataset": "phiv_data.storage.dataset",
+    "Draft": "phiv_data.storage.sample",
+    "EncodedImage": "phiv_data.storage.sample",
+    "Sample": "phiv_data.storage.sample",
+    "iter_validated": "phiv_data.integrations.stream",
+    "result_schema": "phiv_data.integrations.arrow",
+    "validate_batch": "phiv_data.integrations.arrow",
+    "validate_batches": "phiv_data.integrations.arrow",
+    "read_jsonl": "phiv_data.storage.jsonl",
+    "read_lines": "phiv_data.storage.jsonl",
+    "write_jsonl": "phiv_data.storage.jsonl",
     "validate": "phiv_data.validation",
 }
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from phiv_data.files import atomic_write, environment_problems
+from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "phiv_config.json"
 LaxPath = Annotated[Path, Strict(False)]
 Names = Annotated[tuple[str, ...], Strict(False)]
-# What only pictures train. Without any, weight decay would wear these parts away.
-PICTURE_PARTS = ("vision", "projector")
+# What only images train. Without any, weight decay would wear these parts away.
+IMAGE_PARTS = ("vision", "projector")
 Rates = dict[str, Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]]
 
 
@@ -71,15 +71,15 @@ class TrainConfig(BaseModel):
     packs_per_step: Annotated[int, Field(ge=1)] | None = None
     """Forward passes per optimizer step, over all processes. By default as few as take batch_size rows."""
     max_image_tokens: Annotated[int, Field(ge=1)] | None = None
-    """At most so many image positions in one forward pass: bounds the picture path's memory."""
+    """At most so many image positions in one forward pass: bounds the image path's memory."""
     on_too_long: Literal["error", "skip", "trim_images"] = "error"
     """What to do with rows longer than max_length; what is skipped or trimmed is counted."""
     on_bad: Literal["error", "skip"] = "error"
-    """What to do with rows without an answer, and with pictures that cannot be read: stop, or leave them out and list
+    """What to do with rows without an answer, and with images that cannot be read: stop, or leave them out and list
     them in bad_rows.jsonl."""
     num_crops: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Crops per picture. By default the checkpoint's own (Phi-3.5: 4). The recipe's default was 16 but for UCF-101,
-    also for sets of many pictures; its presets here keep that."""
+    """Crops per image. By default the checkpoint's own (Phi-3.5: 4). The recipe's default was 16 but for UCF-101,
+    also for sets of many images; its presets here keep that."""
     num_train_epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the data."""
     max_steps: Annotated[int, Field(ge=1)] | None = None

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phiv_data.converter import Duplicate, Inputs, Item
-from phiv_data.reject import RejectInput
-from phiv_data.sample import Draft, encoded_image
+from phiv_data.convert.base import Duplicate, Inputs, Item
+from phiv_data.media.reject import RejectInput
+from phiv_data.storage.sample import Draft, encoded_image
 from phiv_schemas import Turn
 
 
 @dataclass(frozen=True)
 class Row:
-    """One input: what it says and shows. `pictures` are (path, seed of the bytes)."""
+    """One input: what it says and shows. `images` are (path, seed of the bytes)."""
 
     split: str = "train"
     answer: str | None = "yes"
-    pictures: tuple[tuple[str, int], ...] = ()
+    images: tuple[tuple[str, int], ...] = ()
     id: str | None = None
     source: str | None = None
     kills: bool = False
@@ -64,8 +64,6 @@ class ListOptions:
             os.kill(os.getpid(), signal.SIGKILL)
         if row.answer == "reject":
             raise RejectInput(item.key, "bad", "the row says so")
-        images = tuple(
-            encoded_image(path, bytes([seed]) * 40, size=(4, 3), format="PNG") for path, seed in row.pictures
-        )
-        turn = Turn(images=tuple(path for path, _ in row.pictures), user=row.text, assistant=row.answer)
+        images = tuple(encoded_image(path, bytes([seed]) * 40, size=(4, 3), format="PNG") for path, seed in row.images)
+        turn = Turn(images=tuple(path for path, _ in row.images), user=row.text, assistant=row.answer)
         return Draft((turn,), images, source=row.source, id=row.id)

@@ -1,4 +1,4 @@
-"""Clips and pictures for tests: real encoders, and the frame's number drawn into its pixels.
+"""Clips and images for tests: real encoders, and the frame's number drawn into its pixels.
 
 The number is 16 black or white blocks, large enough to survive mpeg4: `read_number(frame)` gives it back.
 """
@@ -72,7 +72,7 @@ def _packed(packets: list[Any], stream: Any) -> Iterator[Any]:
         else:
             chunks[-1] += data
             chunks.append(skip)
-    chunks[0] = _before_first_picture(chunks[0], mark)
+    chunks[0] = _before_first_image(chunks[0], mark)
     for index, chunk in enumerate(chunks):
         packet = av.Packet(chunk)
         packet.stream, packet.time_base = stream, Fraction(1, 25)
@@ -82,12 +82,12 @@ def _packed(packets: list[Any], stream: Any) -> Iterator[Any]:
 
 
 def is_b_frame(data: bytes) -> bool:
-    """True when the (only) mpeg4 picture in `data` is bidirectional."""
+    """True when the (only) mpeg4 image in `data` is bidirectional."""
     start = data.index(b"\x00\x00\x01\xb6")
     return data[start + 4] >> 6 == 2
 
 
-def _before_first_picture(data: bytes, insert: bytes) -> bytes:
+def _before_first_image(data: bytes, insert: bytes) -> bytes:
     start = data.index(b"\x00\x00\x01\xb6")
     return data[:start] + insert + data[start:]
 
@@ -117,7 +117,7 @@ def with_declared_frames(avi: bytes, count: int) -> bytes:
 
 
 def audio_clip(path: Path, codec: str = "aac") -> Path:
-    """A tenth of a second of silence without any picture."""
+    """A tenth of a second of silence without any image."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=44100)
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 4410), np.float32), format="fltp", layout="mono")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from phiv_data.plugins import load_plugins
+from phiv_data.utils.plugins import load_plugins
 from phiv_schemas import RULES
 
 REPO = Path(__file__).resolve().parents[1]

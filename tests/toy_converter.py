@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phiv_data.converter import Inputs, Item
-from phiv_data.files import sha256_file
-from phiv_data.reject import RejectInput
-from phiv_data.sample import Draft, encoded_image
+from phiv_data.convert.base import Inputs, Item
+from phiv_data.media.reject import RejectInput
+from phiv_data.storage.sample import Draft, encoded_image
+from phiv_data.utils.atomic import sha256_file
 from phiv_schemas import Turn
 
 SPLITS = ("train", "val", "test")

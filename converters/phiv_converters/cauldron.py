@@ -3,9 +3,9 @@
     phiv-convert cauldron --source the_cauldron/nlvr2 --out_dir out             a config's Parquet or saved folder
     phiv-convert cauldron --source the_cauldron --config nlvr2 --out_dir out    the same, out of all of them
 
-A row becomes one conversation: a turn per pair of user and assistant, all pictures in the first turn, as these datasets
+A row becomes one conversation: a turn per pair of user and assistant, all images in the first turn, as these datasets
 mean it; their bytes are copied. Texts are taken as they are. The record's source is the `source` of its texts
-(The Cauldron) or of its row (FineVision), else the config's name. Pictures are stored once however many rows show them:
+(The Cauldron) or of its row (FineVision), else the config's name. Images are stored once however many rows show them:
 `<split>/<hash>-<the source's own name>`.
 """
 
@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
-    from phiv_data.converter import Inputs, Item
-    from phiv_data.sample import Draft, EncodedImage
-    from phiv_data.tables import Table
+    from phiv_data.convert.base import Inputs, Item
+    from phiv_data.sources.hf_tables import Table
+    from phiv_data.storage.sample import Draft, EncodedImage
     from phiv_schemas import Turn
 
 COLUMNS = ("images", "texts")
 MAX_KEPT_NAME = 180
-"""Bytes; a longer name of a picture is left out, so that hash and name fit a file name."""
+"""Bytes; a longer name of an image is left out, so that hash and name fit a file name."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class CauldronOptions:
     turns: Literal["all", "first"] = "all"
     """All pairs of a row, or its first one only."""
     val_fraction: float = 0.0
-    """Move about this share of train to val, by the hash of a row's first picture (or its texts where it has none):
-    rows that begin with the same picture stay together. Reads every picture once more."""
+    """Move about this share of train to val, by the hash of a row's first image (or its texts where it has none):
+    rows that begin with the same image stay together. Reads every image once more."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.val_fraction < 1.0:
@@ -52,7 +52,7 @@ class CauldronOptions:
 
     def identity(self) -> dict[str, Any] | None:
         """The options with the hash of an archive; None for a folder or a table, which can change."""
-        from phiv_data.sources import sources_sha256
+        from phiv_data.sources.image_index import sources_sha256
 
         found = sources_sha256(self.source)
         return None if found is None else self.shape() | {"source": found}
@@ -63,8 +63,8 @@ class CauldronOptions:
 
     def open(self, scratch: Path) -> Cauldron:
         """Find the tables and check their columns."""
-        from phiv_data.sources import opened
-        from phiv_data.tables import find_tables
+        from phiv_data.sources.hf_tables import find_tables
+        from phiv_data.sources.image_index import opened
 
         identity = self.identity()
         if not self.source.exists():
@@ -126,7 +126,7 @@ class Cauldron:
 
     def inputs(self) -> Inputs:
         """Every row of every table; columns that are not read and shards that are not there are told."""
-        from phiv_data.converter import Inputs
+        from phiv_data.convert.base import Inputs
 
         parts = [part for number in range(len(self.tables)) for part in self._parts(number)]
         order = {split: rank for rank, split in enumerate(self.splits)}
@@ -135,17 +135,17 @@ class Cauldron:
 
     def draft(self, item: Item) -> Draft:
         """One row as one conversation."""
-        from phiv_data.sample import Draft
-        from phiv_data.tables import read_row
+        from phiv_data.sources.hf_tables import read_row
+        from phiv_data.storage.sample import Draft
 
         table = self.tables[item.payload.table]
         row = read_row(table, item.payload.row, _columns(table))
-        images = tuple(_pictures(row["images"], item))
+        images = tuple(_images(row["images"], item))
         return Draft(self._turns(row["texts"], images, item.key), images, source=_source(row, table, self.name))
 
     def _turns(self, texts: Any, images: tuple[EncodedImage, ...], where: str) -> tuple[Turn, ...]:
         """A turn per pair; RejectInput `bad-turns` where there is none, or an answer follows a missing one."""
-        from phiv_data.reject import RejectInput
+        from phiv_data.media.reject import RejectInput
         from phiv_schemas import Turn
 
         pairs = [_pair(pair, where) for pair in texts or ()]
@@ -184,7 +184,7 @@ class _Part(NamedTuple):
     row_bytes: int
 
     def item(self, index: int) -> Item:
-        from phiv_data.converter import Item
+        from phiv_data.convert.base import Item
 
         row = self.rows[index]
         return Item(self.split, f"{self.name}:{row:08d}", self.row_bytes, _Place(self.table, row))
@@ -249,7 +249,7 @@ def _columns(table: Table) -> tuple[str, ...]:
 
 
 def _notices(tables: tuple[Table, ...]) -> Iterator[str]:
-    from phiv_data.tables import missing_shards
+    from phiv_data.sources.hf_tables import missing_shards
 
     unread = sorted({name for table in tables for name in table.columns} - {*COLUMNS, "source"})
     if unread:
@@ -259,8 +259,8 @@ def _notices(tables: tuple[Table, ...]) -> Iterator[str]:
 
 
 def _shares(table: Table) -> Iterator[float]:
-    """For each row a number in 0..1 that depends on its first picture alone, or on its texts where it has none."""
-    from phiv_data.tables import iter_rows
+    """For each row a number in 0..1 that depends on its first image alone, or on its texts where it has none."""
+    from phiv_data.sources.hf_tables import iter_rows
 
     for row in iter_rows(table, COLUMNS):
         cell = (row["images"] or [None])[0]
@@ -269,20 +269,20 @@ def _shares(table: Table) -> Iterator[float]:
         yield int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
 
 
-def _pictures(cells: Any, item: Item) -> Iterator[EncodedImage]:
-    from phiv_data.sources import picture
-    from phiv_data.tables import image_cell
+def _images(cells: Any, item: Item) -> Iterator[EncodedImage]:
+    from phiv_data.sources.hf_tables import image_cell
+    from phiv_data.sources.image_index import checked_image
 
     for number, cell in enumerate(cells or ()):
         where = f"{item.key}: image {number}"
         data, name = image_cell(cell, where)
-        yield picture(_path(item.split, data, name, where), data, where)
+        yield checked_image(_path(item.split, data, name, where), data, where)
 
 
 def _path(split: str, data: bytes, name: str | None, where: str) -> str:
-    """`train/1f/2e3d...-page_7.png`: the hash keeps apart pictures of one name, and brings equal ones together."""
-    from phiv_data.export_source import suffix
-    from phiv_data.images import image_size
+    """`train/1f/2e3d...-page_7.png`: the hash keeps apart images of one name, and brings equal ones together."""
+    from phiv_data.export.base import suffix
+    from phiv_data.media.images import image_size
     from phiv_schemas import check_image_path
 
     digest = hashlib.sha256(data).hexdigest()
@@ -297,7 +297,7 @@ def _path(split: str, data: bytes, name: str | None, where: str) -> str:
 
 
 def _pair(pair: Any, where: str) -> tuple[str, str | None]:
-    from phiv_data.reject import RejectInput
+    from phiv_data.media.reject import RejectInput
 
     user, answer = (pair.get("user"), pair.get("assistant")) if isinstance(pair, dict) else (None, None)
     if not isinstance(user, str) or not isinstance(answer, str | None):

@@ -1,6 +1,6 @@
 """Other tools' rows, read and written: LLaVA, ShareGPT (LLaMA-Factory), ms-swift, TRL (OpenAI messages).
 
-    row = FORMATS["llava"].parse(record, where="train.json:7")   # a dict in, turns and picture references out
+    row = FORMATS["llava"].parse(record, where="train.json:7")   # a dict in, turns and image references out
     record = FORMATS["llava"].render(conversation)               # a dict to dump as JSON
     FORMATS["llava"].losses(conversation)                        # ("answers",): what the format cannot carry of it
 
@@ -10,7 +10,7 @@
     dialogue  messages to turns: roles alternate, markers agree with images
     llava, sharegpt, swift, trl   one module a format
 
-Pure mappings: no files, no pictures. The law: `parse(render(c))` is `c` but for `losses(c)`, and `render(parse(r))` is
+Pure mappings: no files, no images. The law: `parse(render(c))` is `c` but for `losses(c)`, and `render(parse(r))` is
 the canonical form of `r`, which reads the same. `docs/interchange.md` has the rules.
 """
 
@@ -42,7 +42,7 @@ FORMATS: dict[str, Format] = {
 LOSSES: dict[str, str] = {
     "answers": "the list of accepted answers (`assistant` is kept: one answer a turn)",
     "image_offsets": "`image_offsets` of images at the very front of the text (they come back as images before it)",
-    "literal_marker": r"`<image>` as text (it is written `<\image>`, or it would be taken for a picture)",
+    "literal_marker": r"`<image>` as text (it is written `<\image>`, or it would be taken for an image)",
     "system": "a system prompt LLaVA would read (it is written as `system_prompt`, which lmms-finetune reads)",
     "unanswered_turns": "turns after the first one without an answer (user and assistant alternate)",
 }

@@ -1,4 +1,4 @@
-"""What a message or an image column holds: text with markers, a list of parts, references to pictures.
+"""What a message or an image column holds: text with markers, a list of parts, references to images.
 
 Parts as OpenAI (chat and responses), Anthropic, transformers and TRL have them: `{"type": "text", "text": ...}`,
 `{"type": "image"}` with or without its `image`, `url`, `path` or `source`, and `{"type": "image_url", "image_url":
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from phiv_data.formats.fields import Fields, RejectRow, is_empty, shown
-from phiv_data.formats.text import Picture, Piece
+from phiv_data.formats.text import Image, Piece
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
@@ -21,18 +21,18 @@ _OTHER = ("video", "audio", "tool", "function")
 
 
 def read_content(content: Any, fields: Fields, path: str, read_text: ReadText) -> tuple[Piece, ...]:
-    """The pieces of a message's content; `read_text` finds the pictures of plain text. Text of parts is text."""
+    """The pieces of a message's content; `read_text` finds the images of plain text. Text of parts is text."""
     if not isinstance(content, list):
         return tuple(read_text(fields.text(content, path)))
     return tuple(_part(part, fields, f"{path}[{i}]") for i, part in enumerate(content))
 
 
-def image_refs(column: Any, fields: Fields, name: str) -> tuple[Picture, ...]:
-    """The pictures of an image column: one, or a list; each text, or an object with `path` or `url`."""
+def image_refs(column: Any, fields: Fields, name: str) -> tuple[Image, ...]:
+    """The images of an image column: one, or a list; each text, or an object with `path` or `url`."""
     if is_empty(column):
         return ()
     items = {f"{name}[{i}]": item for i, item in enumerate(column)} if isinstance(column, list) else {name: column}
-    return tuple(Picture(image_ref(item, fields, path), path) for path, item in items.items())
+    return tuple(Image(image_ref(item, fields, path), path) for path, item in items.items())
 
 
 def image_ref(value: Any, fields: Fields, path: str) -> str:
@@ -47,7 +47,7 @@ def image_ref(value: Any, fields: Fields, path: str) -> str:
         fields.unread |= {f"{_generic(path)}.{other}" for other in full.keys() - {key, "type", "detail"}}
         value = full[key]
     if not isinstance(value, str) or not value.strip():
-        raise fields.bad(f"{path} is no reference to a picture (found {shown(value)})", path)
+        raise fields.bad(f"{path} is no reference to an image (found {shown(value)})", path)
     return fields.text(value, path)
 
 
@@ -56,21 +56,21 @@ def _part(part: Any, fields: Fields, path: str) -> Piece:
     if kind in TEXT_PARTS:
         return fields.text(part.get("text"), f"{path}.text")
     if kind in IMAGE_PARTS:
-        return _picture(part, fields, path)
+        return _image(part, fields, path)
     if isinstance(kind, str) and any(word in kind for word in _OTHER):
         raise RejectRow(fields.where, "unsupported-media", f"{path} is a part of type {kind!r}", path)
     raise fields.bad(f"{path} is no part with a known 'type' (found {shown(part)})", path)
 
 
-def _picture(part: dict[str, Any], fields: Fields, path: str) -> Picture:
-    """A place of its own, or one that names its picture."""
+def _image(part: dict[str, Any], fields: Fields, path: str) -> Image:
+    """A place of its own, or one that names its image."""
     for key in _REFS:
         value = part.get(key)
         if value not in (None, ""):
             if key == "base64" and isinstance(value, str) and not value.startswith("data:"):
                 value = f"data:;base64,{value}"
-            return Picture(image_ref(value, fields, f"{path}.{key}"), path)
-    return Picture(path=path)
+            return Image(image_ref(value, fields, f"{path}.{key}"), path)
+    return Image(path=path)
 
 
 def _generic(path: str) -> str:

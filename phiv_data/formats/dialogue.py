@@ -4,7 +4,7 @@
 `<image>` in the text where each stands. Every spelling of a key or role that these tools use is read in all of them.
 
 Codes: `bad-turns` (roles that do not alternate, a dialogue without turns, an answer missing before the end),
-`marker-mismatch` (markers and images disagree, or a picture stands where phiv has no place for it), those of `fields`.
+`marker-mismatch` (markers and images disagree, or an image stands where phiv has no place for it), those of `fields`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from phiv_data.formats.content import ReadText, image_refs, read_content
 from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, Places, RejectRow, shown
-from phiv_data.formats.text import MARKER, Picture, Piece, place, plain_or_placed, read_markers
+from phiv_data.formats.text import MARKER, Image, Piece, place, plain_or_placed, read_markers
 
 Markers = Literal["strict", "lenient"]
 Place = Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...] | None]]
@@ -71,7 +71,7 @@ def read(
 def finish(
     fields: Fields,
     messages: list[Message],
-    refs: tuple[Picture, ...],
+    refs: tuple[Image, ...],
     read_text: ReadText,
     names: Names = NAMES,
     *,
@@ -100,8 +100,8 @@ def finish(
     return ParsedRow(turns, system, row_id, source, fields.all_unread(), place)
 
 
-def take_images(fields: Fields, names: Names = NAMES) -> tuple[Picture, ...]:
-    """The pictures of the image column."""
+def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
+    """The images of the image column."""
     key = fields.key(*names.images)
     return image_refs(fields.take(*names.images), fields, key)
 
@@ -144,7 +144,7 @@ def _with_missing(
     """
     count = sum(_count_places(message) for message in messages)
     if count < num_images and messages and messages[0].role == "user":
-        missing = [Picture()] * (num_images - count)
+        missing = [Image()] * (num_images - count)
         if count == 0 and unmarked is not None:
             return _led_by([*missing, unmarked], messages)
         if markers == "lenient":
@@ -160,7 +160,7 @@ def _led_by(pieces: Sequence[Piece], messages: list[Message]) -> list[Message]:
 
 
 def _count_places(message: Message) -> int:
-    return sum(isinstance(piece, Picture) and piece.ref is None for piece in message.pieces or ())
+    return sum(isinstance(piece, Image) and piece.ref is None for piece in message.pieces or ())
 
 
 def _without_spare(messages: list[Message], num_images: int) -> list[Message]:
@@ -169,7 +169,7 @@ def _without_spare(messages: list[Message], num_images: int) -> list[Message]:
     for message in messages:
         pieces: list[Piece] = []
         for piece in message.pieces or ():
-            is_place = isinstance(piece, Picture) and piece.ref is None
+            is_place = isinstance(piece, Image) and piece.ref is None
             is_kept = is_place and message.role == "user" and kept < num_images
             kept += is_kept
             pieces.append(piece if is_kept or not is_place else MARKER)
@@ -177,9 +177,7 @@ def _without_spare(messages: list[Message], num_images: int) -> list[Message]:
     return found
 
 
-def _turns(
-    messages: Sequence[Message], refs: Iterator[Picture], where: str, where_placed: Place
-) -> Iterator[ParsedTurn]:
+def _turns(messages: Sequence[Message], refs: Iterator[Image], where: str, where_placed: Place) -> Iterator[ParsedTurn]:
     if not messages:
         raise RejectRow(where, "bad-turns", "a dialogue without turns")
     for i, message in enumerate(messages):
@@ -191,32 +189,32 @@ def _turns(
         yield _turn(messages, i, refs, where, where_placed)
 
 
-def _turn(messages: Sequence[Message], i: int, refs: Iterator[Picture], where: str, where_placed: Place) -> ParsedTurn:
+def _turn(messages: Sequence[Message], i: int, refs: Iterator[Image], where: str, where_placed: Place) -> ParsedTurn:
     """The turn that begins with message `i`."""
     message = messages[i]
     if message.pieces is None:
         raise RejectRow(where, "bad-turns", f"message {i + 1}, of the user, has no content", message.path)
-    pictures = [piece if piece.ref else next(refs) for piece in message.pieces if isinstance(piece, Picture)]
-    images = tuple([picture.ref or "" for picture in pictures])
+    placed = [piece if piece.ref else next(refs) for piece in message.pieces if isinstance(piece, Image)]
+    images = tuple([image.ref or "" for image in placed])
     user, offsets = where_placed(*place(message.pieces))
     if i + 1 == len(messages):
-        return ParsedTurn(images, user, None, offsets, _places(message, None, pictures))
+        return ParsedTurn(images, user, None, offsets, _places(message, None, placed))
     answer = _text_alone(messages[i + 1], where)
     if answer is None and i + 2 < len(messages):
         what = f"message {i + 2} has no content, and more messages follow"
         raise RejectRow(where, "bad-turns", what, messages[i + 1].path)
-    return ParsedTurn(images, user, answer, offsets, _places(message, messages[i + 1], pictures))
+    return ParsedTurn(images, user, answer, offsets, _places(message, messages[i + 1], placed))
 
 
-def _places(user: Message, assistant: Message | None, pictures: Sequence[Picture]) -> Places:
+def _places(user: Message, assistant: Message | None, placed: Sequence[Image]) -> Places:
     said = user.content_path
-    return Places(said, assistant.content_path if assistant else "", tuple([one.path or said for one in pictures]))
+    return Places(said, assistant.content_path if assistant else "", tuple([one.path or said for one in placed]))
 
 
 def _text_alone(message: Message, where: str) -> str | None:
-    """The text of a message that no picture may stand in."""
-    if any(isinstance(piece, Picture) for piece in message.pieces or ()):
-        what = f"a picture stands in a message of the {message.role}: phiv has images where the user speaks only"
+    """The text of a message that no image may stand in."""
+    if any(isinstance(piece, Image) for piece in message.pieces or ()):
+        what = f"an image stands in a message of the {message.role}: phiv has images where the user speaks only"
         raise RejectRow(where, "marker-mismatch", what, message.content_path)
     return None if message.pieces is None else place(message.pieces)[0]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from phiv_data.reject import RejectInput
+from phiv_data.media.reject import RejectInput
 from phiv_schemas.conversation import check_name
 
 MEDIA = {"video", "videos", "audio", "audios", "tools", "functions", "tool_calls", "function_call", "tool_call_id"}

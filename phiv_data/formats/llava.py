@@ -48,7 +48,7 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 def _question(fields: Fields) -> ParsedRow:
     """The image stands before the text there, and no marker is written."""
     fields.refuse_media()
-    pictures, text = take_images(fields), fields.text(fields.take("text"), "text")
-    refs, places = tuple(one.ref or "" for one in pictures), Places("text", "", tuple(one.path for one in pictures))
+    images, text = take_images(fields), fields.text(fields.take("text"), "text")
+    refs, places = tuple(one.ref or "" for one in images), Places("text", "", tuple(one.path for one in images))
     row_id, source = fields.take_id("question_id"), fields.take_source()
     return ParsedRow((ParsedTurn(refs, text, None, places=places),), None, row_id, source, fields.all_unread())

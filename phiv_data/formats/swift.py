@@ -15,7 +15,7 @@ from phiv_data.formats.content import ReadText, read_content
 from phiv_data.formats.dialogue import NAMES, Markers, Message, finish, read, take_images, unescaped
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty, shown
 from phiv_data.formats.rendering import chat, marker_losses
-from phiv_data.formats.text import Picture, Piece, read_markers
+from phiv_data.formats.text import Image, Piece, read_markers
 from phiv_schemas import Conversation
 
 QUERIES = ("prompt", "input", "instruction", "question", "problem")
@@ -138,6 +138,6 @@ def _aliased(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, A
 
 
 def _inline(text: str) -> Iterator[Piece]:
-    """Text of a row without an image column: pictures are named where they stand."""
+    """Text of a row without an image column: images are named where they stand."""
     for i, chunk in enumerate(_IMG.split(text)):
-        yield from [Picture(chunk)] if i % 2 else unescaped(chunk)
+        yield from [Image(chunk)] if i % 2 else unescaped(chunk)

@@ -2,9 +2,9 @@ r"""Text with `<image>` markers to user text and image offsets, and back: LLaVA,
 
     "<image><image>\nWhich is larger?"      "Which is larger?", no offsets: all images before the text, then a newline
     "Is <image> larger than <image>?"       "Is  larger than ?", offsets 3, 16: characters of the text without markers
-    "What does <\image> mean?"              "What does <image> mean?", no picture: the marker is escaped
+    "What does <\image> mean?"              "What does <image> mean?", no image: the marker is escaped
 
-A literal `<image>` is written with one more backslash, so that nobody takes it for a picture, and read with one less;
+A literal `<image>` is written with one more backslash, so that nobody takes it for an image, and read with one less;
 `<\image>` itself becomes `<\\image>`. So every text and every placement has one rendering, and comes back from it, but
 for one case: images at offset 0 of a text that begins with a newline read like the plain form, which they equal.
 """
@@ -23,14 +23,14 @@ _TOKEN = re.compile(r"<(\\*)image>")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Image:
     """A place for an image in a message; `ref` where the place itself names it, at `path` of the row."""
 
     ref: str | None = None
     path: str = field(default="", compare=False, repr=False)
 
 
-Piece = str | Picture
+Piece = str | Image
 
 
 def read_markers(text: str) -> Iterator[Piece]:
@@ -38,13 +38,13 @@ def read_markers(text: str) -> Iterator[Piece]:
     start = 0
     for token in _TOKEN.finditer(text):
         yield text[start : token.start()]
-        yield Picture() if not token[1] else f"<{token[1][1:]}image>"
+        yield Image() if not token[1] else f"<{token[1][1:]}image>"
         start = token.end()
     yield text[start:]
 
 
 def place(pieces: Iterable[Piece]) -> tuple[str, tuple[int, ...]]:
-    """The text of the pieces, and where in it the pictures stand."""
+    """The text of the pieces, and where in it the images stand."""
     text, offsets = "", []
     for piece in pieces:
         if isinstance(piece, str):

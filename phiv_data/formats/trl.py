@@ -1,8 +1,8 @@
-"""TRL and OpenAI messages: contents are lists of parts, so pictures have places and text is text.
+"""TRL and OpenAI messages: contents are lists of parts, so images have places and text is text.
 
     {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "..."}]}], "images": [...]}
 
-Read as well: contents that are plain text (images then stand before the first), parts that name their picture
+Read as well: contents that are plain text (images then stand before the first), parts that name their image
 (`image_url`, `image`), `prompt` with or without `completion`, `chosen` (its `rejected` counts as unread), a bare list
 of messages, and rows that mark the places in their text too (xtuner: `marker="<IMG_CONTEXT>"`).
 """
@@ -16,14 +16,14 @@ from typing import Any
 from phiv_data.formats.dialogue import NAMES, Message, finish, read_message, take_images
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, common_losses, written_turns
-from phiv_data.formats.text import Picture, Piece, chunks, plain_or_placed
+from phiv_data.formats.text import Image, Piece, chunks, plain_or_placed
 from phiv_schemas import Conversation, Turn
 
 
 def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
     """What a row says. RejectInput where phiv cannot use it.
 
-    `marker` stands in texts where the images do: parts then say which pictures there are, and the markers where.
+    `marker` stands in texts where the images do: parts then say which images there are, and the markers where.
     """
     fields = fields_of({"messages": record} if isinstance(record, list) else record, where)
     column = _column(fields)
@@ -106,22 +106,22 @@ def _message(raw: Any, fields: Fields, path: str) -> Message:
 
 
 def _has(messages: Sequence[Message], marker: str) -> bool:
-    has_pictures = any(isinstance(piece, Picture) for message in messages for piece in message.pieces or ())
-    return has_pictures and any(marker in p for m in messages for p in m.pieces or () if isinstance(p, str))
+    has_images = any(isinstance(piece, Image) for message in messages for piece in message.pieces or ())
+    return has_images and any(marker in p for m in messages for p in m.pieces or () if isinstance(p, str))
 
 
 def _by_marker(
-    messages: Sequence[Message], column: Sequence[Picture], marker: str
-) -> tuple[tuple[Picture, ...], list[Message]]:
-    """The pictures of the parts in order, and the messages with places where the markers stand."""
+    messages: Sequence[Message], column: Sequence[Image], marker: str
+) -> tuple[tuple[Image, ...], list[Message]]:
+    """The images of the parts in order, and the messages with places where the markers stand."""
     named, refs, moved = iter(column), [], []
     for message in messages:
         pieces: list[Piece] = []
         for piece in message.pieces or ():
-            if isinstance(piece, Picture):
-                refs += [piece] if piece.ref is not None else [next(named, Picture(""))]
+            if isinstance(piece, Image):
+                refs += [piece] if piece.ref is not None else [next(named, Image(""))]
             else:
                 first, *rest = piece.split(marker)
-                pieces += [first, *(p for text in rest for p in (Picture(), text))]
+                pieces += [first, *(p for text in rest for p in (Image(), text))]
         moved.append(replace(message, pieces=None if message.pieces is None else tuple(pieces)))
     return tuple(one for one in (*refs, *named) if one.ref), moved

@@ -11,11 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
 
-from phiv_data.files import atomic_write
+from phiv_data.utils.atomic import atomic_write
 from phiv_schemas import ValidationReport
 
 Form = Literal["text", "json", "junit", "sarif", "html", "github"]
-_MODULES = {"json": "as_json"}
+_MODULES = {"json": "json_report"}
 _FILES: dict[Form, str] = {
     "text": "report.txt",
     "json": "report.json",
@@ -34,7 +34,7 @@ def render(
     input_format: str = "auto",
 ) -> str:
     """The report in a form. `data`, what was validated, and how (`images_root`, `input_format`) give "html" its rows
-    and pictures."""
+    and images."""
     if form not in get_args(Form):
         raise ValueError(f"form must be one of {get_args(Form)} (found {form!r})")
     module = import_module(f"phiv_data.reports.{_MODULES.get(form, form)}")

@@ -1,4 +1,4 @@
-"""Tables with bars: the histograms of a report. The numbers are the table, so that nothing is in the picture alone."""
+"""Tables with bars: the histograms of a report. The numbers are the table, so that nothing is in the image alone."""
 
 from __future__ import annotations
 

@@ -6,18 +6,18 @@ import base64
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from phiv_data.reports.found import rule_title
+from phiv_data.reports.findings import rule_title
 from phiv_data.reports.markup import Markup, el, join, shorten
 from phiv_data.reports.rows import Row, thumbnail
 from phiv_schemas import Issue, Turn
 
 THUMBNAIL_SIDE = 128
-MAX_PICTURES = 8  # of a card
+MAX_IMAGES = 8  # of a card
 MAX_TURNS = 6
 MAX_ISSUES = 5
 MAX_TEXT = 600
 
-_Picture = tuple[bytes, int, int] | None
+_Image = tuple[bytes, int, int] | None
 
 
 def card(row: Row, issues: Sequence[Issue]) -> Markup:
@@ -66,11 +66,11 @@ def _record(row: Row) -> list[Markup]:
     assert row.conversation is not None
     turns, paths = row.conversation.turns, row.conversation.image_paths
     with ThreadPoolExecutor(4) as pool:  # Pillow lets go of the GIL
-        shown = range(min(len(paths), MAX_PICTURES))
-        pictures = list(pool.map(lambda n: thumbnail(row.read_image(n), THUMBNAIL_SIDE), shown))
+        shown = range(min(len(paths), MAX_IMAGES))
+        thumbnails = list(pool.map(lambda n: thumbnail(row.read_image(n), THUMBNAIL_SIDE), shown))
     parts, first = [], 0
     for turn in turns[:MAX_TURNS]:
-        parts.append(_turn(turn, pictures[first : first + len(turn.images)]))
+        parts.append(_turn(turn, thumbnails[first : first + len(turn.images)]))
         first += len(turn.images)
     if row.conversation.system:
         parts.insert(0, el("dl", _said("system", row.conversation.system), class_="turn"))
@@ -79,14 +79,14 @@ def _record(row: Row) -> list[Markup]:
     return parts
 
 
-def _turn(turn: Turn, pictures: Sequence[_Picture]) -> Markup:
-    shown = zip(turn.images, pictures, strict=False)  # of the first pictures of the record
-    images = [_image(path, picture) for path, picture in shown]
+def _turn(turn: Turn, thumbnails: Sequence[_Image]) -> Markup:
+    shown = zip(turn.images, thumbnails, strict=False)  # of the first images of the record
+    images = [_image(path, image) for path, image in shown]
     if more := len(turn.images) - len(images):
         images.append(el("span", f"+{more:,} images", class_="soft"))
     answer = el("dd", el("em", "no answer")) if turn.assistant is None else el("dd", _text(turn.assistant), dir="auto")
     said = el("dl", _said("user", turn.user), el("dt", "assistant"), answer)
-    return el("div", images and el("div", images, class_="pictures"), said, class_="turn")
+    return el("div", images and el("div", images, class_="images"), said, class_="turn")
 
 
 def _said(who: str, text: str) -> Markup:
@@ -97,10 +97,10 @@ def _text(text: str) -> str:
     return shorten(text, MAX_TEXT)
 
 
-def _image(path: str, picture: _Picture) -> Markup:
-    if picture is None:
+def _image(path: str, image: _Image) -> Markup:
+    if image is None:
         return el("span", f"cannot be shown: {shorten(path, MAX_TEXT)}", class_="broken")
-    data, width, height = picture
+    data, width, height = image
     source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
     alt = shorten(path, MAX_TEXT)
     return el("img", src=source, width=width, height=height, alt=alt, title=alt, loading="lazy", decoding="async")

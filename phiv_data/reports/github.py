@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 
 from phiv_data.reports import text
-from phiv_data.reports.found import path_of, rule_title
+from phiv_data.reports.findings import path_of, rule_title
 from phiv_schemas import Issue, ValidationReport
 
 _DATA = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})

@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from phiv_data.reports.charts import MAX_LABELS
-from phiv_data.reports.found import issues_by_code, plural, rule_of, rule_title, severity_of
+from phiv_data.reports.findings import issues_by_code, plural, rule_of, rule_title, severity_of
 from phiv_data.reports.gallery import card, issue_line, split_label
 from phiv_data.reports.markup import Markup, el, join, raw_text, shorten
 from phiv_data.reports.rows import Place, Row, sample_rows

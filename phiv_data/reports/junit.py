@@ -18,7 +18,7 @@ import re
 from itertools import groupby
 from xml.etree import ElementTree as ET
 
-from phiv_data.reports.found import codes, issues_by_code, not_listed, plural, rule_title
+from phiv_data.reports.findings import codes, issues_by_code, not_listed, plural, rule_title
 from phiv_schemas import Issue, ValidationReport
 
 # What XML 1.0 does not allow, escaped or not; a carriage return, which parsers turn into a newline; C1 controls.

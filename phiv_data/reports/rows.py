@@ -1,6 +1,6 @@
 """Rows of the validated data for the gallery of a report: those with findings, and an even sample of the rest.
 
-    >>> [(row.split, row.file, row.line, len(row.pictures)) for row in sample_rows(Path("out"), wanted, limit=200)]
+    >>> [(row.split, row.file, row.line, len(row.images)) for row in sample_rows(Path("out"), wanted, limit=200)]
     [('val', 'ucf101_val.jsonl', 17, 10), ...]
 
 The data may be broken in every way a validation can find, so nothing here raises for it: a line that holds no record
@@ -18,18 +18,18 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phiv_data.dataset import MANIFEST, NO_ROWS, read_manifest
-from phiv_data.jsonl import parse_line
-from phiv_data.reject import RejectInput
-from phiv_data.shards import Row as ArrowRow
-from phiv_data.shards import open_shard, to_conversation
+from phiv_data.media.reject import RejectInput
+from phiv_data.storage.dataset import MANIFEST, NO_ROWS, read_manifest
+from phiv_data.storage.jsonl import parse_line
+from phiv_data.storage.shards import Row as ArrowRow
+from phiv_data.storage.shards import open_shard, to_conversation
 from phiv_schemas import Conversation, PhivError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from phiv_data.validation.foreign import ForeignFile
-    from phiv_data.validation.foreign_rows import ForeignRows
+    from phiv_data.validation.inputs.chat_dataset import ExternalFile
+    from phiv_data.validation.inputs.chat_rows import ExternalRows
 
 Place = tuple[str, int]
 """A file, as issues call it, and a 1-based line or row of it."""
@@ -69,7 +69,7 @@ def sample_rows(
     data: Path, wanted: Iterable[Place], *, limit: int, images_root: Path | None = None, input_format: str = "auto"
 ) -> list[Row]:
     """At most `limit` rows: `wanted` places first, in their order, then an even sample of every split, by turns."""
-    found_sources = _foreign_sources(data, images_root, input_format, limit) or _sources(data, images_root)
+    found_sources = _external_sources(data, images_root, input_format, limit) or _sources(data, images_root)
     sources = {source.file: source for source in found_sources}
     chosen = [place for place in dict.fromkeys(wanted) if place[0] in sources]
     even = _by_turns([[(s.file, n) for n in _spread(s.numbers, limit)] for s in sources.values()])
@@ -114,37 +114,37 @@ def _sources(data: Path, images_root: Path | None) -> list[_Source]:
     return [source for source in found if source is not None]
 
 
-def _foreign_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_Source]:
+def _external_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_Source]:
     """The files of other tools' rows; none where the data is phiv's own."""
-    from phiv_data.validation import foreign
+    from phiv_data.validation.inputs import chat_dataset as external
 
-    roots = foreign.image_roots(data, images_root)
+    roots = external.image_roots(data, images_root)
     try:
-        return [_foreign_source(file, roots, limit) for file in foreign.foreign_files(data, input_format)]
+        return [_external_source(file, roots, limit) for file in external.external_files(data, input_format)]
     except (OSError, PhivError):
         return []
 
 
-def _foreign_source(file: ForeignFile, roots: Sequence[Path], limit: int) -> _Source:
+def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _Source:
     """Its rows in pieces so small that the first rows of them are an even sample."""
-    from phiv_data.validation.dataset import split_of
-    from phiv_data.validation.foreign import cut_foreign
-    from phiv_data.validation.partial import Findings
+    from phiv_data.validation.inputs.chat_dataset import cut_external
+    from phiv_data.validation.partial_result import Findings
+    from phiv_data.validation.run import split_of
 
     size, split = file.path.stat().st_size, split_of(file.path.stem)
-    pieces = list(cut_foreign(file, max(1, size // (4 * limit)), Findings()))
+    pieces = list(cut_external(file, max(1, size // (4 * limit)), Findings()))
 
     def read(numbers: set[int]) -> Iterator[Row]:
         for rows, after in zip_longest(pieces, pieces[1:]):
             here = {n for n in numbers if rows.first <= n and (after is None or n < after.first)}
-            yield from _foreign_rows(rows, here, split, roots) if here else ()
+            yield from _external_rows(rows, here, split, roots) if here else ()
 
     return _Source(split, file.path.name, [rows.first for rows in pieces], read)
 
 
-def _foreign_rows(rows: ForeignRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[Row]:
-    from phiv_data.validation.foreign_images import read_image
-    from phiv_data.validation.foreign_rows import rows_to_show
+def _external_rows(rows: ExternalRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[Row]:
+    from phiv_data.validation.inputs.chat_images import read_image
+    from phiv_data.validation.inputs.chat_rows import rows_to_show
 
     for number, conversation, text in rows_to_show(rows, numbers):
         paths = conversation.image_paths if conversation else ()
@@ -241,7 +241,7 @@ def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> Row:
 
 def thumbnail(data: bytes | None, side: int) -> tuple[bytes, int, int] | None:
     """A small JPEG of at most `side` pixels each way, with its width and height; None for what does not decode."""
-    from phiv_data.images import encode_jpeg, open_image
+    from phiv_data.media.images import encode_jpeg, open_image
 
     if data is None:
         return None

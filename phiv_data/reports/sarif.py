@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from phiv_data.reports.found import codes, path_of, rule_of
+from phiv_data.reports.findings import codes, path_of, rule_of
 from phiv_schemas import Issue, ValidationReport
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from phiv_data.validation.leakage import role
+from phiv_data.validation.rules.leakage import role
 from phiv_schemas import Stats
 
 MAX_SPLITS = 6  # to compare

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from phiv_data.reports.charts import MAX_LABELS, Column, bar, bars, facts, side_by_side
-from phiv_data.reports.found import rule_title
+from phiv_data.reports.findings import rule_title
 from phiv_data.reports.gallery import split_label
 from phiv_data.reports.markup import Child, Markup, el
 from phiv_data.reports.splits import MAX_SPLITS, distance, in_order

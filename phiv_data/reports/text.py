@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phiv_data.reports.found import rule_title
+from phiv_data.reports.findings import rule_title
 from phiv_schemas import Issue, ValidationReport
 
 

@@ -23,16 +23,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from phiv_data.dataset import MANIFEST
-from phiv_data.files import environment_problems
-from phiv_data.images import MAX_PIXELS
-from phiv_data.validation.dataset import plan_path
-from phiv_data.validation.foreign import foreign_files, in_their_words, passed_over, plan_foreign
-from phiv_data.validation.found import RowRule, Settings
-from phiv_data.validation.keys import KeyIndex
-from phiv_data.validation.partial import Findings, Partial, finish, merge
-from phiv_data.validation.provenance import compare_sources, source_job
-from phiv_data.validation.walk import Job, find_rows, run_pieces
+from phiv_data.media.images import MAX_PIXELS
+from phiv_data.storage.dataset import MANIFEST
+from phiv_data.utils.atomic import environment_problems
+from phiv_data.validation.core.finding import RowRule, Settings
+from phiv_data.validation.core.key_index import KeyIndex
+from phiv_data.validation.inputs.chat_dataset import external_files, in_their_words, passed_over, plan_external
+from phiv_data.validation.partial_result import Findings, Partial, finish, merge
+from phiv_data.validation.provenance.check import compare_sources, source_job
+from phiv_data.validation.run import plan_path
+from phiv_data.validation.tasks import Job, find_rows, run_pieces
 from phiv_schemas import RULES, UsageError, ValidationReport
 
 MAX_ISSUES = 1000
@@ -68,7 +68,7 @@ def validate(
     called as rows are done.
 
     `input_format` is "phiv", that of another tool ("llava", "sharegpt", "swift", "trl"), or "auto", which looks at the
-    first rows (`foreign`).
+    first rows (`external`).
 
     Raises UsageError when there is nothing to check.
     """
@@ -85,10 +85,10 @@ def validate(
 
         index = KeyIndex(scratch)
         sources = source_job(path, source, settings, scratch) if source else None
-        files = foreign_files(path, input_format)
+        files = external_files(path, input_format)
         if path.is_dir() and input_format == "auto" and not (path / MANIFEST).is_file():
             findings.extend(passed_over(path, files))
-        planned = plan_foreign(path, files, job, findings) if files else plan_path(path, job, findings, scratch)
+        planned = plan_external(path, files, job, findings) if files else plan_path(path, job, findings, scratch)
         whole = Partial(Findings.of(settings))
         for part in run_pieces(planned.job, num_workers):
             index.add(part.keys)

@@ -6,7 +6,7 @@
     batch = family.collate([sample, other], processor)           # torch tensors: the model's arguments
     loss = model(**batch).loss
 
-The trainer plans with `length` (exact, from stored sizes and text, no picture opened), encodes in workers,
+The trainer plans with `length` (exact, from stored sizes and text, no image opened), encodes in workers,
 collates, steps, and picks what to train with `parts`. A third party adds a model by an entry point in the
 group `phiv.families` whose object satisfies `Family` (its law: `tests/phiv_train/families/test_contract.py`).
 """
@@ -33,7 +33,7 @@ GROUP = "phiv.families"
 IGNORE = -100
 Layout = Literal["packed", "right", "left"]
 Size = tuple[int, int]
-"""(width, height) of a decoded picture in pixels, EXIF orientation applied."""
+"""(width, height) of a decoded image in pixels, EXIF orientation applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Part:
 
 
 class Processor(Protocol):
-    """What turns text and pictures into arrays; one frozen object, saved beside the weights."""
+    """What turns text and images into arrays; one frozen object, saved beside the weights."""
 
     @property
     def spec_hash(self) -> str:
@@ -127,13 +127,13 @@ class Family(Protocol):
         ...
 
     def num_image_tokens(self, width: ArrayLike, height: ArrayLike, processor: Any) -> NDArray[np.int64]:
-        """Positions a picture takes, from its size in pixels alone; broadcasts over arrays."""
+        """Positions an image takes, from its size in pixels alone; broadcasts over arrays."""
         ...
 
     def length(
         self, conversation: Conversation, sizes: Sequence[Size], processor: Any, *, generation: bool = False
     ) -> int:
-        """Exactly `len(encode(conversation, images, processor, generation=generation))`, without pictures."""
+        """Exactly `len(encode(conversation, images, processor, generation=generation))`, without images."""
         ...
 
     def encode(
@@ -142,7 +142,7 @@ class Family(Protocol):
         """The sample. `images` in the order of `conversation.image_paths`, repeats included.
 
         With `generation` the text stops where the last turn's answer begins, exactly a prefix of the training
-        text, and nothing is labelled. RecordError when pictures and text do not fit, or an answer is null.
+        text, and nothing is labelled. RecordError when images and text do not fit, or an answer is null.
         """
         ...
 

@@ -36,7 +36,7 @@ def _prefixes(word: str) -> list[tuple[str, str]]:
 _GRID = CROP_SIZE // PATCH_SIZE // 2
 _CHARACTERS = ["▁", "\n", *(chr(code) for code in range(33, 127))]
 # Words of prompts get a piece of their own: "Classify the video into one of ..." is 9 positions, not 53.
-_WORDS = """Classify the video into one of following classes What is in image picture shown Answer briefly Is this
+_WORDS = """Classify the video into one of following classes What is in image image shown Answer briefly Is this
  True False Yes No left right up down"""
 # Parts of class names, so that an answer is few positions and most of its loss is about what is seen.
 _NAME_PARTS = "Bouncing Ball Falling Rising Triangle Sliding Square Spinning Star Left Right Up Down Move"

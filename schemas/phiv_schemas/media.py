@@ -1,6 +1,6 @@
 """What is known of one image of a record: its size, its bytes' hash and where it came from.
 
-Width and height are those of the *decoded* picture: after the EXIF orientation, which phiv applies on decode as
+Width and height are those of the *decoded* image: after the EXIF orientation, which phiv applies on decode as
 Hugging Face `datasets` does. Token counts are planned from them without opening the image.
 """
 

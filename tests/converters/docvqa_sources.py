@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Rows = dict[str, list[dict[str, Any]]]
-PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -111,7 +111,7 @@ def lmms(source: Path, folder: Path) -> Path:
 
 
 def pixparse(source: Path, folder: Path) -> Path:
-    """pixparse: question_id, the picture's own name, the document's fields in a struct of their own."""
+    """pixparse: question_id, the image's own name, the document's fields in a struct of their own."""
     for split, rows in rows_of(source).items():
         cells = [
             {

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from phiv_converters.cauldron import CauldronOptions
-from phiv_converters.ucf101 import Ucf101Options
-from phiv_data.dataset import ConversationDataset
-from phiv_data.engine import Outcome, convert
-from phiv_data.export import export
-from phiv_data.export_cauldron import Cauldron
-from phiv_data.export_hub import Hub
-from phiv_data.sample import Draft, Sample
+from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_data.convert.engine import Outcome, convert
+from phiv_data.export.cauldron import Cauldron
+from phiv_data.export.engine import export
+from phiv_data.export.hub import Hub
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.storage.sample import Draft, Sample
 from phiv_data.testing import Case, Check, conformance_checks
 from phiv_data.validation import validate
 from phiv_schemas import SourceError, UsageError
@@ -30,7 +30,7 @@ from phiv_schemas import SourceError, UsageError
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def picture(number: int, kind: str = "PNG") -> bytes:
+def image(number: int, kind: str = "PNG") -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (12, 8), (number % 256, number // 256, 9)).save(out, kind)
     return out.getvalue()
@@ -38,7 +38,7 @@ def picture(number: int, kind: str = "PNG") -> bytes:
 
 def row(number: int, *, pairs: int = 2, images: int = 1, source: str | None = "vqav2") -> dict[str, Any]:
     texts = [{"user": f"q{number}.{k}", "assistant": f"a{number}.{k}", "source": source} for k in range(pairs)]
-    cells = [{"bytes": picture(number * 10 + k), "path": None} for k in range(images)]
+    cells = [{"bytes": image(number * 10 + k), "path": None} for k in range(images)]
     return {"images": cells, "texts": texts}
 
 
@@ -62,13 +62,13 @@ def read(out: Path, split: str = "train") -> list[Sample]:
 # Rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_a_dialogue_with_its_pictures_in_the_first_turn(tmp_path: Path) -> None:
+def test_a_row_is_a_dialogue_with_its_images_in_the_first_turn(tmp_path: Path) -> None:
     source = write(tmp_path / "in/train-00000-of-00001.parquet", [row(1, images=2), row(2, images=0, pairs=1)])
     run(CauldronOptions(source), tmp_path / "out")
     first, second = read(tmp_path / "out")
     assert [(t.user, t.assistant) for t in first.conversation.turns] == [("q1.0", "a1.0"), ("q1.1", "a1.1")]
     assert [len(t.images) for t in first.conversation.turns] == [2, 0]
-    assert [i.data for i in first.images] == [picture(10), picture(11)]
+    assert [i.data for i in first.images] == [image(10), image(11)]
     assert (first.conversation.source, second.images) == ("vqav2", ())
     assert validate(tmp_path / "out").ok
 
@@ -109,7 +109,7 @@ def test_all_configs_unless_one_is_named(tmp_path: Path) -> None:
         run(CauldronOptions(tmp_path / "in", config="c"), tmp_path / "other")
 
 
-def test_pictures_keep_their_names_and_equal_ones_are_stored_once(tmp_path: Path) -> None:
+def test_images_keep_their_names_and_equal_ones_are_stored_once(tmp_path: Path) -> None:
     rows = [row(1), row(1), row(2)]
     for r, name in zip(rows, ("dir/page.png", "dir/page.png", "other/page.png"), strict=True):
         r["images"][0]["path"] = name
@@ -122,18 +122,18 @@ def test_pictures_keep_their_names_and_equal_ones_are_stored_once(tmp_path: Path
 @pytest.mark.parametrize("name", [None, "", "bad\x00name", "x" * 250 + ".png"])
 def test_an_invented_name_has_the_suffix_of_the_real_format(name: str | None, tmp_path: Path) -> None:
     record = row(1)
-    record["images"] = [{"bytes": picture(3, "JPEG"), "path": name}]
+    record["images"] = [{"bytes": image(3, "JPEG"), "path": name}]
     source = write(tmp_path / "in/train.parquet", [record])
     run(CauldronOptions(source), tmp_path / "out")
     path = read(tmp_path / "out")[0].images[0].meta.path
-    digest = hashlib.sha256(picture(3, "JPEG")).hexdigest()
+    digest = hashlib.sha256(image(3, "JPEG")).hexdigest()
     assert path == f"train/{digest[:2]}/{digest[2:22]}.jpg"
 
 
 def test_what_cannot_be_used_is_rejected_with_its_code(tmp_path: Path) -> None:
     rows = [row(n) for n in range(8)]
-    rows[0]["images"][0]["bytes"] = picture(0, "JPEG")[:-60]
-    rows[1]["images"][0]["bytes"] = b"no picture"
+    rows[0]["images"][0]["bytes"] = image(0, "JPEG")[:-60]
+    rows[1]["images"][0]["bytes"] = b"no image"
     rows[2]["images"][0] = {"bytes": None, "path": "gone.png"}
     rows[3]["texts"] = []
     rows[4]["texts"][0]["user"] = None
@@ -171,7 +171,7 @@ def test_validation_becomes_val(tmp_path: Path) -> None:
 
 
 def test_val_is_the_same_rows_however_they_are_cut_into_files(tmp_path: Path) -> None:
-    rows = [row(n // 2, pairs=1 + n % 2) for n in range(200)]  # each picture in two rows of other texts
+    rows = [row(n // 2, pairs=1 + n % 2) for n in range(200)]  # each image in two rows of other texts
     one = write(tmp_path / "one/train-00000-of-00001.parquet", rows)
     write(tmp_path / "two/train-00000-of-00002.parquet", rows[:51])
     two = write(tmp_path / "two/train-00001-of-00002.parquet", rows[51:])
@@ -279,14 +279,14 @@ def test_there_and_back_again(tmp_path_factory: pytest.TempPathFactory, rows: li
     folder = tmp_path_factory.mktemp("x")
     table = [
         {
-            "images": [{"bytes": picture(n), "path": f"{n}.png"} for n in numbers],
+            "images": [{"bytes": image(n), "path": f"{n}.png"} for n in numbers],
             "texts": [{"user": user, "assistant": answer, "source": source} for user, answer in pairs],
         }
         for pairs, numbers, source in rows
     ]
     run(CauldronOptions(write(folder / "in/train.parquet", table)), folder / "one")
     first = read(folder / "one")
-    wanted = [(source, pairs, [picture(n) for n in numbers]) for pairs, numbers, source in rows]
+    wanted = [(source, pairs, [image(n) for n in numbers]) for pairs, numbers, source in rows]
     assert [essence(s) for s in first] == wanted
     export(Cauldron(), folder / "one", folder / "table")
     run(CauldronOptions(folder / "table"), folder / "two")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from phiv_data import testing
 from phiv_data.testing import Case, Check, conformance_checks
+from phiv_data.testing import conformance as testing
 
 
 def ucf101(folder: Path) -> Case:
-    from phiv_converters.shapes import draw_demo_source
-    from phiv_converters.ucf101 import Ucf101Options
+    from phiv_converters.synthetic.clips import draw_demo_source
+    from phiv_converters.ucf101.convert import Ucf101Options
 
     source = draw_demo_source(folder, train=2, val=1, test=1, size=(64, 48))
     options = partial(Ucf101Options, num_frames=2, classes=("BouncingBall", "SpinningStar"))
@@ -39,8 +39,8 @@ def ucf101(folder: Path) -> Case:
 
 
 def docvqa(folder: Path) -> Case:
-    from phiv_converters.docvqa import DocvqaOptions
-    from phiv_converters.drawn import draw_docvqa
+    from phiv_converters.docvqa.convert import DocvqaOptions
+    from phiv_converters.synthetic.documents import draw_docvqa
 
     source = draw_docvqa(folder)
     for file in source.glob("*.json"):
@@ -57,8 +57,8 @@ def docvqa(folder: Path) -> Case:
 
 
 def nlvr2(folder: Path) -> Case:
-    from phiv_converters.drawn import draw_nlvr2
-    from phiv_converters.nlvr2 import Nlvr2Options
+    from phiv_converters.nlvr2.convert import Nlvr2Options
+    from phiv_converters.synthetic.documents import draw_nlvr2
 
     source = draw_nlvr2(folder)
     for split, keep in {"train": {"0", "1", "22", "23"}, "dev": {"0"}, "test1": {"0", "1"}}.items():
@@ -73,8 +73,8 @@ def nlvr2(folder: Path) -> Case:
 
 
 def hateful_memes(folder: Path) -> Case:
-    from phiv_converters.drawn import draw_hateful_memes
-    from phiv_converters.hateful_memes import HatefulMemesOptions
+    from phiv_converters.hateful_memes.convert import HatefulMemesOptions
+    from phiv_converters.synthetic.documents import draw_hateful_memes
 
     source = draw_hateful_memes(folder)
     for file in source.glob("*.jsonl"):

@@ -11,12 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from docvqa_sources import LAYOUTS, PICTURE, archives, copy, page_bytes, question, release, rows_of, write_shards
+from docvqa_sources import IMAGE, LAYOUTS, archives, copy, page_bytes, question, release, rows_of, write_shards
 
-from phiv_converters.docvqa import DocvqaOptions, chosen_answer
-from phiv_converters.drawn import draw_docvqa
+from phiv_converters.docvqa.convert import DocvqaOptions, chosen_answer
+from phiv_converters.synthetic.documents import draw_docvqa
 from phiv_data import validate
-from phiv_data.engine import Outcome, convert
+from phiv_data.convert.engine import Outcome, convert
 from phiv_data.testing import Case, Check, conformance_checks
 from phiv_schemas import Conversation, EnvironmentProblem, Reject, SourceError, UsageError
 
@@ -192,7 +192,7 @@ def test_of_two_files_of_a_split_the_one_with_question_types_is_read(drawn: Path
 def test_the_thousands_of_ocr_files_are_not_opened(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from phiv_converters import docvqa_layout
+    from phiv_converters.docvqa import layouts as docvqa_layout
 
     opened: list[str] = []
     real = docvqa_layout._head
@@ -508,7 +508,7 @@ def test_pages_without_a_document_are_split_whole(tmp_path: Path) -> None:
 def cauldron(folder: Path, cells: list[dict[str, Any]]) -> Path:
     schema = pa.schema(
         [
-            ("images", pa.list_(PICTURE)),
+            ("images", pa.list_(IMAGE)),
             ("texts", pa.list_(pa.struct([(name, pa.string()) for name in ("user", "assistant", "source")]))),
         ]
     )
@@ -523,7 +523,7 @@ def text(user: str, assistant: str | None) -> dict[str, Any]:
     return {"user": user, "assistant": assistant, "source": "DocVQA"}
 
 
-def picture(shade: int = 200, format: str = "PNG") -> dict[str, Any]:
+def image(shade: int = 200, format: str = "PNG") -> dict[str, Any]:
     return {"bytes": page_bytes(shade, format), "path": None}
 
 
@@ -531,8 +531,8 @@ def test_the_cauldrons_texts_stay_as_they_are_worded(tmp_path: Path) -> None:
     source = cauldron(
         tmp_path / "the_cauldron/docvqa",
         [
-            {"images": [picture(1, "JPEG")], "texts": [text("Q1?\nBe brief.", "A1."), text("Q2?", "A2.")]},
-            {"images": [picture(2)], "texts": [text("Q3?", None)]},
+            {"images": [image(1, "JPEG")], "texts": [text("Q1?\nBe brief.", "A1."), text("Q2?", "A2.")]},
+            {"images": [image(2)], "texts": [text("Q3?", None)]},
         ],
     )
     manifest = run(source, tmp_path / "out", val_fraction=0).manifest
@@ -550,13 +550,13 @@ def test_the_cauldrons_texts_stay_as_they_are_worded(tmp_path: Path) -> None:
 
 
 def test_cauldron_rows_without_one_page_or_a_text_are_rejected(tmp_path: Path) -> None:
-    good = {"images": [picture()], "texts": [text("Q?", "A")]}
+    good = {"images": [image()], "texts": [text("Q?", "A")]}
     bad: list[dict[str, Any]] = [
         {"images": [], "texts": [text("Q?", "A")]},
-        {"images": [picture(1), picture(2)], "texts": [text("Q?", "A")]},
-        {"images": [picture()], "texts": []},
+        {"images": [image(1), image(2)], "texts": [text("Q?", "A")]},
+        {"images": [image()], "texts": []},
         {"images": [{"bytes": None, "path": "x.png"}], "texts": [text("Q?", "A")]},
-        {"images": [picture()], "texts": [text("", "A")]},
+        {"images": [image()], "texts": [text("", "A")]},
         {"images": [{"bytes": LOGIN, "path": None}], "texts": [text("Q?", "A")]},
     ]
     account = run(cauldron(tmp_path / "in", [good, *bad]), tmp_path / "out", val_fraction=0).manifest.accounting
@@ -605,14 +605,14 @@ def test_names_in_a_table_cannot_leave_the_folder(tmp_path: Path) -> None:
     ]
 
 
-def test_two_pictures_under_one_page_name_are_not_mixed(tmp_path: Path) -> None:
+def test_two_images_under_one_page_name_are_not_mixed(tmp_path: Path) -> None:
     same = {"ucsf_document_id": "a", "ucsf_document_page_no": "1"}
     cells = [cell(i, {"bytes": page_bytes(i), "path": None}, **same) for i in (1, 2)]
     account = run(table(tmp_path / "in", cells), tmp_path / "out").manifest.accounting
     assert (account.written, account.rejected) == (1, {"bad-row": 1})
 
 
-def test_a_changed_table_is_unpacked_anew(tmp_path: Path) -> None:
+def test_a_changed_table_is_unpacked_again(tmp_path: Path) -> None:
     """A run that was stopped leaves the unpacked tables to the next one, which may find others."""
     source = table(tmp_path / "in", [cell(1, {"bytes": page_bytes(10), "path": "a.png"})])
     path = next(source.iterdir())

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from phiv_converters.hateful_memes import PLAIN, WORDINGS, HatefulMemesOptions, recipe_question
+from phiv_converters.hateful_memes.convert import PLAIN, WORDINGS, HatefulMemesOptions, recipe_question
 from phiv_data import validate
-from phiv_data.engine import convert
+from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, Manifest, SourceError, UsageError
 
 IDS = {
@@ -32,7 +32,7 @@ IDS = {
 }
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(out := io.BytesIO(), "PNG")
     return out.getvalue()
@@ -56,7 +56,7 @@ def official(root: Path, files: dict[str, list[dict[str, Any]]] | None = None) -
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for row in rows:
             number = int(row["id"])
-            (root / f"img/{number:05d}.png").write_bytes(picture(number))
+            (root / f"img/{number:05d}.png").write_bytes(image(number))
     return root
 
 
@@ -67,10 +67,10 @@ def table(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 
 def biecho(root: Path, names: Iterable[str] = ("train", "dev_seen", "dev_unseen")) -> Path:
-    """`id, image, text, label`: the picture in the table, under its file's name."""
+    """`id, image, text, label`: the image in the table, under its file's name."""
     for name in names:
         rows = release()[name][::-1]
-        cells = [{"bytes": picture(row["id"]), "path": Path(row["img"]).name} for row in rows]
+        cells = [{"bytes": image(row["id"]), "path": Path(row["img"]).name} for row in rows]
         kept = [{"id": row["id"], "text": row["text"], "label": row["label"]} for row in rows]
         found = [row | {"image": cell} for row, cell in zip(kept, cells, strict=True)]
         table(root / f"data/{name}-00000-of-00001.parquet", found)
@@ -222,7 +222,7 @@ def test_a_meme_in_two_splits_is_an_error_not_a_leak(tmp_path: Path) -> None:
 
 
 def test_the_tables_of_the_hub_give_the_records_of_the_release(tmp_path: Path) -> None:
-    """biecho's, and neuralcatcher's, whose `img` is a path: the pictures come from elsewhere."""
+    """biecho's, and neuralcatcher's, whose `img` is a path: the images come from elsewhere."""
     files = {name: rows for name, rows in release().items() if not name.startswith("test")}
     source = official(tmp_path / "in", files)
     run(tmp_path / "out", source)
@@ -235,15 +235,15 @@ def test_the_tables_of_the_hub_give_the_records_of_the_release(tmp_path: Path) -
     assert "tables with img, text, label" in manifest.source
 
 
-def test_a_table_that_only_names_its_pictures_asks_for_them(tmp_path: Path) -> None:
+def test_a_table_that_only_names_its_images_asks_for_them(tmp_path: Path) -> None:
     table(tmp_path / "hub/train.parquet", release()["train"])
-    with pytest.raises(SourceError, match=r"no row has its picture \(4 rows in hub layout: tables with img.*--images"):
+    with pytest.raises(SourceError, match=r"no row has its image \(4 rows in hub layout: tables with img.*--images"):
         run(tmp_path / "out", tmp_path / "hub")
 
 
-def test_rows_whose_picture_a_mirror_lacks_are_counted(tmp_path: Path) -> None:
-    """biecho's copy has no picture for 535 ids."""
-    rows = [{"id": i, "image": {"bytes": picture(i), "path": None}, "text": "t", "label": 0} for i in range(4)]
+def test_rows_whose_image_a_mirror_lacks_are_counted(tmp_path: Path) -> None:
+    """biecho's copy has no image for 535 ids."""
+    rows = [{"id": i, "image": {"bytes": image(i), "path": None}, "text": "t", "label": 0} for i in range(4)]
     rows[1]["image"] = None
     rows[2]["image"] = {"bytes": None, "path": "00002.png"}
     table(tmp_path / "hub/train.parquet", rows)
@@ -258,7 +258,7 @@ def test_class_labels_mean_what_their_names_say(tmp_path: Path, names: tuple[str
     from datasets import Image as ImageFeature
 
     features = Features({"image": ImageFeature(), "text": Value("string"), "label": ClassLabel(names=list(names))})
-    rows = [{"image": {"bytes": picture(i), "path": None}, "text": "t", "label": i} for i in (0, 1)]
+    rows = [{"image": {"bytes": image(i), "path": None}, "text": "t", "label": i} for i in (0, 1)]
     Dataset.from_list(rows, features=features).save_to_disk(str(tmp_path / "hub"))
     run(tmp_path / "out", tmp_path / "hub", prompt="plain")
     answers = [row.turns[0].assistant for row in read(tmp_path / "out", "train")]
@@ -268,7 +268,7 @@ def test_class_labels_mean_what_their_names_say(tmp_path: Path, names: tuple[str
 def test_the_cauldrons_rows_keep_their_wording(tmp_path: Path) -> None:
     rows = [
         {
-            "images": [{"bytes": picture(i), "path": None}],
+            "images": [{"bytes": image(i), "path": None}],
             "texts": [{"user": WORDINGS[i], "assistant": "Yes." if i % 2 else "No.", "source": "Hateful Memes"}],
         }
         for i in range(3)
@@ -287,7 +287,7 @@ def test_the_cauldrons_rows_keep_their_wording(tmp_path: Path) -> None:
 # Archives --------------------------------------------------------------------------------------------------------
 
 
-def test_a_zip_and_pictures_in_their_own_archive_give_what_the_folder_gives(tmp_path: Path) -> None:
+def test_a_zip_and_images_in_their_own_archive_give_what_the_folder_gives(tmp_path: Path) -> None:
     source = official(tmp_path / "in")
     run(tmp_path / "out", source)
     shutil.make_archive(str(tmp_path / "hm"), "zip", tmp_path, "in")
@@ -406,17 +406,17 @@ def test_an_odd_file_name_is_kept(shared: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "out", "train")[0].image_paths == (f"train/{file.name}",)
 
 
-def test_real_annotations_whose_pictures_are_not_here_are_accounted(shared: Path, tmp_path: Path) -> None:
-    """The official pictures may not be passed on: drawn ones stand in for all but one."""
+def test_real_annotations_whose_images_are_not_here_are_accounted(shared: Path, tmp_path: Path) -> None:
+    """The official images may not be passed on: drawn ones stand in for all but one."""
     source = tmp_path / "in"
     shutil.copytree(shared / "samples/hateful_memes", source)
     source.chmod(0o755)
-    with pytest.raises(SourceError, match=r"no row has its picture \(107 rows"):
+    with pytest.raises(SourceError, match=r"no row has its image \(107 rows"):
         run(tmp_path / "out", source)
     rows = [json.loads(line) for file in source.glob("*.jsonl") for line in file.read_bytes().splitlines()]
     (source / "img").mkdir()
     for row in rows[1:]:
-        (source / row["img"]).write_bytes(picture(int(row["id"])))
+        (source / row["img"]).write_bytes(image(int(row["id"])))
     a = run(tmp_path / "out", source).accounting
     assert (a.inputs, a.written, a.rejected) == (107, 106, {"missing-image": 1})
 
@@ -427,7 +427,7 @@ def test_real_annotations_whose_pictures_are_not_here_are_accounted(shared: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"demo": True, "source": Path()}, "--demo: draws its own pictures"),
+        ({"demo": True, "source": Path()}, "--demo: draws its own images"),
         ({"val": ("dev_seen", "train")}, "--val: 'train' is given to two splits"),
         ({"password": "x", "source": Path()}, "--password: opens a zip"),
     ],

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from phiv_converters.nlvr2 import WORDINGS, Nlvr2Options, average_hash, recipe_question
+from phiv_converters.nlvr2.convert import WORDINGS, Nlvr2Options, average_hash, recipe_question
 from phiv_data import validate
-from phiv_data.engine import convert
+from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, Manifest, SourceError, UsageError
 
 PREFIX = "The first image is the image on the left, the second image is the image on the right. "
 
 
-def picture(seed: int, format: str = "PNG") -> bytes:
+def pil_image(seed: int, format: str = "PNG") -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(out := io.BytesIO(), format)
     return out.getvalue()
@@ -47,11 +47,11 @@ def make_rows() -> dict[str, list[dict[str, Any]]]:
 def pair_images(rows: dict[str, list[dict[str, Any]]]) -> dict[str, bytes]:
     pairs = sorted({r["identifier"].rpartition("-")[0] for found in rows.values() for r in found})
     names = [f"{pair}-img{side}.png" for pair in pairs for side in (0, 1)]
-    return {name: picture(seed, ("PNG", "JPEG", "WEBP")[seed % 3]) for seed, name in enumerate(names)}
+    return {name: pil_image(seed, ("PNG", "JPEG", "WEBP")[seed % 3]) for seed, name in enumerate(names)}
 
 
 def official(root: Path, rows: dict[str, list[dict[str, Any]]] | None = None, buckets: bool = True) -> Path:
-    """The official tree: pictures in bucket folders, or all flat."""
+    """The official tree: images in bucket folders, or all flat."""
     rows = rows or make_rows()
     (root / "data").mkdir(parents=True)
     for name, found in rows.items():
@@ -60,7 +60,7 @@ def official(root: Path, rows: dict[str, list[dict[str, Any]]] | None = None, bu
     for name, data in pair_images(rows).items():
         directory = directories[name.rpartition("-")[0]]
         part = f"images/{name.split('-')[0]}" + ("" if directory is None else f"/{directory}")
-        path = root / (part if buckets else "pictures") / name
+        path = root / (part if buckets else "images") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return root
@@ -133,7 +133,7 @@ FILES = ("nlvr2_train.jsonl", "nlvr2_val.jsonl", "nlvr2_dev.jsonl", "images.sha2
 # Rows ------------------------------------------------------------------------------------------------------------
 
 
-def test_two_pictures_left_first_and_the_recipes_question_and_answer(tmp_path: Path) -> None:
+def test_two_images_left_first_and_the_recipes_question_and_answer(tmp_path: Path) -> None:
     run(tmp_path / "out", official(tmp_path / "in"))
     yes, no = read(tmp_path / "out", "dev")
     assert yes.image_paths == ("dev/dev-5-0-img0.png", "dev/dev-5-0-img1.png")
@@ -165,7 +165,7 @@ def test_the_plain_prompt_asks_for_the_official_words(tmp_path: Path) -> None:
     assert (yes.turns[0].assistant, no.turns[0].assistant) == ("True", "False")
 
 
-def test_sentences_of_a_pair_become_turns_and_the_pictures_stand_in_the_first(tmp_path: Path) -> None:
+def test_sentences_of_a_pair_become_turns_and_the_images_stand_in_the_first(tmp_path: Path) -> None:
     manifest = run(tmp_path / "out", official(tmp_path / "in"), group="pair")
     assert (manifest.accounting.inputs, manifest.accounting.written) == (22, 22)
     first = read(tmp_path / "out", "train")[0]
@@ -174,7 +174,7 @@ def test_sentences_of_a_pair_become_turns_and_the_pictures_stand_in_the_first(tm
     assert [turn.assistant for turn in first.turns] == ["Yes.", "No."]
 
 
-def test_pictures_are_copied_and_their_format_is_that_of_the_header(tmp_path: Path) -> None:
+def test_images_are_copied_and_their_format_is_that_of_the_header(tmp_path: Path) -> None:
     convert(Nlvr2Options(official(tmp_path / "in")), tmp_path / "out", num_workers=0)
     from phiv_data import ConversationDataset
 
@@ -247,8 +247,8 @@ def test_a_save_to_disk_folder_with_class_labels_reads_too(tmp_path: Path) -> No
     names = ["True", "False"]  # not the order of the numbers
     rows, images = make_rows(), pair_images(make_rows())
     kinds = {"identifier": Value("string"), "sentence": Value("string"), "directory": Value("int64")}
-    pictures = {"left_image": ImageFeature(), "right_image": ImageFeature()}
-    features = Features(kinds | {"label": ClassLabel(names=names)} | pictures)
+    image_columns = {"left_image": ImageFeature(), "right_image": ImageFeature()}
+    features = Features(kinds | {"label": ClassLabel(names=names)} | image_columns)
     records = [huggingface_m4(r, images) | {"label": names.index(r["label"])} for r in rows["train"]]
     records = [{name: record[name] for name in features} for record in records]
     DatasetDict({"train": Dataset.from_list(records, features=features)}).save_to_disk(str(tmp_path / "hub"))
@@ -342,7 +342,7 @@ def test_every_row_ends_somewhere_and_says_why(tmp_path: Path) -> None:
     assert "not an object (found [1])" in found["dev.json:00000014"]
 
 
-def test_broken_pictures_do_not_get_in(tmp_path: Path) -> None:
+def test_broken_images_do_not_get_in(tmp_path: Path) -> None:
     source = official(tmp_path / "in")
     (source / "images/dev/dev-5-0-img0.png").write_bytes(b"<html>404</html>")
     cut = source / "images/dev/dev-5-1-img1.png"
@@ -366,7 +366,7 @@ def test_unlabeled_sentences_of_a_pair_come_last_and_are_written_on_demand(tmp_p
     [
         ([], 2, "bad-turns: the row has no texts"),
         ([{"user": 'Is "x" true?', "assistant": "Maybe."}], 2, "bad-row: the answer is neither yes nor no"),
-        ([{"user": 'Is "x" true?', "assistant": "Yes."}], 1, "missing-image: the row has 1 pictures, not two"),
+        ([{"user": 'Is "x" true?', "assistant": "Yes."}], 1, "missing-image: the row has 1 images, not two"),
         ([{"user": "Is it true?", "assistant": "Yes."}], 2, "bad-row: no sentence in quotes in the question"),
     ],
 )
@@ -374,7 +374,7 @@ def test_odd_rows_of_the_cauldron_are_rejected(
     tmp_path: Path, texts: list[dict[str, str]], images: int, code: str
 ) -> None:
     good: dict[str, Any] = {
-        "images": [{"bytes": picture(i), "path": None} for i in (1, 2)],
+        "images": [{"bytes": pil_image(i), "path": None} for i in (1, 2)],
         "texts": [{"user": '"a"', "assistant": "No."}],
     }
     odd = {"images": good["images"][:images], "texts": texts}
@@ -391,14 +391,14 @@ def test_odd_rows_of_the_cauldron_are_rejected(
 def test_average_hash_is_that_of_the_imagehash_library() -> None:
     """Its definition, in numpy: grey, 8x8 by Lanczos, above the mean."""
     for seed, format in enumerate(("PNG", "JPEG", "GIF", "WEBP")):
-        data = picture(seed, format)
+        data = pil_image(seed, format)
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image.convert("L").resize((8, 8), Image.Resampling.LANCZOS))
         bits = (pixels > pixels.mean()).flatten()
         assert average_hash(data) == int("".join(str(int(bit)) for bit in bits), 2)
 
 
-def test_pictures_that_are_not_the_official_ones_are_rejected(tmp_path: Path) -> None:
+def test_images_that_are_not_the_official_ones_are_rejected(tmp_path: Path) -> None:
     source = official(tmp_path / "in")
     images = pair_images(make_rows())
     hashes = {name: f"{average_hash(data):016x}" for name, data in images.items() if name.startswith("dev")}
@@ -407,7 +407,7 @@ def test_pictures_that_are_not_the_official_ones_are_rejected(tmp_path: Path) ->
     (source / "util/hashes").mkdir(parents=True)
     (source / "util/hashes/dev_hashes.json").write_text(json.dumps(hashes))
     outcome = convert(Nlvr2Options(source), tmp_path / "out", num_workers=0)
-    assert outcome.notices == ("official hashes of 4 pictures are checked",)
+    assert outcome.notices == ("official hashes of 4 images are checked",)
     assert outcome.manifest.accounting.rejected == {"hash-mismatch": 1}
     assert "(its hash differs in 5 of 64 bits)" in rejects(tmp_path / "out")["dev-5-1-0"]
     assert run(tmp_path / "out2", source, ignore_hashes=True).accounting.rejected == {}
@@ -417,14 +417,14 @@ def test_pictures_that_are_not_the_official_ones_are_rejected(tmp_path: Path) ->
 def test_a_broken_hash_file_is_one_line(tmp_path: Path, content: str) -> None:
     source = official(tmp_path / "in")
     (source / "dev_hashes.json").write_text(content)
-    with pytest.raises(SourceError, match=r"dev_hashes\.json: (is no file of picture hashes|holds hashes that)"):
+    with pytest.raises(SourceError, match=r"dev_hashes\.json: (is no file of image hashes|holds hashes that)"):
         run(tmp_path / "out", source)
 
 
 # Sources ---------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_may_lie_in_archives_of_their_own(tmp_path: Path) -> None:
+def test_images_may_lie_in_archives_of_their_own(tmp_path: Path) -> None:
     source = official(tmp_path / "in")
     (source / "images").rename(tmp_path / "elsewhere")
     with tarfile.open(tmp_path / "dev_img.tar.gz", "w:gz") as tar:
@@ -439,10 +439,10 @@ def test_a_single_annotation_file_is_a_source(tmp_path: Path) -> None:
     assert [(split.name, split.rows) for split in manifest.splits] == [("dev", 2)]
 
 
-def test_annotations_without_any_picture_say_what_is_missing(tmp_path: Path) -> None:
+def test_annotations_without_any_image_say_what_is_missing(tmp_path: Path) -> None:
     source = official(tmp_path / "in")
     (source / "images").rename(tmp_path / "elsewhere")
-    with pytest.raises(SourceError, match=r"no row has its pictures \(42 rows in official layout.*--images"):
+    with pytest.raises(SourceError, match=r"no row has its images \(42 rows in official layout.*--images"):
         run(tmp_path / "out", source)
 
 
@@ -472,7 +472,7 @@ def test_a_split_that_nlvr2_does_not_have_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"val_directories": 100}, "--val_directories: must be 0 to 99"),
-        ({"demo": True, "source": Path()}, "--demo: draws its own pictures"),
+        ({"demo": True, "source": Path()}, "--demo: draws its own images"),
         ({"images": (Path(),)}, "--images: needs the annotations too"),
     ],
 )
@@ -501,7 +501,7 @@ def test_without_source_and_network_one_line_says_what_to_pass(tmp_path: Path, m
 
 
 def test_the_real_dev_file_parses_to_the_published_counts(shared: Path) -> None:
-    from phiv_converters.nlvr2_layout import Annotations, Example, find_layout
+    from phiv_converters.nlvr2.layouts import Annotations, Example, find_layout
 
     real = shared / "samples/nlvr2"
     for subset, count in (("all", 6982), ("balanced", 2300)):
@@ -515,8 +515,8 @@ def test_the_real_dev_file_parses_to_the_published_counts(shared: Path) -> None:
     assert {f"{r['identifier'].rpartition('-')[0]}-img{k}.png" for r in rows for k in (0, 1)} == set(hashes)
 
 
-def test_real_rows_with_some_pictures_are_accounted(shared: Path, tmp_path: Path) -> None:
-    """The official pictures may not be passed on: others stand in for those of twenty rows."""
+def test_real_rows_with_some_images_are_accounted(shared: Path, tmp_path: Path) -> None:
+    """The official images may not be passed on: others stand in for those of twenty rows."""
     real, source = shared / "samples/nlvr2", tmp_path / "in"
     (source / "data").mkdir(parents=True)
     lines = (real / "data/dev.json").read_bytes().splitlines(keepends=True)[:40]

@@ -14,7 +14,7 @@ from phiv_data import ConversationDataset, validate
 from phiv_data.testing import conformance_checks
 
 PACKAGE = Path(__file__).resolve().parents[1] / "plugin_package"
-CONVERT = "from phiv_data.cli_convert import main; raise SystemExit(main())"
+CONVERT = "from phiv_data.cli.convert import main; raise SystemExit(main())"
 
 
 @pytest.fixture(name="installed", scope="module")
@@ -59,8 +59,8 @@ def test_an_installed_package_adds_a_command(installed: Path, source: Path, tmp_
 
 def test_its_fields_are_flags_with_their_help(installed: Path, tmp_path: Path) -> None:
     text = run([sys.executable, "-c", CONVERT, "pets", "--help"], tmp_path, installed).stdout
-    assert "Pictures of cats and dogs to questions." in text
-    assert "What is asked of every picture." in text
+    assert "Images of cats and dogs to questions." in text
+    assert "What is asked of every image." in text
 
 
 def test_without_it_there_is_no_such_command(source: Path, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from phiv_converters.ucf101 import Ucf101Options
-from phiv_converters.ucf101_layout import find_layout, list_clips
+from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_converters.ucf101.layouts import find_layout, list_clips
 from phiv_data import validate
-from phiv_data.engine import convert
+from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, SourceError, UsageError
 
 PAGE_CLASSES = (
@@ -146,8 +146,8 @@ def test_datasets_opens_the_shards_and_decodes_what_the_files_hold(official: Pat
     for dataset in (by_folder["val"], by_files):
         for record, row in zip(dataset, rows(official, "val"), strict=True):
             assert record["id"] == row.id
-            for picture, path in zip(record["images"], row.image_paths, strict=True):
-                assert np.array_equal(np.asarray(picture), np.asarray(Image.open(official / "images" / path)))
+            for image, path in zip(record["images"], row.image_paths, strict=True):
+                assert np.array_equal(np.asarray(image), np.asarray(Image.open(official / "images" / path)))
 
 
 # The official lists -----------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 Draw = Callable[[Path], object]
 
 
-def picture(colour: str = "teal", size: tuple[int, int] = (4, 3), kind: str = "PNG") -> bytes:
-    """A small picture in one colour."""
+def image(colour: str = "teal", size: tuple[int, int] = (4, 3), kind: str = "PNG") -> bytes:
+    """A small image in one colour."""
     from PIL import Image
 
     out = io.BytesIO()
@@ -50,7 +50,7 @@ def converted(folder: Path, *, arrow: bool = False, names: tuple[str, ...] = ("f
     """What phiv-convert writes of a split val with a row for each of `names`."""
     from toy_converter import ToyOptions, draw_toy_source
 
-    from phiv_data.engine import convert
+    from phiv_data.convert.engine import convert
 
     source = draw_toy_source(folder.parent / "source", {"val": list(names)})
     convert(ToyOptions(source, splits=("val",)), folder, num_workers=0, arrow=arrow)
@@ -59,14 +59,14 @@ def converted(folder: Path, *, arrow: bool = False, names: tuple[str, ...] = ("f
 
 
 def shard(path: Path, **facts: Any) -> None:
-    """A shard of one row with one picture; `facts` are what is said of the picture in place of the truth."""
+    """A shard of one row with one image; `facts` are what is said of the image in place of the truth."""
     import hashlib
 
-    from phiv_data.sample import EncodedImage, Sample
-    from phiv_data.shards import write_shard
+    from phiv_data.storage.sample import EncodedImage, Sample
+    from phiv_data.storage.shards import write_shard
     from phiv_schemas import Conversation, ImageMeta
 
-    data = picture()
+    data = image()
     meta = ImageMeta(
         path="fox.png", width=4, height=3, format="PNG", size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
@@ -80,7 +80,7 @@ def edit(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 ONE = record(images=["fox.png"])
-FOX = {"fox.png": picture()}
+FOX = {"fox.png": image()}
 NEW_LINE = b"\n"
 UMLAUT = json.dumps(record(user="Wie heißt das Tier? 🦊", assistant="Füchslein"), ensure_ascii=False)
 
@@ -102,7 +102,7 @@ def schema(folder: Path) -> None:
         record(0, assistant=None),
         record(1, images=["1"]),
         record(2, system=""),
-        images={"1": picture()},
+        images={"1": image()},
     )
 
 
@@ -158,7 +158,7 @@ def pipe(folder: Path) -> None:
 
 
 def broken_image(folder: Path) -> None:
-    whole = picture(kind="JPEG", size=(16, 16))
+    whole = image(kind="JPEG", size=(16, 16))
     bad = {"cut.jpg": whole[:-40], "page.jpg": b"<html>404</html>", "empty.png": b""}
     lines(folder / "broken", record(images=list(bad)), images=bad)
     lines(folder / "clean", record(images=["whole.jpg"]), images={"whole.jpg": whole + b"bytes after the end"})
@@ -172,14 +172,14 @@ def path_escapes(folder: Path) -> None:
         folder / "clean",
         ONE,
         record(1, images=["a..b/..fox.png", "link.png"]),
-        images=FOX | {"a..b/..fox.png": picture()},
+        images=FOX | {"a..b/..fox.png": image()},
     )
     (folder / "clean" / "images" / "link.png").symlink_to("fox.png")
 
 
 def image_bytes_differ(folder: Path) -> None:
     broken = converted(folder / "broken", names=("fox", "cat"))
-    (broken / "images/val/fox.png").write_bytes(picture("red"))
+    (broken / "images/val/fox.png").write_bytes(image("red"))
     lines_of = (broken / "images.sha256").read_bytes().splitlines(keepends=True)
     edit(broken / "images.sha256", lambda _: lines_of[1])  # cat.png is not listed
     converted(folder / "clean", names=("fox", "cat"))
@@ -263,7 +263,7 @@ def image_marker(folder: Path) -> None:
 
 def unlisted_file(folder: Path) -> None:
     left = converted(folder / "broken") / "images" / "val"
-    (left / "old.png").write_bytes(picture())
+    (left / "old.png").write_bytes(image())
     (folder / "broken" / "notes.txt").write_text("by hand\n")
     (converted(folder / "clean") / ".hidden").mkdir()
     (folder / "clean" / ".hidden" / "notes.txt").write_text("folders with a dot are left alone\n")

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from draw import HERE, Draw, lines, picture, record
+from draw import HERE, Draw, image, lines, record
 from PIL import Image
 
 SIZE = (8, 6)
@@ -18,8 +18,8 @@ BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def encoded(*pages: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """A picture, or several in one file."""
-    first, *others = (page.copy() for page in pages)  # saving leaves its settings in a picture
+    """An image, or several in one file."""
+    first, *others = (page.copy() for page in pages)  # saving leaves its settings in an image
     more = {"save_all": True, "append_images": others} if others else {}
     out = io.BytesIO()
     first.save(out, kind, **more, **options)
@@ -27,12 +27,12 @@ def encoded(*pages: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def plain(colour: str | tuple[int, ...] = "teal", mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
-    """A picture in one colour."""
+    """An image in one colour."""
     return Image.new(mode, size, colour)
 
 
 def turned(orientation: int, kind: str = "JPEG") -> bytes:
-    """A picture with an orientation."""
+    """An image with an orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(plain(), kind=kind, exif=exif)
@@ -41,7 +41,7 @@ def turned(orientation: int, kind: str = "JPEG") -> bytes:
 def claims(width: int, height: int) -> bytes:
     """A PNG whose header says this size of a few bytes."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return picture().replace(picture()[12:33], header + struct.pack(">I", zlib.crc32(header)))
+    return image().replace(image()[12:33], header + struct.pack(">I", zlib.crc32(header)))
 
 
 def deep(low: int, high: int) -> bytes:
@@ -52,7 +52,7 @@ def deep(low: int, high: int) -> bytes:
 
 
 def spotted(hidden: tuple[int, int, int], alpha: int) -> bytes:
-    """A picture a quarter of which is hidden."""
+    """An image a quarter of which is hidden."""
     image = plain((0, 128, 128, 255), "RGBA")
     image.paste((*hidden, alpha), (0, 0, 4, 3))
     return encoded(image)
@@ -70,7 +70,7 @@ def with_smaller_copy() -> bytes:
 
 
 def images(broken: dict[str, bytes], clean: dict[str, bytes]) -> Draw:
-    """A row for each picture."""
+    """A row for each image."""
 
     def draw(folder: Path) -> None:
         for name, files in (("broken", broken), ("clean", clean)):
@@ -81,7 +81,7 @@ def images(broken: dict[str, bytes], clean: dict[str, bytes]) -> Draw:
 
 
 def twice(folder: Path) -> None:
-    files = {"fox.png": picture(size=SIZE), "cat.png": picture("orange", SIZE), "copy.png": picture(size=SIZE)}
+    files = {"fox.png": image(size=SIZE), "cat.png": image("orange", SIZE), "copy.png": image(size=SIZE)}
     again = record(1, images=["cat.png"])
     again["conversations"].append({"images": ["cat.png"], "user": "And now?", "assistant": "the same"})
     lines(folder / "broken", record(0, images=["fox.png", "cat.png", "fox.png"]), images=files)
@@ -100,10 +100,10 @@ DRAWN: dict[str, Draw] = {
     "PV111-image-too-large": images(
         {"wall.png": claims(12000, 8000)}, {"wall.png": encoded(plain(0, "1", (3000, 2000)), optimize=True)}
     ),
-    "PV111-image-too-large-asked": images({"page.png": picture(size=(20, 11))}, {"page.png": picture(size=(20, 10))}),
+    "PV111-image-too-large-asked": images({"page.png": image(size=(20, 11))}, {"page.png": image(size=(20, 10))}),
     "PV112-image-too-small": images(
-        {"dot.png": picture(size=(1, 1)), "line.png": picture(size=(90, 2)), "strip.png": picture(size=(3, 601))},
-        {"small.png": picture(size=(3, 3)), "strip.png": picture(size=(3, 600))},
+        {"dot.png": image(size=(1, 1)), "line.png": image(size=(90, 2)), "strip.png": image(size=(3, 601))},
+        {"small.png": image(size=(3, 3)), "strip.png": image(size=(3, 600))},
     ),
     "PV113-decompression-bomb": images({"bomb.png": claims(60000, 60000)}, {"whole.png": claims(4, 3)}),
     "PV114-exif-orientation": images(

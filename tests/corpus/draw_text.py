@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from draw import FOX, HERE, Draw, lines, picture, record
+from draw import FOX, HERE, Draw, image, lines, record
 
-FENNEC = FOX | {"fennec.png": picture("tan")}
+FENNEC = FOX | {"fennec.png": image("tan")}
 
 
 def texts(broken: list[dict[str, Any]], clean: list[dict[str, Any]]) -> Draw:

@@ -12,11 +12,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiv_data.dataset import ConversationDataset
-from phiv_data.files import atomic_write, sha256_file
-from phiv_data.jsonl import write_jsonl
-from phiv_data.sample import EncodedImage, Sample
-from phiv_data.shards import plan_shards, shard_name, write_dataset_dict, write_hf_files, write_shard
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.storage.jsonl import write_jsonl
+from phiv_data.storage.sample import EncodedImage, Sample
+from phiv_data.storage.shards import plan_shards, shard_name, write_dataset_dict, write_hf_files, write_shard
+from phiv_data.utils.atomic import atomic_write, sha256_file
 from phiv_schemas import (
     Accounting,
     Conversation,
@@ -38,8 +38,8 @@ CLASSES = (
 PROMPT = f"Classify the video into one of the following classes: {CLASSES}."
 
 
-def picture(number: int, size: tuple[int, int] = (24, 16), kind: str = "PNG") -> bytes:
-    """The encoded bytes of a small picture whose colours depend on `number`."""
+def image_bytes(number: int, size: tuple[int, int] = (24, 16), kind: str = "PNG") -> bytes:
+    """The encoded bytes of a small image whose colours depend on `number`."""
     image = Image.new("RGB", size, (number * 37 % 256, number * 91 % 256, number * 53 % 256))
     image.putpixel((number % size[0], 0), (255, 255, 255))
     out = io.BytesIO()
@@ -59,7 +59,7 @@ def encoded(path: str, data: bytes, *, width: int = 24, height: int = 16, kind: 
 def sample(split: str, index: int, *, num_images: int = 2) -> Sample:
     """A row in the shape of the recipe's."""
     paths = [f"{split}/Archery/v_{index:04d}.{k}.png" for k in range(num_images)]
-    images = tuple(encoded(path, picture(index * 10 + k)) for k, path in enumerate(paths))
+    images = tuple(encoded(path, image_bytes(index * 10 + k)) for k, path in enumerate(paths))
     turn = Turn(images=tuple(paths), user=PROMPT, assistant="Archery")
     conversation = Conversation(id=f"{split}-{index:010d}", source="ucf101", conversations=(turn,))
     return Sample(conversation, images)
@@ -119,7 +119,7 @@ def write_manifest(folder: Path, splits: list[SplitInfo]) -> None:
 
 
 def rewrite_shard(folder: Path, split: str, edit: Callable[[EncodedImage], EncodedImage]) -> None:
-    """Make every image of a split's one shard anew; the manifest vouches for the new shard."""
+    """Make every image of a split's one shard again; the manifest vouches for the new shard."""
     rows = [
         Sample(row.conversation, tuple(edit(image) for image in row.images))
         for row in ConversationDataset(folder, split)

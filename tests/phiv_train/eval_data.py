@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from toy_converter import ToyOptions
 
-from phiv_data.converter import Inputs, Item
-from phiv_data.dataset import ConversationDataset
-from phiv_data.engine import convert
-from phiv_data.sample import Draft, EncodedImage, encoded_image
+from phiv_data.convert.base import Inputs, Item
+from phiv_data.convert.engine import convert
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.storage.sample import Draft, EncodedImage, encoded_image
 from phiv_schemas import Turn
 from phiv_train.families.base import get_family
 
@@ -52,12 +52,12 @@ def _image(path: str, colour: str) -> EncodedImage:
 
 
 def ask(*colours: str, answer: str | None = None) -> tuple[Any, ...]:
-    """A turn with pictures, asked for the colour of the last one."""
+    """A turn with images, asked for the colour of the last one."""
     return colours, ASK, answer or colours[-1]
 
 
 def mixed_rows(split: str) -> list[tuple[str, tuple[Any, ...]]]:
-    """Single turns, several pictures, pictures in several turns, text-only rows and turns, in every colour."""
+    """Single turns, several images, images in several turns, text-only rows and turns, in every colour."""
     text = ((), "Is this True?", "Yes")
     rows: list[tuple[Any, ...]] = []
     for i, colour in enumerate(COLOURS):

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from phiv_data.dataset import ConversationDataset
+from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas.errors import RecordError
-from phiv_train.evaluate import EvalResult, evaluate, is_sharded
+from phiv_train.evaluation.generate import EvalResult, evaluate, is_sharded
 from phiv_train.families.base import Family, get_family
 from phiv_train.families.tiny import Tiny
 
@@ -54,7 +54,7 @@ def texts(result: EvalResult) -> list[Any]:
 
 
 def shard(model: Any) -> None:
-    """FSDP2, every decoder layer on its own. The picture path runs for every batch, as a trainer has it."""
+    """FSDP2, every decoder layer on its own. The image path runs for every batch, as a trainer has it."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -1,4 +1,4 @@
-"""A converted dataset of rows of every shape: several turns, pictures of any size or none, offsets, a system prompt."""
+"""A converted dataset of rows of every shape: several turns, images of any size or none, offsets, a system prompt."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from toy_converter import ToyOptions
 
-from phiv_data.converter import Inputs, Item
-from phiv_data.dataset import ConversationDataset
-from phiv_data.engine import convert
-from phiv_data.sample import Draft, EncodedImage, encoded_image
+from phiv_data.convert.base import Inputs, Item
+from phiv_data.convert.engine import convert
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.storage.sample import Draft, EncodedImage, encoded_image
 from phiv_schemas import Turn
 
 Size = tuple[int, int]
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Exchange:
-    """One turn: the sizes of its pictures, its texts, where its pictures stand."""
+    """One turn: the sizes of its images, its texts, where its images stand."""
 
     sizes: tuple[Size, ...] = ()
     user: str = "What is it?"
@@ -45,7 +45,7 @@ class Mixed(ToyOptions):
         exchanges, system = item.payload
         turns, images = [], []
         for number, exchange in enumerate(exchanges):
-            mine = [_picture(f"train/{item.key}.{number}.{k}.png", size) for k, size in enumerate(exchange.sizes)]
+            mine = [_image(f"train/{item.key}.{number}.{k}.png", size) for k, size in enumerate(exchange.sizes)]
             paths = tuple(image.meta.path for image in mine)
             turns.append(Turn(images=paths, user=exchange.user, assistant=exchange.assistant,
                               image_offsets=exchange.offsets))  # fmt: skip
@@ -53,9 +53,9 @@ class Mixed(ToyOptions):
         return Draft(tuple(turns), tuple(images), system=system)
 
 
-def _picture(path: str, size: Size) -> EncodedImage:
+def _image(path: str, size: Size) -> EncodedImage:
     out = io.BytesIO()
-    code = zlib.crc32(path.encode())  # another picture for every path
+    code = zlib.crc32(path.encode())  # another image for every path
     Image.new("RGB", size, (code & 255, code >> 8 & 255, code >> 16 & 255)).save(out, "PNG")
     return encoded_image(path, out.getvalue(), size=size, format="PNG")
 

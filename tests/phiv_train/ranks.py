@@ -16,9 +16,9 @@ def main(notes: Path, precision: str, flags: list[str]) -> int:
     import torch
 
     torch.set_num_threads(1)
-    from phiv_train import run
-    from phiv_train.cli_train import _main
-    from phiv_train.trainer import PhivTrainer
+    from phiv_train.cli.train import _main
+    from phiv_train.training import run
+    from phiv_train.training.trainer import PhivTrainer
 
     if precision == "double":
         use_double(run)

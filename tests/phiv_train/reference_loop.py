@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phiv_train.batching.schedule import Schedule
 from phiv_train.config import TrainConfig
-from phiv_train.schedule import Schedule
 
 IGNORE = -100
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phiv_schemas.errors import UsageError
+from phiv_train.cli.config import parse
 from phiv_train.config import FREE_ON_RESUME, TrainConfig, checked, law, read_config, write_config
-from phiv_train.config_cli import parse
 
 RECIPE_COMMAND = (
     "--data_dir d --model_name_or_path m --output_dir o --batch_size 64 --batch_size_per_gpu 2 --num_crops 16 "
@@ -176,7 +176,7 @@ def test_every_setting_is_described() -> None:
 
 
 def test_help_imports_no_torch() -> None:
-    code = "import sys; sys.argv = ['phiv-train', '--help']\nfrom phiv_train.cli_train import main\n"
+    code = "import sys; sys.argv = ['phiv-train', '--help']\nfrom phiv_train.cli.train import main\n"
     code += "try: main()\nexcept SystemExit: pass\nassert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phiv_train.checkpoints.weights import read_weights
 from phiv_train.config import TrainConfig
-from phiv_train.run import train
-from phiv_train.weights import read_weights
+from phiv_train.training.run import train
 
 QUICK: dict[str, Any] = {
     "model_name_or_path": "tiny",
@@ -86,7 +86,7 @@ def environment() -> dict[str, str]:
 
 def start(config: TrainConfig) -> subprocess.Popen[str]:
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "phiv_train.cli_train", *flags(config)]
+    command = [sys.executable, "-m", "phiv_train.cli.train", *flags(config)]
     return subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -1,23 +1,23 @@
-"""Cats and dogs: a picture becomes the question what it shows."""
+"""Cats and dogs: an image becomes the question what it shows."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phiv_data.converter import Inputs, Item
-from phiv_data.sample import Draft
-from phiv_data.sources import picture, read_picture
+from phiv_data.convert.base import Inputs, Item
+from phiv_data.sources.image_index import checked_image, read_image
+from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
 
 
 @dataclass(frozen=True)
 class Pets:
-    """Pictures of cats and dogs to questions."""
+    """Images of cats and dogs to questions."""
 
     source: Path
     """Folder with {train,val}/{cat,dog}/*.jpg."""
     question: str = "Cat or dog?"
-    """What is asked of every picture."""
+    """What is asked of every image."""
 
     name = record_source = "pets"
     splits = ("train", "val")
@@ -43,5 +43,5 @@ class Pets:
         return Inputs([Item(p.parts[-3], p.relative_to(self.source).as_posix(), p.stat().st_size, p) for p in files])
 
     def draft(self, item: Item) -> Draft:
-        image = picture(item.key, read_picture(item.payload, item.key), item.key, source=item.key)
+        image = checked_image(item.key, read_image(item.payload, item.key), item.key, source=item.key)
         return Draft((Turn(images=(item.key,), user=self.question, assistant=item.payload.parent.name),), (image,))

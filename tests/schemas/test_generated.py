@@ -59,7 +59,7 @@ def test_the_page_on_the_format_shows_a_real_record() -> None:
 
 
 def test_the_page_on_the_format_names_every_key_and_column() -> None:
-    from phiv_data.shards import schema
+    from phiv_data.storage.shards import schema
     from phiv_schemas import ImageMeta, Turn
 
     page = (Path(FOLDER) / "README.md").read_text(encoding="utf-8")

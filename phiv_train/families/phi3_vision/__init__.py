@@ -20,7 +20,7 @@ From plain values, with the ORIGINAL tensor names (this is how the golden data i
 
 and the processor from plain arrays:
 
-    crops, (height, width) = phi3_vision.hd_crops(picture, num_crops=16)         # uint8 [H, W, 3] or PIL
+    crops, (height, width) = phi3_vision.hd_crops(image, num_crops=16)         # uint8 [H, W, 3] or PIL
     pixels = phi3_vision.pixel_values(crops, (height, width))                    # float32 [1 + C, 3, 336, 336]
     processor = phi3_vision.Processor(tokenizer, control_ids, num_crops=4)       # anything with encode and decode
     ids = phi3_vision.official_ids(prompt, image_tokens, processor)              # negative ids at <|image_k|>

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from phiv_data.files import TMP_PREFIX, environment_problems
+from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
 from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
 from phiv_train.families.phi3_vision.attention import PACKED_SDPA
 from phiv_train.families.phi3_vision.config import Phi3VConfig, from_plain

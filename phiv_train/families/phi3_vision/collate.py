@@ -6,10 +6,10 @@
 | labels | int64 [B, L] | -100 outside answers and at padding |
 | position_ids | int64 [B, L] | 0, 1, ... per sample; 0 at padding |
 | attention_mask | int64 [B, L] | padded layouts only: 1 on a sample, 0 on padding |
-| crops | uint8 [C, S, S, 3] | every real crop of the batch, row-major per picture, pictures in order |
+| crops | uint8 [C, S, S, 3] | every real crop of the batch, row-major per image, images in order |
 | image_sizes | int64 [N, 2] | (height, width) after padding |
 
-Samples may hold any number of pictures, of any size, or none: then `crops` and `image_sizes` are empty. The mask comes
+Samples may hold any number of images, of any size, or none: then `crops` and `image_sizes` are empty. The mask comes
 from the lengths, never from the pad id, which is also `<|endoftext|>` and stands inside every sample.
 """
 

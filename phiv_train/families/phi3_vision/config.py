@@ -1,6 +1,6 @@
 """`Phi3VConfig`: reads and writes the official `config.json` of Phi-3.5-vision (model type `phi3_v`).
 
-It is transformers' own `Phi3Config` (so its decoder layers take it as it is) plus what the picture path needs.
+It is transformers' own `Phi3Config` (so its decoder layers take it as it is) plus what the image path needs.
 The official file differs from what transformers keeps inside in three ways, translated here in both directions:
 
 - the rope type is called `su`; transformers calls it `longrope`, and its own renaming comes too late;

@@ -80,13 +80,13 @@ def length(conversation: Conversation, sizes: Sequence[Size], processor: Process
     slots = [int(count) for count in num_image_tokens(widths, heights, processor)]
     for (width, height), count, path in zip(sizes, slots, conversation.image_paths, strict=True):
         if not count:
-            what = f"a picture of {width}x{height} is too thin for num_crops {processor.num_crops}"
+            what = f"an image of {width}x{height} is too thin for num_crops {processor.num_crops}"
             raise RecordError(f"{conversation.id}: {path}", what, "Crop it, or leave the row out")
     return sum(len(run) for run, _ in _runs(conversation, slots, processor, generation))
 
 
 def num_image_tokens(width: ArrayLike, height: ArrayLike, processor: Processor) -> NDArray[np.int64]:
-    """Positions of pictures of these sizes; broadcasts; 0 where a picture is too thin to be shown."""
+    """Positions of images of these sizes; broadcasts; 0 where an image is too thin to be shown."""
     p = processor
     return image_processing.num_image_tokens(width, height, p.num_crops, p.crop_size, p.grid)
 
@@ -161,7 +161,7 @@ def _crops(
 
 
 def image_slots(image_size: Sequence[int], processor: Processor) -> int:
-    """Positions of a picture of this padded (height, width): what the vision tower will return for it."""
+    """Positions of an image of this padded (height, width): what the vision tower will return for it."""
     rows, cols = (side // processor.crop_size for side in image_size)
     return (rows * cols + 1) * processor.grid**2 + 1 + (rows + 1) * processor.grid
 

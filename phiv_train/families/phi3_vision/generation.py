@@ -1,4 +1,4 @@
-"""What `generate` needs beyond transformers' own: where to stop, the RoPE switch, pictures that follow their row."""
+"""What `generate` needs beyond transformers' own: where to stop, the RoPE switch, images that follow their row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def set_stop_ids(model: Any, stop_ids: Sequence[int]) -> None:
 
 
 def suppress_image_token(model: Any) -> None:
-    """Never generate the id that means "a picture's row goes here": there would be no row for it."""
+    """Never generate the id that means "an image's row goes here": there would be no row for it."""
     if (image := model.config.image_token_id) is not None:
         generation = model.generation_config
         generation._from_model_config = False
@@ -50,7 +50,7 @@ def repeat_images(
 ) -> dict[str, Tensor]:
     """`images` for a batch in which every row is repeated `times` times in place (beams, several answers)."""
     grids = crop_grids(images["image_sizes"], config.vision_config.image_size)
-    order = [n for row in pictures_per_row(input_ids, grids, config) for _ in range(times) for n in row]
+    order = [n for row in images_per_row(input_ids, grids, config) for _ in range(times) for n in row]
     out = dict(images)
     for name in ("image_sizes", "pixel_values"):
         if name in images:
@@ -61,19 +61,19 @@ def repeat_images(
     return out
 
 
-def pictures_per_row(input_ids: Tensor, grids: list[Grid], config: Phi3VConfig) -> list[list[int]]:
-    """For every row of the batch, the indices of the pictures its image positions hold."""
+def images_per_row(input_ids: Tensor, grids: list[Grid], config: Phi3VConfig) -> list[list[int]]:
+    """For every row of the batch, the indices of the images its image positions hold."""
     slots = image_positions(input_ids, config).sum(-1).tolist()
-    out, picture = [], 0
+    out, image = [], 0
     for index, free in enumerate(slots):
         mine = []
-        while free > 0 and picture < len(grids):
-            free -= num_rows(*grids[picture], config.grid)
-            mine.append(picture)
-            picture += 1
+        while free > 0 and image < len(grids):
+            free -= num_rows(*grids[image], config.grid)
+            mine.append(image)
+            image += 1
         if free:
-            raise UsageError(f"input_ids[{index}]", "its image positions do not fit the pictures given")
+            raise UsageError(f"input_ids[{index}]", "its image positions do not fit the images given")
         out.append(mine)
-    if picture != len(grids):
-        raise UsageError("image_sizes", f"{len(grids)} pictures, but the rows hold {picture}")
+    if image != len(grids):
+        raise UsageError("image_sizes", f"{len(grids)} images, but the rows hold {image}")
     return out

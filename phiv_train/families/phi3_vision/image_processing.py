@@ -1,4 +1,4 @@
-"""Pictures to 336-pixel crops, exactly as the original Phi-3.5-vision processor makes them.
+"""Images to 336-pixel crops, exactly as the original Phi-3.5-vision processor makes them.
 
     crops, (height, width) = hd_crops(image, num_crops=16)   # uint8 [C, 336, 336, 3], row-major; size after padding
     pixels = pixel_values(crops, (height, width))            # float32 [1 + C, 3, 336, 336], the global view first
@@ -7,7 +7,7 @@
 the model normalises on its own device (`pixels.py`). The HD rule: enlarge or shrink so that the longer side fills
 as many crops as `num_crops` allows, pad white to whole crops, cut. `num_image_tokens` is the same rule on sizes alone.
 
-The padded picture equals the original's byte for byte (Pillow's bilinear filter decides), crops as floats bit for
+The padded image equals the original's byte for byte (Pillow's bilinear filter decides), crops as floats bit for
 bit, the global view within 1e-5. Facts and formulas: docs/phi3_vision.md.
 """
 
@@ -35,7 +35,7 @@ _WHITE = 255
 
 @dataclass(frozen=True, slots=True)
 class HDSize:
-    """Where a picture lands: resized to `resized_*`, at (`left`, `top`) of a white `height` x `width` canvas."""
+    """Where an image lands: resized to `resized_*`, at (`left`, `top`) of a white `height` x `width` canvas."""
 
     height: int
     width: int
@@ -55,26 +55,26 @@ def hd_crops(
 ) -> tuple[Pixels, tuple[int, int]]:
     """(uint8 [C, S, S, 3] real crops row-major, (height, width) after padding, multiples of S).
 
-    `image`: a PIL picture or uint8 [H, W, 3]. RecordError, naming `where`, for a picture that cannot be read, has
+    `image`: a PIL image or uint8 [H, W, 3]. RecordError, naming `where`, for an image that cannot be read, has
     no 8-bit meaning, or is so thin that nothing of it would be left.
     """
-    picture = _eight_bit(image, clip_high_depth, where)
-    if not (picture.width and picture.height):
-        raise RecordError(where, f"a picture of {picture.width}x{picture.height} has no pixels", "Leave the row out")
-    size = hd_size(*picture.size, num_crops, crop_size)
+    pil_image = _eight_bit(image, clip_high_depth, where)
+    if not (pil_image.width and pil_image.height):
+        raise RecordError(where, f"an image of {pil_image.width}x{pil_image.height} has no pixels", "Leave the row out")
+    size = hd_size(*pil_image.size, num_crops, crop_size)
     if not (size.resized_height and size.resized_width):
         raise RecordError(
             where,
-            f"a picture of {picture.width}x{picture.height} is too thin for num_crops {num_crops} "
+            f"an image of {pil_image.width}x{pil_image.height} is too thin for num_crops {num_crops} "
             f"(it would be {size.resized_width}x{size.resized_height})",
             "Crop it, or leave the row out",
         )
-    pixels = np.asarray(_resize(picture, size).convert("RGB"))
+    pixels = np.asarray(_resize(pil_image, size).convert("RGB"))
     return _cut(pixels, size, crop_size), (size.height, size.width)
 
 
 def hd_size(width: int, height: int, num_crops: int, crop_size: int = CROP_SIZE) -> HDSize:
-    """The HD rule for one picture. A `resized_*` of 0 means the picture is too thin to be shown."""
+    """The HD rule for one image. A `resized_*` of 0 means the image is too thin to be shown."""
     landscape = width >= height
     long, short = (int(side) for side in _resized_sides(width, height, num_crops, crop_size))
     padded = -(-short // crop_size) * crop_size
@@ -87,7 +87,7 @@ def hd_size(width: int, height: int, num_crops: int, crop_size: int = CROP_SIZE)
 def num_image_tokens(
     width: ArrayLike, height: ArrayLike, num_crops: int, crop_size: int = CROP_SIZE, grid: int = 12
 ) -> NDArray[np.int64]:
-    """Positions a picture takes in the text, from its size alone; 0 where it is too thin to be shown.
+    """Positions an image takes in the text, from its size alone; 0 where it is too thin to be shown.
 
     With H x W crops of `grid` x `grid` features: a newline ends each of the `grid * H` rows, one separator stands
     before the global view, which is one crop with its own newlines: (H*W + 1)*grid^2 + 1 + (H + 1)*grid.
@@ -119,25 +119,25 @@ def _resized_sides(
 
 
 def _eight_bit(image: Image | Pixels, clip_high_depth: bool, where: str) -> Image:
-    """The picture in mode RGB, or L where all channels are equal (a third of the work to resize).
+    """The image in mode RGB, or L where all channels are equal (a third of the work to resize).
 
     Alpha is dropped, not composited, as in the original. 16-bit greys are scaled to 8 bits; the original clips them
     at 255, mostly to white (`clip_high_depth` does so too).
     """
     from PIL.Image import fromarray
 
-    picture = _from_array(image, where) if isinstance(image, np.ndarray) else image
-    if picture.mode in ("I", "F") and not clip_high_depth:
-        raise RecordError(where, f"mode {picture.mode!r} has no defined white", "Convert it to 8 bits")
+    pil_image = _from_array(image, where) if isinstance(image, np.ndarray) else image
+    if pil_image.mode in ("I", "F") and not clip_high_depth:
+        raise RecordError(where, f"mode {pil_image.mode!r} has no defined white", "Convert it to 8 bits")
     try:
-        if picture.mode in ("RGB", "L"):
-            picture.load()
-            return picture
-        if picture.mode.startswith("I;16") and not clip_high_depth:
-            return fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
-        return picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
+        if pil_image.mode in ("RGB", "L"):
+            pil_image.load()
+            return pil_image
+        if pil_image.mode.startswith("I;16") and not clip_high_depth:
+            return fromarray(((np.asarray(pil_image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        return pil_image.convert("L" if pil_image.mode in ("1", "LA") else "RGB")
     except (OSError, SyntaxError, ValueError) as error:
-        raise RecordError(where, f"not a readable picture ({error})", "Repair it, or leave the row out") from error
+        raise RecordError(where, f"not a readable image ({error})", "Repair it, or leave the row out") from error
 
 
 def _from_array(array: NDArray[Any], where: str) -> Image:
@@ -145,23 +145,23 @@ def _from_array(array: NDArray[Any], where: str) -> Image:
     from PIL.Image import fromarray, new
 
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        found = f"an array {array.dtype} {list(array.shape)} is no picture"
+        found = f"an array {array.dtype} {list(array.shape)} is no image"
         raise RecordError(where, found, "Pass uint8 [H, W, 3]")
     return fromarray(array) if array.size else new("RGB", array.shape[1::-1])
 
 
-def _resize(picture: Image, size: HDSize) -> Image:
+def _resize(pil_image: Image, size: HDSize) -> Image:
     """Bilinear with Pillow's antialiasing, longer side first.
 
-    The original transposes tall pictures, resizes, and transposes back. Pillow filters horizontally, then vertically,
-    rounding in between; so for a tall picture that is vertical first. Two one-axis resizes do the same to the byte,
+    The original transposes tall images, resizes, and transposes back. Pillow filters horizontally, then vertically,
+    rounding in between; so for a tall image that is vertical first. Two one-axis resizes do the same to the byte,
     without two transposes (38 of 68 ms on a 1700x2200 page).
     """
     from PIL.Image import Resampling
 
     if size.resized_height > size.resized_width:
-        picture = picture.resize((picture.width, size.resized_height), Resampling.BILINEAR)
-    return picture.resize((size.resized_width, size.resized_height), Resampling.BILINEAR)
+        pil_image = pil_image.resize((pil_image.width, size.resized_height), Resampling.BILINEAR)
+    return pil_image.resize((size.resized_width, size.resized_height), Resampling.BILINEAR)
 
 
 def _cut(pixels: Pixels, size: HDSize, crop_size: int) -> Pixels:
@@ -177,13 +177,13 @@ def _cut(pixels: Pixels, size: HDSize, crop_size: int) -> Pixels:
 
 
 def _overlap(start: int, length: int, offset: int, total: int) -> tuple[slice, slice]:
-    """Of a window [start, start + length) and a picture at `offset`: (slice of the window, slice of the picture)."""
+    """Of a window [start, start + length) and an image at `offset`: (slice of the window, slice of the image)."""
     low, high = max(start, offset), min(start + length, offset + total)
     return slice(low - start, high - start), slice(low - offset, high - offset)
 
 
 def weave(crops: Pixels, image_size: tuple[int, int]) -> Pixels:
-    """The padded picture uint8 [height, width, 3] that `crops` were cut from."""
+    """The padded image uint8 [height, width, 3] that `crops` were cut from."""
     return _as_rows(crops, image_size).reshape(*image_size, 3)
 
 
@@ -217,7 +217,7 @@ def _normalise(pixels: Floats, full_scale: np.float32) -> None:
 
 
 def _global_view(crops: Pixels, image_size: tuple[int, int], out: Floats) -> None:
-    """Write 32 * 32 times the bicubic S x S view of the padded picture, exact integers, into `out` [3, S, S].
+    """Write 32 * 32 times the bicubic S x S view of the padded image, exact integers, into `out` [3, S, S].
 
     torch's bicubic (a = -0.75, align_corners False, no antialias): shrinking by a whole factor, every output falls
     either onto an input (odd factor) or half-way between two (even): weights (-3, 19, 19, -3)/32, edges repeated.
@@ -241,7 +241,7 @@ def _halfway(lines: NDArray[np.int16], factor: int, dtype: type[Any] = np.int16)
 
 
 def _edged(crops: Pixels, image_size: tuple[int, int]) -> NDArray[np.int16]:
-    """The padded picture int16 [height + 2, width + 2, 3], its edges repeated once."""
+    """The padded image int16 [height + 2, width + 2, 3], its edges repeated once."""
     height, width = image_size
     edged = np.empty((height + 2, width + 2, 3), np.int16)
     rows = _as_rows(crops, image_size)

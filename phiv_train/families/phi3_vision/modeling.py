@@ -6,7 +6,7 @@
     ids = model.generate(input_ids, attention_mask=mask, crops=crops, image_sizes=sizes, max_new_tokens=32)
 
 Rows are either padded (`attention_mask`, one sample each) or packed (no mask, `position_ids` restarting at 0 for
-every sample, which then never see each other, on any attention backend). Pictures are poured into the image
+every sample, which then never see each other, on any attention backend). Images are poured into the image
 positions of the batch in row-major order, as in the original; an image position holds `config.image_token_id` or
 any negative id.
 """
@@ -38,7 +38,7 @@ from phiv_train.families.phi3_vision.generation import (
     suppress_image_token,
 )
 from phiv_train.families.phi3_vision.packing import IGNORE, find_packing, next_token_targets, varlen
-from phiv_train.families.phi3_vision.pixels import check_pictures, crop_grids, pixels_from_crops
+from phiv_train.families.phi3_vision.pixels import check_images, crop_grids, pixels_from_crops
 from phiv_train.families.phi3_vision.rope import LongRope, is_long, spread
 from phiv_train.families.phi3_vision.vision import ClipTower, Grid, Phi3VImageEmbedding, image_positions
 
@@ -88,9 +88,9 @@ class Phi3VPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transforme
 
 
 class Phi3VModel(Phi3VPreTrainedModel):
-    """Embeddings, picture path, decoder and final norm.
+    """Embeddings, image path, decoder and final norm.
 
-    `always_run_vision`: when a batch has no picture, run one blank picture times zero, so that every rank of a
+    `always_run_vision`: when a batch has no image, run one blank image times zero, so that every rank of a
     sharded or DDP run does the same collectives. Off by default; a trainer sets it.
     """
 
@@ -144,15 +144,15 @@ class Phi3VModel(Phi3VPreTrainedModel):
         return self.norm(embeds), cache, starts
 
     def embed(self, input_ids: Tensor, pixels: Tensor | None, grids: Sequence[Grid]) -> Tensor:
-        """[B, L, hidden]: token embeddings with the pictures' rows at the image positions, in row-major order."""
+        """[B, L, hidden]: token embeddings with the images' rows at the image positions, in row-major order."""
         is_image = image_positions(input_ids, self.config)
         embeds: Tensor = self.embed_tokens(input_ids.masked_fill(is_image, 0))
         rows = None if pixels is None else self.vision_embed_tokens(pixels, grids).to(embeds.dtype)
         slots, found = int(is_image.sum()), 0 if rows is None else len(rows)
         if slots != found:
-            pictures = f"{len(grids)} pictures of {[f'{r}x{c}' for r, c in grids]} crops give {found} rows"
-            hint = "A picture of r x c crops of g x g features takes (r*c+1)*g*g + 1 + (r+1)*g positions (g = 12)"
-            raise UsageError("input_ids", f"{slots} image positions, but {pictures}", hint)
+            images = f"{len(grids)} images of {[f'{r}x{c}' for r, c in grids]} crops give {found} rows"
+            hint = "An image of r x c crops of g x g features takes (r*c+1)*g*g + 1 + (r+1)*g positions (g = 12)"
+            raise UsageError("input_ids", f"{slots} image positions, but {images}", hint)
         if rows is not None:
             embeds = embeds.masked_scatter(is_image[..., None], rows)
         elif self.always_run_vision:
@@ -214,7 +214,7 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):  # t
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> Phi3VOutput:
-        """One pass. B rows, L positions, C real crops, N pictures of the whole batch in row-major order.
+        """One pass. B rows, L positions, C real crops, N images of the whole batch in row-major order.
 
         `input_ids`, `labels`, `position_ids` int64 [B, L]; `attention_mask` [B, past + L], 1 at real positions.
         `crops` uint8 [C, 336, 336, 3] and `image_sizes` int64 [N, 2] (height, width after padding), or the
@@ -245,7 +245,7 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):  # t
     def get_image_features(
         self, crops: Tensor | None = None, image_sizes: Tensor | None = None, pixel_values: Tensor | None = None
     ) -> Tensor:
-        """[rows, hidden] of all pictures, one after another, as they enter the decoder."""
+        """[rows, hidden] of all images, one after another, as they enter the decoder."""
         pixels, grids = as_pixels(crops, image_sizes, pixel_values)
         if pixels is None:
             return self.lm_head.weight.new_zeros(0, self.config.hidden_size)
@@ -255,7 +255,7 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):  # t
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, cache: Cache | None = None, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """One step of `generate`; starts over, pictures included, when a row passes the RoPE switch."""
+        """One step of `generate`; starts over, images included, when a row passes the RoPE switch."""
         images = {name: kwargs.pop(name, None) for name in IMAGE_INPUTS}
         if cache is not None and kwargs.get("rope_long") is None:
             limit = self.config.original_max_position_embeddings
@@ -269,7 +269,7 @@ class Phi3VForConditionalGeneration(Phi3VPreTrainedModel, GenerationMixin):  # t
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Any]]:
-        """transformers repeats every tensor row by row; pictures are repeated with the row they belong to."""
+        """transformers repeats every tensor row by row; images are repeated with the row they belong to."""
         images = {name: kwargs.pop(name) for name in IMAGE_INPUTS if kwargs.get(name) is not None}
         if images and expand_size > 1:
             images = repeat_images(images, input_ids, self.config, expand_size)
@@ -286,18 +286,18 @@ def as_pixels(
     keep_padding: bool = False,
     like: Tensor | None = None,
 ) -> tuple[Tensor | None, list[Grid]]:
-    """`(pixels, grids)` for the picture path from either form of input; `(None, [])` without pictures.
+    """`(pixels, grids)` for the image path from either form of input; `(None, [])` without images.
 
     UsageError where dtype, shape or number of them is not what `forward` describes.
     """
-    check_pictures(crops, image_sizes, pixel_values)
+    check_images(crops, image_sizes, pixel_values)
     if image_sizes is None or len(image_sizes) == 0:
         if (crops is not None and len(crops)) or (pixel_values is not None and len(pixel_values)):
             raise UsageError("image_sizes", "missing, but there are crops", "Pass [N, 2] (height, width)")
         return None, []
     pixels = crops if crops is not None else pixel_values
     if pixels is None:
-        raise UsageError("image_sizes", f"{len(image_sizes)} pictures, but no crops", "Pass crops")
+        raise UsageError("image_sizes", f"{len(image_sizes)} images, but no crops", "Pass crops")
     grids = crop_grids(image_sizes, pixels.shape[-2])
     if crops is not None:
         return pixels_from_crops(crops if like is None else crops.to(like.device), image_sizes)[0], grids

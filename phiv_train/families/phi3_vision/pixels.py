@@ -1,8 +1,8 @@
 """From the workers' uint8 crops to what the vision tower sees, on whatever device the crops are.
 
-The collator ships only the real 336x336 crops, row by row, picture by picture. This weaves them back into the
-padded picture, normalises it, and makes the global view, in the original's order of operations: the global view
-is a bicubic 336x336 of the *normalised* float picture (no antialias, no clamp, aspect not kept).
+The collator ships only the real 336x336 crops, row by row, image by image. This weaves them back into the
+padded image, normalises it, and makes the global view, in the original's order of operations: the global view
+is a bicubic 336x336 of the *normalised* float image (no antialias, no clamp, aspect not kept).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def pixels_from_crops(crops: Tensor, image_sizes: Tensor) -> tuple[Tensor, list[int]]:
-    """`(pixels, counts)`: float32 [sum of counts, 3, 336, 336], per picture the global view then its crops.
+    """`(pixels, counts)`: float32 [sum of counts, 3, 336, 336], per image the global view then its crops.
 
-    `crops` uint8 [C, 336, 336, 3] row-major per picture, pictures in order; `image_sizes` int64 [N, 2] (height,
-    width) after padding. `counts[n]` is 1 + the crops of picture n. UsageError when sizes and crops disagree.
+    `crops` uint8 [C, 336, 336, 3] row-major per image, images in order; `image_sizes` int64 [N, 2] (height,
+    width) after padding. `counts[n]` is 1 + the crops of image n. UsageError when sizes and crops disagree.
     """
     side = crops.shape[1]
     grids = crop_grids(image_sizes, side)
@@ -34,7 +34,7 @@ def pixels_from_crops(crops: Tensor, image_sizes: Tensor) -> tuple[Tensor, list[
     return torch.cat(views) if views else empty, [1 + count for count in counts]
 
 
-def check_pictures(crops: Tensor | None, image_sizes: Tensor | None, pixel_values: Tensor | None) -> None:
+def check_images(crops: Tensor | None, image_sizes: Tensor | None, pixel_values: Tensor | None) -> None:
     """UsageError unless at most one form is given, in the dtype and shape it is read in: floats taken for bytes would
     be divided by 255 once more, and nobody would see it."""
     if crops is not None and pixel_values is not None:
@@ -56,32 +56,32 @@ def _kind(tensor: Tensor) -> str:
 
 
 def crop_grids(image_sizes: Tensor | Sequence[Sequence[int]], side: int = 336) -> list[tuple[int, int]]:
-    """(rows, columns) of crops per picture, from [N, 2] (height, width) after padding; crops are side x side."""
+    """(rows, columns) of crops per image, from [N, 2] (height, width) after padding; crops are side x side."""
     sizes = image_sizes.long().tolist() if isinstance(image_sizes, Tensor) else image_sizes
     for index, (height, width) in enumerate(sizes):
         if height <= 0 or width <= 0 or height % side or width % side:
             found = f"{height}x{width} is not a multiple of {side}"
-            raise UsageError(f"image_sizes[{index}]", found, "Pass (height, width) of the padded picture")
+            raise UsageError(f"image_sizes[{index}]", found, "Pass (height, width) of the padded image")
     return [(height // side, width // side) for height, width in sizes]
 
 
-def normalise(picture: Tensor) -> Tensor:
+def normalise(image: Tensor) -> Tensor:
     """float32 [3, H, W] from uint8 [H, W, 3]: /255, minus CLIP's mean, divided by CLIP's std."""
-    scaled = picture.permute(2, 0, 1).contiguous().float() / 255
+    scaled = image.permute(2, 0, 1).contiguous().float() / 255
     return (scaled - scaled.new_tensor(MEAN)[:, None, None]) / scaled.new_tensor(STD)[:, None, None]
 
 
 def global_view(normalised: Tensor, side: int = 336) -> Tensor:
-    """The whole normalised picture [3, H, W] as one crop [3, side, side]; values may overshoot."""
+    """The whole normalised image [3, H, W] as one crop [3, side, side]; values may overshoot."""
     return torch.nn.functional.interpolate(
         normalised[None], size=(side, side), mode="bicubic", align_corners=False, antialias=False
     )[0]
 
 
 def _views(crops: Tensor, rows: int, columns: int) -> Tensor:
-    """[1 + rows*columns, 3, S, S] of one picture."""
+    """[1 + rows*columns, 3, S, S] of one image."""
     side = crops.shape[1]
     grid = crops.view(rows, columns, side, side, 3)
-    picture = normalise(grid.permute(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3))
-    tiles = picture.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
-    return torch.cat([global_view(picture, side)[None], tiles])
+    image = normalise(grid.permute(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3))
+    tiles = image.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
+    return torch.cat([global_view(image, side)[None], tiles])

@@ -5,7 +5,7 @@
     processor.save(Path("checkpoint"))           # the official files again, with this num_crops
 
 It can also be built from parts: `Processor(tokenizer, control_ids, num_crops=4)` takes any object with `encode` and
-`decode`, and pictures may be plain uint8 arrays [H, W, 3] wherever a PIL picture may stand.
+`decode`, and images may be plain uint8 arrays [H, W, 3] wherever a PIL image may stand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from phiv_data.files import atomic_write, environment_problems
+from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_schemas.errors import UsageError
 from phiv_train.families.phi3_vision.image_processing import CROP_SIZE
 
@@ -35,7 +35,7 @@ _TOKENIZER, _PREPROCESSOR = "tokenizer.json", "preprocessor_config.json"
 _OTHER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "processor_config.json")
 # Part of the hash: raise it when the same conversation would become other ids or other crops.
 _RENDERING = 1
-_PROBE = "".join(map(chr, range(32, 127))) + "\nWhat is shown in these pictures? Żółć, 你好 🙂\t1234567890"
+_PROBE = "".join(map(chr, range(32, 127))) + "\nWhat is shown in these images? Żółć, 你好 🙂\t1234567890"
 
 
 class TextTokenizer(Protocol):
@@ -52,10 +52,10 @@ class TextTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Processor:
-    """Tokenizer, control tokens and picture settings of one checkpoint.
+    """Tokenizer, control tokens and image settings of one checkpoint.
 
     `control_ids`: at least CONTROL_TOKENS, by name. `rstrip`: those that swallow the white space after them in an
-    official prompt. `grid`: rows (and columns) of features per crop. `clip_high_depth`: treat 16-bit pictures as the
+    official prompt. `grid`: rows (and columns) of features per crop. `clip_high_depth`: treat 16-bit images as the
     original does (clip at 255) and not scale them. `files`: the checkpoint's own files, written back by `save`.
     """
 

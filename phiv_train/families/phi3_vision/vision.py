@@ -1,10 +1,10 @@
-"""The picture path: CLIP features of every crop -> one row of embeddings per image position.
+"""The image path: CLIP features of every crop -> one row of embeddings per image position.
 
-Per picture of R x C crops (and one global view):
+Per image of R x C crops (and one global view):
 
     hidden_states[-2] without CLS      [1+RC, 576, clip]      the last CLIP layer is never needed
     2x2 neighbours merged              [1+RC, 12, 12, 4*clip]
-    crops woven into one picture       [12R, 12C, 4*clip], `sub_GN` appended to every row as a line break
+    crops woven into one image       [12R, 12C, 4*clip], `sub_GN` appended to every row as a line break
     order                              [crops' rows, glb_GN, global view's rows]   (the original's "sub_glb")
     projector on all of it             [12R*(12C+1) + 1 + 12*13, hidden]
 """
@@ -21,7 +21,7 @@ from phiv_schemas.errors import UsageError
 from phiv_train.families.phi3_vision.config import Phi3VConfig
 
 Grid = tuple[int, int]
-"""(rows, columns) of a picture's crops."""
+"""(rows, columns) of an image's crops."""
 
 
 class ClipTower(CLIPVisionModel):  # type: ignore[misc]  # transformers is untyped here
@@ -71,10 +71,10 @@ class Phi3VImageEmbedding(nn.Module):
         return tower
 
     def forward(self, pixels: Tensor, grids: Sequence[Grid]) -> Tensor:
-        """[rows, hidden] for all pictures, one after another.
+        """[rows, hidden] for all images, one after another.
 
-        `pixels` float [T, 3, 336, 336]: per picture the global view, then its crops row by row. Or, as in the
-        original, [N, K, 3, 336, 336] padded to K crops per picture: then the padding is run as well, for nothing.
+        `pixels` float [T, 3, 336, 336]: per image the global view, then its crops row by row. Or, as in the
+        original, [N, K, 3, 336, 336] padded to K crops per image: then the padding is run as well, for nothing.
         """
         counts = [1 + rows * columns for rows, columns in grids]
         padded_to = pixels.shape[1] if pixels.ndim == 5 else None
@@ -84,18 +84,18 @@ class Phi3VImageEmbedding(nn.Module):
         merged = merge_patches(hidden)
         if sum(counts) != len(merged):
             raise UsageError("pixel_values", f"{len(merged)} crops, but image_sizes ask for {sum(counts)}")
-        pictures = zip(torch.split(merged, counts), grids, strict=True)
-        rows: Tensor = self.img_projection(torch.cat([self._rows(picture, *grid) for picture, grid in pictures]))
+        images = zip(torch.split(merged, counts), grids, strict=True)
+        rows: Tensor = self.img_projection(torch.cat([self._rows(image, *grid) for image, grid in images]))
         return rows
 
     def _rows(self, merged: Tensor, rows: int, columns: int) -> Tensor:
-        """One picture's [1 + rows*columns, 12, 12, 4*clip] as the sequence the language model reads."""
+        """One image's [1 + rows*columns, 12, 12, 4*clip] as the sequence the language model reads."""
         crops = self._with_line_breaks(weave(merged[1:], rows, columns))
         return torch.cat([crops, self.glb_GN[0], self._with_line_breaks(merged[0])])
 
-    def _with_line_breaks(self, picture: Tensor) -> Tensor:
-        breaks = self.sub_GN[0].expand(len(picture), 1, -1)
-        return torch.cat([picture, breaks.to(picture.dtype)], dim=1).flatten(0, 1)
+    def _with_line_breaks(self, image: Tensor) -> Tensor:
+        breaks = self.sub_GN[0].expand(len(image), 1, -1)
+        return torch.cat([image, breaks.to(image.dtype)], dim=1).flatten(0, 1)
 
 
 def merge_patches(patches: Tensor) -> Tensor:
@@ -107,18 +107,18 @@ def merge_patches(patches: Tensor) -> Tensor:
 
 
 def weave(crops: Tensor, rows: int, columns: int) -> Tensor:
-    """[rows*columns, h, w, C] row-major crops as one picture [rows*h, columns*w, C]."""
+    """[rows*columns, h, w, C] row-major crops as one image [rows*h, columns*w, C]."""
     _, height, width, channels = crops.shape
     grid = crops.view(rows, columns, height, width, channels).transpose(1, 2)
     return grid.reshape(rows * height, columns * width, channels)
 
 
 def num_rows(rows: int, columns: int, grid: int = 12) -> int:
-    """Positions a picture of rows x columns crops takes, each crop (and the global view) grid x grid features."""
+    """Positions an image of rows x columns crops takes, each crop (and the global view) grid x grid features."""
     return (rows * columns + 1) * grid**2 + 1 + (rows + 1) * grid
 
 
 def image_positions(input_ids: Tensor, config: Phi3VConfig) -> Tensor:
-    """bool [B, L]: where a picture's row goes; `image_token_id`, or any negative id as in the original."""
+    """bool [B, L]: where an image's row goes; `image_token_id`, or any negative id as in the original."""
     negative = input_ids < 0
     return negative if config.image_token_id is None else negative | (input_ids == config.image_token_id)

@@ -60,7 +60,7 @@ def write(folder: Path, images: dict[str, bytes], **splits: list[Row]) -> None:
 
 
 def exact(broken: Path, clean: Path) -> None:
-    """One picture of train in val and in test; beside it, black ones, and memes."""
+    """One image of train in val and in test; beside it, black ones, and memes."""
     a, b, black = png(mosaic(0)), png(mosaic(1)), png(Image.new("L", SIZE))
     rows = {split: [row(split, 1, "b.png"), row(split, 2, "a.png")] for split in ("train", "val", "test")}
     rows["val"][0] = row("val", 1, "c.png")
@@ -71,7 +71,7 @@ def exact(broken: Path, clean: Path) -> None:
 
 
 def near(broken: Path, clean: Path) -> None:
-    """A picture of train as a JPEG and of half the size; beside it, one with a row of other patches, and pages."""
+    """An image of train as a JPEG and of half the size; beside it, one with a row of other patches, and pages."""
     a = mosaic(0)
     images = {"a.png": png(a), "a.jpg": jpeg(a), "half.png": png(a.resize((27, 24))), "b.png": png(mosaic(1))}
     val = [row("val", 1, "b.png"), row("val", 2, "a.jpg")]

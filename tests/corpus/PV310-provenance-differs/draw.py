@@ -16,14 +16,14 @@ def main() -> None:
     from PIL import Image
     from toy_converter import ToyOptions, draw_toy_source
 
-    from phiv_data.engine import convert
-    from phiv_data.sample import EncodedImage
+    from phiv_data.convert.engine import convert
+    from phiv_data.storage.sample import EncodedImage
 
     def converted(folder: Path, *, arrow: bool = True) -> None:
         convert(ToyOptions(folder.parent / "source", splits=("train", "val")), folder, num_workers=0, arrow=arrow)
 
     def other(image: EncodedImage) -> EncodedImage:
-        """Bytes of another picture under the facts of a copy."""
+        """Bytes of another image under the facts of a copy."""
         out = io.BytesIO()
         Image.new("RGB", (4, 3), "red").save(out, "PNG")
         return EncodedImage(image.meta, out.getvalue())

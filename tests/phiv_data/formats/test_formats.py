@@ -8,7 +8,7 @@ import pytest
 
 from phiv_data.formats import FORMATS, LOSSES, ParsedRow, llava, sharegpt, swift, trl
 from phiv_data.formats.fields import ParsedTurn
-from phiv_data.reject import RejectInput
+from phiv_data.media.reject import RejectInput
 from phiv_schemas import Conversation, SourceError, Turn
 
 MARKED = ["llava", "sharegpt", "swift"]
@@ -106,7 +106,7 @@ def test_a_marker_in_a_row_without_images_is_text(name: str, images: Any) -> Non
 
 
 @pytest.mark.parametrize("name", MARKED)
-def test_a_picture_in_an_answer_or_a_system_prompt_has_no_place(name: str) -> None:
+def test_a_image_in_an_answer_or_a_system_prompt_has_no_place(name: str) -> None:
     assert rejected(name, one("Draw it", ["a"], "<image>")) == "marker-mismatch"
     assert rejected(name, one("So?", ["a"], system="<image>")) == "marker-mismatch"
     row = FORMATS[name].parse(one("<image>\nA?", ["a"], "<image>", system="<image>"), "row", markers="lenient")
@@ -313,7 +313,7 @@ def test_swift_reads_the_shapes_that_ms_swift_reads(record: dict[str, Any]) -> N
     assert row == ParsedRow((ParsedTurn((), "1", "2"), ParsedTurn((), "3", "4")), system="S")
 
 
-def test_swift_reads_alpaca_and_pictures_inside_queries() -> None:
+def test_swift_reads_alpaca_and_images_inside_queries() -> None:
     assert only(swift.parse({"instruction": "I", "input": "J", "output": "O"}, "row")).user == "I\nJ"
     assert only(swift.parse({"instruction": "I", "input": "", "output": "O"}, "row")).user == "I"
     turn = only(swift.parse({"query": "<img>a.jpg</img><img>b.jpg</img>Which?", "response": "b"}, "row"))
@@ -363,7 +363,7 @@ def test_trl_parts_have_places(parts: list[Any], offsets: tuple[int, ...] | None
          "data:image/png;base64,aGk="),
     ],
 )  # fmt: skip
-def test_parts_may_name_their_picture(part: dict[str, Any], ref: str) -> None:
+def test_parts_may_name_their_image(part: dict[str, Any], ref: str) -> None:
     for name in sorted(FORMATS):
         row = FORMATS[name].parse({"messages": [{"role": "user", "content": [TEXT, part]}, ANSWER]}, "row")
         assert only(row) == ParsedTurn((ref,), "What?", "It.", (5,))
@@ -419,10 +419,10 @@ def test_trl_text_is_text() -> None:
 
 
 def test_a_marker_beside_parts_says_where_they_stand() -> None:
-    picture = {"type": "image_url", "image_url": {"url": "a.jpg"}}
-    parts = [picture, {"type": "text", "text": "Is <IMG_CONTEXT> red?"}]
+    image = {"type": "image_url", "image_url": {"url": "a.jpg"}}
+    parts = [image, {"type": "text", "text": "Is <IMG_CONTEXT> red?"}]
     record = {"messages": [{"role": "user", "content": parts}, ANSWER]}
     assert only(trl.parse(record, "row", marker="<IMG_CONTEXT>")) == ParsedTurn(("a.jpg",), "Is  red?", "It.", (3,))
     assert only(trl.parse(record, "row")).user == "Is <IMG_CONTEXT> red?"
-    record["messages"][0]["content"] = [picture, *parts]
+    record["messages"][0]["content"] = [image, *parts]
     assert rejected("trl", record, marker="<IMG_CONTEXT>") == "marker-mismatch"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phiv_data.formats import FORMATS, LOSSES
-from phiv_data.reject import RejectInput
+from phiv_data.media.reject import RejectInput
 from phiv_schemas import Conversation
 
 NAMES = sorted(FORMATS)

@@ -14,7 +14,7 @@ from test_laws import NAMES, ROWS, places_of
 from phiv_data.formats import FORMATS
 from phiv_data.formats.fields import RejectRow
 from phiv_data.formats.text import place, read_markers
-from phiv_data.validation.partial import value_at
+from phiv_data.validation.partial_result import value_at
 from phiv_schemas import Conversation
 
 
@@ -23,7 +23,7 @@ def at(record: Any, path: str) -> Any:
 
 
 def text_of(content: Any) -> str:
-    """The text of a rendered message, without its pictures."""
+    """The text of a rendered message, without its images."""
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
     return place(read_markers(content))[0]

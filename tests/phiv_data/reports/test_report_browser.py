@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_builders import picture, samples, write_dataset
+from data_builders import image_bytes, samples, write_dataset
 from report_strategies import HOSTILE
 
 from phiv_data.reports import html
@@ -107,7 +107,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
     return html.render(validate(folder), folder)
 
 
-def test_the_gallery_shows_rows_with_their_pictures_and_turns(open_page: Open, broken: str) -> None:
+def test_the_gallery_shows_rows_with_their_images_and_turns(open_page: Open, broken: str) -> None:
     page = open_page(broken)
     assert len(page.shown()) == 60
     page.run("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
@@ -168,7 +168,7 @@ def test_hostile_text_stays_text(open_page: Open, tmp_path: Path) -> None:
 def hostile_data(folder: Path) -> Path:
     """Records and broken lines of hostile text, in a file and with an image of hostile names."""
     (folder / "images").mkdir(parents=True)
-    (folder / "images" / "a'\"<b>.png").write_bytes(picture(1))
+    (folder / "images" / "a'\"<b>.png").write_bytes(image_bytes(1))
     with (folder / "<img src=x onerror=alert(1)>.jsonl").open("w") as out:
         for number, text in enumerate(HOSTILE):
             turn = Turn(images=("a'\"<b>.png",), user=text, assistant=text)

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from data_builders import picture
+from data_builders import image_bytes
 from hypothesis import given
 from report_strategies import HOSTILE, reports
 
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 def hostile_data(folder: Path) -> Path:
     """A jsonl file whose every text is hostile, and a line that is no record."""
     (folder / "images").mkdir(parents=True)
-    (folder / "images" / "a'\"<b>.png").write_bytes(picture(1))
+    (folder / "images" / "a'\"<b>.png").write_bytes(image_bytes(1))
     turn = [Turn(images=("a'\"<b>.png",), user=text, assistant=text) for text in HOSTILE]
     records = [
         Conversation(id=f"row-{n} <b>", source="<i>", conversations=(t,), system=t.user) for n, t in enumerate(turn)

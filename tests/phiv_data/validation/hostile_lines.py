@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_builders import picture
+from data_builders import image_bytes
 from hypothesis import strategies as st
 
 IMAGES = ("a.png", "b/ü.png", "cut.png", "gone.png")
@@ -89,5 +89,5 @@ def write_images(folder: Path) -> Path:
     """A folder with the images of IMAGES: the third is cut, the last is not there."""
     (folder / "b").mkdir(parents=True)
     for number, name in enumerate(IMAGES[:3]):
-        (folder / name).write_bytes(picture(number)[: 60 if name == "cut.png" else None])
+        (folder / name).write_bytes(image_bytes(number)[: 60 if name == "cut.png" else None])
     return folder

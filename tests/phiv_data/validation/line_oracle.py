@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from phiv_data.jsonl import Line, parse_line, read_lines
+from phiv_data.storage.jsonl import Line, parse_line, read_lines
 from phiv_data.validation import validate
-from phiv_data.validation.fast import quick, same
-from phiv_data.validation.rule_set import PLAIN_RULES, RECORD_RULES
+from phiv_data.validation.inputs.fast_parse import quick, same
+from phiv_data.validation.rules.registry import PLAIN_RULES, RECORD_RULES
 from phiv_schemas import Conversation, Issue
 
 STRUCTURE = {"PV001", "PV002", "PV003", "PV004", "PV005", "PV103"}

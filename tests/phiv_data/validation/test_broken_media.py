@@ -1,4 +1,4 @@
-"""Pictures and clips that are broken in the ways of the wild: each has its codes, and none ends the validation."""
+"""Images and clips that are broken in the ways of the wild: each has its codes, and none ends the validation."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ EXPECTED: dict[str, str] = {
 
 LIMITED = """
 import resource
-from phiv_data.cli_validate import main
+from phiv_data.cli.validate import main
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 raise SystemExit(main())
 """
@@ -145,13 +145,13 @@ def media(shared: Path) -> Path:
     return shared / "samples/broken_media"
 
 
-def test_every_picture_has_the_codes_that_it_should(media: Path, tmp_path: Path) -> None:
+def test_every_image_has_the_codes_that_it_should(media: Path, tmp_path: Path) -> None:
     expected = {name: set(codes.split()) for codes, names in EXPECTED.items() for name in names.split()}
     files = sorted(path for path in (media / "images").rglob("*") if path.is_file())
     assert validated(tmp_path, media / "images", files) == expected
 
 
-def test_a_clip_is_no_picture(media: Path, tmp_path: Path) -> None:
+def test_a_clip_is_no_image(media: Path, tmp_path: Path) -> None:
     files = sorted(path for path in (media / "video").rglob("*") if path.is_file())
     found = validated(tmp_path, media / "video", files)
     assert len(found) == len(files) > 30

@@ -21,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiv_data.images import MAX_PAGES, MAX_PIXELS
-from phiv_data.sample import EncodedImage, Sample
+from phiv_data.media.images import MAX_PAGES, MAX_PIXELS
+from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.validation import validate
-from phiv_data.validation.fast import is_plain
-from phiv_data.validation.found import Found
-from phiv_data.validation.image_rules import twice
-from phiv_data.validation.images import decode
+from phiv_data.validation.core.finding import Found
+from phiv_data.validation.inputs.fast_parse import is_plain
+from phiv_data.validation.inputs.image_checks import decode
+from phiv_data.validation.rules.image import twice
 from phiv_schemas import Conversation, ImageMeta, Turn, ValidationReport
 
 SUFFIXES = {
@@ -46,14 +46,14 @@ NO_FORMATS = ("", ".", ".5", ".jpg_large", ".jpg?w=200", ".txt", ".json")
 PILLOWS_LIMIT = 178_956_970
 
 
-def told(data: bytes, path: str = "picture", **more: Any) -> list[tuple[str, str]]:
+def told(data: bytes, path: str = "image", **more: Any) -> list[tuple[str, str]]:
     """Codes and messages."""
     return [(one.code, one.message.removeprefix(f"{path!r} ")) for one in decode(data, path, **more).found]
 
 
 def encoded(*pages: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """A picture, or several in one file."""
-    first, *others = (page.copy() for page in pages)  # saving leaves its settings in a picture
+    """An image, or several in one file."""
+    first, *others = (page.copy() for page in pages)  # saving leaves its settings in an image
     more = {"save_all": True, "append_images": others} if others else {}
     out = io.BytesIO()
     first.save(out, kind, **more, **options)
@@ -121,7 +121,7 @@ def claims(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("pixels", "code", "message"),
     [
-        (MAX_PIXELS, "PV102", "broken image 'picture': image file is truncated"),
+        (MAX_PIXELS, "PV102", "broken image 'image': image file is truncated"),
         (MAX_PIXELS + 1, "PV111", "was not decoded: 89478486x1 pixels, over the limit of 89478485"),
         (PILLOWS_LIMIT, "PV111", "was not decoded: 178956970x1 pixels, over the limit of 89478485"),
         (
@@ -186,7 +186,7 @@ def test_a_png_whose_text_or_profile_unpacks_to_very_much_is_refused(name: bytes
 
 BOMB = """
 import resource, sys
-from phiv_data.validation.images import decode
+from phiv_data.validation.inputs.image_checks import decode
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 print([(found.code, found.message) for found in decode(sys.stdin.buffer.read(), "bomb.gif").found])
 """
@@ -255,7 +255,7 @@ def test_the_orientation_of_a_tiff_is_no_matter_of_exif(orientation: int) -> Non
 
 @pytest.mark.parametrize("number", [1, 2, 7])
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
-def test_more_than_one_picture_is_counted(kind: str, number: int) -> None:
+def test_more_than_one_image_is_counted(kind: str, number: int) -> None:
     parts = "pages" if kind == "TIFF" else "frames"
     data = encoded(*(plain(colour=(k * 30, 0, 0)) for k in range(number)), kind=kind)
     expected = [("PV115", f"has {number} {parts}, of which the first is used")] if number > 1 else []
@@ -324,7 +324,7 @@ def test_a_jpeg_in_grey_is_not_odd() -> None:
 
 
 def half(hidden: tuple[int, int, int], alpha: int, pixels: int) -> Image.Image:
-    """A teal picture of 20x50, some pixels of which are of another colour and transparent."""
+    """A teal image of 20x50, some pixels of which are of another colour and transparent."""
     image = plain("RGBA", (20, 50), (0, 128, 128, 255))
     for i in range(pixels):
         image.putpixel((i % 20, i // 20), (*hidden, alpha))
@@ -369,7 +369,7 @@ def test_one_colour_or_entry_of_a_palette_can_be_transparent() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([3, 255, 256, 257, 600]))
-def test_the_share_is_that_of_a_picture_laid_on_white(seed: int, width: int, height: int) -> None:
+def test_the_share_is_that_of_a_image_laid_on_white(seed: int, width: int, height: int) -> None:
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (height, max(3, width), 4), np.uint8)
     pixels[..., 3] = np.where(generator.random(pixels.shape[:2]) < generator.random(), 255, pixels[..., 3])
@@ -466,4 +466,4 @@ def test_nothing_is_said_beside_the_report() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for data in (palette, encoded(plain("LAB"), kind="TIFF"), turned(6, "TIFF"), claims(60_000, 60_000)):
-            decode(data, "picture", look=True)
+            decode(data, "image", look=True)

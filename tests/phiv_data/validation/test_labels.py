@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phiv_data.validation import labels, validate
-from phiv_data.validation.found import RowContext
-from phiv_data.validation.labels import MAX_CLASSES, Labels, classes_of
+from phiv_data.validation import validate
+from phiv_data.validation.core.finding import RowContext
+from phiv_data.validation.rules import labels
+from phiv_data.validation.rules.labels import MAX_CLASSES, Labels, classes_of
 from phiv_schemas import Conversation, Issue
 
 

@@ -1,4 +1,4 @@
-"""What is in two splits is found: pictures, looks, records, groups; but for what datasets share on purpose."""
+"""What is in two splits is found: images, looks, records, groups; but for what datasets share on purpose."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import pytest
 from data_builders import encoded, write_dataset
 from PIL import Image
 
-from phiv_converters.docvqa import DocvqaOptions
-from phiv_converters.hateful_memes import HatefulMemesOptions
-from phiv_converters.nlvr2 import Nlvr2Options
-from phiv_converters.ucf101 import Ucf101Options
-from phiv_data.engine import convert
-from phiv_data.sample import Sample
-from phiv_data.validation import dataset, validate
-from phiv_data.validation.leakage import has_roles, image_item, image_path, role
+from phiv_converters.docvqa.convert import DocvqaOptions
+from phiv_converters.hateful_memes.convert import HatefulMemesOptions
+from phiv_converters.nlvr2.convert import Nlvr2Options
+from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_data.convert.engine import convert
+from phiv_data.storage.sample import Sample
+from phiv_data.validation import run as dataset
+from phiv_data.validation import validate
+from phiv_data.validation.rules.leakage import has_roles, image_item, image_path, role
 from phiv_schemas import Conversation, Issue
 
 LEAKS = ("PV240", "PV241", "PV242", "PV243")
 Row = dict[str, Any]
 
 
-def picture(seed: int, kind: str = "PNG", size: tuple[int, int] = (64, 48)) -> bytes:
+def image(seed: int, kind: str = "PNG", size: tuple[int, int] = (64, 48)) -> bytes:
     """Smooth blots of random colours; those of one seed look the same in every format."""
     levels = np.random.default_rng(seed).integers(0, 256, (9, 11, 3), np.uint8)
     out = io.BytesIO()
@@ -95,29 +96,29 @@ def test_the_number_of_an_image_gives_its_path() -> None:
     assert image_item(2**40, 2**40) < 2**32, "it fits into a key"
 
 
-# Pictures ----------------------------------------------------------------------------------------------------------
+# Images ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_of_train_is_told_once_at_its_first_row_of_val(tmp_path: Path) -> None:
-    images = {"a.png": picture(0), "b.png": picture(1), "again.png": picture(0)}
+def test_a_image_of_train_is_told_once_at_its_first_row_of_val(tmp_path: Path) -> None:
+    images = {"a.png": image(0), "b.png": image(1), "again.png": image(0)}
     train = [row("t0", "b.png", user="0"), row("t1", "a.png", user="1"), row("t2", "a.png", user="2")]
     val = [row("v0", "again.png", user="3"), row("v1", "again.png", user="4")]
     (issue,) = leaks(write(tmp_path, images, train=train, val=val))
     assert str(issue) == (
-        "val.jsonl:1: $.conversations[0].images[0]: 'again.png' is the very picture of train.jsonl:2, which is in train"
+        "val.jsonl:1: $.conversations[0].images[0]: 'again.png' is the very image of train.jsonl:2, which is in train"
     )
     assert (issue.code, issue.severity) == ("PV240", "warning")
 
 
 def test_the_later_split_is_told_whatever_the_names_of_files(tmp_path: Path) -> None:
-    images = {"a.png": picture(0)}
+    images = {"a.png": image(0)}
     write(tmp_path, images, a_test=[row("a", "a.png", user="1")], z_train=[row("b", "a.png", user="2")])
     assert places(leaks(tmp_path)) == [("PV240", "a_test.jsonl", 1)]
 
 
-def test_a_picture_of_all_three_splits_is_told_in_val_and_test(tmp_path: Path) -> None:
+def test_a_image_of_all_three_splits_is_told_in_val_and_test(tmp_path: Path) -> None:
     rows = {split: [row(split, "a.png", user=split)] for split in ("train", "val", "test")}
-    found = leaks(write(tmp_path, {"a.png": picture(0)}, **rows))
+    found = leaks(write(tmp_path, {"a.png": image(0)}, **rows))
     assert places(found) == [("PV240", "test.jsonl", 1), ("PV240", "val.jsonl", 1)]
     assert all("train.jsonl:1, which is in train" in issue.message for issue in found)
 
@@ -125,7 +126,7 @@ def test_a_picture_of_all_three_splits_is_told_in_val_and_test(tmp_path: Path) -
 def test_the_turn_and_the_place_in_it_are_told(tmp_path: Path) -> None:
     late = row("v", "b.png")
     late["conversations"].append({"images": ["c.png", "a.png"], "user": "And this?", "assistant": "a"})
-    images = {f"{name}.png": picture(seed) for seed, name in enumerate("abc")}
+    images = {f"{name}.png": image(seed) for seed, name in enumerate("abc")}
     (issue,) = leaks(write(tmp_path, images, train=[row("t", "a.png")], val=[late]))
     assert issue.json_path == "$.conversations[1].images[1]"
 
@@ -133,34 +134,34 @@ def test_the_turn_and_the_place_in_it_are_told(tmp_path: Path) -> None:
 def test_splits_of_one_kind_or_of_none_are_not_compared(tmp_path: Path) -> None:
     rows = [row("0", "a.png"), row("1", "a.png")]
     for number, names in enumerate((["test1", "test2"], ["train", "part-1"], ["train"], ["a", "b"])):
-        folder = write(tmp_path / str(number), {"a.png": picture(0)}, **dict.fromkeys(names, rows))
+        folder = write(tmp_path / str(number), {"a.png": image(0)}, **dict.fromkeys(names, rows))
         assert leaks(folder) == []
 
 
-def test_pictures_without_anything_to_see_are_not_compared(tmp_path: Path) -> None:
+def test_images_without_anything_to_see_are_not_compared(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": plain()}, train=[row("a", "a.png", user="1")], val=[row("b", "a.png", user="2")])
     assert leaks(tmp_path) == []
 
 
 def test_nor_are_any_that_were_not_decoded(tmp_path: Path) -> None:
-    write(tmp_path, {"a.png": picture(0)}, train=[row("a", "a.png")], val=[row("b", "a.png")])
+    write(tmp_path, {"a.png": image(0)}, train=[row("a", "a.png")], val=[row("b", "a.png")])
     assert len(leaks(tmp_path)) == 2
     assert leaks(tmp_path, deep=False) == leaks(tmp_path, images=False) == []
 
 
-def test_a_broken_picture_is_told_as_broken_alone(tmp_path: Path) -> None:
-    cut = picture(0)[:500]
+def test_a_broken_image_is_told_as_broken_alone(tmp_path: Path) -> None:
+    cut = image(0)[:500]
     write(tmp_path, {"a.png": cut}, train=[row("a", "a.png", user="1")], val=[row("b", "a.png", user="2")])
     assert leaks(tmp_path) == []
 
 
-def test_a_picture_stored_anew_is_told_as_one_that_looks_the_same(tmp_path: Path) -> None:
-    images = {"a.png": picture(0), "b.jpg": picture(0, "JPEG"), "c.webp": picture(0, "WEBP", (128, 96))}
+def test_a_image_stored_again_is_told_as_one_that_looks_the_same(tmp_path: Path) -> None:
+    images = {"a.png": image(0), "b.jpg": image(0, "JPEG"), "c.webp": image(0, "WEBP", (128, 96))}
     rows = {"train": [row("t", "a.png")], "val": [row("v", "b.jpg")], "test": [row("x", "c.webp")]}
     found = leaks(write(tmp_path, images, **rows))
     assert places(found) == [("PV241", "test.jsonl", 1), ("PV241", "val.jsonl", 1)]
     assert str(found[1]) == (
-        "val.jsonl:1: $.conversations[0].images[0]: 'b.jpg' looks like a picture of train.jsonl:1, which is in train"
+        "val.jsonl:1: $.conversations[0].images[0]: 'b.jpg' looks like an image of train.jsonl:1, which is in train"
     )
 
 
@@ -169,7 +170,7 @@ def test_a_picture_stored_anew_is_told_as_one_that_looks_the_same(tmp_path: Path
 
 def memes(tmp_path: Path, *turns: Row) -> list[Issue]:
     """The first turn is in train, the others in val."""
-    images = {"a.png": picture(0), "again.png": picture(0), "b.png": picture(1)}
+    images = {"a.png": image(0), "again.png": image(0), "b.png": image(1)}
     rows = [row(f"r{i}", *turn.pop("images"), source="hateful_memes", **turn) for i, turn in enumerate(turns)]
     return leaks(write(tmp_path, images, train=rows[:1], val=rows[1:]))
 
@@ -178,19 +179,19 @@ def test_a_meme_of_two_splits_is_told_as_a_record(tmp_path: Path) -> None:
     again = {"images": ["again.png"], "user": "so cute", "assistant": "Yes."}
     (issue,) = memes(tmp_path, {"images": ["a.png"], "user": "so cute", "assistant": "No."}, again)
     assert issue.code == "PV242"
-    assert str(issue) == "val.jsonl:1: asks what train.jsonl:1 asks of the same pictures, which is in train"
+    assert str(issue) == "val.jsonl:1: asks what train.jsonl:1 asks of the same images, which is in train"
 
 
-def test_memes_share_pictures_and_captions_on_purpose(tmp_path: Path) -> None:
-    same_picture, same_text = {"images": ["a.png"], "user": "so ugly"}, {"images": ["b.png"], "user": "so cute"}
-    assert memes(tmp_path, {"images": ["a.png"], "user": "so cute"}, same_picture, same_text) == []
+def test_memes_share_images_and_captions_on_purpose(tmp_path: Path) -> None:
+    same_image, same_text = {"images": ["a.png"], "user": "so ugly"}, {"images": ["b.png"], "user": "so cute"}
+    assert memes(tmp_path, {"images": ["a.png"], "user": "so cute"}, same_image, same_text) == []
 
 
 def test_another_question_order_system_or_turn_is_another_record(tmp_path: Path) -> None:
     first = {"images": ["a.png", "b.png"], "user": "Which?"}
     others = [{"images": ["b.png", "a.png"], "user": "Which?"}, {"images": ["a.png", "b.png"], "user": "Which? "}]
     assert memes(tmp_path / "a", first, *others) == []
-    images = {"a.png": picture(0), "b.png": picture(1)}
+    images = {"a.png": image(0), "b.png": image(1)}
     one = row("t", "a.png", source="nlvr2")
     one["conversations"].append({"images": ["b.png"], "user": "", "assistant": "a"})
     divided = row("v", "a.png", "b.png", source="nlvr2")
@@ -201,9 +202,9 @@ def test_another_question_order_system_or_turn_is_another_record(tmp_path: Path)
     assert places(leaks(write(tmp_path / "b", {}, val=[divided, brief, same]))) == [("PV242", "val.jsonl", 3)]
 
 
-def test_a_record_without_pictures_is_not_compared(tmp_path: Path) -> None:
+def test_a_record_without_images_is_not_compared(tmp_path: Path) -> None:
     rows = [row("a", "a.png"), row("b", user="What is 2 + 2?")], [row("c", "b.png"), row("d", user="What is 2 + 2?")]
-    write(tmp_path, {"a.png": picture(0), "b.png": picture(1)}, train=rows[0], val=rows[1])
+    write(tmp_path, {"a.png": image(0), "b.png": image(1)}, train=rows[0], val=rows[1])
     assert leaks(tmp_path) == []
 
 
@@ -226,7 +227,7 @@ APART = {
 def test_what_is_of_one_origin_belongs_to_one_split(source: str, suffix: str, tmp_path: Path) -> None:
     kind, early, late = GROUPS[source]
     rows = {"train": [row("t", early, source=source + suffix)], "val": [row("v", late, source=source + suffix)]}
-    (issue,) = leaks(write(tmp_path, {early: picture(0), late: picture(1)}, **rows))
+    (issue,) = leaks(write(tmp_path, {early: image(0), late: image(1)}, **rows))
     assert issue.code == "PV243"
     assert issue.message == f"'{late}' is of the same {kind} as train.jsonl:1, which is in train"
     assert issue.json_path == "$.conversations[0].images[0]"
@@ -236,20 +237,20 @@ def test_what_is_of_one_origin_belongs_to_one_split(source: str, suffix: str, tm
 def test_what_is_of_two_origins_does_not(source: str, tmp_path: Path) -> None:
     early, late = APART[source]
     rows = {"train": [row("t", early, source=source)], "val": [row("v", late, source=source)]}
-    assert leaks(write(tmp_path, {early: picture(0), late: picture(1)}, **rows)) == []
+    assert leaks(write(tmp_path, {early: image(0), late: image(1)}, **rows)) == []
 
 
 @pytest.mark.parametrize("source", ["mine", "hateful_memes"])
 def test_names_mean_nothing_in_other_datasets(source: str, tmp_path: Path) -> None:
     _, early, late = GROUPS["ucf101"]
     rows = {"train": [row("t", early, source=source)], "val": [row("v", late, source=source)]}
-    assert leaks(write(tmp_path, {early: picture(0), late: picture(1)}, **rows)) == []
+    assert leaks(write(tmp_path, {early: image(0), late: image(1)}, **rows)) == []
 
 
 def test_a_group_of_many_rows_is_told_once(tmp_path: Path) -> None:
     names = [f"{split}/Archery/v_Archery_g01_c0{i}.0.jpg" for split in ("train", "val") for i in (1, 2, 3)]
     rows = [row(str(i), name, source="ucf101") for i, name in enumerate(names)]
-    found = leaks(write(tmp_path, {name: picture(i) for i, name in enumerate(names)}, train=rows[:3], val=rows[3:]))
+    found = leaks(write(tmp_path, {name: image(i) for i, name in enumerate(names)}, train=rows[:3], val=rows[3:]))
     assert places(found) == [("PV243", "val.jsonl", 1)]
 
 
@@ -319,7 +320,7 @@ def leaky(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind = "JPEG" if split == "val" and i % 3 == 0 else "PNG"
         path = f"{split}/Archery/v_Archery_g{i if i % 5 else 0:02d}_c01.{i}.{kind.lower()}"
         wire = row(f"{split}-{i:010d}", path, user=f"Which? {i % 7}", source="ucf101" if i % 2 else "hateful_memes")
-        data = picture(i % 11, kind)
+        data = image(i % 11, kind)
         return Sample(Conversation.model_validate(wire), (encoded(path, data, width=64, height=48, kind=kind),))
 
     rows = {
@@ -358,5 +359,5 @@ def test_lines_lines_with_shards_and_shards_alone_find_the_same(leaky: Path, tmp
 
 
 def quoted(issue: Issue) -> str:
-    """The picture that a finding names; other parts of it say which file."""
+    """The image that a finding names; other parts of it say which file."""
     return issue.message.split("'")[1] if "'" in issue.message else ""

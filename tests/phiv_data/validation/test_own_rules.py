@@ -9,13 +9,13 @@ import pytest
 from data_builders import samples, write_dataset
 
 from phiv_data.validation import validate
-from phiv_data.validation.found import Found, RowContext
+from phiv_data.validation.core.finding import Found, RowContext
 
 
 def no_archery(row: RowContext) -> Iterator[Found]:
     for t, turn in enumerate(row.conversation.turns):
         if turn.assistant == "Archery":
-            yield Found("PV901", f"$.conversations[{t}].assistant", f"{len(row.images)} pictures of archery")
+            yield Found("PV901", f"$.conversations[{t}].assistant", f"{len(row.images)} images of archery")
 
 
 def a_hint(row: RowContext) -> Iterator[Found]:
@@ -27,7 +27,7 @@ def test_rules_of_ones_own_are_asked_about_every_row(tmp_path: Path, num_workers
     out = write_dataset(tmp_path / "out", {"val": samples("val", 2)})
     report = validate(out, row_rules=[no_archery, a_hint], num_workers=num_workers)
     assert report.totals == {"error": {"PV901": 2}, "warning": {"PV902": 2}}
-    assert str(report.errors[0]) == "ucf101_val.jsonl:1: $.conversations[0].assistant: 2 pictures of archery"
+    assert str(report.errors[0]) == "ucf101_val.jsonl:1: $.conversations[0].assistant: 2 images of archery"
 
 
 def test_the_example_of_the_docs_works(tmp_path: Path) -> None:

@@ -17,16 +17,17 @@ from media_tools import number_image, numbered_clip
 from PIL import Image
 from toy_converter import ToyOptions, draw_toy_source
 
-from phiv_converters.docvqa import DocvqaOptions
-from phiv_converters.hateful_memes import HatefulMemesOptions
-from phiv_converters.ucf101 import Ucf101Options
-from phiv_data import video
-from phiv_data.engine import convert
-from phiv_data.images import encode_jpeg
-from phiv_data.sample import EncodedImage
-from phiv_data.validation import provenance, validate
-from phiv_data.validation.likeness import difference_of
-from phiv_data.validation.source_files import MAX_NAMESAKES, SourceFiles
+from phiv_converters.docvqa.convert import DocvqaOptions
+from phiv_converters.hateful_memes.convert import HatefulMemesOptions
+from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_data.convert.engine import convert
+from phiv_data.media import video
+from phiv_data.media.images import encode_jpeg
+from phiv_data.storage.sample import EncodedImage
+from phiv_data.validation import validate
+from phiv_data.validation.imaging.pixel_diff import difference_of
+from phiv_data.validation.provenance import check as provenance
+from phiv_data.validation.provenance.source_files import MAX_NAMESAKES, SourceFiles
 from phiv_schemas import SourceError, UsageError, ValidationReport
 
 CLIPS = ("v_Run_g01_c01", "v_Run_g02_c01", "v_Jump_g01_c01")
@@ -74,7 +75,7 @@ def changed(tmp_path: Path) -> Callable[..., Path]:
     return change
 
 
-def anew(image: EncodedImage, data: bytes, **facts: Any) -> EncodedImage:
+def again(image: EncodedImage, data: bytes, **facts: Any) -> EncodedImage:
     """Other bytes, and true facts about them."""
     size = Image.open(io.BytesIO(data)).size
     true = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data), "width": size[0], "height": size[1]}
@@ -103,7 +104,7 @@ def test_what_was_converted_agrees_with_its_source(frames: Path, clips: Path, de
     assert told(validate(frames, source=clips.parent, deep=deep)) == []  # a folder around it
 
 
-def test_copied_pictures_agree_with_their_files(copies: Path, toys: Path) -> None:
+def test_copied_images_agree_with_their_files(copies: Path, toys: Path) -> None:
     assert validate(copies, source=toys).issues == []
     assert validate(copies, source=str(toys.parent)).issues == []
 
@@ -132,7 +133,7 @@ def test_workers_and_pieces_make_no_difference(
     frames: Path, clips: Path, changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     black = encode_jpeg(Image.new("RGB", (64, 64)))
-    broken = changed(frames, "train", lambda image: anew(image, black) if ".2." in image.meta.path else image)
+    broken = changed(frames, "train", lambda image: again(image, black) if ".2." in image.meta.path else image)
     whole = validate(broken, source=clips)
     assert len(told(whole)) == 3
     assert validate(broken, source=clips, num_workers=2) == whole
@@ -217,7 +218,7 @@ def test_a_small_square_of_a_frame_is_told(frames: Path, clips: Path, changed: C
     def edit(image: EncodedImage) -> EncodedImage:
         pixels = np.array(image.open())
         pixels[20:28, 20:28] ^= 0x80  # in the mean of all pixels this is 2 levels
-        return anew(image, encode_jpeg(pixels))
+        return again(image, encode_jpeg(pixels))
 
     assert [code for code, *_ in told(validate(changed(frames, "val", edit), source=clips))] == ["PV310"] * 4
 
@@ -226,7 +227,7 @@ def test_a_small_square_of_a_frame_is_told(frames: Path, clips: Path, changed: C
 def test_a_frame_of_another_size_is_told(
     frames: Path, clips: Path, changed: Callable[..., Path], size: tuple[int, int]
 ) -> None:
-    out = changed(frames, "val", lambda image: anew(image, encode_jpeg(image.open().resize(size))))
+    out = changed(frames, "val", lambda image: again(image, encode_jpeg(image.open().resize(size))))
     assert "differs in size" in messages(validate(out, source=clips))[0]
 
 
@@ -251,7 +252,7 @@ def test_bytes_alone_are_a_warning_with_the_versions_of_the_conversion_and_nothi
     def edit(image: EncodedImage) -> EncodedImage:
         out = io.BytesIO()
         image.open().save(out, "JPEG", quality=95)
-        return anew(image, out.getvalue())
+        return again(image, out.getvalue())
 
     out = changed(frames, "val", edit)
     report = validate(out, source=clips)
@@ -273,18 +274,18 @@ def test_a_copy_with_other_bytes_is_told(copies: Path, toys: Path, changed: Call
 # What cannot be compared ------------------------------------------------------------------------------------------
 
 
-def test_pictures_made_anew_agree_as_pixels_or_are_counted(
+def test_images_made_again_agree_as_pixels_or_are_counted(
     copies: Path, toys: Path, changed: Callable[..., Path]
 ) -> None:
     def edit(image: EncodedImage) -> EncodedImage:
-        picture = image.open()
+        pil_image = image.open()
         out = io.BytesIO()
-        (picture if "fox" in image.meta.path else picture.resize((8, 6))).save(out, "BMP")
-        return anew(image, out.getvalue(), format="BMP")
+        (pil_image if "fox" in image.meta.path else pil_image.resize((8, 6))).save(out, "BMP")
+        return again(image, out.getvalue(), format="BMP")
 
     report = validate(changed(copies, "train", edit), source=toys)
     assert messages(report) == [
-        "1 image was not compared with the source: their converter made them anew, and they differ from it"
+        "1 image was not compared with the source: their converter made them again, and they differ from it"
     ]
 
 
@@ -333,7 +334,7 @@ def test_what_an_archive_in_the_source_may_hold_is_counted(copies: Path, toys: P
     ]
 
 
-def test_a_picture_that_its_row_held_is_counted(copies: Path, toys: Path, changed: Callable[..., Path]) -> None:
+def test_a_image_that_its_row_held_is_counted(copies: Path, toys: Path, changed: Callable[..., Path]) -> None:
     def edit(image: EncodedImage) -> EncodedImage:
         name = f"data/{image.meta.source_sha256[:32]}.png"  # type: ignore[index]  # the toy converter names one
         return EncodedImage(image.meta.model_copy(update={"source": name}), image.data)
@@ -406,16 +407,16 @@ def test_broken_files_are_left_to_their_own_rules(frames: Path, clips: Path, tmp
 def test_noise_of_two_levels_is_noise_and_the_next_frame_is_not() -> None:
     rng = np.random.default_rng(0)
     for size in (64, 61, 7):
-        picture = np.clip(number_image(5)[:size, :size].astype(int), 20, 200)
-        noisy = np.clip(picture + rng.integers(-2, 3, picture.shape), 0, 255).astype(np.uint8)
-        picture = picture.astype(np.uint8)
+        pil_image = np.clip(number_image(5)[:size, :size].astype(int), 20, 200)
+        noisy = np.clip(pil_image + rng.integers(-2, 3, pil_image.shape), 0, 255).astype(np.uint8)
+        pil_image = pil_image.astype(np.uint8)
         for quality in (10, 30, 75, 95):
-            one, two = encode_jpeg(picture, quality), encode_jpeg(noisy, quality)
+            one, two = encode_jpeg(pil_image, quality), encode_jpeg(noisy, quality)
             difference = difference_of(one, two)
             assert difference is not None
             assert difference.is_noise(quality)
             assert difference_of(one, one) == (0.0, 0.0)
-            square = picture.copy()
+            square = pil_image.copy()
             square[: min(16, size), : min(16, size)] ^= 0x80
             changed = difference_of(one, encode_jpeg(square, quality))
             assert changed is not None

@@ -14,11 +14,11 @@ from data_builders import conversations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phiv_data.validation.fast import fast_record
-from phiv_data.validation.found import Found
-from phiv_data.validation.mojibake import mojibake
-from phiv_data.validation.rule_set import RECORD_RULES
-from phiv_data.validation.text import COMPOSES, TEXT_RULES, blanks, marks, texts
+from phiv_data.validation.core.finding import Found
+from phiv_data.validation.inputs.fast_parse import fast_record
+from phiv_data.validation.rules.mojibake import mojibake
+from phiv_data.validation.rules.registry import RECORD_RULES
+from phiv_data.validation.rules.text import COMPOSES, TEXT_RULES, blanks, marks, texts
 from phiv_schemas import Conversation
 
 

@@ -21,11 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiv_data.validation import dataset, validate
-from phiv_data.validation.found import Settings
-from phiv_data.validation.keys import KeyIndex
-from phiv_data.validation.partial import Partial, finish, merge
-from phiv_data.validation.walk import Job, Lines, Piece, check_piece, find_rows
+from phiv_data.validation import run as dataset
+from phiv_data.validation import validate
+from phiv_data.validation.core.finding import Settings
+from phiv_data.validation.core.key_index import KeyIndex
+from phiv_data.validation.partial_result import Partial, finish, merge
+from phiv_data.validation.tasks import Job, Lines, Piece, check_piece, find_rows
 from phiv_schemas import ValidationReport
 
 Parts = list[Partial]
@@ -177,7 +178,7 @@ def test_real_workers_give_the_report_of_none_on_a_damaged_dataset(tmp_path: Pat
     next((out / "arrow" / "train").glob("*.arrow")).unlink()
     (val,) = (out / "arrow" / "val").glob("*.arrow")
     val.write_bytes(val.read_bytes()[:-8])
-    (out / "images" / "val" / "Archery" / "v_0012.0.png").write_bytes(b"no picture")
+    (out / "images" / "val" / "Archery" / "v_0012.0.png").write_bytes(b"no image")
     (out / "ucf101_val.jsonl").write_bytes((out / "ucf101_val.jsonl").read_bytes().replace(b"Archery", b"archery", 9))
     whole = validate(out, num_workers=0)
     assert {"PV101", "PV104", "PV301", "PV302", "PV305"} <= whole.counts().keys()

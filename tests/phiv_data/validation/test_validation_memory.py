@@ -36,7 +36,7 @@ def test_lines(measure: Callable[[str, int], dict[str, Any]], kind: str, many: i
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["shards", "leaks"])
-def test_pictures(measure: Callable[[str, int], dict[str, Any]], kind: str) -> None:
-    """From where the pictures that are remembered are at their limit; 220 bytes each where splits are compared."""
+def test_images(measure: Callable[[str, int], dict[str, Any]], kind: str) -> None:
+    """From where the images that are remembered are at their limit; 220 bytes each where splits are compared."""
     few, more = measure(kind, 50_000), measure(kind, 500_000)
     assert more["MiB"] - few["MiB"] < MORE + (450_000 * 220 / 2**20 if kind == "leaks" else 0)

@@ -31,7 +31,7 @@ class Loaded:
     processor: Any
 
     def encode(self, talk: Conversation, *, generation: bool = False) -> Encoded:
-        return self.family.encode(talk, pictures(talk), self.processor, generation=generation)
+        return self.family.encode(talk, images(talk), self.processor, generation=generation)
 
 
 @pytest.fixture(scope="module", params=family_names())
@@ -60,15 +60,15 @@ def sizes(conversation: Conversation) -> list[tuple[int, int]]:
     return [(20 + 7 * len(path), 30 + 40 * (i % 2)) for i, path in enumerate(conversation.image_paths)]
 
 
-def pictures(conversation: Conversation) -> list[Image.Image]:
+def images(conversation: Conversation) -> list[Image.Image]:
     rng = np.random.default_rng(len(conversation.id))
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes(conversation)]
 
 
 TALKS = (
-    talk(turn("one picture", "Yes", 1)),
+    talk(turn("one image", "Yes", 1)),
     talk(turn("text only", "No")),
-    talk(turn("pictures in later turns", "A"), turn("b", "B", 2), turn("c", "C, and D")),
+    talk(turn("images in later turns", "A"), turn("b", "B", 2), turn("c", "C, and D")),
     talk(turn("three", "a long answer, with commas", 3)),
 )
 CASES = pytest.mark.parametrize("conversation", TALKS, ids=lambda c: c.id.replace(" ", "_"))
@@ -165,7 +165,7 @@ def test_many_sizes_are_counted_at_once(loaded: Loaded) -> None:
 
 
 def test_what_does_not_fit_is_refused_with_the_id(loaded: Loaded) -> None:
-    with pytest.raises(RecordError, match="one picture"):
+    with pytest.raises(RecordError, match="one image"):
         loaded.family.encode(TALKS[0], [], loaded.processor)
     with pytest.raises(RecordError, match="unlabeled"):
         loaded.encode(talk(turn("unlabeled", None)))

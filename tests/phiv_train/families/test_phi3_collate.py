@@ -33,7 +33,7 @@ SIZES = st.lists(st.tuples(st.integers(20, 99), st.integers(20, 99)), max_size=3
 
 @settings(max_examples=40, deadline=None)
 @given(layout=st.sampled_from(["packed", "left", "right"]), drawn=st.lists(SIZES, min_size=1, max_size=5))
-def test_any_mix_of_pictures_stays_in_order(layout: str, drawn: list[list[tuple[int, int]]]) -> None:
+def test_any_mix_of_images_stays_in_order(layout: str, drawn: list[list[tuple[int, int]]]) -> None:
     samples = [sample(f"row-{i}", sizes) for i, sizes in enumerate(drawn)]
     batch = collate(samples, PROCESSOR, layout=layout)
     assert batch["crops"].dtype == torch.uint8
@@ -44,7 +44,7 @@ def test_any_mix_of_pictures_stays_in_order(layout: str, drawn: list[list[tuple[
     assert (batch["labels"][slots] == IGNORE).all()
 
 
-def test_a_batch_without_pictures_has_empty_media() -> None:
+def test_a_batch_without_images_has_empty_media() -> None:
     batch = collate([sample("a", []), sample("b", [])], PROCESSOR)
     assert batch["crops"].shape == (0, 56, 56, 3)
     assert batch["image_sizes"].shape == (0, 2)

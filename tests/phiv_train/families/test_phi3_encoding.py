@@ -152,7 +152,7 @@ def test_a_turn_is_the_recipe_s_prompt_by_the_official_rules(
 
 @settings(max_examples=60, deadline=None)
 @given(drawn=dialogues())
-def test_length_needs_no_picture_and_is_exact(
+def test_length_needs_no_image_and_is_exact(
     processor: Processor, drawn: tuple[Conversation, list[tuple[int, int]]]
 ) -> None:
     talk, sizes = drawn
@@ -222,7 +222,7 @@ def test_a_dialogue_is_its_turns_one_after_another() -> None:
     assert np.array_equal(whole.media["crops"], np.concatenate([p.media["crops"] for p in parts]))
 
 
-def test_offsets_place_pictures_inside_the_text(real: Processor) -> None:
+def test_offsets_place_images_inside_the_text(real: Processor) -> None:
     turn = Turn(images=("a", "b"), user="Text first  then text", assistant="", image_offsets=(11, 21))
     sample = encode(simple(turn), blank([(640, 480)] * 2), real, generation=True)
     prompt = "<|user|>\nText first <|image_1|> then text<|image_2|><|end|>\n<|assistant|>\n"
@@ -243,7 +243,7 @@ def test_an_answer_that_is_null_cannot_be_learnt_but_can_be_asked_for() -> None:
     assert len(encode(talk, [], tiny_processor(), generation=True)) > 0
 
 
-def test_another_number_of_pictures_than_named_is_refused() -> None:
+def test_another_number_of_images_than_named_is_refused() -> None:
     talk = simple(Turn(images=("a",), user="a", assistant="b"))
     with pytest.raises(RecordError, match="row: names 1 images, 2 were given"):
         encode(talk, blank([(9, 9)] * 2), tiny_processor())
@@ -296,7 +296,7 @@ def test_a_worker_gets_the_same_processor(processor: Processor) -> None:
     assert list(copy.tokenizer.encode("a <|end|>")) == list(processor.tokenizer.encode("a <|end|>"))
 
 
-def test_a_folder_without_a_tokenizer_and_a_foreign_one_are_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_and_a_external_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no tokenizer\.json"):
         Processor.from_folder(tmp_path)
     with pytest.raises(UsageError, match=r"has no <\|user\|>"):

@@ -93,11 +93,11 @@ def test_pixels_of_the_original(golden: Path, case: str) -> None:
     for i, image in enumerate(facts["images"]):
         crops, size = hd_crops(Image.open(golden / "images" / image["file"]), facts["num_crops"])
         pixels = pixel_values(crops, size)
-        picture = weave(crops, size)
+        pil_image = weave(crops, size)
         assert list(size) == image["image_size_hw"] == arrays["image_sizes"][i].tolist()
         assert len(crops) == image["n_crops"]
-        assert sha256(picture) == image["hd_u8_sha256"]
-        assert np.array_equal(picture[3::6, 2::6], arrays[f"hd_u8_s6_{i}"])
+        assert sha256(pil_image) == image["hd_u8_sha256"]
+        assert np.array_equal(pil_image[3::6, 2::6], arrays[f"hd_u8_s6_{i}"])
         assert sha256(pixels[1:]) == image["crops_only_f32_sha256"]
         assert np.abs(pixels[:, :, 2::16, 5::16] - arrays[f"pv_sample_{i}"]).max() < 1e-5
         view = pixels[0] if arrays[f"global_sample_{i}"].shape[1] == 336 else pixels[0][:, 1::4, 2::4]
@@ -107,11 +107,11 @@ def test_pixels_of_the_original(golden: Path, case: str) -> None:
 def test_modes_of_the_original(golden: Path) -> None:
     facts = json.loads((golden / "meta.json").read_text())["cases"]["h_modes"]
     for image in facts["images"]:
-        picture = Image.open(golden / "images" / image["file"])
-        crops, size = hd_crops(picture, facts["num_crops"], clip_high_depth=True)
+        pil_image = Image.open(golden / "images" / image["file"])
+        crops, size = hd_crops(pil_image, facts["num_crops"], clip_high_depth=True)
         assert sha256(weave(crops, size)) == image["hd_u8_sha256"], image["mode"]
         if image["mode"] != "I;16":
-            same, _ = hd_crops(picture, facts["num_crops"])
+            same, _ = hd_crops(pil_image, facts["num_crops"])
             assert np.array_equal(same, crops), image["mode"]
 
 
@@ -124,7 +124,7 @@ def test_equal_to_the_oracle_on_any_size(
         return
     image = noise(width, height, seed)
     crops, size = hd_crops(image, num_crops)
-    assert np.array_equal(weave(crops, size), np.asarray(benchmark.original_picture(image, num_crops)))
+    assert np.array_equal(weave(crops, size), np.asarray(benchmark.original_image(image, num_crops)))
     expected = benchmark.original(image, num_crops)[0].numpy()
     assert np.abs(pixel_values(crops, size, num_crops) - expected).max() < 1e-5
     assert np.array_equal(pixel_values(crops, size), pixel_values(crops, size, num_crops)[: 1 + len(crops)])
@@ -146,7 +146,7 @@ def test_one_pixel_is_enlarged() -> None:
 
 @pytest.mark.parametrize("size", [(20000, 10), (10, 20000), (5000, 1)])
 def test_a_strip_too_thin_to_be_shown_is_refused_by_name(size: tuple[int, int]) -> None:
-    with pytest.raises(RecordError, match=r"a/strip\.png: a picture of \d+x\d+ is too thin for num_crops 4"):
+    with pytest.raises(RecordError, match=r"a/strip\.png: an image of \d+x\d+ is too thin for num_crops 4"):
         hd_crops(Image.new("RGB", size), 4, where="a/strip.png")
     assert num_image_tokens(*size, 4) == 0
 
@@ -176,15 +176,15 @@ def test_a_mode_without_a_defined_white_is_refused(mode: str) -> None:
     ],
 )
 def test_an_array_of_another_type_or_shape_is_refused_by_name(array: np.ndarray[Any, Any], found: str) -> None:
-    with pytest.raises(RecordError, match=rf"^row-3: a\.png: an array {found} is no picture\. Pass uint8 \[H, W, 3\]"):
+    with pytest.raises(RecordError, match=rf"^row-3: a\.png: an array {found} is no image\. Pass uint8 \[H, W, 3\]"):
         hd_crops(array, 1, where="row-3: a.png")
 
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
-def test_a_picture_of_no_pixels_is_refused_by_name(size: tuple[int, int]) -> None:
-    for picture in (Image.new("RGB", size), np.zeros((*size[::-1], 3), np.uint8)):
-        with pytest.raises(RecordError, match=rf"^x\.png: a picture of {size[0]}x{size[1]} has no pixels"):
-            hd_crops(picture, 1, where="x.png")
+def test_a_image_of_no_pixels_is_refused_by_name(size: tuple[int, int]) -> None:
+    for pil_image in (Image.new("RGB", size), np.zeros((*size[::-1], 3), np.uint8)):
+        with pytest.raises(RecordError, match=rf"^x\.png: an image of {size[0]}x{size[1]} has no pixels"):
+            hd_crops(pil_image, 1, where="x.png")
 
 
 def test_cmyk_and_palettes_become_rgb_and_alpha_is_dropped() -> None:
@@ -196,7 +196,7 @@ def test_cmyk_and_palettes_become_rgb_and_alpha_is_dropped() -> None:
     assert np.array_equal(hd_crops(seen_through, 1)[0], hd_crops(image, 1)[0])
 
 
-def test_an_array_is_a_picture_and_only_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
+def test_an_array_is_a_image_and_only_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
     first, second = noise(60, 40, 1), noise(60, 40, 2)
     assert np.array_equal(hd_crops(np.asarray(first), 1)[0], hd_crops(first, 1)[0])
     first.save(tmp_path / "a.webp", save_all=True, append_images=[second], lossless=True)
@@ -206,5 +206,5 @@ def test_an_array_is_a_picture_and_only_the_first_frame_of_an_animation_counts(t
 def test_a_cut_file_is_refused_by_name(tmp_path: Path) -> None:
     noise(300, 200).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:4000])
-    with pytest.raises(RecordError, match=r"cut\.jpg: not a readable picture"):
+    with pytest.raises(RecordError, match=r"cut\.jpg: not a readable image"):
         hd_crops(Image.open(tmp_path / "cut.jpg"), 4, where="cut.jpg")

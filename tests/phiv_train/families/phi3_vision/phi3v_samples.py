@@ -43,7 +43,7 @@ class Toy:
 
 
 def toy(model: Any, grids: Sequence[Grid], texts: Sequence[int], seed: int = 0) -> Toy:
-    """texts[0] text ids, picture 0 of grids[0] crops, texts[1] ids, ...; about half of the text is labelled."""
+    """texts[0] text ids, image 0 of grids[0] crops, texts[1] ids, ...; about half of the text is labelled."""
     generator = torch.Generator().manual_seed(seed)
     ids: list[int] = []
     for index, count in enumerate(texts):
@@ -66,7 +66,7 @@ def packed(samples: Sequence[Toy]) -> dict[str, Tensor]:
         "input_ids": torch.cat([s.ids for s in samples])[None],
         "labels": torch.cat([s.labels for s in samples])[None],
         "position_ids": torch.cat([torch.arange(len(s)) for s in samples])[None],
-        **pictures(samples),
+        **images(samples),
     }
 
 
@@ -79,10 +79,10 @@ def padded(samples: Sequence[Toy], left: bool = False) -> dict[str, Tensor]:
         span = slice(longest - len(sample), longest) if left else slice(0, len(sample))
         rows["ids"][index, span], rows["labels"][index, span] = sample.ids, sample.labels
         mask[index, span] = 1
-    return {"input_ids": rows["ids"], "labels": rows["labels"], "attention_mask": mask, **pictures(samples)}
+    return {"input_ids": rows["ids"], "labels": rows["labels"], "attention_mask": mask, **images(samples)}
 
 
-def pictures(samples: Sequence[Toy]) -> dict[str, Tensor]:
+def images(samples: Sequence[Toy]) -> dict[str, Tensor]:
     return {
         "crops": torch.cat([s.crops for s in samples]),
         "image_sizes": torch.cat([s.sizes for s in samples]),

@@ -34,7 +34,7 @@ def dense(model: Any) -> Any:
 
 
 def samples(model: Any) -> list[Toy]:
-    """Pictures in front, in between and none; one position; below and above the RoPE switch."""
+    """Images in front, in between and none; one position; below and above the RoPE switch."""
     return [
         toy(model, [(1, 1)], [5, 9], 1),
         toy(model, [], [1], 2),

@@ -61,7 +61,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
 
 
 def samples(model: Any) -> list[Toy]:
-    """Below and above the RoPE switch, with and without pictures."""
+    """Below and above the RoPE switch, with and without images."""
     return [
         toy(model, [(1, 1)], [5, 6], 1),
         toy(model, [], [SWITCH + 1], 2),

@@ -12,7 +12,7 @@ import torch
 
 REPO = Path(__file__).resolve().parents[4]
 TEXT = ["d_text", "d_text_batch_leftpad_pos", "d_text_batch_leftpad_nopos", "d_text_batch_rightpad"]
-PICTURES = ["a_single", "b_two", "f_synth", "g_batch_images", "i_swapped_ids"]
+IMAGES = ["a_single", "b_two", "f_synth", "g_batch_images", "i_swapped_ids"]
 OTHERS = ["hd_table", "h_modes", "j_rope_switch", "k_generate", "extra_image_positions"]
 LONG = ["c_frames8", "e_doc16"]
 
@@ -44,12 +44,12 @@ def all_cases(folder: Path) -> list[str]:
 
 
 def test_every_case_of_the_set_is_checked_below(shared: Path) -> None:
-    assert sorted(all_cases(shared / "golden")) == sorted(TEXT + PICTURES + OTHERS + LONG)
+    assert sorted(all_cases(shared / "golden")) == sorted(TEXT + IMAGES + OTHERS + LONG)
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 def test_golden(golden_check: ModuleType, shared: Path, attn: str) -> None:
-    assert not failures(golden_check, shared / "golden", attn, *TEXT, *PICTURES, *OTHERS)
+    assert not failures(golden_check, shared / "golden", attn, *TEXT, *IMAGES, *OTHERS)
 
 
 def test_golden_long(golden_check: ModuleType, shared: Path) -> None:

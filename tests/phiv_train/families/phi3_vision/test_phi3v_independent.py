@@ -1,7 +1,7 @@
 """Logits, loss and gradients against a second composition of the model, from transformers' whole Phi-3 and CLIP.
 
 The oracle shares no code with the family: Phi3ForCausalLM with its own rotary tables, CLIPVisionModel's
-`hidden_states[-2]`, and the picture's rows put together here in plain slices, picture by picture.
+`hidden_states[-2]`, and the image's rows put together here in plain slices, image by image.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GROUPS += ("model.embed_tokens.", "model.layers.0.", "model.layers.1.", "model.l
 
 
 class Oracle(nn.Module):
-    """The model of `config` (an official config.json) and `clip` (the CLIP tower's config), composed anew."""
+    """The model of `config` (an official config.json) and `clip` (the CLIP tower's config), composed again."""
 
     def __init__(self, config: dict[str, Any], clip: dict[str, Any]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Oracle(nn.Module):
         return {_official(name): parameter for name, parameter in self.named_parameters()}
 
     def rows(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """[positions, hidden] of one picture: `pixels` [1 + crops, 3, 336, 336], the global view first."""
+        """[positions, hidden] of one image: `pixels` [1 + crops, 3, 336, 336], the global view first."""
         x = self.clip(pixels, output_hidden_states=True).hidden_states[-2][:, 1:].unflatten(1, (24, 24))
         merged = torch.cat([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
         columns = width // 336
@@ -71,10 +71,10 @@ class Oracle(nn.Module):
         """[h * (w + 1), width] of a grid [h, w, width], with a separator after every line."""
         return torch.cat([grid, self.sub_GN[0].expand(len(grid), 1, -1)], 1).flatten(0, 1)
 
-    def forward(self, ids: Tensor, pictures: list[Tensor], sizes: list[tuple[int, int]], labels: Tensor) -> Any:
+    def forward(self, ids: Tensor, images: list[Tensor], sizes: list[tuple[int, int]], labels: Tensor) -> Any:
         """Phi-3's own output (loss, logits); image positions of `ids` are negative."""
         embeds = self.language.model.embed_tokens(ids.clamp(min=0))
-        rows = torch.cat([self.rows(p, *size) for p, size in zip(pictures, sizes, strict=True)])
+        rows = torch.cat([self.rows(p, *size) for p, size in zip(images, sizes, strict=True)])
         embeds = embeds.index_put((ids < 0).nonzero(as_tuple=True), rows)
         return self.language(inputs_embeds=embeds, labels=labels, use_cache=False)
 
@@ -127,7 +127,7 @@ def run(model: nn.Module, names: dict[str, nn.Parameter], *args: Any, **inputs: 
 
 @pytest.fixture(scope="module", params=["eager", "sdpa"])
 def both(request: pytest.FixtureRequest, shared: Path) -> tuple[Run, Run]:
-    """(the family's, the oracle's) on one row of text with a wide and a tall picture, in float32."""
+    """(the family's, the oracle's) on one row of text with a wide and a tall image, in float32."""
     config, clip = configs(shared / "golden")
     oracle = Oracle(config, clip).eval()
     fill(oracle)
@@ -142,9 +142,9 @@ def both(request: pytest.FixtureRequest, shared: Path) -> tuple[Run, Run]:
     labels = ids.masked_fill(ids < 0, -100)
     labels[:, 0] = -100
     crops = torch.from_numpy(np.concatenate([crops for crops, _ in cut]))
-    pictures = [torch.from_numpy(pixel_values(*picture)) for picture in cut]
+    images = [torch.from_numpy(pixel_values(*image)) for image in cut]
     ours = run(model, dict(model.named_parameters()), ids, labels=labels, crops=crops, image_sizes=torch.tensor(sizes))
-    return ours, run(oracle, oracle.named(), ids, pictures, sizes, labels)
+    return ours, run(oracle, oracle.named(), ids, images, sizes, labels)
 
 
 def test_logits_and_loss_are_those_of_the_oracle(both: tuple[Run, Run]) -> None:

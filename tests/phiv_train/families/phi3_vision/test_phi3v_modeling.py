@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from phi3v_samples import SIDE, SWITCH, Toy, gradients, packed, padded, pictures, toy, toy_model
+from phi3v_samples import SIDE, SWITCH, Toy, gradients, images, packed, padded, toy, toy_model
 from torch import Tensor
 
 from phiv_schemas.errors import EnvironmentProblem, UsageError
@@ -36,7 +36,7 @@ def answer(model: Any, samples: list[Toy], count: int = 12, **options: Any) -> T
 
 
 def prompts(model: Any) -> list[Toy]:
-    """Text only; several pictures; a picture in a later turn; one row crosses the RoPE switch while generating."""
+    """Text only; several images; an image in a later turn; one row crosses the RoPE switch while generating."""
     crossing = toy(model, [(1, 1)], [3, SWITCH - 3 - 13 - 5], 3)
     assert len(crossing) == SWITCH - 5
     return [
@@ -60,7 +60,7 @@ def test_the_cache_changes_nothing_across_the_switch(model: Any) -> None:
         assert torch.equal(answer(model, [sample]), answer(model, [sample], use_cache=False))
 
 
-def test_the_switch_recomputes_with_long_factors_and_pictures(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_switch_recomputes_with_long_factors_and_images(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, bool]] = []
     honest = type(plain).forward
 
@@ -73,7 +73,7 @@ def test_the_switch_recomputes_with_long_factors_and_pictures(plain: Any, monkey
     answer(plain, [prompts(plain)[2]])
     sizes = [size for size, _ in calls]
     assert sizes == [SWITCH - 5, 1, 1, 1, 1, 1, SWITCH + 1, 1, 1, 1, 1, 1]
-    assert [with_pictures for _, with_pictures in calls] == [size > 1 for size in sizes]
+    assert [with_images for _, with_images in calls] == [size > 1 for size in sizes]
 
 
 def test_the_image_id_is_never_generated(plain: Any, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_passes_switch(total: int, past: int, mask: Any, passes: bool) -> None:
     assert passes_switch(total, past, None if mask is None else torch.tensor(mask), SWITCH) is passes
 
 
-def test_beams_and_several_answers_keep_each_rows_pictures(plain: Any) -> None:
+def test_beams_and_several_answers_keep_each_rows_images(plain: Any) -> None:
     samples = prompts(plain)
     together = answer(plain, samples, 6, num_beams=2)
     for row, sample in zip(together, samples, strict=True):
@@ -199,7 +199,7 @@ def test_frozen_vision_builds_no_graph(plain: Any) -> None:
         torch.testing.assert_close(gradient, trained[name], rtol=0, atol=0)
 
 
-def test_batches_without_pictures_can_run_the_tower_for_the_other_ranks(plain: Any) -> None:
+def test_batches_without_images_can_run_the_tower_for_the_other_ranks(plain: Any) -> None:
     batch = packed([toy(plain, [], [9], 1), toy(plain, [], [5], 2)])
     honest = plain(**batch)
     honest.loss.backward()
@@ -244,21 +244,21 @@ def test_training_with_checkpointing_uses_the_non_reentrant_kind(plain: Any) -> 
 def test_more_image_positions_than_rows_name_both_numbers(plain: Any) -> None:
     batch = packed([prompts(plain)[1]])
     batch["input_ids"][0, 0] = plain.config.image_token_id
-    message = r"^input_ids: 31 image positions, but 2 pictures of \['1x2', '1x1'\] crops give 30 rows\. A picture"
+    message = r"^input_ids: 31 image positions, but 2 images of \['1x2', '1x1'\] crops give 30 rows\. An image"
     with pytest.raises(UsageError, match=message):
         plain(**batch)
 
 
-def test_pictures_that_do_not_fit_are_named(plain: Any) -> None:
+def test_images_that_do_not_fit_are_named(plain: Any) -> None:
     sample = prompts(plain)[1]
     batch = packed([sample])
     cases: list[tuple[dict[str, Any], str]] = [
         ({"crops": sample.crops[:-1]}, "crops: 2 crops, but image_sizes ask for 3"),
         ({"image_sizes": None}, "image_sizes: missing, but there are crops"),
-        ({"crops": None}, "image_sizes: 2 pictures, but no crops"),
+        ({"crops": None}, "image_sizes: 2 images, but no crops"),
         ({"image_sizes": sample.sizes + 1}, r"image_sizes\[0\]: 57x113 is not a multiple of 56"),
         ({"crops": None, "pixel_values": torch.zeros(2, 2, 3, SIDE, SIDE)}, r"pixel_values: is \[2, 2, 3, 56, 56\]"),
-        ({"crops": None, "image_sizes": None}, "image positions, but 0 pictures"),
+        ({"crops": None, "image_sizes": None}, "image positions, but 0 images"),
         ({"crops": sample.crops / 255}, r"crops: is float32 \[3, 56, 56, 3\], expected uint8 \[C, S, S, 3\]"),
         ({"crops": sample.crops.permute(0, 3, 1, 2)}, r"crops: is uint8 \[3, 3, 56, 56\], expected uint8"),
         ({"crops": sample.crops[0]}, r"crops: is uint8 \[56, 56, 3\], expected uint8"),
@@ -316,7 +316,7 @@ def test_flash_attention_that_is_not_installed_is_one_line() -> None:
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, only 1.0 is implemented"),
     ],
 )
-def test_another_picture_path_is_refused(keys: dict[str, Any], message: str) -> None:
+def test_another_image_path_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Phi3VConfig(**keys)
 
@@ -370,9 +370,9 @@ def test_bfloat16_stays_near_float32(plain: Any) -> None:
     assert abs(half.loss - exact.loss) < 0.05
 
 
-def test_pictures_of_a_row_are_given_in_order(plain: Any) -> None:
+def test_images_of_a_row_are_given_in_order(plain: Any) -> None:
     one, other = toy(plain, [(1, 1)], [4, 4], 1), toy(plain, [(1, 1)], [4, 4], 2)
     with torch.no_grad():
         right = plain(**packed([one, other])).logits
-        swapped = plain(**packed([one, other]) | pictures([other, one])).logits
+        swapped = plain(**packed([one, other]) | images([other, one])).logits
     assert (right - swapped).abs().max() > 1e-3

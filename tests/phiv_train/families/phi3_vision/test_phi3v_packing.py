@@ -59,7 +59,7 @@ def test_packed_equals_unpacked(model: Any, layout: list[Any], seed: int) -> Non
 
 
 def mixed(model: Any) -> list[Toy]:
-    """Below, at and above the switch; pictures in front, in the middle and none; one position."""
+    """Below, at and above the switch; images in front, in the middle and none; one position."""
     at = [toy(model, [(1, 1)], [5, SWITCH - 5 - 13], 1), toy(model, [], [SWITCH + 1], 2)]
     samples = [*at, toy(model, [], [1], 3), toy(model, [(1, 2), (2, 2)], [2, 3, 9], 4), toy(model, [], [7], 5)]
     lengths = [len(s) for s in samples]

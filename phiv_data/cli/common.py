@@ -1,0 +1,48 @@
+"""What the command lines share: exit codes, one-line errors, signals."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
+
+
+def run(program: str, command: Callable[[], int]) -> int:
+    """Run `command` and return its exit code; a PhivError becomes one line on stderr and its own code.
+
+    SIGTERM acts as Ctrl-C: what is done so far is kept, and the code is 130.
+    """
+    from phiv_data.utils.atomic import environment_problems
+
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 loses no report
+    try:
+        with environment_problems("stdout"):
+            return command()
+    except PhivError as error:
+        sys.stderr.write(f"{program}: {str(error).removeprefix(f'{program}: ')}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted. Run the same command to continue\n")
+        return EXIT_INTERRUPTED
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        if error.filename is None:
+            raise
+        where, what = os.fsdecode(error.filename), (error.strerror or "cannot be used").lower()
+        sys.stderr.write(f"{program}: {where}: {what}. Check the path; it may have changed meanwhile\n")
+        return EXIT_ENVIRONMENT
+    except BrokenPipeError:  # the reader of our output has gone
+        sys.stderr.close()
+        return EXIT_INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,138 @@
+"""`phiv-convert DATASET --out_dir OUT`: convert a raw dataset.
+
+Exit codes: 0 everything written, 1 some inputs rejected, 2 usage, 3 something of the environment is missing,
+130 interrupted (the same command goes on).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from phiv_data.cli.common import run
+from phiv_schemas.errors import EXIT_DATA, EXIT_OK
+
+SHOWN_REJECTS = 10
+SHOWN_GROUPS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """Where the output goes and how it is made; only --no_arrow and --include_unlabeled change what it holds."""
+
+    out_dir: Path
+    """Folder of the output. A finished one is left alone; an unfinished one is continued."""
+    num_workers: int | None = None
+    """Worker processes: one per core when not given; 0 works in this process, for debugging."""
+    no_arrow: bool = False
+    """Write the jsonl files and images only."""
+    include_unlabeled: bool = False
+    """Write rows without an answer too, with assistant null; by default they are left out and counted."""
+    overwrite: bool = False
+    """Replace an output made from other options or inputs; the old one stays until the new one is complete."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A dataset's options and the output's, as one flat command line."""
+
+    dataset: Any
+    output: OutputOptions
+
+
+def main() -> int:
+    """Entry point of `phiv-convert`."""
+    return run("phiv-convert", lambda: _convert(_parse(sys.argv[1:])))
+
+
+def _parse(argv: list[str]) -> Command:
+    import tyro
+
+    from phiv_data.utils.plugins import load_plugins
+
+    plugins = load_plugins("phiv.converters")
+    for line in plugins.broken.values():
+        sys.stderr.write(f"phiv-convert: converter left out: {line}\n")
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+    commands: dict[str, Callable[..., Command]] = {name: _command(options) for name, options in plugins.loaded.items()}
+    command: Command = tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="phiv-convert",
+        description="Convert a raw dataset to conversations.",
+        args=argv,
+        config=config,
+    )
+    return command
+
+
+def _command(options: type[Any]) -> type[Command]:
+    """`Command` for one dataset, under the dataset's own description."""
+    return dataclasses.make_dataclass(
+        options.__name__,
+        [("dataset", options), ("output", OutputOptions)],
+        bases=(Command,),
+        frozen=True,
+        namespace={"__doc__": options.__doc__},
+    )
+
+
+def _convert(command: Command) -> int:
+    from phiv_data.convert.engine import convert
+
+    out = command.output
+    outcome = convert(
+        command.dataset,
+        out.out_dir,
+        num_workers=out.num_workers,
+        arrow=not out.no_arrow,
+        overwrite=out.overwrite,
+        include_unlabeled=out.include_unlabeled,
+    )
+    _report(outcome, out.out_dir)
+    done = outcome.manifest.accounting
+    if not done.written and done.unlabeled:
+        sys.stderr.write("phiv-convert: no row was written: none has an answer. --include_unlabeled keeps them\n")
+    return EXIT_DATA if done.rejected or not done.written else EXIT_OK
+
+
+def _report(outcome: Any, out_dir: Path) -> None:
+    manifest = outcome.manifest
+    a = manifest.accounting
+    for notice in outcome.notices:
+        sys.stderr.write(f"phiv-convert: {notice}\n")
+    if a.rejected:
+        _show_rejects(out_dir / manifest.rejects.path)
+    state = "already converted, nothing to do" if outcome.found_finished else "converted"
+    sys.stdout.write(f"{out_dir}: {state} ({manifest.source})\n")
+    for split in manifest.splits:
+        sys.stdout.write(
+            f"  {split.name:5} {split.rows:7} rows {split.num_images:8} images {len(split.shards):3} shards"
+            f"  {split.jsonl.path}\n"
+        )
+    rejected = ", ".join(f"{count} {code}" for code, count in a.rejected.items()) or "0"
+    sys.stdout.write(
+        f"  {a.inputs} inputs = {a.written} written + {rejected} rejected"
+        f" + {a.unlabeled} unlabeled + {a.duplicates} duplicates\n"
+    )
+    if a.absent:
+        sys.stdout.write(f"  {a.absent} listed inputs have no file in the source\n")
+    for group in manifest.duplicate_inputs[:SHOWN_GROUPS]:
+        sys.stdout.write(f"  given again, written once: {' = '.join(group)}\n")
+    for group in manifest.identical_inputs[:SHOWN_GROUPS]:
+        sys.stdout.write(f"  identical bytes, all kept: {' = '.join(group)}\n")
+    if max(len(manifest.duplicate_inputs), len(manifest.identical_inputs)) > SHOWN_GROUPS:
+        sys.stdout.write(f"  all of them are in {out_dir / 'manifest.json'}\n")
+
+
+def _show_rejects(path: Path) -> None:
+    from phiv_schemas import Reject
+
+    lines = path.read_bytes().splitlines()
+    for line in lines[:SHOWN_REJECTS]:
+        reject = Reject.model_validate_json(line)
+        sys.stderr.write(f"phiv-convert: {reject.input}: rejected, {reject.reason}\n")
+    if len(lines) > SHOWN_REJECTS:
+        sys.stderr.write(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}\n")

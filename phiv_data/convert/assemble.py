@@ -1,0 +1,245 @@
+"""From finished tasks to the files of a dataset: jsonl, image hashes, rejects, shards, card, manifest.
+
+Everything here reads the tasks' reports in the plan's order, so who ran them leaves no trace.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any
+
+from phiv_data.convert.base import Inputs
+from phiv_data.convert.plan import Task
+from phiv_data.convert.seen_index import SeenIndex, open_seen_index
+from phiv_data.convert.staging import MANIFEST
+from phiv_data.convert.tasks import Job, Row, iter_samples, load_report
+from phiv_data.storage.card import dataset_card
+from phiv_data.storage.sample import Sample
+from phiv_data.utils.atomic import TMP_PREFIX, HashingWriter, atomic_write, sha256_file
+from phiv_schemas import Accounting, FileInfo, Manifest, ShardInfo, SourceError, SplitInfo
+
+
+@dataclass(slots=True)
+class Collected:
+    """What the tasks' reports add up to."""
+
+    splits: dict[str, SplitInfo] = field(default_factory=dict)
+    row_sizes: dict[str, array[int]] = field(default_factory=dict)  # bytes of text and images, by split
+    task_rows: dict[int, int] = field(default_factory=dict)  # written rows, by task
+    rejected: Counter[str] = field(default_factory=Counter)
+    unlabeled: int = 0
+    identical: list[list[str]] = field(default_factory=list)  # groups of names of inputs with the same bytes
+    rejects: FileInfo | None = None
+    image_hashes: FileInfo | None = None
+
+
+def collect(job: Job) -> Collected:
+    """Stage the jsonl files, `rejects.jsonl` and `images.sha256`, and return what they hold."""
+    stage, collected = job.workspace.stage, Collected()
+    with open_seen_index(job.workspace.seen_index) as seen_index:
+        with atomic_write(stage / "rejects.jsonl") as rejects:
+            for split in job.plan.converter.splits:
+                _collect_split(job, split, collected, seen_index, rejects)
+        with atomic_write(stage / "images.sha256") as hashes:
+            for path, sha256 in seen_index.claims():
+                hashes.write(f"{sha256}  images/{path}\n".encode())
+        collected.identical = seen_index.identical_sources()
+    collected.rejects = _info("rejects.jsonl", rejects)
+    collected.image_hashes = _info("images.sha256", hashes)
+    return collected
+
+
+def _collect_split(job: Job, split: str, collected: Collected, seen_index: SeenIndex, rejects: HashingWriter) -> None:
+    name, images_before = f"{job.plan.converter.name}_{split}.jsonl", seen_index.num_claims
+    sizes = collected.row_sizes[split] = array("Q")
+    with atomic_write(job.workspace.stage / name) as jsonl:
+        for task in _tasks_of(job, split):
+            report = load_report(job, task)
+            collected.task_rows[task.index] = len(report.rows)
+            collected.unlabeled += report.unlabeled
+            for row in report.rows:
+                size = jsonl.write(f"{row.conversation.to_line()}\n".encode())
+                sizes.append(size + sum(meta.size_bytes for meta in row.media))
+                _note(job, seen_index, row)
+            for reject in report.rejects:
+                rejects.write(f"{reject.model_dump_json()}\n".encode())
+                collected.rejected[reject.code] += 1
+    images = seen_index.num_claims - images_before
+    collected.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=_info(name, jsonl))
+
+
+def _note(job: Job, seen_index: SeenIndex, row: Row) -> None:
+    """Enter the row's id, images and their sources. SourceError where an id or a path stands for two things."""
+    row_id = row.conversation.id
+    if not seen_index.claim_id(row_id):
+        what = f"two rows have the id {row_id!r} (one may have got it by its number)"
+        raise SourceError(job.plan.converter.name, what, "Give every row an id of its own, or none")
+    for meta in row.media:
+        before = seen_index.claim(meta.path, meta.sha256, row_id)
+        if before is not None and before[0] != meta.sha256:
+            what = f"two images have this path, one of row {before[1]!r}, another of row {row_id!r}"
+            raise SourceError(f"images/{meta.path}", what, "Rename one of them in the source")
+        if meta.source is not None and meta.source_sha256 is not None:
+            seen_index.note_source(meta.source_sha256, meta.source)
+
+
+def _tasks_of(job: Job, split: str) -> list[Task]:
+    return [task for task in job.plan.tasks if task.split == split]
+
+
+def _info(path: str, writer: HashingWriter) -> FileInfo:
+    return FileInfo(path=path, size_bytes=writer.size_bytes, sha256=writer.sha256)
+
+
+# Shards ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSpec:
+    """One shard to write: which rows of which tasks' reports."""
+
+    split: str
+    index: int
+    path: str
+    pieces: tuple[tuple[Task, slice], ...]
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJobs:
+    """What every shard task shares."""
+
+    job: Job
+    shards: tuple[ShardSpec, ...]
+
+
+def shard_jobs(job: Job, collected: Collected) -> ShardJobs:
+    """The shards of every split, sized by the bytes of their rows."""
+    return ShardJobs(job, tuple(chain.from_iterable(_shards_of(job, collected, s) for s in collected.splits)))
+
+
+def build_shard(jobs: ShardJobs, index: int) -> ShardInfo:
+    """Write shard `index` from the staged images, unless an earlier run did."""
+    from phiv_data.storage.shards import write_shard
+
+    spec, workspace = jobs.shards[index], jobs.job.workspace
+    report, path = workspace.shard_report(spec.split, spec.index), workspace.stage / spec.path
+    if report.is_file() and path.is_file():
+        info = ShardInfo.model_validate_json(report.read_bytes())
+        if info.size_bytes == path.stat().st_size:
+            return info
+    info = write_shard(path, _samples(jobs.job, spec)).model_copy(update={"path": spec.path})
+    with atomic_write(report) as file:
+        file.write(info.model_dump_json().encode())
+    return info
+
+
+def _samples(job: Job, spec: ShardSpec) -> Iterator[Sample]:
+    return chain.from_iterable(iter_samples(job, task, rows) for task, rows in spec.pieces)
+
+
+def _shards_of(job: Job, collected: Collected, split: str) -> list[ShardSpec]:
+    from phiv_data.storage.shards import plan_shards, shard_name
+
+    tasks = _tasks_of(job, split)
+    starts = [0, *accumulate(collected.task_rows[task.index] for task in tasks)]
+    ranges = plan_shards(collected.row_sizes[split])
+    paths = [f"arrow/{split}/{shard_name(i, len(ranges))}" for i in range(len(ranges))]
+    pieces = [_pieces(tasks, starts, rows) for rows in ranges]
+    return [ShardSpec(split, i, paths[i], pieces[i], len(rows)) for i, rows in enumerate(ranges)]
+
+
+def _pieces(tasks: list[Task], starts: list[int], rows: range) -> tuple[tuple[Task, slice], ...]:
+    """Where the split's rows `rows` lie in its tasks' reports; `starts[i]` is the first row of `tasks[i]`."""
+    some = range(bisect_right(starts, rows.start) - 1, bisect_left(starts, rows.stop))
+    return tuple((tasks[i], slice(max(rows.start - starts[i], 0), rows.stop - starts[i])) for i in some)
+
+
+# Manifest --------------------------------------------------------------------------------------------------------
+
+
+def write_manifest(
+    job: Job, inputs: Inputs, collected: Collected, shards: list[ShardInfo], recipe: dict[str, Any]
+) -> None:
+    """Stage the loader files of `datasets`, the dataset card and, last, the manifest."""
+    stage = job.workspace.stage
+    _remove_strays(stage)
+    (stage / "images").mkdir(exist_ok=True)
+    finish_dataset(stage, _manifest(job, inputs, collected, shards, recipe))
+
+
+def finish_dataset(folder: Path, manifest: Manifest) -> None:
+    """Write the loader files of `datasets` where there are shards, the dataset card and, last, the manifest."""
+    if any(split.shards for split in manifest.splits):
+        _write_loader_files(folder / "arrow", manifest)
+        manifest = manifest.model_copy(update={"loader_files": _loader_files(folder)})
+    with atomic_write(folder / "README.md") as card:
+        card.write(dataset_card(manifest).encode())
+    with atomic_write(folder / MANIFEST) as file:
+        file.write((manifest.model_dump_json(indent=1) + "\n").encode())
+
+
+def _write_loader_files(folder: Path, manifest: Manifest) -> None:
+    from phiv_data.storage.shards import write_dataset_dict, write_hf_files
+
+    for split in manifest.splits:
+        write_hf_files(folder / split.name, split.name, split.shards, name=manifest.name)
+    write_dataset_dict(folder, [split.name for split in manifest.splits])
+
+
+def _loader_files(stage: Path) -> list[FileInfo]:
+    files = sorted((stage / "arrow").rglob("*.json"))
+    names = [file.relative_to(stage).as_posix() for file in files]
+    sizes = [file.stat().st_size for file in files]
+    hashes = [sha256_file(file) for file in files]
+    return [FileInfo(path=p, size_bytes=n, sha256=h) for p, n, h in zip(names, sizes, hashes, strict=True)]
+
+
+def _manifest(
+    job: Job, inputs: Inputs, collected: Collected, shards: list[ShardInfo], recipe: dict[str, Any]
+) -> Manifest:
+    converter = job.plan.converter
+    by_split = {name: [s for s in shards if s.path.split("/")[1] == name] for name in collected.splits}
+    assert collected.rejects is not None
+    assert collected.image_hashes is not None
+    return Manifest(
+        name=converter.name,
+        source=converter.describe(),
+        synthetic=converter.synthetic,
+        plan_sha256=job.plan.sha256,
+        accounting=Accounting(
+            inputs=job.plan.num_items + len(inputs.duplicates),
+            written=sum(split.rows for split in collected.splits.values()),
+            rejected=dict(sorted(collected.rejected.items())),
+            unlabeled=collected.unlabeled,
+            duplicates=len(inputs.duplicates),
+            absent=inputs.absent,
+            identical=sum(len(group) - 1 for group in collected.identical),
+        ),
+        splits=[split.model_copy(update={"shards": by_split[name]}) for name, split in collected.splits.items()],
+        rejects=collected.rejects,
+        image_hashes=collected.image_hashes,
+        identical_inputs=collected.identical,
+        duplicate_inputs=_duplicates(inputs),
+        **recipe,
+    )
+
+
+def _duplicates(inputs: Inputs) -> list[list[str]]:
+    """Each input that is given more than once, then the times it is given again."""
+    groups: dict[str, list[str]] = {}
+    for first, again in sorted(inputs.duplicates):
+        groups.setdefault(first, [first]).append(again)
+    return list(groups.values())
+
+
+def _remove_strays(stage: Path) -> None:
+    """Remove what a killed worker left half-written."""
+    for path in stage.rglob(f"{TMP_PREFIX}*"):
+        path.unlink()

@@ -1,0 +1,250 @@
+"""The output folder of a conversion, finished or not, and how it becomes finished.
+
+    <out>/.phiv/plan.json    what is being made; another plan here is an error, not a mixture
+    <out>/.phiv/source/      scratch: an unpacked archive, drawn demo clips
+    <out>/.phiv/items        the inputs in the plan's order; written again by every run
+    <out>/.phiv/parts/       one report per finished task; what is here is not done again
+    <out>/.phiv/shards/      one report per finished shard
+    <out>/.phiv/stage/       the output, under its final relative names
+    <out>/...                the output; nothing is here before all of it is
+
+`publish` renames the staged entries into place and `manifest.json` last: who finds a manifest finds a whole
+dataset. When it replaces an older one, the older manifest goes first, so no reader ever sees a mixture. A publish
+that was cut is finished by the same command, because every step is a rename that can be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_schemas import Manifest, ShardError, UsageError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths below an output folder."""
+
+    out_dir: Path
+
+    @property
+    def work(self) -> Path:
+        return self.out_dir / ".phiv"
+
+    @property
+    def scratch(self) -> Path:
+        return self.work / "source"
+
+    @property
+    def stage(self) -> Path:
+        return self.work / "stage"
+
+    @property
+    def staged_images(self) -> Path:
+        return self.stage / "images"
+
+    @property
+    def items(self) -> Path:
+        return self.work / "items"
+
+    @property
+    def seen_index(self) -> Path:
+        return self.work / "seen_index.sqlite"
+
+    def part(self, task: int) -> Path:
+        return self.work / "parts" / f"{task:06d}.json"
+
+    def shard_report(self, split: str, index: int) -> Path:
+        return self.work / "shards" / f"{split}-{index:05d}.json"
+
+    def finished(self) -> Manifest | None:
+        """The manifest of a finished output, or None. ShardError when it cannot be read."""
+        return _manifest_of(self.out_dir)
+
+    def staged(self) -> Manifest | None:
+        """The manifest of an output that is complete but not yet published, or None."""
+        return _manifest_of(self.stage)
+
+
+@contextmanager
+def locked(out_dir: Path) -> Iterator[Workspace]:
+    """The workspace of `out_dir`, made where missing, held against a second process.
+
+    Raises UsageError for a folder that holds other people's files or is in use, EnvironmentProblem where it cannot
+    be written.
+    """
+    from filelock import FileLock, Timeout
+
+    workspace = Workspace(out_dir)
+    with environment_problems(out_dir):
+        is_new = not out_dir.exists()
+        _check_ours(workspace)
+        _make(workspace)
+        lock = FileLock(workspace.work / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(str(out_dir), "another conversion is writing here", "Wait for it to end") from None
+    try:
+        yield workspace
+    finally:
+        _remove_if_idle(workspace, is_new)
+        lock.release()
+
+
+def begin(workspace: Workspace, plan_sha256: str, recipe: dict[str, Any], *, overwrite: bool) -> None:
+    """Start the plan, or go on with it where an earlier run of the same plan was stopped.
+
+    Raises UsageError when the folder holds an unfinished conversion of another plan and `overwrite` is False.
+    """
+    path = workspace.work / "plan.json"
+    wanted = {"plan_sha256": plan_sha256, **recipe}
+    found = _read_json(path)
+    if found is not None and found != wanted:
+        if not overwrite:
+            raise UsageError(
+                str(workspace.out_dir),
+                f"holds an unfinished conversion that differs in {_differences(wanted, found)}",
+                "Repeat its command to finish it, or pass --overwrite to start again",
+            )
+        _forget(workspace)
+    with atomic_write(path) as file:
+        file.write(json.dumps(wanted, indent=1, sort_keys=True).encode())
+
+
+def _forget(workspace: Workspace) -> None:
+    """Remove what an unfinished conversion has made; its scratch stays."""
+    for name in ("stage", "parts", "shards", "items", "plan.json"):
+        _remove(workspace.work / name)
+
+
+def discard(workspace: Workspace) -> None:
+    """Empty the work folder, but for the lock, which is still held."""
+    for path in workspace.work.iterdir():
+        if path.name != "lock":
+            _remove(path)
+
+
+def publish(workspace: Workspace) -> Manifest:
+    """Move the staged output into place, manifest last, and clean up. Safe to repeat after any interruption."""
+    manifest = workspace.staged()
+    assert manifest is not None, "publish needs a staged manifest"
+    old_folder = workspace.work / "old"
+    names = sorted(path.name for path in workspace.stage.iterdir() if path.name != MANIFEST)
+    with environment_problems(workspace.out_dir):
+        if not old_folder.exists():
+            _check_free(workspace, names)
+        _move(workspace.out_dir, old_folder, [MANIFEST])
+        _move(workspace.out_dir, old_folder, sorted(_outdated(old_folder) - _entries(manifest)))
+        for name in names:
+            _move(workspace.out_dir, old_folder, [name])
+            _move(workspace.stage, workspace.out_dir, [name])
+        os.sync()
+        _move(workspace.stage, workspace.out_dir, [MANIFEST])
+        discard(workspace)
+    return manifest
+
+
+def _manifest_of(folder: Path) -> Manifest | None:
+    """`folder/manifest.json`, or None where there is none. ShardError when it is not a manifest."""
+    from phiv_data.storage.dataset import read_manifest
+
+    return read_manifest(folder) if (folder / MANIFEST).is_file() else None
+
+
+def _outdated(folder: Path) -> set[str]:
+    """Top-level names of the dataset whose manifest was moved to `folder`."""
+    try:
+        manifest = _manifest_of(folder)
+    except ShardError:  # damaged: it may have had shards
+        return {"arrow"}
+    return _entries(manifest) if manifest else set()
+
+
+def _check_free(workspace: Workspace, names: list[str]) -> None:
+    """UsageError when a file of somebody else stands where a new dataset would go."""
+    taken = [name for name in names if (workspace.out_dir / name).exists()]
+    if taken and not (workspace.out_dir / MANIFEST).exists():
+        raise _not_ours(workspace.out_dir, taken[0])
+
+
+def _not_ours(out_dir: Path, name: str) -> UsageError:
+    what = f"{str(out_dir)!r} is not empty and holds no phiv output (found {name!r})"
+    return UsageError("--out_dir", what, "Pass a new or empty folder, or move that away")
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    """The keys at which two plans differ, those inside their options and versions by their own names."""
+    keys: list[str] = []
+    for group in ("options", "versions"):
+        a, b = wanted.get(group, {}), found.get(group, {})
+        keys += sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+    return ", ".join(keys) or "its inputs"
+
+
+def _entries(manifest: Manifest) -> set[str]:
+    """Top-level names a dataset owns."""
+    files = [s.jsonl.path for s in manifest.splits] + [manifest.rejects.path, manifest.image_hashes.path]
+    shards = [shard.path for split in manifest.splits for shard in split.shards]
+    return {Path(file).parts[0] for file in files + shards} | {"images", "README.md"}
+
+
+def _move(source: Path, target: Path, names: list[str]) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (source / name).exists():
+            _remove(target / name)
+            (source / name).rename(target / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _remove_if_idle(workspace: Workspace, is_new: bool) -> None:
+    """Remove the work folder when nothing in it is worth keeping, and a new output folder that stayed empty."""
+    kept = [path for path in workspace.work.iterdir() if path.name not in ("lock", "source")]
+    if kept or (workspace.scratch.exists() and any(workspace.scratch.iterdir())):
+        return
+    shutil.rmtree(workspace.work, ignore_errors=True)
+    if is_new and not any(workspace.out_dir.iterdir()):
+        workspace.out_dir.rmdir()
+
+
+def _check_ours(workspace: Workspace) -> None:
+    """UsageError for a folder with files of somebody else: neither a dataset nor one on its way into place."""
+    out_dir = workspace.out_dir
+    names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
+    seen = [name for name in names if not name.startswith(".")]
+    is_dataset = MANIFEST in names and "images.sha256" in names
+    is_publishing = (workspace.stage / MANIFEST).is_file()
+    if seen and not is_dataset and not is_publishing:
+        raise _not_ours(out_dir, seen[0])
+
+
+def _make(workspace: Workspace) -> None:
+    try:
+        workspace.work.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        hint = "" if isinstance(error, FileNotFoundError) else "A file is in its way"
+        raise UsageError("--out_dir", f"{str(workspace.out_dir)!r} cannot be a folder", hint) from None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    value = json.loads(path.read_bytes())
+    assert isinstance(value, dict)
+    return value

@@ -1,0 +1,147 @@
+"""One task of a conversion: turn a run of inputs into staged images and a report.
+
+`run_task` is idempotent and atomic: its report appears last and whole, and the same task gives the same bytes
+whoever runs it, how often and in which order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from phiv_data.convert.base import Item
+from phiv_data.convert.plan import Plan, Task, load_items, row_id
+from phiv_data.convert.staging import Workspace
+from phiv_data.media.reject import RejectInput
+from phiv_data.storage.sample import EncodedImage, Sample
+from phiv_data.utils.atomic import atomic_write
+from phiv_schemas import Conversation, ImageMeta, Reject
+from phiv_schemas.conversation import Contract
+
+
+class Row(Contract):
+    """A written row: its record and its images' metadata, in the order of `conversation.image_paths`."""
+
+    conversation: Conversation
+    media: list[ImageMeta]
+
+
+class TaskReport(Contract):
+    """What became of every input of a task: `len(rows) + len(rejects) + unlabeled` is their number."""
+
+    rows: list[Row]
+    rejects: list[Reject]
+    unlabeled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every task of a conversion shares; pickled to each worker once."""
+
+    plan: Plan
+    workspace: Workspace
+    include_unlabeled: bool = False
+    crashed: frozenset[int] = frozenset()
+
+    def without(self, crashed: frozenset[int]) -> Job:
+        """The same job, rejecting the inputs at these indices unseen: they kill the process that reads them."""
+        return replace(self, crashed=crashed)
+
+
+def run_task(job: Job, index: int) -> int:
+    """Do task `index`, unless its report is there and its images are whole. The number of its inputs."""
+    task = job.plan.tasks[index]
+    if not is_done(job, task):
+        report = convert_rows(job, task, range(task.first, task.stop))
+        with atomic_write(job.workspace.part(index)) as file:
+            file.write(report.model_dump_json(exclude_defaults=True).encode())
+    return task.stop - task.first
+
+
+def try_rows(probe: tuple[Job, Task, range], index: int) -> None:
+    """Make some rows of a task and keep nothing of them but staged images: a probe for inputs that kill."""
+    convert_rows(*probe)
+
+
+def convert_rows(job: Job, task: Task, indices: range) -> TaskReport:
+    """Make the rows at `indices`, which are of `task`: images of kept rows are staged, records and rejects returned."""
+    rows: list[Row] = []
+    rejects: list[Reject] = []
+    unlabeled = 0
+    items = load_items(job.workspace.items, task)
+    for index in indices:
+        item = items[index - task.first]
+        try:
+            sample = _convert(job, item, index)
+        except RejectInput as reject:
+            rejects.append(_reject(item, index, reject.code, reject.reason))
+            continue
+        if sample.conversation.is_labeled or job.include_unlabeled:
+            rows.append(_stage(job.workspace, sample))
+        else:
+            unlabeled += 1
+    return TaskReport(rows=rows, rejects=rejects, unlabeled=unlabeled)
+
+
+def load_report(job: Job, task: Task) -> TaskReport:
+    """The report of a finished task."""
+    return TaskReport.model_validate_json(job.workspace.part(task.index).read_bytes())
+
+
+def is_done(job: Job, task: Task) -> bool:
+    """True when the report is there and every image it names has its full size (a power cut can shorten one)."""
+    try:
+        report = load_report(job, task)
+        images = job.workspace.staged_images
+        return all((images / m.path).stat().st_size == m.size_bytes for row in report.rows for m in row.media)
+    except (OSError, ValueError):
+        return False
+
+
+def iter_samples(job: Job, task: Task, rows: slice) -> Iterator[Sample]:
+    """The rows of a finished task as samples, image bytes read from the stage."""
+    for row in load_report(job, task).rows[rows]:
+        images = [EncodedImage(m, (job.workspace.staged_images / m.path).read_bytes()) for m in row.media]
+        yield Sample(row.conversation, tuple(images))
+
+
+def _convert(job: Job, item: Item, index: int) -> Sample:
+    converter = job.plan.converter
+    if index in job.crashed:
+        raise RejectInput(item.key, "crashed", "reading it kills the process (a decoder bug or out of memory)")
+    draft = converter.draft(item)
+    conversation = Conversation(
+        id=row_id(item, index) if draft.id is None else draft.id,
+        source=converter.record_source if draft.source is None else draft.source,
+        conversations=draft.turns,
+        system=draft.system,
+    )
+    paths = tuple(image.meta.path for image in draft.images)
+    assert paths == conversation.image_paths, f"{item.key}: images and turns disagree"
+    return Sample(conversation, draft.images)
+
+
+def _stage(workspace: Workspace, sample: Sample) -> Row:
+    """Write the sample's images to the stage, unless another row has: a page of a document has many questions.
+
+    Other bytes under the same path are written over what is there: `collect` sees both reports and says so.
+    """
+    for image in {image.meta.path: image for image in sample.images}.values():
+        if not _holds(workspace.staged_images / image.meta.path, image.data):
+            with atomic_write(workspace.staged_images / image.meta.path, durable=False) as file:
+                file.write(image.data)
+    return Row(conversation=sample.conversation, media=[image.meta for image in sample.images])
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """True when the file is there with exactly these bytes (a power cut can leave others of the same length)."""
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def _reject(item: Item, index: int, code: str, reason: str) -> Reject:
+    key = item.key.encode("utf-8", "backslashreplace").decode()  # a name on disk need not be UTF-8
+    return Reject(id=row_id(item, index), split=item.split, input=key, code=code, reason=reason)

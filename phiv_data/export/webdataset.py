@@ -1,0 +1,81 @@
+"""WebDataset: tar files in which a row is a run of members that share a key.
+
+    train-00000-of-00002.tar
+        train-0000000000.json      the record, `media` (what is known of each image) and `files`
+        train-0000000000.0.jpg     image 0, in the order in which the turns name them
+        train-0000000000.1.png     image 1, its suffix that of the real format
+
+Nothing is lost. Keys are the split and the row's number, since WebDataset cuts names at the first dot and ids may hold
+any. Member headers hold no clock, user or machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from phiv_data.export.base import Source, Tally, file_info, suffix
+from phiv_data.utils.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from phiv_data.storage.sample import Sample
+    from phiv_schemas import FileInfo, SplitInfo
+
+_UNEVEN = (
+    "{split}: rows differ in their number or formats of images. The webdataset library reads them; "
+    "`datasets` refuses tars whose first rows differ"
+)
+
+
+@dataclass(frozen=True)
+class WebDataset:
+    """Tar shards for the webdataset library: key.json, key.0.jpg, ..."""
+
+    name: ClassVar[str] = "webdataset"
+
+    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+        """One tar per shard."""
+        for split in source.splits:
+            yield from _write_split(source, split, out, tally)
+
+
+def _write_split(source: Source, split: SplitInfo, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", split.name)
+    row, kinds = 0, set[tuple[str, ...]]()
+    for index, shard in enumerate(split.shards):
+        path = out / f"{stem}-{index:05d}-of-{len(split.shards):05d}.tar"
+        with (
+            atomic_write(path, durable=False) as file,
+            tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for sample in source.samples(shard):
+                files = [f"{k}.{suffix(image.meta.format)}" for k, image in enumerate(sample.images)]
+                _add_sample(tar, f"{stem}-{row:010d}", sample, files)
+                kinds.add(tuple(files))
+                row += 1
+        yield file_info(path, out, file)
+    if len(kinds) > 1:
+        tally.notices.append(_UNEVEN.format(split=split.name))
+
+
+def _add_sample(tar: tarfile.TarFile, key: str, sample: Sample, files: list[str]) -> None:
+    record: dict[str, Any] = {
+        **sample.conversation.to_wire(),
+        "media": [image.meta.model_dump(mode="json", exclude_none=True) for image in sample.images],
+        "files": files,
+    }
+    _add(tar, f"{key}.json", json.dumps(record).encode())
+    for name, image in zip(files, sample.images, strict=True):
+        _add(tar, f"{key}.{name}", image.data)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and the owner's name empty by default
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))

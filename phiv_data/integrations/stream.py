@@ -1,0 +1,198 @@
+"""Validation inside other people's loops: records in, good records out, and a report of the rest.
+
+    >>> checked = iter_validated(lines, "collect")       # lines, dicts, Conversations, mixed as they come
+    >>> for conversation in checked: ...
+    >>> checked.report().counts(), checked.num_skipped
+    ({'PV002': 3}, 3)
+
+Every record is held against the format and asked every rule about a single record; ids are unique in the stream.
+Warnings leave no record out. Image files and rules over many rows are for `phiv_data.validate`; batches of Arrow for
+`phiv_data.integrations.arrow`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any, Literal, get_args
+
+from pydantic import ValidationError
+
+from phiv_data.storage.jsonl import Line, parse_line, record_error
+from phiv_data.storage.record_errors import schema_issues, shown
+from phiv_data.validation.core.finding import Found, RecordRule
+from phiv_data.validation.partial_result import Findings
+from phiv_data.validation.rules.registry import RECORD_RULES
+from phiv_schemas import RULES, Conversation, EnvironmentProblem, Issue, UsageError, ValidationReport
+
+Record = str | bytes | Mapping[str, Any] | Conversation
+OnIssue = Callable[[Issue], object]
+Policy = Literal["raise", "skip", "collect"]
+_BOM = b"\xef\xbb\xbf"
+_SHARD_COLUMNS = {"images", "media"}
+
+
+def iter_validated(
+    records: Iterable[Record],
+    policy: Policy | OnIssue = "raise",
+    *,
+    name: str = "record",
+    ignore: Collection[str] = (),
+    max_issues: int = 1000,
+) -> Validated:
+    """The good ones of `records` as conversations, one by one; `report()` and `num_skipped` tell of the others.
+
+    `policy` says what a bad record does:
+
+        "raise"      RecordError
+        "skip"       it is left out; a Python warning tells of the first, and another at the end how many there were
+        "collect"    it is left out, and the report is yours to read
+        a function   it is left out; the function is called with every issue, warnings too, as it is found
+
+    A record is a jsonl line (str or bytes; blank ones hold no record), a dict, a Conversation, or one of these as an
+    Arrow scalar; a dict may be a row of a phiv shard, whose images are not looked at. Issues name it `name` with its
+    number, from 1, as `line`. `ignore`: codes of rules whose findings in readable records are left out. At most
+    `max_issues` issues are kept, errors first. The ids seen are kept in a temporary file of SQLite's: 16 MB of memory
+    for any number.
+    """
+    if not callable(policy) and policy not in get_args(Policy):
+        raise UsageError("policy", f"must be one of {', '.join(get_args(Policy))} or a function (found {policy!r})")
+    if max_issues < 1:
+        raise UsageError("max_issues", f"must be at least 1 (found {max_issues})")
+    if unknown := sorted(set(ignore) - RULES.keys()):
+        raise UsageError("ignore", f"no such rule {unknown[0]!r}", "docs/rules.md lists them")
+    return Validated(records, policy, name, frozenset(ignore), Findings(max_issues))
+
+
+class Validated(Iterator[Conversation]):
+    """The good records of a stream; what is known of it so far can be asked at any time."""
+
+    def __init__(
+        self, records: Iterable[Record], policy: Policy | OnIssue, name: str, ignore: frozenset[str], findings: Findings
+    ) -> None:
+        self.num_records = self.num_skipped = 0
+        self._policy, self._name, self._findings = policy, name, findings
+        self._lines = _checked(records, name, ignore)  # knows nothing of self: dropped with it, not by the collector
+
+    def __next__(self) -> Conversation:
+        for line in self._lines:
+            is_bad = line.conversation is None or has_error(line.issues)
+            self.num_records += 1
+            self.num_skipped += is_bad
+            self._tell(line.issues)
+            if line.conversation is not None and not is_bad:
+                return line.conversation
+            self._leave_out(line)
+        if self._policy == "skip" and self.num_skipped:
+            self._warn(f"{self.num_skipped} of {self.num_records} records were left out")
+        raise StopIteration
+
+    def report(self) -> ValidationReport:
+        """All that was found so far, in phiv's usual form: render it with `phiv_data.reports`."""
+        issues, totals = self._findings.listed(), self._findings.by_severity()
+        truncated = len(issues) < self._findings.totals.total()
+        return ValidationReport(
+            path=self._name, rows=self.num_records, images=0, totals=totals, issues=issues, truncated=truncated
+        )
+
+    def _tell(self, issues: tuple[Issue, ...]) -> None:
+        self._findings.extend(issues)
+        if callable(self._policy):
+            for issue in issues:
+                self._policy(issue)
+
+    def _leave_out(self, line: Line) -> None:
+        if self._policy == "raise":
+            raise record_error(line.issues)
+        if self._policy == "skip" and self.num_skipped == 1:
+            self._warn(f"bad records are left out; the first: {record_error(line.issues)}", stacklevel=4)
+
+    def _warn(self, what: str, stacklevel: int = 3) -> None:
+        warnings.warn(f"{self._name}: {what}", stacklevel=stacklevel)  # at the loop over the records
+
+
+def _checked(records: Iterable[Record], name: str, ignore: frozenset[str]) -> Iterator[Line]:
+    """Every record that is not a blank line; one whose id was seen before says so."""
+    with closing(_Ids()) as ids:
+        for number, record in enumerate(records, start=1):
+            line = check_record(record, name, number, ignore)
+            if line.conversation is not None and "PV201" not in ignore:
+                line.issues += ids.repeated(line.conversation.id, name, number)
+            if line.conversation is not None or line.issues:
+                yield line
+
+
+def check_record(record: object, name: str, number: int | None = None, ignore: Collection[str] = ()) -> Line:
+    """One record as a checked line, asked every rule about a single record; a blank line has no record and no issue."""
+    if hasattr(record, "as_py"):
+        record = record.as_py()
+    if isinstance(record, str):
+        record = record.encode("utf-8", "surrogatepass")  # a lone surrogate becomes PV005, as in a file
+    line = _parse_line(record, name, number) if isinstance(record, bytes | bytearray) else _parse(record, name, number)
+    return ask_rules(line, name, number, ignore) if line.conversation is not None else line
+
+
+def ask_rules(
+    line: Line, name: str, number: int | None, ignore: Collection[str] = (), rules: Iterable[RecordRule] = RECORD_RULES
+) -> Line:
+    """`line`, which holds a record, with what `rules` find in it."""
+    assert line.conversation is not None
+    found = [one.at(name, number) for rule in rules for one in rule(line.conversation)]
+    line.issues = tuple(issue for issue in (*line.issues, *found) if issue.code not in ignore)
+    return line
+
+
+def has_error(issues: Iterable[Issue]) -> bool:
+    """True when one is more than a warning."""
+    return any(issue.severity == "error" for issue in issues)
+
+
+def _parse_line(raw: bytes | bytearray, name: str, number: int | None) -> Line:
+    """Any line may be the first of its file, so a byte order mark is that of a file."""
+    text = bytes(raw).removeprefix(_BOM).rstrip(b"\r\n")
+    line = parse_line(text, name, number) if text and not text.isspace() else Line(number or 0, 0, None)
+    if raw.startswith(_BOM) and (line.issues or line.conversation):
+        line.issues = (Found("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
+    return line
+
+
+def _parse(record: object, name: str, number: int | None) -> Line:
+    if isinstance(record, Conversation):
+        return Line(number or 0, 0, record)
+    if isinstance(record, Mapping):
+        beside = _SHARD_COLUMNS if record.keys() >= _SHARD_COLUMNS else ()
+        record = {key: value for key, value in record.items() if key not in beside}
+    try:
+        return Line(number or 0, 0, Conversation.model_validate(record))
+    except ValidationError as error:
+        return Line(number or 0, 0, None, tuple(schema_issues(error, name, number)))
+
+
+class _Ids:
+    """The ids of a stream, in a temporary file of SQLite that it keeps in memory while it is small."""
+
+    def __init__(self) -> None:
+        # An iterator may be read by another thread than made it (prefetching), though by one at a time.
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;"
+            "CREATE TABLE ids (id TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID; BEGIN;"
+        )
+
+    def repeated(self, record_id: str, name: str, number: int) -> tuple[Issue, ...]:
+        """PV201 where an earlier record had this id."""
+        try:
+            if self._db.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (record_id, number)).rowcount == 1:
+                return ()
+            ((first,),) = self._db.execute("SELECT number FROM ids WHERE id = ?", (record_id,))
+        except sqlite3.Error as error:
+            what, hint = f"the ids seen cannot be kept ({error})", "Make room, or set SQLITE_TMPDIR"
+            raise EnvironmentProblem("temporary files", what, hint) from error
+        message = f"duplicate id {shown(record_id)}, first seen at {name}:{first}"
+        return (Found("PV201", "$.id", message).at(name, number),)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._db.close()

@@ -1,0 +1,240 @@
+"""Fixes of one record: what is safe, and can be undone. Pure functions of plain JSON values.
+
+    >>> fixed, changes = fix({"id": "a", "source": "s", "conversations": [{"user": "Who?"}]})
+    >>> [str(change) for change in changes]
+    ['$.conversations[0].images: (absent) -> []', '$.conversations[0].assistant: (absent) -> null', ...]
+    >>> undo(fixed, changes)                     # the record as it was, keys in their old order
+    {'id': 'a', 'source': 's', 'conversations': [{'user': 'Who?'}]}
+
+FIXES are asked one after the other, each of what the one before left:
+
+    missing   a turn without `images` shows none (`[]`); one without `assistant` has no answer (`null`)
+    offsets   images and their `image_offsets` in the order of the text
+    nfc       a letter and its accent become the one character that Unicode has for them (PV224)
+    suffix    an image's path says the format it is of (PV110): see `images`
+    order     keys in the order of the format
+
+No text is cut or guessed, no row moved or dropped: the order of rows can be data.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
+from typing import Any, TypeGuard
+
+from phiv_data.storage.record_errors import json_path
+from phiv_data.validation.rules.text import COMPOSES, not_composed
+from phiv_schemas import Conversation, Turn
+
+Steps = tuple[str | int, ...]
+Edit = tuple[Steps, Any]
+"""Where in a record, and the value to stand there."""
+Paths = Mapping[str, str]
+"""The new path of each image that is renamed."""
+
+
+_MAX_SHOWN = 60
+
+
+class Absent:
+    """Stands for the value of a key that is not there."""
+
+    def __repr__(self) -> str:
+        return "(absent)"
+
+
+ABSENT = Absent()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One edit: `before` is ABSENT where a key was added. Of `order`, both are the keys of the object."""
+
+    fix: str
+    steps: Steps
+    before: Any
+    after: Any
+
+    @property
+    def json_path(self) -> str:
+        """Where, as issues say it."""
+        return json_path(self.steps)
+
+    def __str__(self) -> str:
+        """One line, with what is not ASCII escaped: composed or not, letters look alike."""
+        before, after = _excerpts(self.before, self.after)
+        return f"{self.json_path}: {before} -> {after}"
+
+
+def _excerpts(*values: Any) -> list[str]:
+    """JSON values in short, from where they begin to differ."""
+    texts = [repr(value) if value is ABSENT else json.dumps(value) for value in values]
+    first = next((i for i, chars in enumerate(zip_longest(*texts)) if len(set(chars)) > 1), 0)
+    start = 0 if max(map(len, texts)) <= _MAX_SHOWN else max(0, first - _MAX_SHOWN // 3)
+    ends = [start + _MAX_SHOWN < len(text) for text in texts]
+    return [
+        f"{'...' * bool(start)}{text[start : start + _MAX_SHOWN]}{'...' * end}"
+        for text, end in zip(texts, ends, strict=True)
+    ]
+
+
+def fix(record: Any, renamed: Paths | None = None) -> tuple[Any, list[Change]]:
+    """A JSON value that should be a record, fixed in a copy, and what was changed. Odd values are left alone."""
+    fixed_line, changes = record, list[Change]()
+    for name, edits in FIXES.items():
+        found = list(edits(fixed_line, renamed or {}))
+        if found and fixed_line is record:
+            fixed_line = copy.deepcopy(record)
+        changes += [Change(name, steps, _apply(fixed_line, name, steps, after), after) for steps, after in found]
+    return fixed_line, changes
+
+
+def undo(record: Any, changes: Sequence[Change]) -> Any:
+    """The record as it was before `changes`; the one given is left as it is. Marks stand before a record, not in it."""
+    record = copy.deepcopy(record)
+    for change in reversed([change for change in changes if change.fix != "mark"]):
+        _apply(record, change.fix, change.steps, change.before)
+    return record
+
+
+def _apply(record: Any, fix: str, steps: Steps, value: Any) -> Any:
+    """Put the value there, and return what stood there before."""
+    if fix == "order":
+        return _reorder(_at(record, steps), value)
+    holder, key = _at(record, steps[:-1]), steps[-1]
+    before = holder.get(key, ABSENT) if isinstance(holder, dict) else holder[key]
+    if value is ABSENT:
+        del holder[key]
+    else:
+        holder[key] = copy.deepcopy(value)
+    return before
+
+
+def _at(record: Any, steps: Iterable[str | int]) -> Any:
+    for step in steps:
+        record = record[step]
+    return record
+
+
+def _reorder(holder: dict[str, Any], keys: Iterable[str]) -> list[str]:
+    before = list(holder)
+    for key in keys:
+        holder[key] = holder.pop(key)
+    return before
+
+
+# The fixes: each yields edits of the record as it stands -------------------------------------------------------------
+
+
+def _turns(record: Any) -> Iterator[tuple[Steps, dict[str, Any]]]:
+    """The turns that are objects, and where."""
+    turns = record.get("conversations") if isinstance(record, dict) else None
+    for t, turn in enumerate(turns if isinstance(turns, list) else ()):
+        if isinstance(turn, dict):
+            yield ("conversations", t), turn
+
+
+def _missing(record: Any, renamed: Paths) -> Iterator[Edit]:
+    for at, turn in _turns(record):
+        if "user" in turn:  # else it is no turn of this format
+            yield from (((*at, key), value) for key, value in (("images", []), ("assistant", None)) if key not in turn)
+
+
+def _offsets(record: Any, renamed: Paths) -> Iterator[Edit]:
+    for at, turn in _turns(record):
+        offsets, images = _offsets_of(turn), turn.get("images")
+        if offsets and isinstance(images, list) and len(images) == len(offsets):
+            order = sorted(range(len(offsets)), key=offsets.__getitem__)  # stable: equal offsets keep their order
+            if order != list(range(len(offsets))):
+                yield (*at, "images"), [images[i] for i in order]
+                yield (*at, "image_offsets"), [offsets[i] for i in order]
+
+
+def _offsets_of(turn: dict[str, Any]) -> list[int] | None:
+    """The image offsets of a turn, where they are places in its text, in any order."""
+    user, offsets = turn.get("user"), turn.get("image_offsets")
+    if not isinstance(user, str) or not isinstance(offsets, list):
+        return None
+    return offsets if all(type(offset) is int and 0 <= offset <= len(user) for offset in offsets) else None
+
+
+def _nfc(record: Any, renamed: Paths) -> Iterator[Edit]:
+    if isinstance(record, dict) and _wants_nfc(record.get("system")):
+        yield ("system",), composed(record["system"])
+    for at, turn in _turns(record):
+        yield from _nfc_user(at, turn)
+        if _wants_nfc(turn.get("assistant")):
+            yield (*at, "assistant"), composed(turn["assistant"])
+        answers = turn.get("answers")
+        for i, answer in enumerate(answers if isinstance(answers, list) else ()):
+            if _wants_nfc(answer):
+                yield (*at, "answers", i), composed(answer)
+
+
+def _nfc_user(at: Steps, turn: dict[str, Any]) -> Iterator[Edit]:
+    """Offsets stay at the same characters: nothing is composed across one."""
+    user, offsets = turn.get("user"), _offsets_of(turn)
+    if not _wants_nfc(user) or (offsets is None and turn.get("image_offsets") is not None):
+        return
+    cuts = [0, *sorted(offsets or ()), len(user)]
+    parts = [composed(user[start:end]) for start, end in pairwise(cuts)]
+    if (text := "".join(parts)) != user:
+        yield (*at, "user"), text
+        if offsets:
+            moved = {cut: len("".join(parts[:i])) for i, cut in enumerate(cuts)}
+            yield (*at, "image_offsets"), [moved[offset] for offset in offsets]
+
+
+def _wants_nfc(text: Any) -> TypeGuard[str]:
+    return isinstance(text, str) and bool(not_composed(text))
+
+
+def composed(text: str) -> str:
+    """`text` with every letter and its accent as one character, where Unicode has one; nothing else is changed.
+
+    So PV224 finds nothing more, and forms that NFC takes apart stay as they are.
+    """
+    done: list[str] = []
+    for char in text:
+        pair = unicodedata.normalize("NFC", done[-1] + char) if done and COMPOSES.match(char) else ""
+        if len(pair) == 1:
+            done[-1] = pair
+        else:
+            done.append(char)
+    return "".join(done)
+
+
+def _suffix(record: Any, renamed: Paths) -> Iterator[Edit]:
+    for at, turn in _turns(record):
+        images = turn.get("images")
+        for i, path in enumerate(images if isinstance(images, list) else ()):
+            if isinstance(path, str) and path in renamed:
+                yield (*at, "images", i), renamed[path]
+
+
+def _order(record: Any, renamed: Paths) -> Iterator[Edit]:
+    if isinstance(record, dict):
+        yield from _sorted_keys((), record, list(Conversation.model_fields))
+    for at, turn in _turns(record):
+        yield from _sorted_keys(at, turn, list(Turn.model_fields))
+
+
+def _sorted_keys(at: Steps, holder: dict[str, Any], known: list[str]) -> Iterator[Edit]:
+    """Nothing where there are keys that the format does not know: the line will be left as it is."""
+    if holder.keys() <= set(known) and (keys := sorted(holder, key=known.index)) != list(holder):
+        yield at, keys
+
+
+FIXES: dict[str, Callable[[Any, Paths], Iterator[Edit]]] = {
+    "missing": _missing,
+    "offsets": _offsets,
+    "nfc": _nfc,
+    "suffix": _suffix,
+    "order": _order,
+}
+"""Name to fix, in the order they are asked."""

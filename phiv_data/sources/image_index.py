@@ -1,0 +1,185 @@
+"""Files of official releases: images found by name and copied as they are, archives opened once.
+
+    root = opened(source, scratch)                     # a folder as it is; archives unpacked below `scratch`
+    images = index_images(root)
+    data = read_image(images.find("img/01235.png"), where="train.jsonl:7")
+    image("train/01235.png", data, where="train.jsonl:7", source="img/01235.png")
+
+Codes of rejects here: `missing-image` (no file of that name in the source), `ambiguous-image` (several, and nothing
+tells which), `unreadable`, and those of images. Rows of JSON are read by json_rows.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phiv_data.media.reject import RejectInput
+from phiv_data.storage.sample import EncodedImage, encoded_image
+from phiv_data.utils.atomic import environment_problems, sha256_file
+from phiv_schemas.errors import SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Files below `root` by base name: `folders[name]` is where, relative to `root` (tuples where several).
+
+    About 150 bytes an image; folder names are shared.
+    """
+
+    root: Path
+    folders: dict[str, str | tuple[str, ...]] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __contains__(self, name: str) -> bool:
+        return name.rpartition("/")[2] in self.folders
+
+    def find(self, name: str, *, where: str = "") -> Path:
+        """The file called `name`, a path or a base name: releases unpack to other folders than their lists say.
+
+        Of several of one base name, the one whose folders agree most with `name`. Nothing outside `root` is found,
+        whatever `name` holds. RejectInput `missing-image` or `ambiguous-image`.
+        """
+        folder, _, base = name.rpartition("/")
+        found = self.folders.get(base)
+        if found is None:
+            raise RejectInput(where or name, "missing-image", f"no file {name!r} in the source")
+        return self.root / (found if isinstance(found, str) else self._best(found, folder, name, where)) / base
+
+    def _best(self, found: tuple[str, ...], folder: str, name: str, where: str) -> str:
+        agreement = {other: _common_tail(other, folder) for other in found}
+        best = [other for other, length in agreement.items() if length == max(agreement.values())]
+        if len(best) > 1:
+            shown = ", ".join(repr(f"{other}/") for other in sorted(best)[:3])
+            raise RejectInput(where or name, "ambiguous-image", f"{len(best)} files called {name!r} (in {shown})")
+        return best[0]
+
+
+def index_images(*folders: Path) -> Images:
+    """Every regular file below `folders` (hidden ones left out, links followed), whatever its suffix says.
+
+    `root` is the folder around them all. EnvironmentProblem for a folder that cannot be read.
+    """
+    root = Path(os.path.commonpath([str(folder.absolute()) for folder in folders]))
+    found: dict[str, str | tuple[str, ...]] = {}
+    seen: set[tuple[int, int]] = set()
+    for folder in folders:
+        for where, names in _walk(folder.absolute(), seen):
+            relative = where.relative_to(root).as_posix()
+            for name in names:
+                before = found.get(name)
+                several = (before,) if isinstance(before, str) else before or ()
+                found[name] = (*several, relative) if several else relative
+    return Images(root, found)
+
+
+def checked_image(path: str, data: bytes, where: str, *, source: str | None = None) -> EncodedImage:
+    """An encoded image, its bytes as they are: decoded once to be sure, its format read from the header.
+
+    `path` is its place under images/; `source`, where given, the input's name, whose hash is that of `data`.
+    RejectInput for an image that does not decode or a path the format cannot hold.
+    """
+    from phiv_data.media.images import image_size, open_image
+
+    size = image_size(data, where=where)
+    open_image(data, where=where)
+    hashes = {} if source is None else {"source": source, "source_sha256": hashlib.sha256(data).hexdigest()}
+    return encoded_image(path, data, size=(size.width, size.height), format=size.format, **hashes)
+
+
+def read_image(file: Path, where: str) -> bytes:
+    """The bytes of a file. RejectInput `unreadable` where it is no regular file or cannot be read."""
+    try:
+        if not file.is_file():
+            raise RejectInput(where, "unreadable", "not a regular file" if file.exists() else "no such file")
+        return file.read_bytes()
+    except OSError as error:
+        raise RejectInput(where, "unreadable", str(error.strerror or error)) from error
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder below `folder`, itself included, with its files by name; each once, whatever links lead there."""
+    with environment_problems(folder):
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as scan:
+            entries = sorted((e for e in scan if not e.name.startswith(".")), key=lambda entry: entry.name)
+    yield folder, [entry.name for entry in entries if entry.is_file()]
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), seen)
+
+
+def _common_tail(one: str, other: str) -> int:
+    """How many folders two paths share, counted from the last."""
+    count = 0
+    for a, b in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+# Archives --------------------------------------------------------------------------------------------------------
+
+
+_ROWS_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
+
+
+def is_archive(path: Path) -> bool:
+    """A file that is not rows by its name: whether it can be unpacked is for `unpacked` to say."""
+    return path.is_file() and path.suffix.lower() not in _ROWS_SUFFIXES
+
+
+def opened(
+    source: Path | Sequence[Path],
+    scratch: Path,
+    *,
+    sha256: str | None = None,
+    flag: str = "--source",
+    password: str | None = None,
+) -> Path:
+    """The folder of a source: itself, or the one below `scratch` that its archive (or each of several) is unpacked in.
+
+    What is unpacked is named by its hash, and complete or not there. Of several archives the folder holds one folder
+    each. `sha256` is what `sources_sha256` gave, where it is known already. SourceError for what is not there.
+    """
+    files = [source] if isinstance(source, Path) else list(source)
+    for file in files:
+        if not file.exists():
+            raise SourceError(flag, f"no such file or folder {str(file)!r}", "Check the path")
+    if len(files) == 1:
+        return files[0] if files[0].is_dir() else unpacked(files[0], scratch, sha256=sha256, password=password)
+    if folders := [file for file in files if file.is_dir()]:
+        raise SourceError(flag, f"{str(folders[0])!r} is a folder among archives", "Pass one folder, or archives")
+    root = scratch / f"archives-{(sha256 or sources_sha256(files) or '')[:16]}"
+    for file in files:
+        unpacked(file, root, password=password)
+    return root
+
+
+def unpacked(archive: Path, scratch: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
+    """`archive` unpacked below `scratch`, once: the folder is named by its hash, and complete or not there."""
+    from phiv_data.sources.archives import extract
+
+    target = scratch / f"unpacked-{(sha256 or sha256_file(archive))[:16]}"
+    return target if target.is_dir() else extract(archive, target, password=password)
+
+
+def sources_sha256(source: Path | Sequence[Path]) -> str | None:
+    """A hash that proves which archives these are: one's own sha256, of several that of their sorted hashes.
+
+    None where there is none, or one is no archive: a folder and files of rows can change.
+    """
+    files = [source] if isinstance(source, Path) else list(source)
+    if not files or not all(is_archive(file) for file in files):
+        return None
+    hashes = sorted(sha256_file(file) for file in files)
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

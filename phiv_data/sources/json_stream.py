@@ -1,0 +1,257 @@
+"""JSON of official releases, row by row in flat memory: lines, or the elements of an array.
+
+    for row in read_rows(root / "train.json"):          # true line numbers, byte spans, broken lines told
+        row.line, row.offset, row.length, row.value
+    read_value(path, row.offset, row.length)            # the same row later, in another process
+    text_of(row.value, "question", where="train.json:7")
+
+Rejects here are `bad-row`: not JSON, or a field that is missing or of the wrong type.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from phiv_data.media.reject import RejectInput
+from phiv_data.utils.atomic import environment_problems
+from phiv_schemas.errors import SourceError
+
+MAX_ELEMENT_BYTES = 64 << 20
+"""A single row of a JSON file is never larger; where it seems to be, the file is broken."""
+
+_CHUNK = 1 << 16
+_SPACE = b" \t\r\n"
+_BLANK = re.compile(rb"[ \t\r\n]*")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One value of a file: the 1-based line it begins on, its bytes' span, and what it holds.
+
+    `problem` says why a line is not JSON; `value` is None then.
+    """
+
+    line: int
+    offset: int
+    length: int
+    value: Any
+    problem: str = ""
+
+
+def read_rows(path: Path, key: str | None = None) -> Iterator[Row]:
+    """JSON lines, or the elements of a JSON array where the file is one or `key` names one in it."""
+    with environment_problems(path), path.open("rb") as file:
+        _start(file, path)
+        is_array = key is not None or file.read(_CHUNK).lstrip()[:1] == b"["
+    return read_json_array(path, key) if is_array else read_json_lines(path)
+
+
+def read_json_lines(path: Path) -> Iterator[Row]:
+    """Every non-blank line, good or bad. SourceError for a web page, a Git LFS pointer or UTF-16 under this name."""
+    with environment_problems(path), path.open("rb") as file:
+        offset = _start(file, path)
+        for number, raw in enumerate(iter(lambda: file.readline(MAX_ELEMENT_BYTES + 1), b""), 1):
+            if len(raw) > MAX_ELEMENT_BYTES:
+                raise SourceError(f"{path}:{number}", f"a line of over {MAX_ELEMENT_BYTES} bytes", "One row per line")
+            if body := raw.strip(_SPACE):
+                start = offset + len(raw) - len(raw.lstrip(_SPACE))
+                yield _line(number, start, body)
+            offset += len(raw)
+
+
+def read_json_array(path: Path, key: str | None = None) -> Iterator[Row]:
+    """The elements of a JSON array, one at a time: the whole file, or the array at `key` of the object in it.
+
+    Memory is that of the largest element. SourceError, with the line, where the file is not such JSON or is cut.
+    """
+    with environment_problems(path), path.open("rb") as file:
+        window = _Window(file, path, offset=_start(file, path))
+        if key is not None:
+            _enter(window, key)
+        window.expect(b"[", "an array")
+        while window.peek() != b"]":
+            yield window.element()
+            if window.peek() != b"]":
+                window.expect(b",", "a comma")
+                if window.peek() == b"]":
+                    raise window.error("a comma before the end of the array")
+        window.expect(b"]", "the end of the array")
+        if key is None and not window.at_end():
+            raise window.error("the file goes on after the end of its array")
+
+
+def read_value(path: Path, offset: int, length: int, *, where: str = "") -> Any:
+    """The JSON value at a span that a `Row` named. RejectInput `bad-row` where it is not JSON (any more)."""
+    with environment_problems(path), path.open("rb") as file:
+        file.seek(offset)
+        row = _line(0, offset, file.read(length))
+    if row.problem:
+        raise RejectInput(where or path.name, "bad-row", row.problem)
+    return row.value
+
+
+def typed(row: Any, name: str, kinds: type | tuple[type, ...], where: str) -> Any:
+    """`row[name]`, of one of `kinds` (bool is no int here). RejectInput `bad-row` that says what is there instead."""
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(row, dict):
+        raise RejectInput(where, "bad-row", f"not an object (found {_shown(row)})")
+    if name not in row:
+        raise RejectInput(where, "bad-row", f"no {name!r} (found {', '.join(sorted(map(str, row))[:12]) or 'nothing'})")
+    if type(row[name]) not in kinds:
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise RejectInput(where, "bad-row", f"{name!r} is not {wanted} (found {_shown(row[name])})")
+    return row[name]
+
+
+def text_of(row: Any, name: str, where: str) -> str:
+    """`row[name]` as text that is not blank and can be written as UTF-8. RejectInput `bad-row` otherwise."""
+    text: str = typed(row, name, str, where)
+    if not text.strip():
+        raise RejectInput(where, "bad-row", f"{name!r} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RejectInput(where, "bad-row", f"{name!r} holds half a surrogate pair at {error.start}") from error
+    return text
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line(number: int, offset: int, raw: bytes) -> Row:
+    try:
+        return Row(number, offset, len(raw), json.loads(raw.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        reason = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} is not UTF-8"
+    except json.JSONDecodeError as error:
+        reason = f"not valid JSON: {error.msg} at character {error.pos + 1}"
+    except (RecursionError, ValueError) as error:  # ValueError: an integer of more digits than Python takes
+        reason = f"not readable as JSON: {error}"
+    return Row(number, offset, len(raw), None, reason)
+
+
+def _start(file: IO[bytes], path: Path) -> int:
+    """The offset of the first byte of text. SourceError for what is known to stand under a JSON file's name."""
+    head = file.read(512)
+    begins = len(_BOM) if head.startswith(_BOM) else 0
+    text = head[begins:].lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise SourceError(
+            str(path), "is a web page: a login, licence or error page saved under its name", "Get it again"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise SourceError(str(path), "is a Git LFS pointer, not the file", "Fetch the file with git lfs pull")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise SourceError(str(path), "is UTF-16", "Save it as UTF-8")
+    file.seek(begins)
+    return begins
+
+
+@dataclass(slots=True)
+class _Window:
+    """A stretch of a file in memory; `text` is `data` as latin-1, where one character is one byte."""
+
+    file: IO[bytes]
+    path: Path
+    offset: int
+    line: int = 1
+    data: bytes = b""
+    text: str = ""
+    at: int = 0
+    ended: bool = False
+
+    def more(self, size: int = 0) -> bool:
+        """Read on, dropping what lies behind. False at the end of the file."""
+        read = self.file.read(size or _CHUNK)
+        self.offset += self.at
+        self.data, self.at, self.ended = self.data[self.at :] + read, 0, not read
+        self.text = self.data.decode("latin-1")
+        return bool(read)
+
+    def skip(self, count: int) -> None:
+        self.line += self.data.count(b"\n", self.at, self.at + count)
+        self.at += count
+
+    def at_end(self) -> bool:
+        """Go to the next byte that is no white space. True when there is none."""
+        while True:
+            blank = _BLANK.match(self.data, self.at)
+            assert blank is not None, "matches everywhere"
+            self.skip(blank.end() - self.at)
+            if self.at < len(self.data):
+                return False
+            if not self.more():
+                return True
+
+    def peek(self) -> bytes:
+        """The next byte that is no white space. SourceError at the end of the file."""
+        if self.at_end():
+            raise self.error("the file ends before the array does: it is cut")
+        return self.data[self.at : self.at + 1]
+
+    def expect(self, byte: bytes, what: str) -> None:
+        found = self.peek()
+        if found != byte:
+            raise self.error(f"expected {what} (found {found.decode('latin-1')!r})")
+        self.skip(1)
+
+    def element(self) -> Row:
+        """The value that begins here."""
+        self.peek()
+        size = _CHUNK
+        while True:
+            end, reason, is_cut = self._parse()
+            if end is not None and (self.ended or self._is_whole(end)):
+                break
+            if self.ended or not is_cut or len(self.data) - self.at > MAX_ELEMENT_BYTES:
+                raise self.error(f"not valid JSON: {reason or 'a value that does not end'}")
+            self.more(size)
+            size *= 2
+        row = _line(self.line, self.offset + self.at, self.data[self.at : end])
+        if row.problem:
+            raise self.error(row.problem)
+        self.skip(row.length)
+        return row
+
+    def _is_whole(self, end: int) -> bool:
+        """Whether a value ends at `end` however the file goes on: `1`, `1.` and `1e` may be the start of a number."""
+        return self.data[end : end + 1] in _DELIMITERS or len(self.data) - end > 2
+
+    def _parse(self) -> tuple[int | None, str, bool]:
+        """(end of the value, or None; what is wrong; whether more of the file might fix it)."""
+        try:
+            return _DECODER.raw_decode(self.text, self.at)[1], "", True
+        except json.JSONDecodeError as error:
+            near_end = error.pos >= len(self.text) - 16 or error.msg.startswith("Unterminated string")
+            return None, error.msg, near_end
+        except (RecursionError, ValueError) as error:
+            return None, str(error), False
+
+    def error(self, what: str) -> SourceError:
+        return SourceError(f"{self.path}:{self.line}", what, "Get the file again, or fix it")
+
+
+_DELIMITERS = (b",", b"]", b"}", b":", b" ", b"\t", b"\r", b"\n")
+_DECODER = json.JSONDecoder()
+
+
+def _enter(window: _Window, key: str) -> None:
+    """Go to the value of `key` in the object that begins here."""
+    window.expect(b"{", "an object")
+    while window.peek() != b"}":
+        name = window.element().value
+        window.expect(b":", "a colon")
+        if name == key:
+            return
+        window.element()
+        if window.peek() == b",":
+            window.skip(1)
+    raise window.error(f"the object has no {key!r}")

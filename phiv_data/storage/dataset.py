@@ -1,0 +1,244 @@
+"""`ConversationDataset`: one split of a converted dataset as a memory-mapped sequence of samples.
+
+    >>> data = ConversationDataset("out", "val")            # checks the manifest and every shard's size
+    >>> len(data), data[0].id, data[-1].images[0].open().size
+    (30, 'val-0000000300', (320, 240))
+
+Opening reads the manifest only; shards are mapped when first touched, images decoded when `open()` is called.
+Only what `manifest.json` names is read, because a shard that was cut or mixed in from another run looks whole.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
+
+from pydantic import ValidationError
+
+from phiv_data.storage.record_errors import schema_issues
+from phiv_data.storage.sample import Sample
+from phiv_data.storage.shards import Row, open_shard, to_conversation, to_sample
+from phiv_data.utils.atomic import environment_problems, sha256_file
+from phiv_schemas import Conversation, Manifest, ShardError, ShardInfo, SplitInfo, check_image_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+Verify = Literal["size", "sha256", "none"]
+MANIFEST = "manifest.json"
+FIXES = "phiv-fixes.jsonl"
+"""The log that phiv-validate --fix leaves beside what it fixed."""
+NO_ROWS = frozenset({"rejects.jsonl", FIXES})
+"""The jsonl files of a dataset that hold no rows of it."""
+_TEXT_COLUMNS = ["id", "source", "system", "conversations"]
+_AGAIN = "Run the same phiv-convert command with --overwrite"
+
+
+class ImageSizes(NamedTuple):
+    """Sizes of all images of a split; row i has images `offsets[i]:offsets[i + 1]`."""
+
+    widths: npt.NDArray[np.int32]  # [images], pixels, after EXIF orientation
+    heights: npt.NDArray[np.int32]  # [images]
+    offsets: npt.NDArray[np.int64]  # [rows + 1]
+
+
+class ConversationDataset(Sequence[Sample]):
+    """The samples of one split, in the order of its jsonl file.
+
+    Indexing with an int (negative too) gives a Sample, with a slice a light view. Reads are thread-safe, and a
+    pickle holds the path only, so spawned workers reopen it cheaply. `verify="sha256"` reads every shard once.
+
+    ShardError when the conversion is unfinished, the split unknown, or a shard missing, cut or changed.
+    """
+
+    def __init__(self, path: Path | str, split: str, *, verify: Verify = "size") -> None:
+        if verify not in get_args(Verify):
+            raise ValueError(f"verify must be one of {get_args(Verify)} (found {verify!r})")
+        self.path, self.split, self.verify = Path(path).absolute(), split, verify
+        self.manifest = read_manifest(self.path)
+        shards = _find_split(self.manifest, split, self.path).shards
+        for shard in shards:
+            check_shard(self.path, shard, verify)
+        self._shards = shards
+        self._starts = [0, *accumulate(shard.rows for shard in shards)]
+        self._open: dict[int, _OpenShard] = {}
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> SampleView: ...
+    def __getitem__(self, index: int | slice) -> Sample | SampleView:
+        if isinstance(index, slice):
+            return SampleView(self, range(len(self))[index])
+        shard, row = self._locate(index)
+        return shard.sample(row)
+
+    def conversation(self, index: int) -> Conversation:
+        """The record alone; no image bytes are touched."""
+        shard, row = self._locate(index)
+        return shard.conversation(row)
+
+    def sizes(self) -> ImageSizes:
+        """The sizes of every image, without touching image bytes: what token counts are planned from."""
+        return self._sizes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self.split, "none" if self.verify == "none" else "size")
+
+    def __repr__(self) -> str:
+        return f"ConversationDataset({str(self.path)!r}, {self.split!r}, rows={len(self)})"
+
+    def _locate(self, index: int) -> tuple[_OpenShard, int]:
+        row = range(len(self))[index]  # negative indices, IndexError and numpy integers, as a list has them
+        number = bisect_right(self._starts, row) - 1
+        return self._shard(number), row - self._starts[number]
+
+    def _shard(self, number: int) -> _OpenShard:
+        if (shard := self._open.get(number)) is None:
+            with self._lock:
+                if (shard := self._open.get(number)) is None:
+                    shard = self._open[number] = _OpenShard.open(self.path, self._shards[number])
+        return shard
+
+    @cached_property
+    def _sizes(self) -> ImageSizes:
+        import numpy as np
+
+        batches = [batch for n in range(len(self._shards)) for batch in self._shard(n).batches]
+        media: list[Any] = [batch.column("media") for batch in batches]
+        values = [column.flatten() for column in media]
+        counts = [column.value_lengths().to_numpy(zero_copy_only=False) for column in media]
+        empty = np.zeros(0, np.int32)
+        widths, heights = (
+            np.concatenate([empty, *(v.field(name).to_numpy(zero_copy_only=False) for v in values)])
+            for name in ("width", "height")
+        )
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate([empty, *counts]), dtype=np.int64)])
+        return ImageSizes(widths, heights, offsets)
+
+
+class SampleView(Sequence[Sample]):
+    """Some rows of a dataset, by number; holds no data."""
+
+    def __init__(self, dataset: ConversationDataset, rows: range) -> None:
+        self.dataset, self.rows = dataset, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> SampleView: ...
+    def __getitem__(self, index: int | slice) -> Sample | SampleView:
+        if isinstance(index, slice):
+            return SampleView(self.dataset, self.rows[index])
+        return self.dataset[self.rows[index]]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a converted dataset. ShardError when there is none (unfinished) or it makes no sense."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        if not folder.is_dir():
+            raise ShardError(str(folder), "is a file, not a folder" if folder.exists() else "no such folder")
+        what = "has no manifest.json: not a converted dataset, or unfinished"
+        raise ShardError(str(folder), what, "Run the same phiv-convert command again")
+    try:
+        with environment_problems(path):
+            manifest = Manifest.model_validate_json(path.read_bytes())
+        for file in manifest_files(manifest):
+            check_image_path(file)
+    except ValidationError as error:
+        issue = schema_issues(error, str(path))[0]
+        raise ShardError(f"{path}: {issue.json_path}", issue.message, _AGAIN) from error
+    except ValueError as error:
+        raise ShardError(str(path), f"names a file outside its folder ({error})", _AGAIN) from error
+    return manifest
+
+
+def manifest_files(manifest: Manifest) -> list[str]:
+    """Every file a manifest names, relative to its folder."""
+    return [file.path for file in manifest.files]
+
+
+def check_shard(folder: Path, shard: ShardInfo, verify: Verify) -> None:
+    """ShardError when the file is not the one the manifest names."""
+    if verify == "none":
+        return
+    path = folder / shard.path
+    if not path.is_file():
+        raise ShardError(str(path), "is in the manifest but not there", _AGAIN)
+    if (size := path.stat().st_size) != shard.size_bytes:
+        what = f"was cut or changed: {size} bytes (the manifest says {shard.size_bytes})"
+        raise ShardError(str(path), what, _AGAIN)
+    if verify == "sha256" and sha256_file(path) != shard.sha256:
+        raise ShardError(str(path), "was changed: its sha256 is not the manifest's", _AGAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenShard:
+    """A mapped shard: its batches, and the row each begins at."""
+
+    path: str
+    batches: list[pa.RecordBatch]
+    texts: list[pa.RecordBatch]
+    starts: list[int]
+
+    @classmethod
+    def open(cls, folder: Path, info: ShardInfo) -> _OpenShard:
+        path = str(folder / info.path)
+        batches = open_shard(folder / info.path)
+        starts = [0, *accumulate(batch.num_rows for batch in batches)]
+        if starts[-1] != info.rows:
+            raise ShardError(path, f"holds {starts[-1]} rows (the manifest says {info.rows})", _AGAIN)
+        return cls(path, batches, [batch.select(_TEXT_COLUMNS) for batch in batches], starts)
+
+    def sample(self, row: int) -> Sample:
+        try:
+            return to_sample(self._row(self.batches, row))
+        except ValueError as error:  # pydantic's is one
+            raise ShardError(f"{self.path}: row {row}", _first_line(error), _AGAIN) from error
+
+    def conversation(self, row: int) -> Conversation:
+        try:
+            return to_conversation(self._row(self.texts, row))
+        except ValueError as error:
+            raise ShardError(f"{self.path}: row {row}", _first_line(error), _AGAIN) from error
+
+    def _row(self, batches: list[pa.RecordBatch], row: int) -> Row:
+        number = bisect_right(self.starts, row) - 1
+        found: Row = batches[number].slice(row - self.starts[number], 1).to_pylist()[0]
+        return found
+
+
+def _first_line(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        issue = schema_issues(error, "")[0]
+        return f"{issue.json_path}: {issue.message}"
+    return f"breaks the contract ({error})"
+
+
+def _find_split(manifest: Manifest, name: str, folder: Path) -> SplitInfo:
+    if (split := manifest.split(name)) is None:
+        there = ", ".join(split.name for split in manifest.splits) or "none"
+        raise ShardError(str(folder), f"no split {name!r} (found: {there})")
+    if split.rows and not split.shards:
+        raise ShardError(str(folder), f"split {name!r} has no shards", "Convert it without --no_arrow")
+    return split
+
+
+def _reopen(path: Path, split: str, verify: Verify) -> ConversationDataset:
+    return ConversationDataset(path, split, verify=verify)

@@ -1,0 +1,190 @@
+"""Reading and writing jsonl, with true line numbers and every error of a record.
+
+    >>> for conversation in read_jsonl(Path("out/ucf101_val.jsonl")):   # stops at the first error
+    ...     conversation.turns[0].user
+    RecordError: ucf101_val.jsonl:17: $.conversations[0].images[3]: must be a string (found 3)
+
+    >>> for line in read_lines(Path("out/ucf101_val.jsonl")):           # goes on; what the validator uses
+    ...     line.number, line.offset, line.conversation, line.issues
+
+Lines end at `\\n` only; blank lines count but hold no record; `\\r\\n` and a byte order mark are understood.
+pydantic parses the bytes of a line directly: 2 to 3 times faster than json.loads and a model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
+from pathlib import Path
+
+import msgspec
+from pydantic import ValidationError
+
+from phiv_data.storage.record_errors import duplicate_key_paths, schema_issues
+from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_schemas import Conversation, FileInfo, Issue, RecordError, UsageError
+
+_BOM = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_SURROGATE = re.compile(r"surrogate|hex escape|unicode code point", re.IGNORECASE)
+_POSITION = re.compile(r" at line 1 column (\d+)$")
+
+
+Quick = Callable[[bytes], tuple[Conversation, tuple[()], bool] | None]
+"""A line's `conversation, issues, is_plain`, or None where it cannot tell."""
+
+
+class Line(msgspec.Struct, gc=False):  # made for every row: a third of the time of a dataclass
+    """One non-blank line: its 1-based number, the byte it starts at, and what it holds.
+
+    `conversation` is None when `issues` hold an error; warnings may stand beside a conversation. `is_plain`: its text
+    is known to be nothing but ordinary ASCII.
+    """
+
+    number: int
+    offset: int
+    conversation: Conversation | None
+    issues: tuple[Issue, ...] = ()
+    is_plain: bool = False
+
+
+def read_jsonl(path: Path | str) -> Iterator[Conversation]:
+    """The records of a file, in order. RecordError at the first bad one; UsageError when there is no such file."""
+    return _first_error_raises(read_lines(path))
+
+
+def read_lines(path: Path | str, *, name: str | None = None) -> Iterator[Line]:
+    """Every non-blank line, good or bad. `name` is what issues call the file (default: its own name)."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(str(path), "is a folder, not a jsonl file" if path.is_dir() else "no such file")
+    return read_range(path, name or path.name)
+
+
+def read_range(
+    path: Path, name: str, start: int = 0, end: float = inf, first: int = 1, quick: Quick | None = None
+) -> Iterator[Line]:
+    """The non-blank lines of a byte range that begins and ends at line ends; line `first` starts at byte `start`.
+
+    `quick` is asked first: a record it gives is taken as it is, and not parsed again.
+    """
+    offset = start
+    with environment_problems(path), path.open("rb") as file:
+        file.seek(start)
+        for number, raw in enumerate(file, start=first):
+            if offset >= end:
+                return
+            if quick and (record := quick(raw)):
+                yield Line(number, offset, *record)
+            elif number == 1 and raw.startswith(UTF16_MARKS):
+                yield Line(1, 0, None, (_utf16(name),))
+                return
+            elif not raw.isspace():
+                line, warnings = _without_bom(raw, name) if number == 1 else (raw, ())
+                parsed = parse_line(line.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
+                yield Line(number, offset + len(raw) - len(line), parsed.conversation, warnings + parsed.issues)
+            offset += len(raw)
+
+
+def parse_line(raw: bytes, file: str, number: int | None = None, *, is_cut: bool = False) -> Line:
+    """One line's bytes as a record or as all its issues. `is_cut`: it ends the file without a newline."""
+    try:
+        conversation = Conversation.model_validate_json(raw)
+    except ValidationError as error:
+        return Line(number or 0, 0, None, tuple(_issues(error, raw, file, number, is_cut)))
+    if _may_repeat_a_key(raw, conversation) and (repeated := tuple(_repeated(raw, file, number))):
+        return Line(number or 0, 0, None, repeated)
+    return Line(number or 0, 0, conversation)
+
+
+def write_jsonl(path: Path | str, conversations: Iterable[Conversation]) -> FileInfo:
+    """Write a file, whole or not at all; its bytes are the recipe's: `json.dumps(record)` and a newline each.
+
+    The returned `path` is the file's name. EnvironmentProblem for a full disk and the like.
+    """
+    path = Path(path)
+    with atomic_write(path) as out:
+        for conversation in conversations:
+            out.write(f"{conversation.to_line()}\n".encode("ascii"))
+    return FileInfo(path=path.name, size_bytes=out.size_bytes, sha256=out.sha256)
+
+
+def _first_error_raises(lines: Iterator[Line]) -> Iterator[Conversation]:
+    for line in lines:
+        if line.conversation is None:
+            raise record_error(line.issues)
+        yield line.conversation
+
+
+def record_error(issues: Iterable[Issue]) -> RecordError:
+    """The errors among `issues` as one exception: the first, and how many more there are."""
+    first, *more = [issue for issue in issues if issue.severity == "error"]
+    where = f"{first.file}:{first.line}" if first.line else first.file
+    where += f": {first.json_path}" if first.json_path else ""
+    also = f" (and {len(more)} more in this record)" if more else ""
+    return RecordError(where, first.message + also, first.hint)
+
+
+def _may_repeat_a_key(raw: bytes, conversation: Conversation) -> bool:
+    """False when the number of quotes proves that no key stands twice, which costs 1 µs instead of 10.
+
+    A valid record without repeats has two quotes per key and per string; a repeated key adds at least two, and
+    so does an escaped quote inside text, which then only means a closer look.
+    """
+    strings = 5 if conversation.system is None else 7  # id, source and their keys, the key conversations
+    for turn in conversation.conversations:
+        strings += 3 + len(turn.images) + (1 if turn.assistant is None else 2)
+        strings += 1 if turn.image_offsets is not None else 0
+        strings += 1 + len(turn.answers) if turn.answers is not None else 0
+    return raw.count(b'"') != 2 * strings
+
+
+def _repeated(raw: bytes, file: str, number: int | None) -> Iterator[Issue]:
+    for path, key in duplicate_key_paths(raw):
+        yield Issue(
+            code="PV003", file=file, line=number, json_path=path, message=f"duplicate key {key[:60]!r}",
+            hint="Keep one: readers take the last without a word",
+        )  # fmt: skip
+
+
+def _issues(error: ValidationError, raw: bytes, file: str, number: int | None, is_cut: bool) -> Iterator[Issue]:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] != "json_invalid":
+        yield from _repeated(raw, file, number)
+        yield from schema_issues(error, file, number)
+        return
+    code, message, hint = _json_problem(raw, first["ctx"]["error"], is_cut)
+    yield Issue(code=code, file=file, line=number, message=message, hint=hint)
+
+
+def _json_problem(raw: bytes, reason: str, is_cut: bool) -> tuple[str, str, str]:
+    """`(code, message, hint)` of a line that is not JSON."""
+    position = _POSITION.search(reason)
+    where = f" at byte {position[1]}" if position else ""
+    reason = _POSITION.sub("", reason).replace("EOF while", "the line ends while")
+    if (nul := raw.find(b"\0")) >= 0:
+        return "PV005", f"a NUL byte at byte {nul + 1} of the line", "The file was damaged, or is not text"
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line is not UTF-8"
+        return "PV005", bad, "Save the file as UTF-8"
+    if is_cut:
+        return "PV004", f"the last line is cut off after {len(raw)} bytes", "Copy or write the file again"
+    if _SURROGATE.search(reason):
+        return "PV005", f"a \\u escape that is not valid Unicode{where}", "Escape surrogates in pairs"
+    hint = "Write one whole record per line" if raw.strip() in (b"[", b"{") else ""
+    return "PV001", f"not valid JSON: {reason}{where}", hint
+
+
+def _without_bom(raw: bytes, file: str) -> tuple[bytes, tuple[Issue, ...]]:
+    if not raw.startswith(_BOM):
+        return raw, ()
+    message = "the file begins with a byte order mark"
+    issue = Issue(code="PV006", severity="warning", file=file, line=1, message=message, hint="Save it as plain UTF-8")
+    return raw[len(_BOM) :], (issue,)
+
+
+def _utf16(file: str) -> Issue:
+    return Issue(code="PV005", file=file, line=1, message="the file is UTF-16", hint="Save it as UTF-8")

@@ -1,0 +1,425 @@
+"""Does a converter keep the contract? Hand its options and a tiny source to the kit, and it tries to break them.
+
+    check_converter(PetsOptions, Path("tiny_pets"))            # AssertionError: what is wrong. What to do.
+
+    PETS = Case(PetsOptions, Path("tiny_pets"), unlabeled=1)   # the same, one pytest test a law
+    @pytest.mark.parametrize("check", conformance_checks(), ids=lambda check: check.__name__)
+    def test_pets(check: Check, tmp_path: Path) -> None:
+        check(PETS, tmp_path)
+
+    assert_valid("out")                                        # of any data set: AssertionError with the findings
+
+The kit never writes to the source, and damages copies only. A source of two or three inputs a split is enough, one of
+them without a label where the dataset has such; `docs/conformance.md` explains every check.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from phiv_data.convert.base import Converter, ConverterOptions
+from phiv_data.convert.engine import Outcome, convert
+from phiv_data.convert.plan import Plan, make_plan
+from phiv_data.reports import text
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.testing.helpers import (
+    copied,
+    demand,
+    demand_same_drafts,
+    demand_same_files,
+    demand_valid,
+    drafts_of,
+    hashes,
+    listing,
+    looked_at,
+    record_lines,
+    rejects_of,
+    sound_drafts,
+)
+from phiv_data.validation import validate
+from phiv_schemas import Conversation, PhivError, ValidationReport
+from phiv_schemas.errors import EXIT_USAGE
+
+MAX_ITEM_BYTES = 4096
+"""Of a pickled item; most are a tenth of it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A converter and what to try it on."""
+
+    options: Callable[[Path], ConverterOptions]
+    """Makes the options for a source: the options class itself, where the source is its first field."""
+    source: Path
+    """A tiny source, folder or archive, in which every input is sound."""
+    changed: tuple[Callable[[Path], ConverterOptions], ...] = ()
+    """Like `options`, each with another option that shapes the output changed."""
+    unlabeled: int = 0
+    """How many inputs of the source have no label."""
+    damaged: str | None = None
+    """The image or clip to damage, relative to `source`. None: the first file that is copied to the output. Empty:
+    there is none, since all lie inside archives or tables."""
+    shares_images: bool = False
+    """True where the dataset itself shows an image in several splits."""
+
+
+Check = Callable[[Case, Path], None]
+
+
+def check_converter(
+    options: Callable[[Path], ConverterOptions], source: Path, *, work: Path | None = None, **facts: Any
+) -> None:
+    """Every check in turn, each below a folder of its own in `work` (default: a temporary one, removed afterwards).
+
+    `facts` are the other fields of `Case`. Raises the AssertionError of the first check that fails.
+    """
+    case = Case(options, source, **facts)
+    with tempfile.TemporaryDirectory() as temporary:
+        for check in conformance_checks():
+            folder = (work or Path(temporary)) / check.__name__
+            folder.mkdir(parents=True)
+            check(case, folder)
+
+
+def assert_valid(path: Path | str, *, strict: bool = False, max_shown: int = 20, **options: Any) -> ValidationReport:
+    """The report of a data set without an error, for tests of your own; with `strict`, without a warning too.
+
+    Otherwise an AssertionError: the verdict, then the first `max_shown` findings, one a line. `options` are those of
+    `phiv_data.validate`.
+    """
+    __tracebackhide__ = True  # pytest then points at the line of the test
+    report = validate(path, **options)
+    found = report.issues if strict else report.errors
+    if report.ok and not (strict and report.num_warnings):
+        return report
+    shown = report.model_copy(update={"issues": found[:max_shown], "truncated": False})
+    *lines, verdict = text.render(shown).splitlines()
+    if left := report.num_errors + (report.num_warnings if strict else 0) - len(lines):
+        lines.append(f"... and {left} more: phiv-validate lists them")
+    raise AssertionError("\n".join([verdict, *lines]))
+
+
+def conformance_checks() -> tuple[Check, ...]:
+    """The checks; each takes the case and an empty folder, and raises AssertionError."""
+    return (
+        check_description,
+        check_options,
+        check_drafts_are_pure,
+        check_pickles,
+        check_items_are_small,
+        check_images,
+        check_splits_are_disjoint,
+        check_accounting,
+        check_unlabeled,
+        check_reload,
+        check_validates,
+        check_workers_leave_no_trace,
+        check_place_and_order_leave_no_trace,
+        check_second_run_finds_the_first,
+        check_changed_options_change_the_plan,
+        check_bad_sources,
+        check_damaged_input,
+    )
+
+
+# What the converter says -------------------------------------------------------------------------------------------
+
+
+def check_description(case: Case, tmp: Path) -> None:
+    """Name, splits and description are usable, and the source is only read."""
+    before = hashes(case.source)
+    converter = _open(case, tmp).converter
+    line, splits = converter.describe(), converter.splits
+    demand(bool(converter.name and converter.record_source), "name or record_source is empty. Name the dataset")
+    demand(len(set(splits)) == len(splits) > 0, f"splits are empty or there twice (found {splits}). List each once")
+    demand(bool(line.strip()) and "\n" not in line, f"describe() is not one line (found {line!r}). Say the layout")
+    for place in (str(case.source.absolute()), str(tmp.absolute())):
+        demand(place not in line, f"describe() holds an absolute path (found {line!r}). Name folders relative to it")
+    _convert(case, tmp)
+    changed = before.items() ^ hashes(case.source).items()
+    demand(not changed, f"the source was written to ({min(changed)[0]!r})" if changed else "", "Write to scratch only")
+
+
+def check_options(case: Case, tmp: Path) -> None:
+    """`options()` is plain JSON, the same each time, without places, and the same as `identity()` where that speaks."""
+    found, again = (_opened(case, tmp / name).options() for name in ("1", "2"))
+    try:
+        plain = json.loads(json.dumps(found))
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"options() is not JSON ({error}). Use str, int, float, bool, None, list, dict") from error
+    demand(plain == found, f"options() is not plain JSON (found {found!r}). Use lists, and str keys")
+    demand(found == again, f"options() differs from one run to the next ({found!r}, {again!r}). Use no clock or place")
+    places = [place for place in (str(case.source.absolute()), str(tmp)) if place in json.dumps(found)]
+    demand(not places, f"options() holds the place {places}. Leave paths out: outputs must not depend on them")
+    identity = case.options(case.source).identity()
+    demand(
+        identity is None or identity == found,
+        f"identity() is neither None nor what options() says ({identity!r}, {found!r}). Return the same dict from both",
+    )
+
+
+def check_drafts_are_pure(case: Case, tmp: Path) -> None:
+    """A draft depends on its item alone: drafted again, and in reverse order, the same."""
+    plan = _open(case, tmp)
+    first = drafts_of(plan.converter, plan.items)
+    again = drafts_of(plan.converter, list(reversed(plan.items)))[::-1]
+    demand_same_drafts(plan, first, again, "drafted twice", "Let draft() depend on its item alone: no state, no clock")
+
+
+def check_pickles(case: Case, tmp: Path) -> None:
+    """A pickled converter and its items draft the same in another process."""
+    plan = _open(case, tmp)
+    try:
+        converter, items = pickle.loads(pickle.dumps((plan.converter, list(plan.items))))
+    except Exception as error:  # whatever a third party's state raises
+        what = f"converter and items do not pickle ({type(error).__name__}: {error})"
+        raise AssertionError(
+            f"{what}. Make the converter a frozen dataclass of plain values, at a module's top"
+        ) from error
+    drafts = drafts_of(plan.converter, plan.items), drafts_of(converter, items)
+    demand_same_drafts(plan, *drafts, "drafted by a pickled copy", "Keep in fields what draft() needs")
+
+
+def check_items_are_small(case: Case, tmp: Path) -> None:
+    """An item says where its data are; a million of them must fit in memory."""
+    sizes = {item.key: len(pickle.dumps(item)) for item in _open(case, tmp).items}
+    key = max(sizes, key=sizes.__getitem__)
+    what = f"{key}: an item of {sizes[key]} bytes, over {MAX_ITEM_BYTES}"
+    demand(sizes[key] <= MAX_ITEM_BYTES, what, "Keep a name or an offset in payload, and read the data in draft()")
+
+
+# What the drafts hold -----------------------------------------------------------------------------------------------
+
+
+def check_images(case: Case, tmp: Path) -> None:
+    """A draft's images are those its turns name, in order, and what is said of each is true."""
+    plan, seen = _open(case, tmp), dict[str, str]()
+    for item, draft in sound_drafts(plan):
+        named = tuple(path for turn in draft.turns for path in turn.images)
+        given = tuple(image.meta.path for image in draft.images)
+        demand(named == given, f"{item.key}: turns name {named}, images are {given}. Give each, in the turns' order")
+        for image in draft.images:
+            meta, true = image.meta, looked_at(image)
+            said = meta.width, meta.height, meta.format, meta.size_bytes, meta.sha256
+            demand(said == true, f"{item.key}: {meta.path} is said to be {said}, and is {true}. Use sources.image()")
+            first = seen.setdefault(meta.path, meta.sha256)
+            demand(first == meta.sha256, f"{meta.path} stands for two images. Make its name tell them apart")
+
+
+def check_splits_are_disjoint(case: Case, tmp: Path) -> None:
+    """No image and no input file is in two splits, unless the dataset itself shares them."""
+    if case.shares_images:
+        return
+    splits: dict[str, set[str]] = defaultdict(set)
+    for item, draft in sound_drafts(_open(case, tmp)):
+        for image in draft.images:
+            for sha256 in {image.meta.sha256, image.meta.source_sha256 or image.meta.sha256}:
+                splits[sha256].add(f"{item.split}/{item.key}")
+    crossing = [sorted(keys) for keys in splits.values() if len({key.split("/")[0] for key in keys}) > 1]
+    demand(
+        not crossing,
+        f"{len(crossing)} images or input files are in several splits (first: {crossing[:1]})",
+        "Split by whole documents, videos or sets; or say shares_images=True where the dataset itself does it",
+    )
+
+
+def check_accounting(case: Case, tmp: Path) -> None:
+    """Every listed input is accounted for, and of a sound source none is rejected."""
+    plan, outcome = _open(case, tmp), _convert(case, tmp)
+    account = outcome.manifest.accounting
+    rejects = rejects_of(tmp / "out")
+    first = f"{rejects[0].input}: {rejects[0].reason}" if rejects else ""
+    demand(not rejects, f"a sound input is rejected ({first}). Fix draft() or the source")
+    total = len(plan.items) + account.duplicates
+    demand(account.inputs == total, f"{account.inputs} inputs in the manifest, {total} listed. List the same each time")
+    notices = [line for line in outcome.notices if "\n" in line]
+    demand(not notices, f"a notice is more than a line ({notices[:1]!r}). Say it in one")
+
+
+def check_unlabeled(case: Case, tmp: Path) -> None:
+    """Inputs without a label are left out and counted; with include_unlabeled they are kept, without a guess."""
+    plain = _convert(case, tmp / "plain").manifest
+    kept = _convert(case, tmp / "kept", include_unlabeled=True).manifest
+    found = plain.accounting.unlabeled
+    demand(
+        found == case.unlabeled,
+        f"{found} unlabeled inputs, {case.unlabeled} expected",
+        "Give Turn(assistant=None) where there is no label, never a guess; or state Case.unlabeled",
+    )
+    demand(kept.accounting.unlabeled == 0, "unlabeled inputs are left out in spite of include_unlabeled")
+    demand(kept.rows == plain.rows + found, f"{kept.rows} rows with unlabeled ones, {plain.rows} + {found} expected")
+
+
+# What comes out ------------------------------------------------------------------------------------------------------
+
+
+def check_reload(case: Case, tmp: Path) -> None:
+    """What the converter drafts, `ConversationDataset` and the jsonl files return, byte for byte."""
+    plan, outcome = _open(case, tmp), _convert(case, tmp, arrow=True, include_unlabeled=True)
+    sound = sound_drafts(plan)
+    for split in outcome.manifest.splits:
+        drafts = [(item, draft) for item, draft in sound if item.split == split.name]
+        samples = ConversationDataset(tmp / "out", split.name, verify="sha256")
+        lines = (tmp / "out" / split.jsonl.path).read_text("utf-8").splitlines()
+        counts = len(drafts), len(samples), len(lines)
+        demand(len(set(counts)) == 1, f"{split.name}: {counts} drafts, samples and lines. Draft the same each time")
+        for (item, draft), sample, line in zip(drafts, samples, lines, strict=True):
+            record, where = sample.conversation, f"{split.name}/{item.key}"
+            demand((record.turns, record.system) == (draft.turns, draft.system), f"{where}: other turns come back")
+            named = (draft.id or record.id, draft.source or plan.converter.record_source)
+            demand((record.id, record.source) == named, f"{where}: another id or source comes back")
+            demand(sample.images == draft.images, f"{where}: other images come back. Draft the same each time")
+            demand(Conversation.model_validate_json(line) == record, f"{where}: jsonl and shard disagree")
+            for image in sample.images:
+                same = (tmp / "out/images" / image.meta.path).read_bytes() == image.data
+                demand(same, f"{where}: images/{image.meta.path} has other bytes than the draft")
+
+
+def check_validates(case: Case, tmp: Path) -> None:
+    """`phiv-validate` finds nothing wrong with the output."""
+    _convert(case, tmp, arrow=True)
+    demand_valid(tmp / "out")
+
+
+def check_workers_leave_no_trace(case: Case, tmp: Path) -> None:
+    """Two worker processes write the bytes that one process writes."""
+    _convert(case, tmp / "one")
+    _convert(case, tmp / "two", num_workers=2)
+    demand_same_files(tmp / "one/out", tmp / "two/out", "by two workers", "Let draft() depend on its item alone")
+
+
+def check_place_and_order_leave_no_trace(case: Case, tmp: Path) -> None:
+    """A copy of the source elsewhere, its folders listed in another order, gives the same bytes."""
+    copy = copied(case.source, tmp / "elsewhere")
+    with listing(reverse=False):
+        _convert(case, tmp / "here")
+    with listing(reverse=True):
+        _convert(case, tmp / "there", copy)
+    what = "from a copy of the source, listed in another order"
+    demand_same_files(tmp / "here/out", tmp / "there/out", what, "Use relative names; sort what you list and number")
+
+
+def check_second_run_finds_the_first(case: Case, tmp: Path) -> None:
+    """The same command again finds its finished output, and leaves it alone."""
+    _convert(case, tmp)
+    again = _convert(case, tmp)
+    demand(again.found_finished, "a second run does not find the output of the first. Return the same options() again")
+
+
+def check_changed_options_change_the_plan(case: Case, tmp: Path) -> None:
+    """Each of `Case.changed` gives another plan: otherwise its output would be taken for that of the others."""
+    plans = [_open(case, tmp / "0")]
+    for i, options in enumerate(case.changed, start=1):
+        plans.append(_open(replace(case, options=options), tmp / str(i)))
+        alike = next((k for k in range(i) if plans[k].sha256 == plans[i].sha256), None)
+        demand(
+            alike is None,
+            f"changed[{i - 1}] has the plan of {'options' if not alike else f'changed[{alike - 1}]'}",
+            "Put every option that shapes the output into options()",
+        )
+
+
+# What goes wrong -----------------------------------------------------------------------------------------------------
+
+
+def check_bad_sources(case: Case, tmp: Path) -> None:
+    """A source that is not there, empty or of another kind ends in one line and exit code 2."""
+    (tmp / "empty").mkdir()
+    (tmp / "text.txt").write_text("this is not a dataset\n")
+    (tmp / "other").mkdir()
+    shutil.copy(tmp / "text.txt", tmp / "other")
+    for name in ("missing", "empty", "text.txt", "other"):
+        out = tmp / f"out-{name}"
+        try:
+            account = _converted(case, tmp / name, out).manifest.accounting
+        except PhivError as error:
+            code = error.exit_code
+            demand(code == EXIT_USAGE, f"source {name!r}: exit code {code}, not {EXIT_USAGE}. Raise SourceError")
+            demand(not (out / "manifest.json").exists(), f"source {name!r}: an output is there all the same")
+        else:
+            rejected = account.rejected and not account.written
+            demand(bool(rejected), f"source {name!r} is converted ({account}). Raise SourceError for what is no source")
+
+
+def check_damaged_input(case: Case, tmp: Path) -> None:
+    """An image or clip that is cut, empty, no image at all or gone costs its own rows, and nothing else."""
+    sound = _convert(case, tmp / "sound", include_unlabeled=True).manifest
+    name = _first_copied(case, tmp / "sound/out") if case.damaged is None else case.damaged
+    for kind, damage in _DAMAGE.items() if name else ():
+        source, folder = copied(case.source, tmp / kind), tmp / f"of-{kind}"
+        damage(source / name)
+        account = _convert(case, folder, source, include_unlabeled=True).manifest.accounting
+        if kind != "gone":
+            demand(bool(account.rejected), f"{name} {kind}: nothing is rejected. Decode it (open_image), keep no guess")
+            hint = "List every input, and reject it in draft()"
+            demand(account.inputs == sound.accounting.inputs, f"{name} {kind}: its input is dropped silently. {hint}")
+        others = set(record_lines(folder / "out")) - set(record_lines(tmp / "sound/out")) if kind != "gone" else set()
+        demand(not others, f"{name} {kind}: other rows change ({min(others, default='')[:80]}...)")
+        demand_valid(folder / "out")
+
+
+_DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "text": lambda path: path.write_text("this is not an image\n"),
+    "gone": Path.unlink,
+}
+
+
+# Helpers -------------------------------------------------------------------------------------------------------------
+
+
+def _open(case: Case, tmp: Path) -> Plan:
+    converter = _opened(case, tmp)
+    with _sound_source():
+        return make_plan(converter, converter.inputs())
+
+
+def _opened(case: Case, tmp: Path) -> Converter:
+    (tmp / "scratch").mkdir(parents=True, exist_ok=True)
+    with _sound_source():
+        return case.options(case.source).open(tmp / "scratch")
+
+
+@contextmanager
+def _sound_source() -> Iterator[None]:
+    """An error that a user would see fails the check."""
+    try:
+        yield
+    except PhivError as error:
+        raise AssertionError(f"a sound source does not convert ({error}). Fix the converter or the source") from error
+
+
+def _convert(case: Case, tmp: Path, source: Path | None = None, **how: Any) -> Outcome:
+    """Convert to tmp/out."""
+    with _sound_source():
+        return _converted(case, source or case.source, tmp / "out", **how)
+
+
+def _converted(
+    case: Case, source: Path, out: Path, *, arrow: bool = False, num_workers: int = 0, **how: Any
+) -> Outcome:
+    try:
+        return convert(case.options(source), out, arrow=arrow, num_workers=num_workers, **how)
+    except (PhivError, AssertionError):
+        raise
+    except Exception as error:  # whatever a third party's converter lets through
+        what = f"{type(error).__name__} gets through ({error})"
+        raise AssertionError(f"{what}. Raise SourceError in open() or inputs(), RejectInput in draft()") from error
+
+
+def _first_copied(case: Case, out: Path) -> str:
+    written = set(hashes(out / "images").values())
+    files = [path for path, sha256 in hashes(case.source).items() if sha256 in written]
+    demand(bool(files), "no file of the source is copied to the output. Name one to damage in Case.damaged, or ''")
+    return files[0]

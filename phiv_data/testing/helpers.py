@@ -1,0 +1,138 @@
+"""What the kit is made of: look at drafts and outputs, and say in one line what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from unittest.mock import patch
+
+from phiv_data.convert.base import Converter, Item
+from phiv_data.convert.plan import Plan
+from phiv_data.media.images import image_size, open_image
+from phiv_data.media.reject import RejectInput
+from phiv_data.storage.sample import Draft, EncodedImage
+from phiv_data.utils.atomic import sha256_file
+from phiv_data.validation import validate
+from phiv_schemas import Reject
+
+
+def demand(holds: bool, what: str, hint: str = "") -> None:
+    """AssertionError with `what` is wrong and what to do (`hint`), unless it `holds`."""
+    if not holds:
+        raise AssertionError(f"{what}. {hint}" if hint else what)
+
+
+def drafts_of(converter: Converter, items: Sequence[Item]) -> list[Draft | str]:
+    """The draft of each item, or the code it is rejected with."""
+    drafts: list[Draft | str] = []
+    for item in items:
+        try:
+            drafts.append(converter.draft(item))
+        except RejectInput as reject:
+            drafts.append(reject.code)
+    return drafts
+
+
+def sound_drafts(plan: Plan) -> list[tuple[Item, Draft]]:
+    """The items of a plan that are not rejected, in its order, with their drafts."""
+    drafts = zip(plan.items, drafts_of(plan.converter, plan.items), strict=True)
+    return [(item, draft) for item, draft in drafts if isinstance(draft, Draft)]
+
+
+def looked_at(image: EncodedImage) -> tuple[int, int, str, int, str]:
+    """What the bytes of an image are, whatever its metadata say."""
+    try:
+        size = image_size(image.data, where=image.meta.path)
+        open_image(image.data, where=image.meta.path)
+    except RejectInput as error:
+        raise AssertionError(f"an image is broken ({error}). Decode it in draft(), with sources.image()") from error
+    return size.width, size.height, size.format, len(image.data), hashlib.sha256(image.data).hexdigest()
+
+
+def demand_same_drafts(plan: Plan, a: list[Draft | str], b: list[Draft | str], how: str, hint: str) -> None:
+    """AssertionError where the drafts `a` and `b` of the plan's items differ."""
+    other = [item.key for item, one, two in zip(plan.items, a, b, strict=True) if one != two]
+    demand(not other, f"{len(other)} items give another draft when {how} (first: {other[:1]})", hint)
+
+
+def demand_same_files(one: Path, two: Path, how: str, hint: str) -> None:
+    """AssertionError where the files below `one` and `two` differ in name or bytes."""
+    other = sorted(path for path, _ in hashes(one).items() ^ hashes(two).items())
+    demand(not other, f"other files when converted {how} (first: {other[:1]})", hint)
+
+
+def demand_valid(out: Path) -> None:
+    """AssertionError where `phiv-validate` finds an error in an output."""
+    report = validate(out)
+    errors = [str(issue) for issue in report.issues if issue.severity == "error"]
+    demand(report.ok, f"phiv-validate finds {len(errors)} errors (first: {errors[:1]})", "Run it on the output")
+
+
+def hashes(root: Path) -> dict[str, str]:
+    """Every file below `root` by its relative path, or `root` itself where it is a file."""
+    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+    return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+
+
+def record_lines(out: Path) -> list[str]:
+    """The records of an output, as its jsonl files hold them."""
+    return [line for path in sorted(out.glob("*_*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+
+
+def rejects_of(out: Path) -> list[Reject]:
+    """What `rejects.jsonl` of an output holds."""
+    return [Reject.model_validate_json(line) for line in (out / "rejects.jsonl").read_bytes().splitlines()]
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """A copy under the same name, with other times."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        return Path(shutil.copytree(source, folder / source.name, copy_function=shutil.copyfile))
+    return Path(shutil.copyfile(source, folder / source.name))
+
+
+@contextmanager
+def listing(*, reverse: bool) -> Iterator[None]:
+    """For as long as this lasts, folders list their entries by name, forwards or backwards."""
+    listdir, scandir = os.listdir, os.scandir
+
+    def names(path: Any = ".") -> list[Any]:
+        return sorted(listdir(path), reverse=reverse)
+
+    def entries(path: Any = ".") -> _Entries:
+        with scandir(path) as found:
+            return _Entries(sorted(found, key=lambda entry: entry.name, reverse=reverse))
+
+    with patch.object(os, "listdir", names), patch.object(os, "scandir", entries):
+        yield
+
+
+class _Entries:
+    """What os.scandir returns: an iterator and a context manager."""
+
+    def __init__(self, entries: list[Any]) -> None:
+        self._entries = iter(entries)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._entries)
+
+    def __enter__(self) -> _Entries:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._entries = iter(())

@@ -1,0 +1,179 @@
+"""Files that are either whole or not there, and errors of the system as one plain line.
+
+>>> with atomic_write(path) as out:          # written beside, flushed to disk, then renamed
+...     out.write(b"hello")
+>>> out.sha256[:8], out.size_bytes
+('2cf24dba', 5)
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from phiv_schemas.errors import EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# A killed run leaves such a file behind; it is never read, and may be deleted. The name does not hold the
+# final one, so the longest file name a disk allows can still be written.
+TMP_PREFIX = ".phiv-tmp-"
+
+_PROBLEMS = {
+    errno.ENOSPC: ("disk full", "Free some space, then run the same command again"),
+    errno.EDQUOT: ("disk quota reached", "Free some space, then run the same command again"),
+    errno.EACCES: ("no permission", "Change its permissions, or choose another path"),
+    errno.EPERM: ("no permission", "Change its permissions, or choose another path"),
+    errno.EROFS: ("the disk is read-only", "Choose a folder you may write to"),
+    errno.EFBIG: ("the file grows too large", "Raise the limit (ulimit -f), or choose another disk"),
+    errno.EMFILE: ("too many open files", "Raise the limit (ulimit -n) or use fewer workers"),
+    errno.ENFILE: ("too many open files", "Close other programs or use fewer workers"),
+    errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter one"),
+    errno.ELOOP: ("its links lead in a circle", "Fix the link"),
+    errno.EIO: ("the disk fails to read or write", "Check the disk"),
+}
+
+
+class HashingWriter(io.RawIOBase):
+    """A binary file that knows the size and sha256 of what was written to it.
+
+    It does not own the file beneath: closing it only ends the writing.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+        self.size_bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        """Append all of `data`; returns its length in bytes."""
+        size = self._file.write(data)
+        self._hash.update(data)
+        self.size_bytes += size
+        return size
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of everything written so far."""
+        return self._hash.hexdigest()
+
+
+@contextmanager
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashingWriter]:
+    """Write `path` as a whole or not at all: beside it first, then renamed over it.
+
+    Missing parent folders are made. `durable` waits for the disk before the rename, so that a power cut
+    cannot leave an empty file; pass False for many small files that are checked later anyway. A full disk, a
+    missing permission and the like raise EnvironmentProblem.
+    """
+    with environment_problems(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = path.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
+        try:
+            with tmp.open("xb") as file:
+                yield HashingWriter(file)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            tmp.replace(path)
+        except BaseException:
+            tmp.unlink(missing_ok=True)
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder beside `path`, renamed to it at the end, or removed where anything fails.
+
+    An empty folder at `path` is replaced; one that holds anything only with `replace`: it is moved aside first and
+    removed last. UsageError where that is not so at the end, or `path` cannot be a new folder.
+    """
+    with environment_problems(path):
+        path = _checked_place(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
+        try:
+            unfinished.mkdir()
+            yield unfinished
+            os.sync()  # the images too, before the rename makes them final
+            sync_folder(unfinished)
+            _put_in_place(unfinished, path, replace)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _checked_place(path: Path) -> Path:
+    """The path without symbolic links."""
+    real = Path(os.path.realpath(path))
+    if above := next((folder for folder in real.parents if folder.exists() and not folder.is_dir()), None):
+        raise UsageError(str(path), f"{above} is a file", "Pass a new folder")
+    if real.is_dir() and (os.path.ismount(real) or real.samefile(Path.cwd())):
+        raise UsageError(str(path), "is a mount point or the current folder", "Pass a new folder below it")
+    return real
+
+
+def _put_in_place(unfinished: Path, path: Path, replace: bool) -> None:
+    old = unfinished.with_name(f"{unfinished.name}-old")
+    if replace and path.is_dir() and any(path.iterdir()):
+        path.rename(old)
+    try:
+        unfinished.rename(path)
+    except OSError as error:
+        if os.path.lexists(path):
+            raise UsageError(str(path), "appeared while it was written", "Run one command at a time") from error
+        if old.is_dir():
+            old.rename(path)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def environment_problems(where: Path | str) -> Iterator[None]:
+    """Turn the system's errors (full disk, permission, quota, ...) into EnvironmentProblem; others pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PROBLEMS:
+            raise
+        what, hint = _PROBLEMS[error.errno]
+        named = str(error.filename or where)
+        raise EnvironmentProblem(str(where) if TMP_PREFIX in named else named, what, hint) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut, where the system can (POSIX)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with environment_problems(path), path.open("rb") as file:
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Hex sha256 of an open file, from where it stands, read in blocks."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # typeshed asks for a raw file

@@ -1,0 +1,97 @@
+"""Images as rows of other tools name them: paths that start in one of several folders, addresses, `data:` URIs."""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phiv_data.formats.files import data_of, is_absolute, is_address, is_data, locate
+from phiv_data.media.images import MAX_PIXELS
+from phiv_data.media.reject import RejectInput
+from phiv_data.storage.record_errors import shown_path
+from phiv_data.validation.core.finding import Found, ImageFacts, RowContext
+from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode
+from phiv_schemas import Issue
+
+MAX_IMAGE_BYTES = 2**26
+
+
+class ExternalImages(ImageChecks):
+    """Images below the first of `roots` that has them, or where their path says itself."""
+
+    def __init__(self, roots: Sequence[Path], *, deep: bool, threads: int = 0, max_pixels: int = MAX_PIXELS) -> None:
+        super().__init__(roots[0], deep=deep, threads=threads, max_pixels=max_pixels)
+        self._roots = [(root, "") for root in roots]
+
+    def look_at(self, paths: Iterable[str]) -> dict[str, ImageFacts]:
+        """The facts of each of `paths`. Those of `data:` URIs, which may be megabytes each, are not remembered."""
+        wanted = list(dict.fromkeys(paths))
+        embedded = [path for path in wanted if is_data(path)]
+        facts = super().look_at(path for path in wanted if not is_data(path))
+        if not embedded:
+            return facts
+        found = dict(zip(embedded, self._map(self._check_data, embedded), strict=True))
+        return found | {path: facts[path] for path in wanted if path not in found}
+
+    def _check(self, path: str) -> ImageFacts:
+        if is_address(path):
+            return ImageFacts()  # told once for all: Addresses
+        try:
+            located = locate(path, self._roots, 0)
+            is_file = located is not None and stat.S_ISREG(located[0].stat().st_mode)
+        except (OSError, ValueError) as error:
+            return broken("PV101", f"no such image {shown_path(path)} ({error})")
+        if located is None:
+            hint = "" if is_absolute(path) else "Pass the folder that its path starts from as --images_root"
+            return ImageFacts(found=(Found("PV101", None, f"no such image {shown_path(path)}", hint),))
+        if not is_file:
+            return broken("PV101", f"is not a file ({shown_path(path)})")
+        return self._read(path, located[0]) if self._deep else ImageFacts()
+
+    def _check_data(self, path: str) -> ImageFacts:
+        if not self._deep:
+            return ImageFacts()
+        try:
+            return decode(data_of(path, ""), path, max_pixels=self._max_pixels)
+        except RejectInput as error:
+            return broken("PV102", f"broken image {shown_path(path)}: {error.reason}")
+
+
+@dataclass(slots=True)
+class Addresses:
+    """PV505: images that are addresses, counted by file."""
+
+    images: Counter[str] = field(default_factory=Counter)
+
+    def observe(self, row: RowContext) -> None:
+        """Count those of a row."""
+        if count := sum(map(is_address, row.conversation.image_paths)):
+            self.images[row.file] += count
+
+    def merge(self, other: Addresses) -> Addresses:
+        """The counts of both."""
+        return Addresses(self.images + other.images)
+
+    def findings(self) -> Iterator[Issue]:
+        """One for each file that has some."""
+        for file, count in sorted(self.images.items()):
+            what = "1 image is an address" if count == 1 else f"{count} images are addresses"
+            yield Found("PV505", None, f"{what}, and not checked").at(file)
+
+
+def read_image(path: str, roots: Sequence[Path]) -> bytes | None:
+    """The bytes of an image; None where there is no file of a bounded size."""
+    try:
+        if is_data(path):
+            return data_of(path, "")
+        located = None if is_address(path) else locate(path, [(root, "") for root in roots], 0)
+        if located is None:
+            return None
+        status = located[0].stat()
+        is_small = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_IMAGE_BYTES
+        return located[0].read_bytes() if is_small else None
+    except (OSError, ValueError, RejectInput):
+        return None

@@ -1,0 +1,264 @@
+"""Rows of other tools as records in memory: what their own reader says of each, with the file's own lines and paths.
+
+    for line in read_external(rows):             # Lines as of a jsonl file, each with a record or what is wrong with it
+        line.number, line.conversation, line.issues
+    places = places_of(rows, {7})               # phiv's JSON paths to the row's own, for what other rules find
+
+A file is JSON lines, or one JSON array. Rows of lines have their line's number; elements of an array the line they
+begin on, where no two begin on one line, else their place in the array, from 1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from phiv_data.formats import FORMATS, ParsedRow, sharegpt
+from phiv_data.formats.fields import RejectRow
+from phiv_data.formats.text import MARKER, Image, read_markers
+from phiv_data.storage.jsonl import Line, parse_line
+from phiv_data.storage.record_errors import duplicate_key_paths, shown
+from phiv_data.utils.atomic import environment_problems
+from phiv_data.validation.core.finding import Found
+from phiv_data.validation.inputs.fast_parse import FastRecord, FastTurn
+from phiv_schemas import Conversation, Issue, Turn
+
+BOM = b"\xef\xbb\xbf"
+IMG_CONTEXT = "<IMG_CONTEXT>"
+"""Where xtuner's rows, which are TRL's otherwise, have their images."""
+
+Parse = Callable[[Any, str], ParsedRow]
+OwnPath = Callable[[str], str | None]
+_CODES = {"marker-mismatch": "PV501", "bad-turns": "PV502", "bad-row": "PV503"}  # all others are PV504
+_HINTS = {
+    "PV501": f"Put one {MARKER} for each image into what the user says",
+    "PV502": "User and assistant take turns, and the user begins",
+    "PV503": "docs/interchange.md shows the rows of each format",
+    "PV504": "The row is not checked further, and phiv-convert leaves it out",
+}
+_GAP = re.compile(r"[ \t\r\n,]*")
+_NOT_JSON = ("PV001", "PV004", "PV005")
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalRows:
+    """Bytes `start` to `end` of a file of rows: whole lines, or whole elements of an array.
+
+    `line` is the one that `start` stands on. `element` counts the elements of an array, from 1: the first is number
+    `element` of the file; None where rows are told by their lines. `entry` is what dataset_info.json says of the file.
+    """
+
+    file: str
+    path: Path
+    format: str
+    start: int
+    end: int
+    line: int = 1
+    is_array: bool = False
+    element: int | None = None
+    entry: Mapping[str, Any] | None = None
+
+    @property
+    def first(self) -> int:
+        """The number of its first row, or a smaller one."""
+        return self.line if self.element is None else self.element
+
+    def __str__(self) -> str:
+        return f"{self.file}, from row {self.first}"
+
+
+def read_external(rows: ExternalRows) -> Iterator[Line]:
+    """Every row, good or bad."""
+    parse = parser(rows)
+    for number, value, problems in _values(rows):
+        yield Line(number, 0, None, problems) if problems else _checked(value, rows, number, parse)
+
+
+def parser(rows: ExternalRows) -> Parse:
+    """How a row is read: strictly, since a row whose images must be guessed is a broken one."""
+    parse = FORMATS[rows.format].parse
+    if rows.format == "trl":
+        return partial(parse, marker=IMG_CONTEXT)
+    if rows.format == "sharegpt" and rows.entry is not None:
+        return partial(parse, names=sharegpt.names_of(rows.entry, rows.file))
+    return parse
+
+
+def _checked(value: Any, rows: ExternalRows, number: int, parse: Parse) -> Line:
+    try:
+        row = parse(value, rows.file)
+    except RejectRow as reject:
+        code = _CODES.get(reject.code, "PV504")
+        path = row_path(value, reject.path) if reject.path else None
+        return Line(number, 0, None, (Found(code, path, reject.said, _HINTS[code]).at(rows.file, number),))
+    stray = tuple(one.at(rows.file, number) for one in _stray_markers(value, row, rows.format))
+    return Line(number, 0, None if stray else conversation(row, rows, number), stray)
+
+
+def conversation(row: ParsedRow, rows: ExternalRows, number: int) -> Conversation:
+    """The record of a row, with the attributes of one and none of its methods. Its images are references as the row
+    has them, so it is not validated; its id is where it stands, since ids of other tools may repeat."""
+    turns = tuple([FastTurn(t.images, t.user, t.assistant, None, t.image_offsets) for t in row.turns])
+    return cast(Conversation, FastRecord(f"{rows.file}:{number}", row.source or rows.format, turns, row.system))
+
+
+def whole_record(record: Conversation) -> Conversation:
+    """A record of `read_external` with all its methods."""
+    turns = tuple([Turn.model_construct(**msgspec.structs.asdict(cast(FastTurn, turn))) for turn in record.turns])
+    return Conversation.model_construct(id=record.id, source=record.source, conversations=turns, system=record.system)
+
+
+def _stray_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Found]:
+    """PV501 in a row without images, where the tool would look for one: LLaVA and LLaMA-Factory stop or misplace
+    others; ms-swift takes it for text, and TRL knows no markers."""
+    if format not in ("llava", "sharegpt") or row.image_refs:
+        return
+    texts = [(turn.user, turn.places.user) for turn in row.turns] + [(row.system or "", row.system_place)]
+    texts += [(turn.assistant or "", turn.places.assistant) for turn in row.turns]
+    for text, place in texts:
+        content = _at(value, place) if MARKER in text else ""
+        if isinstance(content, str) and any(isinstance(piece, Image) for piece in read_markers(content)):
+            what, hint = f"{MARKER} in a row without images", "Add the image, or cut it"
+            yield Found("PV501", row_path(value, place), what, hint)
+
+
+# Values of a file ---------------------------------------------------------------------------------------------------
+
+_Value = tuple[int, Any, tuple[Issue, ...]]
+"""A row's number, what it holds, and what is wrong with it as JSON."""
+
+
+def _values(rows: ExternalRows) -> Iterator[_Value]:
+    reader = _Reader(rows.file)
+    with environment_problems(rows.path), rows.path.open("rb") as file:
+        file.seek(rows.start)
+        if rows.is_array:
+            yield from _elements(file.read(rows.end - rows.start).decode(), rows, reader)
+            return
+        offset = rows.start
+        for number, raw in enumerate(file, start=rows.line):
+            if offset >= rows.end:
+                return
+            body = raw.removeprefix(BOM) if number == 1 else raw
+            if not body.isspace():
+                yield reader.line(body.strip(), number, is_cut=not raw.endswith(b"\n"))
+            offset += len(raw)
+
+
+def _elements(text: str, rows: ExternalRows, reader: _Reader) -> Iterator[_Value]:
+    """The elements in a text that begins and ends with one."""
+    at, line, count = 0, rows.line, 0
+    while at < len(text):
+        number = line if rows.element is None else rows.element + count
+        value, end = reader.element(text, at, number)
+        yield value
+        gap = _GAP.match(text, end)
+        assert gap is not None, "matches everywhere"
+        line += text.count("\n", at, gap.end())
+        at, count = gap.end(), count + 1
+
+
+class _Reader:
+    """Reads JSON, and notices keys that stand twice in an object."""
+
+    def __init__(self, file: str) -> None:
+        self._file, self._repeats = file, False
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def line(self, raw: bytes, number: int, *, is_cut: bool) -> _Value:
+        """The value of a line."""
+        try:
+            text = raw.decode()
+            value = self._decoder.decode(text)
+        except (ValueError, RecursionError) as error:
+            issues = parse_line(raw, self._file, number, is_cut=is_cut).issues
+            known = tuple(issue for issue in issues if issue.code in _NOT_JSON)
+            return number, None, known or (self._unreadable(error, number),)
+        return number, value, self._repeated(text, number)
+
+    def element(self, text: str, at: int, number: int) -> tuple[_Value, int]:
+        """The value at a position, and where it ends; what cannot be read goes to the end."""
+        try:
+            value, end = self._decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            return (number, None, (self._unreadable(error, number),)), len(text)
+        return (number, value, self._repeated(text[at:end] if self._repeats else "", number)), end
+
+    def _unreadable(self, error: Exception, number: int) -> Issue:
+        return Found("PV001", None, f"not readable as JSON: {error}").at(self._file, number)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        self._repeats |= len(found) < len(pairs)
+        return found
+
+    def _repeated(self, text: str, number: int) -> tuple[Issue, ...]:
+        repeats, self._repeats = self._repeats, False
+        found = duplicate_key_paths(text.encode("utf-8", "surrogatepass")) if repeats else ()
+        hint = "Keep one: readers take the last without a word"
+        return tuple(
+            Found("PV003", path, f"duplicate key {shown(key)}", hint).at(self._file, number) for path, key in found
+        )
+
+
+def rows_to_show(rows: ExternalRows, numbers: set[int]) -> Iterator[tuple[int, Conversation | None, str]]:
+    """Each of the rows so numbered as a record; as JSON text where it is none."""
+    parse = parser(rows)
+    for number, value, _ in _values(rows):
+        if number in numbers:
+            record = _checked(value, rows, number, parse).conversation
+            text = "" if record else json.dumps(value, ensure_ascii=False)
+            yield number, record and whole_record(record), text
+
+
+# Paths --------------------------------------------------------------------------------------------------------------
+
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_OURS = re.compile(r"\$\.conversations\[(\d+)\](?:\.(user|assistant|images)(?:\[(\d+)\])?)?")
+
+
+def row_path(value: Any, path: str) -> str:
+    """A reader's path as a JSON path of the row; a row that is a list itself is read as its `messages`."""
+    return f"$.{path}" if isinstance(value, dict) else f"${path.removeprefix('messages')}"
+
+
+def places_of(rows: ExternalRows, numbers: set[int]) -> dict[int, OwnPath]:
+    """What each of the rows so numbered has for a path of phiv's. Those that cannot be read are left out."""
+    found: dict[int, OwnPath] = {}
+    parse = parser(rows)
+    for number, value, _ in _values(rows):
+        if number in numbers:
+            try:
+                found[number] = partial(own_path, value, parse(value, rows.file))
+            except RejectRow:
+                continue
+    return found
+
+
+def own_path(value: Any, row: ParsedRow, path: str) -> str | None:
+    """Where in the row stands what phiv's record has at `path`; None where the row has no such place."""
+    if path == "$.system":
+        return row_path(value, row.system_place)
+    match = _OURS.fullmatch(path)
+    if match is None or int(match[1]) >= len(row.turns):
+        return None
+    places = row.turns[int(match[1])].places
+    if match[2] == "images":
+        return row_path(value, places.images[int(match[3])] if match[3] else places.user)
+    place = places.assistant if match[2] == "assistant" else places.user
+    return row_path(value, place if match[2] else place.rpartition(".")[0] or place)
+
+
+def _at(value: Any, path: str) -> Any:
+    """What stands at a reader's path of a row."""
+    value = {"messages": value} if isinstance(value, list) else value
+    for name, number in _STEP.findall(path):
+        value = value[name] if name else value[int(number)]
+    return value

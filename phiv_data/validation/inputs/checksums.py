@@ -1,0 +1,94 @@
+"""images.sha256 as a table on disk: path to sha256, 40 bytes an image, shared by all workers through the page cache."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phiv_data.validation.core.key_index import digest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LINE = re.compile(r"([0-9a-f]{64})  images/(.+)")
+
+
+def read_listing(path: Path, on_bad_line: Callable[[int], object] = lambda number: None) -> Iterator[tuple[str, str]]:
+    """(path, sha256 in hex) of each line as sha256sum writes it; numbers of other lines go to `on_bad_line`."""
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if match := _LINE.fullmatch(line.rstrip("\n")):
+                yield match[2], match[1]
+            else:
+                on_bad_line(number)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """An open table, in `folder`. Pickled as the folder's name."""
+
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, path: str) -> bool:
+        return self.position(path) is not None
+
+    def get(self, path: str) -> bytes | None:
+        """The 32 bytes of the sha256 that is listed for an image."""
+        position = self.position(path)
+        return None if position is None else self._hashes[position].tobytes()
+
+    def position(self, path: str) -> int | None:
+        """Which row of the table an image has."""
+        import numpy as np
+
+        key = np.frombuffer(digest(path), "<u8")[0]
+        at = int(np.searchsorted(self._keys, key))
+        return at if at < len(self) and self._keys[at] == key else None
+
+    def unseen(self, seen: Iterator[NDArray[Any]]) -> NDArray[Any]:
+        """True for each row of the table whose key is in none of the entries `KeyIndex.firsts` gives."""
+        import numpy as np
+
+        unseen = np.ones(len(self), bool)
+        for entries in seen:
+            at = np.searchsorted(self._keys, entries["hi"]).clip(max=max(0, len(self) - 1))
+            if len(self):
+                unseen[at[self._keys[at] == entries["hi"]]] = False
+        return unseen
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"folder": self.folder}
+
+    @cached_property
+    def _keys(self) -> NDArray[Any]:
+        return _load(self.folder / "keys.npy")
+
+    @cached_property
+    def _hashes(self) -> NDArray[Any]:
+        return _load(self.folder / "hashes.npy")
+
+
+def _load(path: Path) -> NDArray[Any]:
+    import numpy as np
+
+    table: NDArray[Any] = np.load(path, mmap_mode="r" if path.stat().st_size > 2**20 else None)
+    return table
+
+
+def make_listing(lines: Iterator[tuple[str, str]], folder: Path) -> Listing:
+    """Write the table of `lines` into an empty folder. A path listed twice keeps its first hash."""
+    import numpy as np
+
+    packed = b"".join(digest(path)[:8] + bytes.fromhex(sha256) for path, sha256 in lines)
+    rows = np.frombuffer(packed, [("key", "<u8"), ("sha256", "V32")])
+    keys, first = np.unique(rows["key"], return_index=True)
+    np.save(folder / "keys.npy", keys)
+    np.save(folder / "hashes.npy", rows["sha256"][first])
+    return Listing(folder)

@@ -1,0 +1,102 @@
+"""Files of a source, found by the names that converters gave them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from phiv_data.sources.image_index import Images, index_images
+from phiv_data.storage.record_errors import shown
+from phiv_data.utils.atomic import sha256_of
+from phiv_data.validation.core.finding import Found
+
+MAX_NAMESAKES = 16
+IN_ROW = "it was part of its row, not a file"
+SEVERAL = f"more than {MAX_NAMESAKES} files have its name"
+
+_HOLDERS = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".rar", ".7z", ".parquet", ".arrow")
+_EMBEDDED = re.compile(r"data/([0-9a-f]{32})\.\w+")  # the name phiv-convert gives an image that its row holds
+_MAX_REMEMBERED = 2**16
+
+
+@dataclass
+class SourceFiles:
+    """Files below `root`. The whole tree is listed when a name is not found where it says, once in a process."""
+
+    root: Path
+    _remembered: dict[tuple[str, str], Path | Found | str] = field(default_factory=dict)
+
+    def find(self, source: str, sha256: str) -> Path | Found | str:
+        """The file of this name and hash; what is wrong with it; or why that cannot be told.
+
+        Converters name files as they found them, so a name may lack the folders above it: of files of one base name,
+        those whose folders agree most are tried.
+        """
+        key = (source, sha256)
+        if key not in self._remembered:
+            if len(self._remembered) >= _MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = self._find(source, sha256)
+        return self._remembered[key]
+
+    def _find(self, source: str, sha256: str) -> Path | Found | str:
+        others = []
+        for candidates in (self._exact, self._by_name):
+            for file in candidates(source):
+                try:
+                    with file.open("rb") as opened:
+                        if sha256_of(opened) == sha256:
+                            return file
+                except OSError as error:
+                    return Found("PV311", None, f"its source {shown(source)} cannot be read: {error.strerror}")
+                others.append(file)
+        if len(others) > MAX_NAMESAKES:
+            return SEVERAL
+        if others:
+            return Found("PV312", None, f"its source {shown(source)} has changed: it has another sha256")
+        if (match := _EMBEDDED.fullmatch(source)) and sha256.startswith(match[1]):
+            return IN_ROW
+        if self._holder is not None:
+            return f"it is no file below the source, and may be in {shown(self._holder)}"
+        return Found("PV311", None, f"its source {shown(source)} is not there")
+
+    def _exact(self, source: str) -> list[Path]:
+        parts = source.split("/")
+        if ".." in parts or source.startswith("/") or "\0" in source or "\\" in source:
+            return []  # the data say where to look, but never outside the source
+        file = self.root / source
+        try:
+            return [file] if file.is_file() else []
+        except OSError:  # a name that is too long
+            return []
+
+    def _by_name(self, source: str) -> list[Path]:
+        name = source.rpartition("/")[2]
+        folders = self._images.folders.get(name, ())
+        files = [Path(folder, name) for folder in ([folders] if isinstance(folders, str) else folders)]
+        agreement = {file: _common_tail(file.as_posix(), source) for file in files}
+        best = max(agreement.values(), default=0)
+        alike = (self._images.root / file for file in files if agreement[file] == best)
+        return list(islice(alike, MAX_NAMESAKES + 1))
+
+    @cached_property
+    def _images(self) -> Images:
+        return index_images(self.root)
+
+    @cached_property
+    def _holder(self) -> str | None:
+        """An archive or a table below the source, where there is one: what it holds is not looked at."""
+        return min((name for name in self._images.folders if name.lower().endswith(_HOLDERS)), default=None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "_remembered": {}}
+
+
+def _common_tail(one: str, other: str) -> int:
+    """How many parts two paths share, counted from the last."""
+    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(one.count("/"), other.count("/")) + 1)

@@ -1,0 +1,253 @@
+"""Answers that are classes: their balance, and whether every split and spelling has the same ones.
+
+PV230 class-imbalance, PV231 class-unseen-in-train, PV232 class-missing-in-split, PV233 answer-near-class.
+
+Free text must never be taken for classes. The rows of a source (`ucf101`, `hateful_memes`) are, if all of this holds:
+
+- each has one turn with one accepted answer, of at most MAX_LENGTH characters in one line;
+- there are 2 to MAX_CLASSES different ones, spellings aside, with 10 rows each on average;
+- those with fewer than 5 rows are few: they have at most a twentieth of the rows, and are at most one more than a
+  tenth of the others. Short answers to open questions have a long tail of rare ones; classes do not;
+- at most 10 are numbers: more are counts, years and amounts.
+
+Two answers are spellings of one class when they differ in case, blanks, `_`, `-` or punctuation at the edges only, and
+one has at most a tenth of the rows of the other. Single letters and grades (`a`, `A`, `A-`) are classes of their own.
+Splits are those that file names say (`leakage.role`), so the files of a train set in parts count together.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+
+from phiv_data.storage.record_errors import shown
+from phiv_data.validation.core.finding import Found, RowContext
+from phiv_data.validation.rules.leakage import told_as
+from phiv_schemas import Issue, Turn
+
+MAX_SOURCES = 100
+MAX_CLASSES = 1000
+MAX_LENGTH = 64
+_MAX_USES = 5 * MAX_CLASSES
+_MAX_NUMBERS = 10
+_ROWS_OF_A_CLASS = 5
+_IMBALANCE = 20  # PV230: the most frequent class over the rarest
+_EXPECTED = 10  # PV232: so many rows of a class would stand in a split drawn like train; none is no chance (e**-10)
+_TRAIN = "train"
+_ANSWER = "$.conversations[0].assistant"
+
+Place = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Uses:
+    """How often an answer stands in one split, and where first."""
+
+    count: int
+    first: Place
+
+
+Answers = dict[tuple[str, str], Uses]
+"""(answer, split) to its uses."""
+
+
+@dataclass(slots=True)
+class Labels:
+    """PV230 to PV233. A source that cannot be one of classes is None; so are all, beyond MAX_SOURCES.
+
+    There is no way back from None, so however rows are divided, the same sources end there.
+    """
+
+    sources: dict[str, Answers | None] | None = field(default_factory=dict)
+
+    def observe(self, row: RowContext) -> None:
+        """Count its answer. Rows without one count nowhere."""
+        if self.sources is None:
+            return
+        source, turns = row.conversation.source, row.conversation.conversations
+        if (answers := self.sources.get(source, _NEW)) is None:
+            return
+        answer = turns[0].assistant
+        if len(turns) > 1 or (turns[0].answers and not _may_be_class(turns[0])):
+            self._set(source, None)
+        elif answer is not None and (uses := answers.get((answer, told_as(row.split)))):
+            uses.count += 1
+            if row.line < uses.first[1] or row.file < uses.first[0]:
+                uses.first = min(uses.first, (row.file, row.line))
+        elif not _may_be_class(turns[0]):
+            self._set(source, None)
+        elif answer is not None:
+            answers = answers if answers is not _NEW else {}
+            answers[answer, told_as(row.split)] = Uses(1, (row.file, row.line))
+            self._set(source, _bounded(answers))
+
+    def _set(self, source: str, answers: Answers | None) -> None:
+        if self.sources is not None:
+            self.sources[source] = answers
+            if len(self.sources) > MAX_SOURCES:
+                self.sources = None
+
+    def merge(self, other: Labels) -> Labels:
+        """The counts of both."""
+        merged = Labels()
+        if self.sources is None or other.sources is None:
+            return Labels(None)
+        for source in self.sources.keys() | other.sources.keys():
+            merged._set(source, _sum(self.sources.get(source, _NEW), other.sources.get(source, _NEW)))
+        return merged
+
+    def findings(self) -> Iterator[Issue]:
+        """By source."""
+        for _, answers in sorted((self.sources or {}).items()):
+            if answers and (classes := classes_of(answers)):
+                yield from _variants(classes)
+                yield from _unseen(classes)
+                yield from _missing(classes)
+                yield from _imbalance(classes)
+
+
+_NEW: Answers = {}
+
+
+def _may_be_class(turn: Turn) -> bool:
+    answer, accepted = turn.assistant, turn.answers
+    if accepted is not None and len(accepted) > 1:
+        return False
+    return answer is None or (len(answer) <= MAX_LENGTH and "\n" not in answer.strip())
+
+
+def _bounded(answers: Answers) -> Answers | None:
+    return answers if len(answers) <= _MAX_USES else None
+
+
+def _sum(a: Answers | None, b: Answers | None) -> Answers | None:
+    if a is None or b is None:
+        return None
+    return _bounded({key: _both(a.get(key), b.get(key)) for key in a.keys() | b.keys()})
+
+
+def _both(a: Uses | None, b: Uses | None) -> Uses:
+    there = [uses for uses in (a, b) if uses]
+    return Uses(sum(uses.count for uses in there), min(uses.first for uses in there))
+
+
+# Classes -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Class:
+    """One class, by its most frequent spelling: its uses by split, and its other spellings."""
+
+    name: str
+    uses: dict[str, Uses]
+    variants: list[Class] = field(default_factory=list)
+
+    def rows(self, split: str | None = None) -> int:
+        """How many rows have it, in one split or in all, in any spelling."""
+        mine = sum(uses.count for name, uses in self.uses.items() if split in (None, name))
+        return mine + sum(variant.rows(split) for variant in self.variants)
+
+    def first(self, split: str | None = None) -> Place:
+        """Where it stands first, in any spelling. It does stand in the split."""
+        spellings = (self, *self.variants)
+        return min(uses.first for one in spellings for name, uses in one.uses.items() if split in (None, name))
+
+
+def classes_of(answers: Answers) -> list[Class]:
+    """The classes by name; [] where the answers are free text, by the criterion of this module."""
+    by_answer: defaultdict[str, dict[str, Uses]] = defaultdict(dict)
+    for (answer, split), uses in answers.items():
+        by_answer[answer][split] = uses
+    by_form: defaultdict[str, list[Class]] = defaultdict(list)
+    for one in sorted((Class(*item) for item in by_answer.items()), key=lambda one: (-one.rows(), one.name)):
+        same = by_form[_form(one.name)]
+        is_variant = same and 10 * one.rows() <= sum(uses.count for uses in same[0].uses.values())
+        (same[0].variants if is_variant else same).append(one)
+    classes = sorted(chain.from_iterable(by_form.values()), key=lambda one: one.name)
+    return classes if _are_classes(classes) else []
+
+
+def _form(answer: str) -> str:
+    """What spellings of one class share. Punctuation alone stands for itself."""
+    if len(answer.strip("-+")) < 2:
+        return answer  # grades, letters and signs: A and a, A- and A+
+    words = answer.casefold().replace("_", " ").replace("-", " ").split()
+    return " ".join(words).strip(".,;:!?\"'`()[]{} ") or answer
+
+
+def _are_classes(classes: list[Class]) -> bool:
+    rows = [one.rows() for one in classes]
+    rare = [count for count in rows if count < _ROWS_OF_A_CLASS]
+    common = len(rows) - len(rare)
+    return (
+        common >= 2
+        and len(rows) <= MAX_CLASSES
+        and sum(rows) >= 10 * len(rows)
+        and 20 * sum(rare) <= sum(rows)
+        and len(rare) <= 1 + common // 10
+        and sum(_is_number(one.name) for one in classes) <= _MAX_NUMBERS
+    )
+
+
+def _is_number(answer: str) -> bool:
+    return answer.strip("$€£%+-.,() ").replace(".", "").replace(",", "").isdecimal()
+
+
+def _splits(classes: list[Class]) -> list[str]:
+    return sorted({split for one in classes for spelling in (one, *one.variants) for split in spelling.uses})
+
+
+# Findings ----------------------------------------------------------------------------------------------------------
+
+
+def _variants(classes: list[Class]) -> Iterator[Issue]:
+    """PV233."""
+    for one in classes:
+        for variant in one.variants:
+            what = f"answer {shown(variant.name)} ({_rows(variant.rows())}) is class {shown(one.name)}"
+            what += f" ({_rows(one.rows() - sum(v.rows() for v in one.variants))}) in another spelling"
+            yield Found("PV233", _ANSWER, what).at(*variant.first())
+
+
+def _unseen(classes: list[Class]) -> Iterator[Issue]:
+    """PV231: in another split than train, if there is a train."""
+    splits = _splits(classes)
+    if _TRAIN not in splits:
+        return
+    for one in classes:
+        for split in splits:
+            if not one.rows(_TRAIN) and one.rows(split):
+                what = f"class {shown(one.name)} ({_rows(one.rows(split))} of {split}) is in no row of train"
+                yield Found("PV231", _ANSWER, what).at(*one.first(split))
+
+
+def _missing(classes: list[Class]) -> Iterator[Issue]:
+    """PV232: a class of train that is in none of many rows of another split."""
+    totals = {split: sum(one.rows(split) for one in classes) for split in _splits(classes)}
+    train = totals.pop(_TRAIN, 0)
+    for split, total in totals.items():
+        file, _ = min(one.first(split) for one in classes if one.rows(split))
+        for one in classes:
+            if not one.rows(split) and one.rows(_TRAIN) * total >= _EXPECTED * train > 0:
+                what = f"none of {_rows(total)} of {split} has class {shown(one.name)}"
+                yield Found("PV232", None, f"{what}, which {_rows(one.rows(_TRAIN))} of {train} of train have").at(file)
+
+
+def _imbalance(classes: list[Class]) -> Iterator[Issue]:
+    """PV230: of train, or of every split where there is no train."""
+    splits = _splits(classes)
+    for split in [_TRAIN] if _TRAIN in splits else splits:
+        there = sorted((one for one in classes if one.rows(split)), key=lambda one: (one.rows(split), one.name))
+        rarest, top = there[0], there[-1]
+        rare = sum(_IMBALANCE * one.rows(split) <= top.rows(split) for one in there)
+        if rare:
+            what = f"class {shown(rarest.name)} has {_rows(rarest.rows(split))} of {split}, class {shown(top.name)}"
+            what += f" {top.rows(split)}"
+            more = f" ({rare - 1} more classes are as rare)" if rare > 1 else ""
+            yield Found("PV230", None, what + more).at(rarest.first(split)[0])
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' if count != 1 else ''}"

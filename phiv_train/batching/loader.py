@@ -1,0 +1,192 @@
+"""Rows of a dataset to micro-batches of tensors, in worker processes.
+
+    rows = EncodedRows(dataset, family, processor, fitted=fitted)
+    rows[17]                                       # Encoded: ids, labels, crops of row 17
+    rows[~17]                                      # the same without labels: a filler, it weighs nothing
+    loader = make_loader(rows, PlanSampler(schedule), layout="packed", num_workers=4)
+    for batch in loader: model(**batch)
+
+Images are opened in the worker that needs them. Before a batch leaves it, every sample's length has been compared
+with the planned one, and the family's collate has compared image slots with image features; what fails names its row.
+A batch without images holds empty media of the same keys, so every rank always runs the same graph.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_schemas import Conversation
+from phiv_schemas.errors import RecordError, ShardError
+from phiv_train.batching.lengths import Fitted, OnBad, keep_images
+from phiv_train.families.base import IGNORE, Encoded, Family, Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+    from phiv_train.batching.sampler import PlanSampler
+
+_log = logging.getLogger(__name__)
+_TRACEBACK_LINE = "phiv_train.batching.loader.RowError: "
+
+
+class RowError(RecordError):
+    """A row that cannot be used, raised in a worker. Its text survives the way to the main process.
+
+    torch raises a worker's exception again as `type(text of the traceback)`, so this one finds its line in that text.
+    """
+
+    def __init__(self, where: str, what: str = "", hint: str = "") -> None:
+        if not what:
+            where, _, what = where.strip().rpartition(_TRACEBACK_LINE)[2].partition(": ")
+        super().__init__(where, what, hint)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedRows:
+    """A map-style dataset of `Encoded` samples by row number; `~row` gives the row without labels.
+
+    `fitted`: what `lengths.fit` returned: trimmed rows lose their images, and lengths are checked against it.
+    `on_bad="skip"`: a row whose images or record cannot be read keeps its place and length in the plan with grey
+    images and no labels, so it weighs nothing and moves no other row; a line per row is added to `bad_file` (jsonl:
+    id, reason) and a warning logged. Small enough to pickle: spawned workers map the shards again.
+    """
+
+    dataset: ConversationDataset
+    family: Family
+    processor: Any
+    fitted: Fitted | None = None
+    on_bad: OnBad = "error"
+    bad_file: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> Encoded:
+        number = row if row >= 0 else ~row
+        try:
+            encoded = self._encode(number)
+        except (RecordError, ShardError) as error:
+            if self.on_bad == "error":
+                raise _with_id(error, self._id(number)) from error
+            return self._stand_in(number, error)
+        return encoded if row >= 0 else _unlabelled(encoded)
+
+    def _encode(self, row: int) -> Encoded:
+        sample = self.dataset[row]
+        images = [sample.images[i].open() for i in self._kept(row, len(sample.images))]
+        return self._checked(self.family.encode(self._cut(sample.conversation, row), images, self.processor), row)
+
+    def _kept(self, row: int, count: int) -> Sequence[int]:
+        return range(count) if self.fitted is None else self.fitted.kept_images.get(row, range(count))
+
+    def _cut(self, conversation: Conversation, row: int) -> Conversation:
+        count = len(conversation.image_paths)
+        kept = self._kept(row, count)
+        return conversation if len(kept) == count else keep_images(conversation, kept)
+
+    def _checked(self, encoded: Encoded, row: int) -> Encoded:
+        if (encoded.labels == IGNORE).all():
+            raise RecordError(encoded.id, "has nothing to learn", "Leave unlabeled rows out of training")
+        if self.fitted is not None and len(encoded) != (planned := int(self.fitted.lengths.tokens[row])):
+            what = f"is {len(encoded)} tokens, not the {planned} its stored sizes give"
+            raise RecordError(encoded.id, what, "Convert the data again, its images were changed")
+        return encoded
+
+    def _stand_in(self, row: int, error: RecordError | ShardError) -> Encoded:
+        """The row with grey images of the stored sizes, unlabelled."""
+        from PIL.Image import new
+
+        try:
+            conversation, sizes = self.dataset.conversation(row), _sizes(self.dataset, row)
+            images = [new("RGB", sizes[i], (128, 128, 128)) for i in self._kept(row, len(sizes))]
+            encoded = self.family.encode(self._cut(conversation, row), images, self.processor)
+        except (RecordError, ShardError) as second:  # not even its text can be read
+            raise _with_id(second, self._id(row)) from second
+        self._report(encoded.id, str(error))
+        return _unlabelled(encoded)
+
+    def _report(self, row_id: str, reason: str) -> None:
+        _log.warning("%s is left out of training: %s", row_id, reason)
+        if self.bad_file is not None:
+            line = json.dumps({"id": row_id, "reason": reason}) + "\n"
+            descriptor = os.open(self.bad_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(descriptor, line.encode())  # one call: lines of several workers do not mix
+            finally:
+                os.close(descriptor)
+
+    def _id(self, row: int) -> str:
+        try:
+            return self.dataset.conversation(row).id
+        except ShardError:
+            return f"{self.dataset.split} row {row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Collate:
+    """`collate_fn`: samples to the model's keyword arguments. RowError, naming the sample, where they do not fit."""
+
+    family: Family
+    processor: Any
+    layout: Layout = "packed"
+
+    def __call__(self, samples: Sequence[Encoded]) -> dict[str, Tensor]:
+        try:
+            return self.family.collate(samples, self.processor, layout=self.layout)
+        except RecordError as error:
+            raise RowError(error.where, error.what, error.hint) from error
+
+
+def make_loader(
+    rows: EncodedRows,
+    sampler: PlanSampler,
+    *,
+    layout: Layout = "packed",
+    num_workers: int = 0,
+    prefetch_factor: int = 2,
+    pin_memory: bool = False,
+    seed: int = 0,
+) -> DataLoader[Any]:
+    """The loader of one process. Any `num_workers` gives the same batches, and none touches torch's global generator.
+
+    Workers are spawned, never forked: threads of the parent (tokenizers, gloo, CUDA) would be lost in a fork. torch
+    seeds Python's, numpy's and its own generators in each from `seed`; encoding draws from none of them.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    return DataLoader(
+        rows,  # type: ignore[arg-type]  # a map-style dataset by its methods; this module needs no torch to import
+        batch_sampler=sampler,
+        collate_fn=Collate(rows.family, rows.processor, layout),
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor if num_workers else None,
+        pin_memory=pin_memory,
+        multiprocessing_context="spawn" if num_workers else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _sizes(dataset: ConversationDataset, row: int) -> list[tuple[int, int]]:
+    stored = dataset.sizes()
+    span = slice(int(stored.offsets[row]), int(stored.offsets[row + 1]))
+    return list(zip(stored.widths[span].tolist(), stored.heights[span].tolist(), strict=True))
+
+
+def _unlabelled(encoded: Encoded) -> Encoded:
+    return replace(encoded, labels=np.full_like(encoded.labels, IGNORE))
+
+
+def _with_id(error: RecordError | ShardError, row_id: str) -> RowError:
+    where = error.where if error.where.startswith(row_id) else f"{row_id}: {error.where}"
+    return RowError(where, error.what, error.hint)

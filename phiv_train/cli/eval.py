@@ -1,0 +1,231 @@
+"""`phiv-eval`: answer the questions of a split with a model and score the answers.
+
+Exit codes: 0 evaluated, 1 the data has problems, 2 usage, 3 something of the environment is missing, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff
+
+from phiv_data.cli.common import run
+from phiv_data.utils.atomic import environment_problems
+from phiv_schemas.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from phiv_data.storage.dataset import ConversationDataset
+    from phiv_train.checkpoints.resolve import Source
+    from phiv_train.evaluation.generate import EvalResult
+
+OnBatch = Callable[[int, int], None]
+Metric = Literal["auto", "accuracy", "accuracy_official", "anls", "anls_official"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Answer the questions of a split and score the answers: accuracy or ANLS, by the recipe's or the official rules.
+
+    Scores go to stdout, everything to a json file, and a confusion matrix of a classification to an image beside it.
+    Start with torchrun to share the rows among several GPUs; the result is the same.
+    """
+
+    data_dir: Path
+    """Folder of a converted dataset (made by phiv-convert)."""
+    model_name_or_path: str | None = None
+    """Checkpoint folder, adapter folder (it names its base), hub id, or `tiny`, `tiny:7`."""
+    adapter: Path | None = None
+    """Adapter folder to put on the model; alone, the base is the one it names."""
+    split: str = "val"
+    """Split to evaluate."""
+    metric: tuple[Metric, ...] = ("auto",)
+    """One or more. auto: anls where questions list several accepted answers, else accuracy."""
+    turns: Literal["last", "first", "all"] = "last"
+    """Which turns of a dialogue are asked, with the true answers of earlier turns before them."""
+    limit: int | None = None
+    """Look at the first rows of the split only."""
+    family: str | None = None
+    """Model family; by default read from the checkpoint."""
+    num_crops: int | None = None
+    """Crops per image; by default what the checkpoint was trained with."""
+    batch_size: int = 8
+    """Questions answered at once and per process."""
+    max_new_tokens: int = 64
+    """Longest answer, in tokens."""
+    num_workers: int | None = None
+    """Processes that read and encode images. By default 4 with a GPU, else none."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights. auto: bfloat16 on a GPU, else float32."""
+    use_flash_attention: bool = False
+    """flash-attention 2 in place of PyTorch's sdpa; needs bfloat16."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: a GPU if there is one."""
+    output: Path | None = None
+    """The json file. By default eval_SPLIT.json in the model's folder, or here for a model without a folder."""
+
+
+def main() -> int:
+    """Entry point of `phiv-eval`."""
+    return run("phiv-eval", lambda: _evaluate(_parse(sys.argv[1:])))
+
+
+def _parse(argv: list[str]) -> Options:
+    import tyro
+
+    return tyro.cli(Options, prog="phiv-eval", args=argv, config=(FlagCreatePairsOff,))
+
+
+def _evaluate(options: Options) -> int:
+    """Everything cheap is checked before anything heavy is imported or loaded."""
+    from phiv_data.storage.dataset import ConversationDataset
+    from phiv_train.checkpoints.resolve import find_source
+
+    _check(options)
+    dataset = ConversationDataset(options.data_dir, options.split)
+    source = find_source(options.model_name_or_path, adapter=options.adapter, family=options.family)
+    result, settings = _answer(options, source, dataset)
+    if _rank() == 0:
+        _report(options, source, result, settings)
+    return EXIT_OK
+
+
+def _check(options: Options) -> None:
+    if options.model_name_or_path is None and options.adapter is None:
+        raise UsageError("--model_name_or_path", "is missing", "Pass a checkpoint, or an adapter with --adapter")
+    for name in ("limit", "num_crops", "batch_size", "max_new_tokens"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name}", f"must be at least 1 (found {value})")
+    if (options.num_crops or 1) > 16:
+        raise UsageError("--num_crops", f"must be 1 to 16 (found {options.num_crops})")
+    if (options.num_workers or 0) < 0:
+        raise UsageError("--num_workers", f"must be 0 or more (found {options.num_workers})")
+    if options.output is not None:
+        _make_folder(options.output.absolute().parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """The output's folder, before anything is computed. UsageError where it cannot be."""
+    try:
+        with environment_problems(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError("--output", f"{str(folder)!r} cannot be a folder ({error.strerror})") from error
+
+
+def _answer(options: Options, source: Source, dataset: ConversationDataset) -> tuple[EvalResult, dict[str, Any]]:
+    on_gpu = _on_gpu(options)
+    if not on_gpu:  # deepspeed, which comes with accelerate, else looks for an accelerator and warns on stdout
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from phiv_train.checkpoints.resolve import load_model
+    from phiv_train.evaluation.generate import evaluate
+    from phiv_train.families.base import get_family
+    from phiv_train.training.quiet import quiet_libraries
+
+    quiet_libraries()
+    precision = options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
+    attention = "flash_attention_2" if options.use_flash_attention else "sdpa"
+    model, processor = load_model(source, num_crops=options.num_crops, dtype=precision, attn_implementation=attention)
+    model.to(f"cuda:{_local_rank()}" if on_gpu else "cpu")
+    if line := mismatch(source, processor):
+        sys.stderr.write(f"phiv-eval: {line}\n" if _rank() == 0 else "")
+    with _process_group(options), _bar() as bar:
+        result = evaluate(
+            model,
+            get_family(source.family),
+            processor,
+            dataset,
+            rows=range(min(options.limit or len(dataset), len(dataset))),
+            metric=options.metric,
+            turns=options.turns,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            num_workers=options.num_workers if options.num_workers is not None else 4 * on_gpu,
+            on_batch=bar,
+        )
+    used = {"num_crops": getattr(processor, "num_crops", None), "spec_hash": processor.spec_hash}
+    return result, {"precision": precision, "world_size": _world_size(), **used}
+
+
+def mismatch(source: Source, processor: Any) -> str | None:
+    """One line where the model was trained with other images or another tokenizer than it is evaluated with."""
+    found = getattr(processor, "num_crops", None)
+    if source.num_crops is not None and found != source.num_crops:
+        return f"num_crops is {found}, the model was trained with {source.num_crops}. Scores may be lower for it"
+    if source.spec_hash is not None and processor.spec_hash != source.spec_hash:
+        return (
+            f"tokenizer or image settings are not those of the training (spec {processor.spec_hash[:12]},"
+            f" trained with {source.spec_hash[:12]}). Scores may be lower for it"
+        )
+    return None
+
+
+def _report(options: Options, source: Source, result: EvalResult, settings: dict[str, Any]) -> None:
+    from phiv_train.evaluation.report import as_text, write_result
+
+    named = {
+        "model": source.base,
+        "adapter": None if source.adapter is None else str(source.adapter),
+        "family": source.family,
+        "data_dir": str(options.data_dir),
+        "limit": options.limit,
+    }
+    path = options.output or source.folder / f"eval_{options.split}.json"
+    write_result(result, path, **named, **settings)
+    sys.stdout.write(f"{as_text(result)}{path}\n")
+
+
+@contextmanager
+def _process_group(options: Options) -> Iterator[None]:
+    """torch.distributed while evaluating, when torchrun started us."""
+    if _world_size() == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if _on_gpu(options):
+        torch.cuda.set_device(_local_rank())
+    dist.init_process_group("nccl" if _on_gpu(options) else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _bar() -> Iterator[OnBatch]:
+    from tqdm import tqdm
+
+    hidden = None if _rank() == 0 else True
+    with tqdm(unit=" questions", desc="evaluate", disable=hidden, leave=False, file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _on_gpu(options: Options) -> bool:
+    import torch
+
+    return options.device == "auto" and torch.cuda.is_available()
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,331 @@
+"""`evaluate`: let a model answer the questions of a split, and score the answers.
+
+    result = evaluate(model, family, processor, ConversationDataset("ucf101", "val"), metric="accuracy", batch_size=8)
+    result.metrics                                        # {"accuracy": 0.97}
+    write_result(result, Path("out/eval_after.json"))     # eval_report.py: the json file and a confusion image
+
+Greedy, batched, longest prompts first (memory that holds the first batch holds them all), padded on the left, and
+shared by the ranks of torch.distributed where it is initialised; every rank returns the whole result, in the order
+of the rows. In float32 nothing depends on batch size, workers or ranks. In bfloat16 the shape of a batch moves
+logits by about 1e-2, which can turn a near tie: compare runs of one batch size and world size there.
+
+The prompt of a turn is the dialogue up to it, the true answers of earlier turns included, id for id as in training.
+A question without an answer is left out and counted. The model comes back as it was: training modes of all modules,
+caching, random state; so this can run inside a training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import GenerationConfig
+
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_schemas import Conversation
+from phiv_schemas.errors import PhivError, UsageError
+from phiv_train.evaluation.metrics import METRICS, ClassTable, class_table, get_metric, mean_score
+from phiv_train.families.base import Encoded, Family
+
+Turns = Literal["last", "first", "all"]
+MAX_CLASSES = 200
+_NOT_FOR_GENERATE = ("labels", "position_ids")  # generate counts positions from the mask
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One turn to answer. `answer` is the row's own, `answers` all accepted ones, `length` the prompt's positions."""
+
+    row: int
+    turn: int
+    id: str
+    answer: str
+    answers: tuple[str, ...]
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model answered. `stopped` is False where `max_new_tokens` cut it."""
+
+    question: Question
+    text: str
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """Mean scores (0..1) by metric, the first the one asked for, and all predictions in the order of the rows.
+
+    `rows` were looked at; `unlabeled` of the questions they ask have no answer and are in no score.
+    """
+
+    metrics: Mapping[str, float]
+    predictions: tuple[Prediction, ...]
+    rows: int
+    unlabeled: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric asked for."""
+        return next(iter(self.metrics))
+
+    @property
+    def score(self) -> float:
+        """Its value."""
+        return self.metrics[self.metric]
+
+    def scores(self, metric: str) -> list[float]:
+        """The score of every prediction."""
+        return [METRICS[metric](p.text, p.question.answers) for p in self.predictions]
+
+    def classes(self) -> ClassTable | None:
+        """The table of a classification: one answer per question, some answer twice, at most 200 different ones."""
+        if not self.metric.startswith("accuracy") or any(len(p.question.answers) > 1 for p in self.predictions):
+            return None
+        table = class_table([(p.text, p.question.answer) for p in self.predictions])
+        return table if len(table.labels) <= min(MAX_CLASSES, len(self.predictions) - 1) else None
+
+    def worst(self, count: int = 10) -> list[Prediction]:
+        """Predictions that are not right, the worst first; ties by likeness to an answer, then by row."""
+        ranks = list(zip(self.scores(self.metric), self.scores("anls_official"), strict=True))
+        order = sorted(range(len(ranks)), key=lambda i: (ranks[i], i))
+        return [self.predictions[i] for i in order if ranks[i][0] < 1][:count]
+
+
+def evaluate(
+    model: Any,
+    family: Family,
+    processor: Any,
+    dataset: ConversationDataset,
+    *,
+    rows: Sequence[int] | None = None,
+    metric: str | Sequence[str] = "auto",
+    turns: Turns = "last",
+    batch_size: int = 8,
+    max_new_tokens: int = 64,
+    num_workers: int = 0,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> EvalResult:
+    """Generate an answer for every labelled question of `rows` (default: all) and score it.
+
+    `metric`: one name or several of `metrics.METRICS`, or "auto": anls where a question lists several accepted
+    answers, else accuracy. `turns`: which turns of a dialogue are asked. `batch_size`: prompts per forward pass and
+    rank. `on_batch(done, total)`: this rank's questions so far.
+
+    UsageError when nothing is labelled or a metric is unknown. What fails on one rank is raised on all of them.
+    """
+    rows = range(len(dataset)) if rows is None else list(dict.fromkeys(rows))
+    questions, unlabeled = find_questions(dataset, family, processor, rows, turns)
+    if not questions:
+        found = f"split {dataset.split!r} has no question with an answer in the {len(rows)} rows chosen"
+        raise UsageError(str(dataset.path), found, "Evaluate a labelled split")
+    names = choose_metrics(metric, questions)
+    batches = make_batches(questions, batch_size)
+    sharded = is_sharded(model)
+    prompts = Prompts(dataset, family, processor, my_batches(batches, even=sharded))
+    answers = _from_all_ranks(lambda: _generate(model, prompts, max_new_tokens, num_workers, sharded, on_batch))
+    predictions = tuple(Prediction(q, *answers[q.row, q.turn]) for q in questions)
+    settings = {"split": dataset.split, "turns": turns, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    return EvalResult(_means(names, predictions), predictions, len(rows), unlabeled, settings)
+
+
+def find_questions(
+    dataset: ConversationDataset, family: Family, processor: Any, rows: Sequence[int], turns: Turns
+) -> tuple[list[Question], int]:
+    """The labelled questions of `rows`, in order, and how many have no answer. No image is opened."""
+    widths, heights, offsets = dataset.sizes()
+    questions: list[Question] = []
+    unlabeled = 0
+    for row in rows:
+        conversation = dataset.conversation(row)
+        first, last = offsets[row], offsets[row + 1]
+        sizes = list(zip(widths[first:last].tolist(), heights[first:last].tolist(), strict=True))
+        for number in _asked(conversation, turns):
+            turn = conversation.turns[number]
+            if turn.assistant is None:
+                unlabeled += 1
+                continue
+            dialogue = up_to(conversation, number)
+            length = family.length(dialogue, sizes[: len(dialogue.image_paths)], processor, generation=True)
+            answers = turn.answers or (turn.assistant,)
+            questions.append(Question(row, number, conversation.id, turn.assistant, answers, length))
+    return questions, unlabeled
+
+
+def up_to(conversation: Conversation, turn: int) -> Conversation:
+    """The dialogue that ends with turn number `turn`."""
+    return conversation.model_copy(update={"conversations": conversation.turns[: turn + 1]})
+
+
+def choose_metrics(metric: str | Sequence[str], questions: Sequence[Question]) -> list[str]:
+    """Names of the metrics, "auto" resolved. UsageError for an unknown one."""
+    auto = "anls" if any(len(q.answers) > 1 for q in questions) else "accuracy"
+    names = [auto if name == "auto" else name for name in ([metric] if isinstance(metric, str) else metric)]
+    for name in names:
+        get_metric(name)
+    return list(dict.fromkeys(names))
+
+
+def make_batches(questions: Sequence[Question], batch_size: int) -> list[list[Question]]:
+    """All questions, the longest first, in batches: the same on every rank."""
+    ordered = sorted(questions, key=lambda q: (-q.length, q.row, q.turn))
+    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+
+
+def my_batches(batches: list[list[Question]], *, even: bool) -> list[list[Question]]:
+    """This rank's share. With `even` every rank has equally many, the first one being done twice where needed."""
+    rank, world = _rank_and_world()
+    mine = batches[rank::world]
+    return mine + batches[:1] if even and len(mine) < -(-len(batches) // world) else mine
+
+
+class Prompts(Dataset[dict[str, Tensor]]):
+    """Batches of encoded prompts, one per item; made in a worker."""
+
+    def __init__(
+        self, dataset: ConversationDataset, family: Family, processor: Any, batches: list[list[Question]]
+    ) -> None:
+        self.dataset, self.family, self.processor, self.batches = dataset, family, processor, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        samples = [self._encode(question) for question in self.batches[index]]
+        batch = self.family.collate(samples, self.processor, layout="left")
+        return {name: tensor for name, tensor in batch.items() if name not in _NOT_FOR_GENERATE}
+
+    def _encode(self, question: Question) -> Encoded:
+        sample = self.dataset[question.row]
+        dialogue = up_to(sample.conversation, question.turn)
+        images = [image.open() for image in sample.images[: len(dialogue.image_paths)]]
+        return self.family.encode(dialogue, images, self.processor, generation=True)
+
+
+Answers = dict[tuple[int, int], tuple[str, bool]]
+"""(row, turn) -> (text, stopped)."""
+
+
+def _generate(
+    model: Any,
+    prompts: Prompts,
+    max_new_tokens: int,
+    num_workers: int,
+    sharded: bool,
+    on_batch: Callable[[int, int], None] | None,
+) -> Answers:
+    processor, device = prompts.processor, next(model.parameters()).device
+    config = _greedy(processor, max_new_tokens)
+    total = sum(map(len, prompts.batches))
+    answers: Answers = {}
+    with evaluating(model, run_vision=sharded):
+        for questions, batch in zip(prompts.batches, _loader(prompts, num_workers, device), strict=True):
+            inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            ids = model.generate(**inputs, generation_config=config, synced_gpus=sharded)
+            for question, new in zip(questions, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+                stopped = any(token in processor.stop_ids for token in new)
+                answers[question.row, question.turn] = (processor.decode(new), stopped)
+            if on_batch is not None:
+                on_batch(len(answers), total)
+    return answers
+
+
+def _greedy(processor: Any, max_new_tokens: int) -> GenerationConfig:
+    """Greedy decoding. Everything that could bend it is said, because what is not said the checkpoint decides."""
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        eos_token_id=list(processor.stop_ids),
+        pad_token_id=processor.pad_id,
+    )
+
+
+def _loader(prompts: Prompts, num_workers: int, device: torch.device) -> DataLoader[dict[str, Tensor]]:
+    return DataLoader(
+        prompts,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own, so that a training's random state is not moved
+    )
+
+
+@contextmanager
+def evaluating(model: Any, *, run_vision: bool = False) -> Iterator[None]:
+    """Eval mode for all modules, and back to each module's own mode. Checkpointing has no effect meanwhile.
+
+    Training may run the image path for batches without images; here only with `run_vision`, else every
+    generated token would pay for it.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    always = [module for module, _ in modes if getattr(module, "always_run_vision", False) and not run_vision]
+    model.eval()
+    for module in always:
+        module.always_run_vision = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for module in always:
+            module.always_run_vision = True
+
+
+def is_sharded(model: Any) -> bool:
+    """True when parameters are spread over ranks (FSDP2), which must then run forward passes together."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def _from_all_ranks(work: Callable[[], Answers]) -> Answers:
+    """The union of all ranks' answers. A rank's error is raised on every rank, so that none waits for ever."""
+    rank, world = _rank_and_world()
+    if world == 1:
+        return work()
+    mine: Answers = {}
+    error: Exception | None = None
+    try:
+        mine = work()
+    except Exception as problem:  # of any kind: the others must hear of it
+        error = problem
+    told = error if isinstance(error, PhivError) or error is None else RuntimeError(f"on rank {rank}: {error!r}")
+    everyone: list[Any] = [None] * world
+    dist.all_gather_object(everyone, (mine, told))
+    if error is not None:
+        raise error
+    for _, trouble in everyone:
+        if trouble is not None:
+            raise trouble
+    return {key: answer for answers, _ in everyone for key, answer in answers.items()}
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _asked(conversation: Conversation, turns: Turns) -> Sequence[int]:
+    count = len(conversation.turns)
+    return range(count) if turns == "all" else [0 if turns == "first" else count - 1]
+
+
+def _means(metrics: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, float]:
+    return {name: mean_score(name, [(p.text, p.question.answers) for p in predictions]) for name in metrics}

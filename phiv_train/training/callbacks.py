@@ -1,0 +1,170 @@
+"""What happens beside the steps of a run: the metrics log, the progress bar, stopping on a signal, the gradient audit.
+
+All are plain TrainerCallbacks; none changes what is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_schemas.errors import UsageError
+from phiv_train.training.trainable import GradientAudit
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """`metrics.jsonl`: one line per log step, `step` first. A run that goes on drops the lines after its checkpoint."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.path = output_dir / METRICS_FILE
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and self.path.is_file():
+            written = self.path.read_bytes().splitlines(keepends=True)
+            lines = [line for line in written if _step(line) <= state.global_step]
+            with atomic_write(self.path) as file:
+                file.write(b"".join(lines if state.global_step else []))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            with environment_problems(self.path), self.path.open("a", encoding="utf-8") as file:
+                line = {name: _plain(value) for name, value in logs.items()}
+                file.write(json.dumps({"step": state.global_step, **line}, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """None for what JSON cannot hold: the infinite gradient norm of a float16 step that was skipped."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step(line: bytes) -> float:
+    """The step of a log line; infinite for a line that was cut."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class ProgressBar(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """A bar on stderr with the time left, the loss and tokens/s. (transformers' own writes its logs to stdout.)"""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", desc="train", file=sys.stderr
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if self.bar is not None and logs and "loss" in logs:
+            shown = {"loss": f"{logs['loss']:.4f}", "tok/s": f"{logs.get('tokens_per_s', 0):.0f}"}
+            self.bar.set_postfix(shown, refresh=False)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class StopOnNonFinite(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """UsageError when the loss was not finite since the last look, before it is logged or saved as a checkpoint."""
+
+    def __init__(self, any_rank: Callable[[bool], bool] = bool) -> None:
+        self._any_rank = any_rank
+        self._is_finite: Tensor | None = None
+
+    def see(self, loss: Tensor) -> None:
+        """Note a loss without waiting for the device."""
+        finite = torch.isfinite(loss.detach()).all()
+        self._is_finite = finite if self._is_finite is None else self._is_finite & finite
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        last = state.global_step >= state.max_steps
+        if not (control.should_log or control.should_save or last) or self._is_finite is None:
+            return
+        if self._any_rank(not bool(self._is_finite)):
+            what = f"the loss is not a finite number at step {state.global_step}, or shortly before"
+            raise UsageError("training", what, "Lower --learning_rate, or use bfloat16 or float32")
+        self._is_finite = None
+
+
+class StopOnSignal(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """SIGTERM or Ctrl-C ends the run after the current step, with a checkpoint. A second signal ends it at once."""
+
+    def __init__(self, any_rank: Callable[[bool], bool] = bool) -> None:
+        self.requested, self._any_rank = False, any_rank
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Every rank must stop at the same step, whichever of them got the signal.
+        if self._any_rank(self.requested) and state.global_step < state.max_steps:
+            self.stopped = True
+            control.should_save = control.should_training_stop = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catch the signals inside the block."""
+        previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        sys.stderr.write("\nphiv-train: stopping after this step, with a checkpoint (once more: at once)\n")
+
+
+class AuditFirstStep(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Fails before the first optimizer step when a trainable tensor has got no gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.audit: GradientAudit | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.audit = GradientAudit(self.model)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.audit is not None:
+            self.audit.finish()
+            self.audit = None
+
+
+def sum_over_ranks(values: list[float]) -> list[float]:
+    """Each number added up over all processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def any_rank(flag: bool) -> bool:
+    """True if the flag is set in any process."""
+    return sum_over_ranks([float(flag)])[0] > 0

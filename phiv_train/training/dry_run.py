@@ -1,0 +1,82 @@
+"""`phiv-train --dry_run`: what a run would do, before any weight is loaded and without writing anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phiv_train.batching.plan import PlanSummary
+from phiv_train.config import TrainConfig
+from phiv_train.presets import warmup_warning
+from phiv_train.training import distributed as sharding
+from phiv_train.training.memory import Estimate, Workload, estimates, gigabytes
+from phiv_train.training.setup import Prepared, prepare
+from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
+
+
+def report(config: TrainConfig) -> str:
+    """Plan, trainable parameters and memory, as text. PhivError as a real run would raise it."""
+    prepared = prepare(config)
+    parts = [plan_text(prepared), "", *strategy_text(prepared)]
+    return "\n".join(parts)
+
+
+def plan_text(prepared: Prepared) -> str:
+    """The plan in numbers."""
+    config, schedule = prepared.config, prepared.schedule
+    summaries = [plan.summary() for plan in schedule.plans]
+    first = summaries[0]
+    accumulation = schedule.accumulation(sharding.world_size())
+    warmup = config.num_warmup_steps(schedule.num_steps)
+    lines = {
+        "data": f"{config.data_dir} {config.train_split}: {prepared.fitted}",
+        "epochs": f"{len(summaries)}, {_each([s.tokens for s in summaries])} tokens per epoch,"
+        f" {first.image_tokens / first.tokens:.1%} of them images",
+        "steps": f"{schedule.num_steps} ({_each([s.steps for s in summaries])} per epoch), {warmup} of them warm-up",
+        "a step": f"{first.rows_per_step:.1f} rows on average (batch_size {config.batch_size})"
+        f" in {first.packs_per_step} packs: {sharding.world_size()} processes x {accumulation} accumulated",
+        "fill": _fill(first),
+        "worst batch": f"{max(s.worst_positions for s in summaries):,} positions,"
+        f" {max(s.worst_image_tokens for s in summaries):,} of images; it runs first",
+        "longest row": f"{max(s.longest_row for s in summaries):,} positions",
+        "precision": f"{prepared.dtype}, weights {prepared.weights_dtype}, {config.attn_implementation}",
+    }
+    text = "\n".join(f"{name:12} {value}" for name, value in lines.items())
+    warning = warmup_warning(schedule.num_steps, warmup) if config.warmup_steps is None else None
+    return f"{text}\nnote         {warning}" if warning else text
+
+
+def strategy_text(prepared: Prepared) -> list[str]:
+    """The trainable table of the chosen strategy, and the memory of all of them."""
+    family: Any = prepared.family
+    if not hasattr(family, "skeleton"):
+        return [f"family {family.name} has no skeleton: no table and no memory estimate without its weights"]
+    config = prepared.config
+    model = family.skeleton(prepared.source.base)
+    parts = family.parts(model)
+    summaries = [plan.summary() for plan in prepared.schedule.plans]
+    work = Workload(max(s.worst_positions for s in summaries), max(s.worst_image_tokens for s in summaries))
+    half, size = prepared.dtype in ("bfloat16", "float16"), sharding.world_size()
+    table = estimates(model, parts, config, work, half=half, sharding=prepared.sharding, world_size=size)
+    apply_strategy(model, parts, config)
+    return [trainable_table(part_sizes(model, parts, config)), "", memory_table(table, config.strategy)]
+
+
+def memory_table(rows: list[Estimate], chosen: str) -> str:
+    """Memory of one process by strategy; the chosen one is marked."""
+    columns = ("weights", "gradients", "optimizer", "activations", "total")
+    lines = ["memory (estimate)" + "".join(f"{name:>12}" for name in columns)]
+    for row in rows:
+        cells = "".join(f"{gigabytes(getattr(row, name)):>12}" for name in columns)
+        lines.append(f"{'*' if row.strategy == chosen else ' '} {row.strategy:15}{cells}")
+    return "\n".join(lines)
+
+
+def _fill(summary: PlanSummary) -> str:
+    full = "" if summary.fill is None else f"{summary.fill:.1%} of the room, "
+    odd = f"; {summary.filler_packs} empty packs complete the last step" if summary.filler_packs else ""
+    return f"{full}{summary.padding:.1%} padding{odd}"
+
+
+def _each(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

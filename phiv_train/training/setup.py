@@ -1,0 +1,255 @@
+"""From settings to everything a run needs, cheap checks first: data, processor, lengths, plan, device, precision.
+
+prepared = prepare(config)                     # no weights are loaded
+prepared.schedule.num_steps, prepared.fitted
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.utils.atomic import atomic_write
+from phiv_schemas.errors import EnvironmentProblem, UsageError
+from phiv_train.batching.bin_packing import Ints
+from phiv_train.batching.lengths import Fitted, fit, measure
+from phiv_train.batching.plan import PlanSpec, make_plan
+from phiv_train.batching.schedule import Schedule
+from phiv_train.checkpoints.resolve import Source, find_source, load_processor
+from phiv_train.checkpoints.store import find_checkpoint, read_stamp
+from phiv_train.config import IMAGE_PARTS, TrainConfig
+from phiv_train.families.base import Family, get_family
+from phiv_train.training import distributed as sharding
+
+if TYPE_CHECKING:
+    import torch
+
+BAD_FILE = "bad_rows.jsonl"
+USUAL_FILL = 0.98
+"""Share of a pack's room that rows take, of which steps are made large enough to hold batch_size rows."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of a run before weights are loaded. `dtype`: name of the compute precision."""
+
+    config: TrainConfig
+    source: Source
+    family: Family
+    processor: Any
+    dataset: ConversationDataset
+    fitted: Fitted
+    schedule: Schedule
+    on_gpu: bool
+    dtype: str
+    sharding: str
+
+    @property
+    def device(self) -> torch.device:
+        """This process's device."""
+        import torch
+
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.on_gpu else "cpu")
+
+    @property
+    def weights_dtype(self) -> str:
+        """Precision of the weights: trained ones are float32, a frozen base takes half of that in bfloat16."""
+        return "bfloat16" if self.config.lora and self.dtype == "bfloat16" else "float32"
+
+    @property
+    def layout(self) -> str:
+        """How the family collates a micro-batch."""
+        return "packed" if self.config.packing else "right"
+
+    @property
+    def num_workers(self) -> int:
+        """Encoding processes."""
+        return self.config.num_workers if self.config.num_workers is not None else 4 * self.on_gpu
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Check data and environment and plan the run. PhivError, one line, for what is wrong."""
+    dataset = open_split(config.data_dir, config.train_split, config)
+    if config.eval:
+        open_split(config.data_dir, config.eval_split, config)
+    on_gpu = has_gpu(config)
+    dtype = check_precision(config, on_gpu)
+    check_trackers(config)
+    source = find_source(config.model_name_or_path, family=config.family)
+    if source.adapter is not None:
+        hint = f"Pass its base, {source.base!r}; adapters are trained from scratch"
+        raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
+    family, processor = get_family(source.family), load_processor(source, num_crops=config.num_crops)
+    fitted = fit_rows(config, dataset, family, processor)
+    config = without_images(config, fitted)
+    known = find_checkpoint(config)
+    planned = (
+        config if known is None else config.model_copy(update={"packs_per_step": read_stamp(known).packs_per_step})
+    )
+    schedule = make_schedule(planned, fitted, sharding.world_size())
+    chosen = sharding.choose_sharding(config, on_gpu)
+    return Prepared(config, source, family, processor, dataset, fitted, schedule, on_gpu, dtype, chosen)
+
+
+def open_split(folder: Path, split: str, config: TrainConfig) -> ConversationDataset:
+    """A split that has rows. ShardError when it is unfinished or damaged."""
+    dataset = ConversationDataset(folder, split, verify=config.verify)
+    if not len(dataset):
+        raise UsageError(str(folder), f"split {split!r} has no rows", "Choose another split")
+    return dataset
+
+
+def has_gpu(config: TrainConfig) -> bool:
+    """True when the run uses GPUs."""
+    if config.device == "cpu":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def check_precision(config: TrainConfig, on_gpu: bool) -> str:
+    """Name of the compute precision. One line for what this machine or the packages on it cannot do."""
+    dtype = config.compute_dtype(on_gpu)
+    if dtype == "float16" and config.use_flash_attention:
+        raise UsageError("--use_flash_attention", "does not work in float16 (NaN)", "Use bf16")
+    if config.use_flash_attention and not _installed("flash_attn"):
+        what = "the flash-attn package is missing"
+        raise EnvironmentProblem("--use_flash_attention", what, "Install phiv[gpu], or leave the flag out (sdpa)")
+    if config.use_flash_attention and not on_gpu:
+        raise EnvironmentProblem("--use_flash_attention", "needs a GPU (none is used)", "Leave the flag out (sdpa)")
+    if config.use_qlora and not _installed("bitsandbytes"):
+        hint = "Install phiv[gpu], or use --use_lora without 4 bit"
+        raise EnvironmentProblem("--use_qlora", "the bitsandbytes package is missing", hint)
+    if config.lora and not _installed("peft"):
+        raise EnvironmentProblem("--use_lora", "the peft package is missing", "Install phiv[train]")
+    if dtype == "float16" and not on_gpu:
+        raise UsageError("--precision", "float16 needs a GPU (none is used)", "Use bfloat16 or float32")
+    if dtype == "bfloat16" and on_gpu:
+        import torch
+
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UsageError("--bf16", "this GPU has no bfloat16", "Leave it out: float16 is used then")
+    return dtype
+
+
+def check_trackers(config: TrainConfig) -> None:
+    """One line for a tracker that transformers does not know, or whose package is missing."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in config.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UsageError("--report_to", f"transformers knows no tracker {name!r}", f"It knows {known}")
+        if name not in get_available_reporting_integrations():
+            raise EnvironmentProblem("--report_to", f"the package of {name} is missing", f"pip install {name}")
+
+
+def fit_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, processor: Any) -> Fitted:
+    """The rows to train on, measured and within max_length."""
+    num_rows = None if config.full_train else config.max_train_rows
+    cache = None if config.dry_run or sharding.rank() else config.output_dir
+    lengths = measure(dataset, family, processor, num_rows=num_rows, on_bad=config.on_bad, cache_dir=cache)
+    return fit(
+        dataset,
+        lengths,
+        family,
+        processor,
+        max_length=config.max_length or max(int(lengths.tokens.max()), 1),
+        max_image_tokens=config.max_image_tokens,
+        on_too_long=config.on_too_long,
+    )
+
+
+def without_images(config: TrainConfig, fitted: Fitted) -> TrainConfig:
+    """Where no row has an image, what only images train is frozen: weight decay would wear it away."""
+    if fitted.lengths.images.any():
+        return config
+    return config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
+
+
+def note_left_out(prepared: Prepared) -> None:
+    """List the rows that were left out before training in `bad_rows.jsonl`, again."""
+    path, dataset = prepared.config.output_dir / BAD_FILE, prepared.dataset
+    rows = [(row, reason) for reason, numbers in prepared.fitted.skipped.items() for row in numbers]
+    path.unlink(missing_ok=True)
+    if rows:
+        with atomic_write(path) as file:
+            for row, reason in sorted(rows):
+                file.write(json.dumps({"id": dataset.conversation(row).id, "reason": reason}).encode() + b"\n")
+
+
+def make_schedule(config: TrainConfig, fitted: Fitted, world_size: int) -> Schedule:
+    """The plans of all epochs; later epochs than max_steps reaches are not made. A run that goes on with another
+    number of processes keeps its packs per step, and so the order of its rows."""
+    tokens, images = fitted.lengths.tokens, fitted.lengths.image_tokens
+    if not len(fitted.rows):
+        hint = "Raise --max_length" if any("long" in reason for reason in fitted.skipped) else ""
+        raise UsageError(str(config.data_dir), f"no row is left to train on ({fitted})", hint)
+    if (config.packs_per_step or 0) > world_size * len(fitted.rows):
+        what = f"{config.packs_per_step} packs a step for {len(fitted.rows)} rows"
+        raise UsageError("--packs_per_step", what, "Use fewer, or leave it out")
+    spec = plan_spec(config, tokens[fitted.rows], world_size)
+    plans = []
+    for epoch in range(config.num_train_epochs):
+        plans.append(make_plan(tokens, images, spec, epoch=epoch, rows=fitted.rows))
+        if config.max_steps is not None and sum(plan.num_steps for plan in plans) >= config.max_steps:
+            break
+    return Schedule(tuple(plans), config.max_steps)
+
+
+def plan_spec(config: TrainConfig, tokens: Ints, world_size: int) -> PlanSpec:
+    """Sizes of packs and steps, so that a step takes `batch_size` rows: exactly when padded, on average when packed.
+
+    Packed: the fewest packs that hold as many tokens as batch_size rows have on average, each at most `max_length`
+    (by default batch_size_per_gpu of the longest rows), and a multiple of the processes. A step takes no more than all
+    rows.
+    """
+    size, per_device = min(config.batch_size, len(tokens)), config.batch_size_per_gpu
+    common: dict[str, Any] = {"max_image_tokens": config.max_image_tokens, "seed": config.seed}
+    if not config.packing:
+        enough = world_size * math.ceil(len(tokens) / (per_device * world_size))
+        packs = config.packs_per_step or min(enough, _divided(config.batch_size, per_device, world_size))
+        return PlanSpec(
+            packs_per_step=packs, layout="padded", max_tokens=config.max_length, max_rows=per_device, **common
+        )
+    longest, needed = int(tokens.max()), size * float(tokens.mean()) / USUAL_FILL
+    room = config.max_length or per_device * longest
+    packs = config.packs_per_step or world_size * math.ceil(size / rows_per_pack(tokens, room) / world_size)
+    max_tokens = min(room, max(longest, math.ceil(needed / packs)))
+    # Where the longest row alone asks for more room than batch_size rows need, rows are counted as well.
+    max_rows = math.ceil(size / packs) if max_tokens * packs > 1.25 * needed else None
+    return PlanSpec(packs_per_step=packs, layout="packed", max_tokens=max_tokens, max_rows=max_rows, **common)
+
+
+def rows_per_pack(tokens: Ints, room: int, sample: int = 20_000) -> float:
+    """Rows that packs of `room` positions take on average, by packing up to `sample` of them.
+
+    >>> rows_per_pack(np.full(100, 30), 100)
+    3.0
+    """
+    some = tokens[:: -(-len(tokens) // sample)]
+    some = np.tile(some, -(-100 // len(some)))  # few rows: the odd pack at the end must not count
+    packs = make_plan(some, np.zeros_like(some), PlanSpec(packs_per_step=1, max_tokens=room)).num_packs
+    return max(1.0, round(len(some) / packs, 1))
+
+
+def _divided(batch_size: int, per_device: int, world_size: int) -> int:
+    if batch_size % (per_device * world_size):
+        what = f"{batch_size} rows do not divide into {world_size} processes of {per_device}"
+        raise UsageError("--batch_size", what, "Use a multiple of batch_size_per_gpu times the number of processes")
+    return batch_size // per_device
+
+
+def _installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(package) is not None

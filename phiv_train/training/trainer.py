@@ -1,0 +1,291 @@
+"""`PhivTrainer`: transformers' Trainer, walking a plan, with checkpoints that are complete and exact.
+
+    trainer = PhivTrainer(config, run, model, loader)
+    trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+
+What it adds: the plan's batches, the token-normalised loss, optimizer groups per part, figures of throughput, and
+checkpoints written beside and renamed. What computes is transformers' own loop. `get_train_dataloader`,
+`create_optimizer`, `get_batch_samples`, `log`, `save_model` and `floating_point_ops` are its public hooks; the
+underscored methods at the end are overridden because it offers none for where and how a checkpoint is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
+from phiv_schemas.errors import UsageError
+from phiv_train.batching.schedule import Schedule
+from phiv_train.checkpoints.store import Stamp, prune, publish, write_stamp, written_beside
+from phiv_train.checkpoints.weights import has_adapter, load_weights, read_weights, readable, save_weights
+from phiv_train.config import TrainConfig
+from phiv_train.families.base import Family
+from phiv_train.training import distributed as sharding
+from phiv_train.training.callbacks import (
+    AuditFirstStep,
+    MetricsLog,
+    ProgressBar,
+    StopOnNonFinite,
+    StopOnSignal,
+    any_rank,
+    sum_over_ranks,
+)
+from phiv_train.training.loss import TokenLoss
+from phiv_train.training.throughput import Meter
+from phiv_train.training.trainable import Parts, parameter_groups
+
+_SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is made of besides model and data. `dtype`: compute precision. `images_of_row` int64 [rows]."""
+
+    family: Family
+    processor: Any
+    parts: Parts
+    schedule: Schedule
+    images_of_row: NDArray[np.int64]
+    sharding: str = "whole"
+    dtype: torch.dtype = torch.float32
+    on_gpu: bool = False
+
+    def stamp(self, step: int) -> Stamp:
+        """What the checkpoints of this run are marked with."""
+        packs = self.schedule.plans[0].spec.packs_per_step
+        stored = sharding.stamp_name(self.sharding)
+        return Stamp(step, self.schedule.sha256, self.processor.spec_hash, stored, packs)
+
+
+def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
+    """transformers' settings for this run. Starts the process group under torchrun."""
+    steps = run.schedule.num_steps
+    return TrainingArguments(
+        output_dir=str(config.output_dir),
+        per_device_train_batch_size=1,  # one micro-batch of the plan
+        gradient_accumulation_steps=run.schedule.accumulation(sharding.world_size()),
+        max_steps=steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
+        warmup_steps=config.num_warmup_steps(steps),
+        max_grad_norm=config.max_grad_norm,
+        bf16=run.dtype == torch.bfloat16,
+        fp16=run.dtype == torch.float16,
+        ignore_data_skip=True,  # the loader begins at the right step by itself
+        activation_checkpointing=config.gradient_checkpointing,
+        # Reentrant checkpoints lose the gradients of adapters on frozen bases.
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would replace a NaN loss by a made-up one
+        save_steps=config.steps_between_saves(steps),
+        report_to=list(config.report_to),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        seed=config.seed,
+        use_cpu=not run.on_gpu,
+        deepspeed=sharding.deepspeed_config(run.sharding, run.on_gpu),
+        log_level="error",
+        log_level_replica="error",
+    )
+
+
+class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """One run. `loader` yields this process's micro-batches of the whole run, in the plan's order.
+
+    UsageError where transformers would use nn.DataParallel. `stopped` says whether a signal ended the run early.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        model: nn.Module,
+        loader: DataLoader[dict[str, Tensor]],
+        args: TrainingArguments | None = None,
+    ) -> None:
+        args = training_arguments(config, run) if args is None else args
+        refuse_data_parallel(args)
+        self.config, self.run, self.loader = config, run, loader
+        self.meter = Meter(sum_over_ranks)
+        self.stop = StopOnSignal(any_rank)
+        self.finite = StopOnNonFinite(any_rank)
+        callbacks = [TrueEpoch(run.schedule), self.finite, MetricsLog(config.output_dir), self.stop]
+        callbacks += [AuditFirstStep(model)]
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=loader.dataset,
+            compute_loss_func=TokenLoss(self._head),
+            callbacks=callbacks + ([ProgressBar()] if config.tqdm else []),
+        )
+        self.remove_callback(PrinterCallback)
+        self._plain_model = model
+        self._writing: Path | None = None
+        takes = inspect.signature(model.forward).parameters
+        self._extra_inputs = {"skip_logits": True} if "skip_logits" in takes else {}
+
+    @property
+    def stopped(self) -> bool:
+        """True when a signal ended the run before its last step."""
+        return self.stop.stopped
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As transformers'. SIGTERM and Ctrl-C end it with a checkpoint."""
+        with self.stop.listening():
+            return super().train(resume_from_checkpoint, **kwargs)
+
+    # -- public hooks of transformers' Trainer ----------------------------------------------------------------------
+    def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self.loader
+
+    optimizer: torch.optim.Optimizer | None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            config = self.config
+            self.optimizer = torch.optim.AdamW(
+                parameter_groups(self._plain_model, self.run.parts, config),
+                lr=config.learning_rate,
+                betas=(config.adam_beta1, config.adam_beta2),
+                eps=config.adam_epsilon,
+            )
+        return self.optimizer
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        samples, count = self.meter.waiting(lambda: super(PhivTrainer, self).get_batch_samples(
+            epoch_iterator, num_batches, device
+        ))  # fmt: skip
+        if samples:
+            if count is not None and not int(count):
+                self._note_empty_step()
+                count = torch.ones_like(torch.as_tensor(count))
+            place = (self.state.global_step, sharding.rank(), sharding.world_size())
+            self.meter.add(self.run.schedule.load(*place, self.run.images_of_row))
+        return [{**sample, **self._extra_inputs} for sample in samples], count
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.finite.see(loss)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.meter.read()
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: transformers' formula knows no images, and walks all parameters for every micro-batch."""
+        return 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model or adapter; to be called by all ranks."""
+        folder = Path(output_dir or self.args.output_dir)
+        split = self.run.sharding == "fsdp2"
+        state = sharding.gathered_state(self._plain_model) if split else None
+        if self.args.should_save:
+            save_weights(self.run.family, self._plain_model, self.run.processor, folder, state)
+
+    def _note_empty_step(self) -> None:
+        """A step without supervised tokens: rows left out as bad by --on_bad skip add nothing. Else UsageError."""
+        what = f"step {self.state.global_step + 1} has no answer to learn from"
+        if self.config.on_bad == "error":
+            raise UsageError("training", what)
+        if self.args.should_save:
+            sys.stderr.write(f"phiv-train: {what}: all of its rows are bad\n")
+
+    # -- the loss ---------------------------------------------------------------------------------------------------
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits of some positions. The loss runs outside `forward`, where autocast is not on by itself."""
+        head = self._plain_model.get_output_embeddings()  # type: ignore[operator]  # transformers' model
+        half = self.run.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(hidden.device.type, self.run.dtype) if half else contextlib.nullcontext():
+            logits: Tensor = head(hidden)
+        return logits
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._writing or self.args.output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        output_dir, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        self._writing = output_dir / f"{TMP_PREFIX}checkpoint"
+        try:
+            with written_beside(self._writing), environment_problems(output_dir / name):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    write_stamp(self._writing / name, self.config, self.run.stamp(self.state.global_step))
+                    publish(self._writing / name, output_dir, name)
+                    self._writing.rmdir()
+                    prune(output_dir, self.config.save_total_limit)
+        finally:
+            self._writing = None
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if self.run.sharding != "fsdp2":
+            load_weights(self._plain_model, folder)
+            return
+        state = read_weights(folder, self._plain_model) if sharding.rank() == 0 else {}
+        sharding.scatter_state(self._plain_model, state, strict=not has_adapter(self._plain_model))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.run.sharding == "fsdp2":
+            sharding.save_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), Path(output_dir))
+            if self.args.should_save:
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if self.run.sharding == "fsdp2":
+            sharding.load_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), folder)
+            self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+        else:
+            with readable(folder / "optimizer.pt"):
+                super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
+
+class TrueEpoch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """For transformers the whole run is one epoch: epochs of a plan differ in length. Logs the last step too."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.epoch = self.schedule.epoch_after(state.global_step)
+        control.should_log |= state.global_step >= state.max_steps
+
+
+def refuse_data_parallel(args: TrainingArguments) -> None:
+    """UsageError where one process sees several GPUs: nn.DataParallel would cut batches of images apart."""
+    if args.n_gpu > 1:
+        hint = f"Start with torchrun --nproc_per_node {args.n_gpu}, or show it one GPU (CUDA_VISIBLE_DEVICES=0)"
+        raise UsageError("phiv-train", f"one process sees {args.n_gpu} GPUs", hint)

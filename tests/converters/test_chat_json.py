@@ -1,0 +1,445 @@
+"""Files of other tools' rows: found, listed in flat memory, and converted with their images as they are."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from phiv_converters.chat_json.convert import LlavaOptions, SharegptOptions, SwiftOptions, TrlOptions
+from phiv_data.convert.engine import Outcome, convert
+from phiv_data.formats import FORMATS
+from phiv_data.formats.files import safe_name, stripped
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.testing import Case, Check, conformance_checks
+from phiv_data.testing.helpers import demand_valid
+from phiv_schemas import Conversation, PhivError, SourceError, Turn, UsageError
+
+OPTIONS: dict[str, Callable[..., Any]] = {
+    "llava": LlavaOptions,
+    "sharegpt": SharegptOptions,
+    "swift": SwiftOptions,
+    "trl": TrlOptions,
+}
+
+
+def draw(path: Path, shade: int = 0, format: str | None = None) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20 + shade % 50, 16), (shade % 256, 80, 120)).save(path, format)
+    return path.read_bytes()
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def row(image: Any, user: str = "<image>\nWhat?", answer: str | None = "It.", **more: Any) -> dict[str, Any]:
+    record = {"image": image, "conversations": [{"from": "human", "value": user}]} | more
+    if answer is not None:
+        record["conversations"].append({"from": "gpt", "value": answer})
+    return record
+
+
+def converted(options: Any, tmp: Path, **how: Any) -> Outcome:
+    return convert(options, tmp / "out", num_workers=0, arrow=how.pop("arrow", False), **how)
+
+
+def rejects(tmp: Path) -> list[tuple[str, str]]:
+    lines = (tmp / "out/rejects.jsonl").read_text().splitlines()
+    return [(reject["code"], reject["reason"]) for reject in map(json.loads, lines)]
+
+
+def records(tmp: Path, name: str = "llava_train") -> list[Conversation]:
+    lines = (tmp / f"out/{name}.jsonl").read_text().splitlines()
+    return [Conversation.model_validate_json(line) for line in lines]
+
+
+# The contract --------------------------------------------------------------------------------------------------------
+
+
+def tiny(format: str, folder: Path) -> Case:
+    """Two rows of train in an array, two of val in lines, one of them without an answer."""
+    rows = []
+    for i in range(4):
+        draw(folder / f"images/{i}/a.jpg", 40 * i)
+        turn = Turn(images=(f"images/{i}/a.jpg",), user="What?", assistant="It." if i != 3 else None)
+        rows.append(FORMATS[format].render(Conversation(id=str(i), source="drawn", conversations=[turn])))
+    (folder / "train.json").write_text(json.dumps(rows[:2], indent=1))
+    write_lines(folder / "validation.jsonl", rows[2:])
+    options = OPTIONS[format]
+    own: dict[str, Any] = {"marker": "<IMG>"} if format == "trl" else {"markers": "lenient"}
+    changes = (own, {"keep_ids": True}, {"split": "test"}, {"strip_folders": 1, "images": folder / "images"})
+    return Case(options, folder, changed=tuple(partial(options, **change) for change in changes), unlabeled=1)
+
+
+@pytest.fixture(scope="module", params=sorted(OPTIONS))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return tiny(request.param, tmp_path_factory.mktemp("source"))
+
+
+@pytest.mark.parametrize("check", conformance_checks(), ids=lambda check: check.__name__)
+def test_every_format_keeps_the_contract(check: Check, case: Case, tmp_path: Path) -> None:
+    check(case, tmp_path)
+
+
+@pytest.mark.parametrize("format", sorted(OPTIONS))
+def test_rows_of_phiv_come_back_with_their_ids_and_sources(format: str, tmp_path: Path) -> None:
+    case = tiny(format, tmp_path / "source")
+    converted(OPTIONS[format](case.source, keep_ids=True), tmp_path, arrow=True, include_unlabeled=True)
+    found = [*records(tmp_path, f"{format}_train"), *records(tmp_path, f"{format}_val")]
+    assert [(c.id, c.source, c.image_paths) for c in found] == [
+        (str(i), "drawn", (f"{'train' if i < 2 else 'val'}/images/{i}/a.jpg",)) for i in range(4)
+    ]
+    assert [c.turns[0].user for c in found] == ["What?"] * 4
+    assert len(ConversationDataset(tmp_path / "out", "val")) == 2
+
+
+# Images ------------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_copied_byte_for_byte_from_wherever_their_path_leads(tmp_path: Path) -> None:
+    here, there, far = tmp_path / "data/json", tmp_path / "images", tmp_path / "far"
+    data = {
+        "below/a.jpg": draw(there / "below/a.jpg", 1),
+        "beside/a.jpg": draw(here / "beside/a.jpg", 2),
+        "../up/a.jpg": draw(tmp_path / "data/up/a.jpg", 3),
+        str(far / "a.jpg"): draw(far / "a.jpg", 4),
+        "./dot/../a b.jpg": draw(here / "a b.jpg", 5) if (here / "dot").mkdir(parents=True) is None else b"",
+        (far / "é.jpg").as_uri(): draw(far / "é.jpg", 6),
+        "back\\slash.jpg": draw(here / "back/slash.jpg", 7),
+    }
+    source = write_lines(here / "rows.jsonl", [row(ref) for ref in data])
+    account = converted(LlavaOptions(source, images=there), tmp_path).manifest.accounting
+    assert (account.written, account.rejected) == (7, {})
+    paths = [c.image_paths[0] for c in records(tmp_path)]
+    root = f"_root{far.as_posix()}"
+    assert paths == [
+        f"train/{name}"
+        for name in (
+            "below/a.jpg", "beside/a.jpg", "_up/up/a.jpg", f"{root}/a.jpg", "a b.jpg", f"{root}/é.jpg", "back/slash.jpg"
+        )
+    ]  # fmt: skip
+    for path, expected in zip(paths, data.values(), strict=True):
+        assert (tmp_path / "out/images" / path).read_bytes() == expected
+    demand_valid(tmp_path / "out")
+
+
+def test_one_base_name_in_two_folders_is_two_images(tmp_path: Path) -> None:
+    draw(tmp_path / "in/a/1.jpg", 1), draw(tmp_path / "in/b/1.jpg", 2)
+    for name in "ab":
+        write_lines(tmp_path / f"in/{name}/rows.jsonl", [row("1.jpg")])
+    converted(LlavaOptions(tmp_path / "in"), tmp_path)
+    assert [c.image_paths for c in records(tmp_path)] == [("train/a/1.jpg",), ("train/b/1.jpg",)]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/b.jpg", "a/b.jpg"),
+        ("./a//b.jpg", "a/b.jpg"),
+        ("a/../b.jpg", "b.jpg"),
+        ("../b.jpg", "_up/b.jpg"),
+        ("../../b.jpg", "_up/_up/b.jpg"),
+        ("a/../../b.jpg", "_up/b.jpg"),
+        ("/etc/../b.jpg", "_root/b.jpg"),
+        ("/../b.jpg", "_root/_up/b.jpg"),
+        ("C:/x/b.jpg", "_root/C/x/b.jpg"),
+    ],
+)
+def test_names_under_images_stay_there(path: str, name: str) -> None:
+    assert safe_name(path) == name
+
+
+@pytest.mark.parametrize(
+    ("ref", "strip", "path"),
+    [("a/b/c.jpg", 1, "b/c.jpg"), ("/a/b/c.jpg", 2, "c.jpg"), ("a/c.jpg", 5, "c.jpg"), ("./a/c.jpg", 1, "c.jpg")],
+)
+def test_folders_at_the_front_can_be_left_out(ref: str, strip: int, path: str) -> None:
+    assert stripped(ref, strip) == path
+
+
+def test_data_uris_are_decoded_and_named_by_their_content(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()  # says png, is a JPEG
+    source = write_lines(
+        tmp_path / "rows.jsonl", [row(uri), row(uri), row("data:image/png;base64,%%%"), row("data:,x")]
+    )
+    converted(LlavaOptions(source), tmp_path)
+    name = f"train/data/{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.jpg"
+    assert [c.image_paths for c in records(tmp_path)] == [(name,), (name,)]
+    assert (tmp_path / "out/images" / name).read_bytes() == buffer.getvalue()
+    assert [code for code, _ in rejects(tmp_path)] == ["bad-row", "not-an-image"]
+
+
+def test_a_image_that_cannot_be_had_costs_its_row_alone(tmp_path: Path) -> None:
+    draw(tmp_path / "good.jpg", 1)
+    draw(tmp_path / "named.png", 2, format="JPEG")
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "folder.jpg").mkdir()
+    refs = ["good.jpg", "gone.jpg", "https://example.com/a.jpg", "text.jpg", "folder.jpg", "x" * 300, "named.png"]
+    source = write_lines(tmp_path / "rows.jsonl", [row(ref) for ref in refs])
+    account = converted(LlavaOptions(source), tmp_path).manifest.accounting
+    assert account.written == 2
+    codes = [code for code, _ in rejects(tmp_path)]
+    assert codes == ["missing-image", "missing-image", "not-an-image", "unreadable", "missing-image"]
+    assert "downloads no images" in rejects(tmp_path)[1][1]
+    assert "--images" in rejects(tmp_path)[0][1]
+
+
+def test_a_image_shown_twice_in_a_row_is_stored_once(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    converted(LlavaOptions(write_lines(tmp_path / "rows.jsonl", [row(["a.jpg"] * 2, "<image>A<image>")])), tmp_path)
+    (record,) = records(tmp_path)
+    assert record.image_paths == ("train/a.jpg", "train/a.jpg")
+    assert record.turns[0].image_offsets == (0, 1)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("llava_train.json", "train"), ("x_validation.jsonl", "val"), ("dev.json", "val"), ("test/rows.json", "test"),
+        ("mllm_demo.json", "train"), ("eval.ndjson", "test"),
+    ],
+)  # fmt: skip
+def test_splits_are_told_by_the_names_of_files(name: str, split: str, tmp_path: Path) -> None:
+    write_lines(tmp_path / "in" / name, [row(None, "u")])
+    outcome = converted(LlavaOptions(tmp_path / "in"), tmp_path)
+    assert [s.name for s in outcome.manifest.splits] == [split]
+    again = convert(LlavaOptions(tmp_path / "in", split="mine"), tmp_path / "again", num_workers=0, arrow=False)
+    assert [(s.name, s.rows) for s in again.manifest.splits] == [("mine", 1)]
+
+
+def test_the_folder_around_the_source_tells_no_split(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "test/rows.jsonl", [row(None, "u")])
+    assert [s.name for s in converted(LlavaOptions(source), tmp_path).manifest.splits] == ["train"]
+
+
+def test_arrays_lines_and_lines_of_arrays_are_told_apart(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    write_lines(tmp_path / "in/lines.json", [{"messages": messages}] * 2)
+    write_lines(tmp_path / "in/lists.jsonl", [messages] * 3)
+    (tmp_path / "in/array.jsonl").write_text(json.dumps([{"messages": messages}] * 4, indent=2))
+    (tmp_path / "in/short.json").write_text("\ufeff \n" + json.dumps([{"messages": messages}]))
+    outcome = converted(TrlOptions(tmp_path / "in"), tmp_path)
+    assert outcome.manifest.accounting.written == 10
+    kinds = "array.jsonl (JSON array), lines.json (JSON lines), lists.jsonl (JSON lines), short.json (JSON array)"
+    assert outcome.manifest.source == f"trl rows in {kinds}"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{\n "root": "data/",\n "annotation": "x.jsonl"\n}', "one JSON object"),
+        ('[{"messages": []},\n{"messages": []}]\n[1]', "goes on after the end"),
+        ('[{"messages": []},', "cut"),
+        ("<!DOCTYPE html><html>", "web page"),
+        ('{"text": "The sky is blue."}\n', "none of them is one"),
+        ("not json\n", "none of them is one"),
+        ("", "no inputs"),
+        ("[]", "no inputs"),
+    ],
+)
+def test_a_file_that_holds_no_such_rows_is_told(text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(SourceError, match=what):
+        converted(LlavaOptions(tmp_path / "rows.json"), tmp_path)
+
+
+def test_a_broken_line_is_one_reject_that_names_the_line(tmp_path: Path) -> None:
+    lines = [json.dumps(row(None, "u")), "{broken", "", json.dumps(row(None, "v"))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    account = converted(LlavaOptions(tmp_path / "rows.jsonl"), tmp_path).manifest.accounting
+    assert (account.inputs, account.written, account.rejected) == (3, 2, {"bad-row": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (partial(LlavaOptions, strip_folders=-1), "--strip_folders"),
+        (partial(LlavaOptions, split="a/b"), "--split"),
+        (partial(LlavaOptions, images=Path("/no/such/folder")), "--images"),
+    ],
+)
+def test_flags_that_make_no_sense_are_usage_errors(options: Callable[..., Any], flag: str) -> None:
+    with pytest.raises(UsageError, match=flag):
+        options(Path("rows.json"))
+
+
+# What is left out is told --------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_is_counted_in_notices(tmp_path: Path) -> None:
+    rows = [row(None, "u", id=1, category="x"), row(None, "What is <image>?", category="y"), row("gone.jpg", id=2)]
+    outcome = converted(LlavaOptions(write_lines(tmp_path / "rows.jsonl", rows)), tmp_path)
+    assert outcome.notices == (
+        "2 rows have 'category', which is left out",
+        "2 rows have an id, which is left out (--keep_ids keeps it)",
+        "1 rows without images have <image> in their text: it is kept as text",
+    )
+    assert records(tmp_path)[1].turns[0].user == "What is <image>?"
+
+
+def test_kept_ids_must_be_there_and_differ(tmp_path: Path) -> None:
+    rows = [row(None, "u", id=7), row(None, "u"), row(None, "u", id=" blank ")]
+    converted(LlavaOptions(write_lines(tmp_path / "rows.jsonl", rows), keep_ids=True), tmp_path)
+    assert [c.id for c in records(tmp_path)] == ["7"]
+    assert [code for code, _ in rejects(tmp_path)] == ["bad-row", "bad-row"]
+    twice = write_lines(tmp_path / "twice.jsonl", [row(None, "u", id="7"), row(None, "v", id=7)])
+    with pytest.raises(PhivError, match="two rows have the id '7'"):
+        convert(LlavaOptions(twice, keep_ids=True), tmp_path / "again", num_workers=0, arrow=False)
+
+
+def test_every_kind_of_bad_row_is_counted_by_its_code(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    rows = [
+        row("a.jpg"),
+        row("a.jpg", "<image><image>"),
+        row("a.jpg", answer=None),
+        row(None, "u", video="a.mp4"),
+        {"conversations": [{"from": "gpt", "value": "a"}]},
+        {"image": 3, "conversations": []},
+        "text",
+    ]
+    source = write_lines(tmp_path / "rows.jsonl", rows)
+    account = converted(LlavaOptions(source), tmp_path).manifest.accounting
+    assert account.rejected == {"bad-row": 2, "bad-turns": 1, "marker-mismatch": 1, "unsupported-media": 1}
+    assert (account.written, account.unlabeled, account.inputs) == (1, 1, 7)
+
+
+def test_lenient_markers_are_an_option(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    source = write_lines(tmp_path / "rows.jsonl", [row("a.jpg", "<image>\nA <image>?"), row("a.jpg", "B?")])
+    converted(LlavaOptions(source, markers="lenient"), tmp_path)
+    assert [c.turns[0].user for c in records(tmp_path)] == ["A <image>?", "B?"]
+
+
+# LLaMA-Factory -------------------------------------------------------------------------------------------------------
+
+
+def described(folder: Path, entries: dict[str, Any]) -> Path:
+    messages = [{"who": "me", "said": "u"}, {"who": "it", "said": "a"}]
+    write_lines(folder / "own.jsonl", [{"talk": messages}])
+    write_lines(folder / "usual.jsonl", [row(None, "u")])
+    (folder / "dataset_info.json").write_text(json.dumps(entries))
+    return folder
+
+
+TAGS = {"role_tag": "who", "content_tag": "said", "user_tag": "me", "assistant_tag": "it"}
+OWN = {"file_name": "own.jsonl", "formatting": "sharegpt", "columns": {"messages": "talk"}, "tags": TAGS}
+
+
+@pytest.mark.parametrize(("name", "dataset", "rows"), [("", None, 2), ("own.jsonl", None, 1), ("", "mine", 1)])
+def test_dataset_info_names_files_columns_and_roles(name: str, dataset: str | None, rows: int, tmp_path: Path) -> None:
+    folder = described(tmp_path / "in", {"other": {"hf_hub_url": "x/y"}, "mine": OWN})
+    outcome = converted(SharegptOptions(folder / name, dataset=dataset), tmp_path)
+    assert outcome.manifest.accounting.written == rows
+    assert "own.jsonl (JSON lines, by dataset_info.json)" in outcome.manifest.source
+    assert outcome.manifest.options["entries"] == {"own.jsonl": OWN}
+
+
+@pytest.mark.parametrize(
+    ("entries", "dataset", "what"),
+    [
+        ({"mine": OWN | {"formatting": "alpaca"}}, None, "not of the format sharegpt"),
+        ({"mine": OWN}, "another", "no entry 'another' \\(found mine\\)"),
+        ({"mine": {"hf_hub_url": "x/y"}}, "mine", "names no file"),
+        ({"mine": OWN | {"file_name": "gone.json"}}, "mine", "not beside it"),
+        ([], None, "no object of datasets"),
+    ],
+)
+def test_a_dataset_info_that_does_not_fit_is_told(entries: Any, dataset: str | None, what: str, tmp_path: Path) -> None:
+    folder = described(tmp_path / "in", entries)
+    with pytest.raises(SourceError, match=what):
+        converted(SharegptOptions(folder, dataset=dataset), tmp_path)
+
+
+# Real files ----------------------------------------------------------------------------------------------------------
+
+XTUNER = {"images": "xtuner", "marker": "<IMG_CONTEXT>"}
+LMMS = {"images": "llava_lmms_finetune/images"}
+QUESTIONS = "llava_official/playground/data/coco2014_val_qa_eval/qa90_questions.jsonl"
+REAL: list[tuple[str, str, dict[str, Any], int, dict[str, int]]] = [
+    ("llava", "llava_lmms_finetune/single_image.json", LMMS, 0, {"missing-image": 2}),
+    ("llava", "llava_lmms_finetune/multi_images.json", LMMS, 1, {"missing-image": 1}),
+    ("llava", QUESTIONS, {}, 0, {"missing-image": 90}),
+    ("llava", "qwen_vl_finetune/single_images.json", {"images": "qwen_vl_finetune", "strip_folders": 1}, 3, {}),
+    ("llava", "qwen_vl_finetune/video.json", {}, 0, {"unsupported-media": 3}),
+    ("sharegpt", "mantis/train.json", {}, 22, {"missing-image": 78}),
+    ("sharegpt", "sharegpt_llamafactory", {"dataset": "mllm_demo"}, 6, {}),
+    ("swift", "ms_swift/data", {}, 10, {"missing-image": 5}),
+    ("trl", "xtuner/resource/mllm_sft_single_image_example_data.jsonl", XTUNER, 22, {}),
+    ("trl", "xtuner/resource/mllm_sft_multi_image_example_data.jsonl", XTUNER, 11, {}),
+    ("trl", "xtuner/resource/mllm_pretrain_image_example_data.jsonl", XTUNER, 0, {"bad-turns": 12}),
+    ("trl", "xtuner/resource/openai_sft.jsonl", {}, 128, {}),
+]
+
+
+@pytest.mark.parametrize(("format", "name", "how", "written", "rejected"), REAL, ids=[entry[1] for entry in REAL])
+def test_real_files_of_other_tools_convert(
+    format: str, name: str, how: dict[str, Any], written: int, rejected: dict[str, int], shared: Path, tmp_path: Path
+) -> None:
+    root = shared / "samples/formats"
+    how = how | ({"images": root / how["images"]} if "images" in how else {})
+    account = converted(OPTIONS[format](root / name, **how), tmp_path, arrow=True).manifest.accounting
+    assert (account.written, account.rejected) == (written, rejected)
+    assert account.inputs == written + sum(rejected.values())
+    if written:
+        demand_valid(tmp_path / "out")
+
+
+def test_real_rows_come_out_as_they_went_in(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "samples/formats/sharegpt_llamafactory"
+    converted(SharegptOptions(folder / "mllm_demo.json"), tmp_path)
+    original = json.loads((folder / "mllm_demo.json").read_text())
+    rendered = [FORMATS["sharegpt"].render(record) for record in records(tmp_path, "sharegpt_train")]
+    assert [record["messages"] for record in rendered] == [
+        [{"role": m["role"], "content": m["content"]} for m in record["messages"]] for record in original
+    ]
+    assert [[f"train/{path}" for path in record["images"]] for record in original] == [r["images"] for r in rendered]
+    image = "mllm_demo_data/1.jpg"
+    assert (tmp_path / "out/images/train" / image).read_bytes() == (folder / image).read_bytes()
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+_LIST = """
+import resource, sys
+from pathlib import Path
+from phiv_converters.chat_json.convert import LlavaOptions
+from phiv_data.convert.plan import make_plan
+def listed(name):
+    converter = LlavaOptions(Path(name)).open(Path("."))
+    plan = make_plan(converter, converter.inputs())
+    return plan.num_items, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+_, before = listed(sys.argv[1])
+count, after = listed(sys.argv[2])
+print(count, after - before)
+"""
+
+
+def test_a_row_costs_less_than_a_hundred_bytes_of_memory(tmp_path: Path) -> None:
+    count = 40_000
+    files = [str(tmp_path / name) for name in ("few.json", "many.json")]
+    for name, rows in zip(files, (1000, count), strict=True):
+        text = json.dumps(row(None, "text " * 100))
+        Path(name).write_text(f"[{','.join([text] * rows)}]")
+    run = subprocess.run([sys.executable, "-c", _LIST, *files], capture_output=True, text=True, check=True)
+    found, grown = map(int, run.stdout.split())
+    assert found == count
+    assert grown < 100 * count, f"{grown / count:.0f} bytes a row, of a file of 600 bytes a row"

@@ -1,0 +1,221 @@
+"""Images that look the same in two splits are those that a comparison of every two finds."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+import tracemalloc
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phiv_data.validation.core.finding import ImageFacts, RowContext
+from phiv_data.validation.core.key_index import KeyBlock, KeyIndex, pack
+from phiv_data.validation.imaging import hamming_index as close
+from phiv_data.validation.imaging.perceptual_hash import HASH_BYTES, LOOK_BYTES, MAX_BITS, MIN_LIKENESS, PLAIN
+from phiv_data.validation.rules import near_duplicates as near
+from phiv_data.validation.rules.near_duplicates import KEYS, near_leaks
+from phiv_schemas import Conversation, Turn
+
+ROLES = {"train": 0, "val": 1, "dev": 1, "test": 2}
+random = np.random.default_rng(0)
+LOOKS = [random.integers(0, 256, LOOK_BYTES, np.uint8).tobytes() for _ in range(3)]
+
+
+def facts(name: str, look: bytes, strength: int = PLAIN) -> ImageFacts:
+    """Of the image called `name`: those of one name are one, byte for byte."""
+    return ImageFacts((9, 9), "PNG", hashlib.sha256(name.encode() + look).digest(), strength=strength, look=look)
+
+
+def row(split: str, line: int, *images: ImageFacts, file: str = "", source: str = "mine") -> RowContext:
+    turn = Turn(images=tuple(f"{k}.png" for k in range(len(images))), user="", assistant="a")
+    record = Conversation(id="a", source=source, conversations=(turn,))
+    return RowContext(file or f"{split}.jsonl", line, split, record, images)
+
+
+def blocks_of(rows: Iterable[RowContext]) -> list[KeyBlock]:
+    """A piece for each row."""
+    return [
+        KeyBlock(name, one.file, one.split, packed)
+        for one in rows
+        for name, rule in KEYS.items()
+        if (packed := pack(rule.keys, [one]))
+    ]
+
+
+def leaks(blocks: Iterable[KeyBlock], spill_bytes: int = 2**25) -> list[tuple[str, int, str, str]]:
+    """File and line, JSON path, and where the other one is."""
+    with tempfile.TemporaryDirectory() as scratch:
+        index = KeyIndex(lambda: Path(scratch), spill_bytes)
+        for block in blocks:
+            index.add([block])
+        return sorted((seen.file, seen.line, str(one.json_path), one.message[1:]) for seen, one in near_leaks(index))
+
+
+def flipped(look: bytes, bits: Iterable[int]) -> bytes:
+    """Other bits of the hash."""
+    changed = int.from_bytes(look[:HASH_BYTES]) ^ sum(1 << bit for bit in set(bits))
+    return changed.to_bytes(HASH_BYTES) + look[HASH_BYTES:]
+
+
+def shaken(look: bytes, count: int) -> bytes:
+    """Other pixels: the first `count` pairs of them are turned dark."""
+    return look[:HASH_BYTES] + bytes(count) + look[HASH_BYTES + count :]
+
+
+# The slow way ------------------------------------------------------------------------------------------------------
+
+
+def looks_alike(a: bytes, b: bytes) -> bool:
+    bits = int.from_bytes(a[:HASH_BYTES]) ^ int.from_bytes(b[:HASH_BYTES])
+    return bits.bit_count() <= MAX_BITS and correlation(levels(a), levels(b)) >= MIN_LIKENESS
+
+
+def levels(look: bytes) -> list[int]:
+    return [level for byte in look[HASH_BYTES:] for level in divmod(byte, 16)]
+
+
+def correlation(a: Sequence[int], b: Sequence[int]) -> float:
+    n, sum_a, sum_b = len(a), sum(a), sum(b)
+    together = n * sum(x * y for x, y in zip(a, b, strict=True)) - sum_a * sum_b
+    spread = (n * sum(x * x for x in a) - sum_a**2) * (n * sum(y * y for y in b) - sum_b**2)
+    return together / math.sqrt(spread) if spread else 0.0
+
+
+def slow_leaks(rows: Sequence[RowContext]) -> list[tuple[str, int, str, str]]:
+    """Every image at its first place, compared with all of earlier splits, in order."""
+    uses = sorted(
+        (ROLES[one.split], one.file, one.line, k, one.split, image.sha256, image.look)
+        for one in rows
+        if one.split in ROLES
+        for k, image in enumerate(one.images)
+        if image.strength >= PLAIN
+    )
+    firsts = {sha256: use for *use, sha256, _ in reversed(uses)}
+    stored = [use for use in uses if firsts[use[5]] == list(use[:5])]
+    found = []
+    for role, file, line, k, _, _, look in stored:
+        others = (one for one in stored if one[0] < role and looks_alike(look, one[6]))
+        if other := next(others, None):
+            name = ("train", "val", "test")[other[0]]
+            told = f" looks like an image of {other[1]}:{other[2]}, which is in {name}"
+            found.append((file, line, f"$.conversations[0].images[{k}]", told))
+    return sorted(found)
+
+
+names = st.sampled_from("abcd")
+looks = st.builds(
+    lambda look, bits, count: shaken(flipped(look, bits), count),
+    st.sampled_from(LOOKS[:2]),
+    st.lists(st.integers(0, 63), max_size=4),
+    st.sampled_from([0, 0, 0, 1, 2, 40]),
+)
+stored = st.builds(facts, names, looks, st.sampled_from([PLAIN, PLAIN, PLAIN, 127, PLAIN - 1]))
+split_files = st.sampled_from(
+    [("train", "a"), ("train", "z"), ("val", "v"), ("dev", "b"), ("test", "c"), ("more", "m")]
+)
+
+
+@st.composite
+def some_rows(draw: st.DrawFn) -> list[RowContext]:
+    """Rows of a few files in any order, with up to three images; some images stand in several."""
+    pool = draw(st.lists(stored, min_size=1, max_size=12))
+    uses = draw(st.lists(st.tuples(split_files, st.lists(st.sampled_from(pool), max_size=3)), max_size=25))
+    return [row(split, line, *images, file=file) for line, ((split, file), images) in enumerate(uses, 1)]
+
+
+@given(some_rows(), st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_what_is_found_is_what_the_slow_way_finds(rows: list[RowContext], shuffle: Any) -> None:
+    expected = slow_leaks(rows)
+    blocks = blocks_of(rows)
+    assert leaks(blocks) == expected
+    shuffle.shuffle(blocks)
+    assert leaks(blocks) == expected, "pieces come in any order"
+    assert leaks(blocks, spill_bytes=0) == expected, "keys are on disk"
+    assert leaks(blocks, spill_bytes=2000) == expected, "some are"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(close, "_BLOCK", 2)
+        assert leaks(blocks) == expected, "few are compared at a time"
+
+
+def test_a_image_is_told_once_with_the_first_of_the_earliest_split() -> None:
+    a, b, c, d = (facts(name, LOOKS[0]) for name in "abcd")
+    rows = [row("val", 4, a), row("train", 7, b), row("train", 9, c), row("test", 2, d), row("test", 3, d)]
+    told = " looks like an image of train.jsonl:7, which is in train"
+    path = "$.conversations[0].images[0]"
+    assert leaks(blocks_of(rows)) == [("test.jsonl", 2, path, told), ("val.jsonl", 4, path, told)]
+
+
+def test_the_first_one_is_that_of_the_first_file_by_name() -> None:
+    rows = [row("train", 1, facts("a", LOOKS[0]), file="z"), row("val", 1, facts("b", LOOKS[0]))]
+    rows.append(row("train", 9, facts("c", LOOKS[0]), file="m"))
+    told = " looks like an image of m:9, which is in train"
+    for blocks in (blocks_of(rows), blocks_of(rows[::-1])):
+        assert leaks(blocks) == [("val.jsonl", 1, "$.conversations[0].images[0]", told)]
+
+
+def test_images_of_one_split_are_not_compared() -> None:
+    other = facts("o", shaken(LOOKS[0], 100))  # of train, with the same hash
+    val = [row("val", line, facts(name, LOOKS[0])) for line, name in enumerate("ab", 1)]
+    rows = [row("train", 1, other), *val, row("test", 1, facts("c", LOOKS[0]))]
+    told = " looks like an image of val.jsonl:1, which is in val"
+    assert leaks(blocks_of(rows)) == [("test.jsonl", 1, "$.conversations[0].images[0]", told)]
+
+
+def test_the_image_of_a_row_is_named() -> None:
+    rows = [row("train", 1, facts("a", LOOKS[1]), facts("b", LOOKS[0])), row("val", 1, facts("c", LOOKS[2]))]
+    rows.append(row("val", 2, facts("d", LOOKS[2]), facts("e", LOOKS[0])))
+    ((file, line, path, _),) = leaks(blocks_of(rows))
+    assert (file, line, path) == ("val.jsonl", 2, "$.conversations[0].images[1]")
+
+
+@pytest.mark.parametrize("source", ["hateful_memes", "nlvr2", "docvqa", "nlvr2-synthetic"])
+def test_datasets_that_share_looks_on_purpose_are_left_out(source: str) -> None:
+    rows = [row("train", 1, facts("a", LOOKS[0]), source=source), row("val", 1, facts("b", LOOKS[0]), source=source)]
+    assert leaks(blocks_of(rows)) == []
+    assert list(KEYS["look"].keys(rows[0])) == [], "nor do they fill the disk"
+
+
+def test_plain_images_take_no_room() -> None:
+    plain, other = facts("a", LOOKS[0], PLAIN - 1), facts("b", LOOKS[1])
+    both = row("train", 1, plain, other)
+    assert [item for *_, item in KEYS["near"].keys(both)] == [1]
+    assert len(list(KEYS["look"].keys(both))) == 8
+
+
+def test_a_image_that_stands_in_an_earlier_split_too_is_left_to_pv240() -> None:
+    both, other = facts("a", LOOKS[0]), facts("b", LOOKS[0])
+    assert leaks(blocks_of([row("train", 1, both), row("val", 1, both), row("train", 2, other)])) == []
+    ((file, line, *_),) = leaks(blocks_of([row("val", 1, both), row("test", 1, both), row("train", 2, other)]))
+    assert (file, line) == ("val.jsonl", 1)
+
+
+def test_of_very_many_that_look_the_same_each_is_compared_with_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+
+    def counted(these: Any, those: Any) -> Any:
+        nonlocal compared
+        compared += len(these) * len(those)
+        return close.close(these, those)
+
+    monkeypatch.setattr(near, "close", counted)
+    count = 20_000
+    hashes = random.choice([0, 1, 2, 4, 1 << 20, 1 << 40], count).astype(np.uint64)
+    packed = np.frombuffer(LOOKS[0][HASH_BYTES:] * count, np.uint8).reshape(count, -1)
+    roles = np.repeat(np.array([0, 1], np.int8), count // 2)
+    tracemalloc.start()
+    assert near._have_close(hashes, roles).all()
+    partner = near._partners(hashes, roles, packed)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (partner[: count // 2] == near._NEVER).all()
+    assert (partner[count // 2 :] == 0).all()
+    assert compared < count * 512 * 3 < (count / 2) ** 2 / 3
+    assert most < count * 1000

@@ -1,0 +1,89 @@
+"""The sampler walks the plan: any rank, any start, the same place as the run that was never stopped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from phiv_train.batching.plan import PlanSpec, make_plan
+from phiv_train.batching.sampler import PlanSampler
+from phiv_train.batching.schedule import Schedule
+
+PACKS = 4
+
+
+def schedule(epochs: int = 3, rows: int = 90, max_steps: int | None = None) -> Schedule:
+    """A few epochs over rows of mixed lengths."""
+    lengths = np.random.default_rng(5).integers(1, 40, rows)
+    spec = PlanSpec(packs_per_step=PACKS, max_tokens=100, seed=3)
+    return Schedule(tuple(make_plan(lengths, lengths // 2, spec, epoch=e) for e in range(epochs)), max_steps)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 30), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]))
+def test_a_resumed_run_takes_the_steps_that_were_left(done: int, before: int, after: int) -> None:
+    run = schedule()
+    done = min(done, run.num_steps)
+    whole = steps(run, before)
+    assert steps(run, before)[:done] + steps(run, after, start=done) == whole
+    for rank in range(after):  # and with the same ranks, the very same micro-batches
+        uninterrupted = list(PlanSampler(run, rank=rank, world_size=after))
+        resumed = list(PlanSampler(run, rank=rank, world_size=after, start=done))
+        assert resumed == uninterrupted[done * PACKS // after :]
+
+
+def steps(run: Schedule, world: int, start: int = 0) -> list[list[int]]:
+    """The sorted rows of every step, over all ranks."""
+    ranks = [list(PlanSampler(run, rank=rank, world_size=world, start=start)) for rank in range(world)]
+    per_rank = PACKS // world
+    return [
+        sorted(row for batches in ranks for pack in batches[s * per_rank : (s + 1) * per_rank] for row in pack)
+        for s in range(run.num_steps - start)
+    ]
+
+
+def test_len_counts_what_iterating_yields() -> None:
+    run = schedule()
+    for start in (0, 5, run.num_steps):
+        sampler = PlanSampler(run, rank=1, world_size=2, start=start)
+        assert len(sampler) == len(list(sampler)) == (run.num_steps - start) * 2
+
+
+def test_every_epoch_is_walked_whole_and_in_its_own_order() -> None:
+    run = schedule(epochs=2)
+    rows = [row for pack in PlanSampler(run) for row in pack if row >= 0]
+    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    assert sorted(first) == sorted(second) == list(range(90))
+    assert first != second
+
+
+def test_max_steps_ends_the_run_within_an_epoch() -> None:
+    assert len(PlanSampler(schedule(max_steps=3))) == 3 * PACKS
+
+
+def test_prefetching_does_not_move_the_sampler() -> None:
+    sampler = PlanSampler(schedule())
+    begun = iter(DataLoader(Numbers(), batch_sampler=sampler, collate_fn=list))
+    next(begun)
+    assert next(iter(sampler)) == next(iter(PlanSampler(schedule())))
+
+
+def test_a_framework_that_skips_batches_finds_the_same_place() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    run = schedule()
+    loader = DataLoader(Numbers(), batch_sampler=PlanSampler(run, rank=1, world_size=2), collate_fn=list)
+    skipped = accelerate.skip_first_batches(loader, 7 * 2)
+    assert list(skipped) == list(PlanSampler(run, rank=1, world_size=2, start=7))
+
+
+class Numbers:
+    """A dataset whose samples are their own row numbers."""
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+    def __len__(self) -> int:
+        return 90

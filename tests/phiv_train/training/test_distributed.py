@@ -1,0 +1,117 @@
+"""Two real processes (torchrun, gloo) against one: DDP, FSDP2 and ZeRO-2 take the same steps, and go on alike."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+from training import distance, final, flags, losses, run, settings, torchrun
+
+from phiv_train.training import run as run_module
+
+STEPS: dict[str, Any] = {
+    "batch_size": 8,
+    "packs_per_step": 4,
+    "max_length": 200,
+    "max_steps": 4,
+    "num_train_epochs": 2,
+    "save_steps": 2,
+    "save_total_limit": 9,
+}
+ADAPTER: dict[str, Any] = {"use_lora": True, "lora_rank": 4}
+zero2 = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed")
+
+
+@pytest.fixture
+def in_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process trains in float64, as the ranks do."""
+    monkeypatch.setattr(run_module, "_load", run_module._load)
+    ranks.use_double(run_module)
+
+
+def two(demo: Path, folder: Path, precision: str = "double", **changes: Any) -> list[dict[str, Any]]:
+    """Train in two processes; the notes of both ranks."""
+    script = str(Path(__file__).parents[1] / "ranks.py")
+    config = settings(demo, folder, **STEPS | changes)
+    folder.mkdir(exist_ok=True)
+    done = torchrun(2, script, str(folder), precision, *flags(config), timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def same_run(a: Path, b: Path, tolerance: float) -> None:
+    assert losses(a) == pytest.approx(losses(b), rel=1e-6)
+    assert distance(final(a), final(b)) < tolerance
+
+
+@pytest.mark.usefixtures("in_double")
+def test_ddp_equals_one_process_which_can_go_on_from_it(demo: Path, tmp_path: Path) -> None:
+    run(demo, tmp_path / "one", **STEPS)
+    notes = two(demo, tmp_path / "two", distributed="ddp")
+    assert [note["wrapper"] for note in notes] == ["DistributedDataParallel"] * 2
+    same_run(tmp_path / "one", tmp_path / "two", 1e-9)
+    (tmp_path / "went_on").mkdir()
+    shutil.copytree(tmp_path / "two/checkpoint-2", tmp_path / "went_on/checkpoint-2")
+    without_packs = {name: value for name, value in STEPS.items() if name != "packs_per_step"}
+    assert without_packs
+    run(demo, tmp_path / "went_on", **STEPS)
+    assert distance(final(tmp_path / "went_on"), final(tmp_path / "one")) < 1e-9
+
+
+@pytest.mark.usefixtures("in_double")
+def test_fsdp2_splits_the_model_and_equals_one_process(demo: Path, tmp_path: Path) -> None:
+    run(demo, tmp_path / "one", **STEPS)
+    notes = two(demo, tmp_path / "two", distributed="fsdp2")
+    assert all(note["wrapper"].startswith("FSDP") and note["split"] > 70 for note in notes)
+    whole = sum(tensor.numel() for tensor in final(tmp_path / "one").values())
+    assert all(note["held"] < 0.6 * whole for note in notes)
+    same_run(tmp_path / "one", tmp_path / "two", 1e-9)
+
+
+@zero2
+def test_zero2_equals_one_process(demo: Path, tmp_path: Path) -> None:
+    run(demo, tmp_path / "one", **STEPS)
+    notes = two(demo, tmp_path / "two", "single", distributed="zero2")
+    assert [note["wrapper"] for note in notes] == ["DeepSpeedEngine"] * 2
+    assert list((tmp_path / "two/checkpoint-2").glob("global_step*/*zero_pp_rank_1*optim_states.pt"))
+    same_run(tmp_path / "one", tmp_path / "two", 1e-4)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("changes", [{}, ADAPTER], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", pytest.param("zero2", marks=zero2)])
+def test_two_processes_go_on_as_if_never_stopped(
+    demo: Path, tmp_path: Path, kind: str, changes: dict[str, Any]
+) -> None:
+    settings = {"distributed": kind, "lora_dropout": 0.2, "eval": True, "max_new_tokens": 4} | changes
+    two(demo, tmp_path / "straight", "single", **settings)
+    (tmp_path / "resumed").mkdir()
+    shutil.copytree(tmp_path / "straight/checkpoint-2", tmp_path / "resumed/checkpoint-2")
+    two(demo, tmp_path / "resumed", "single", **settings)
+    assert distance(final(tmp_path / "resumed"), final(tmp_path / "straight")) == 0.0
+    assert (tmp_path / "straight/eval_after.json").is_file()
+
+
+@pytest.mark.soak
+def test_a_signal_to_one_rank_stops_both(demo: Path, tmp_path: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    from training import environment
+
+    config = settings(demo, tmp_path, **STEPS | {"max_steps": 400, "num_train_epochs": 200, "save_steps": 0})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    process = subprocess.Popen([*command, "phiv_train.cli.train", *flags(config)], env=environment())
+    while not (tmp_path / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    assert list(tmp_path.glob("checkpoint-*/phiv_checkpoint.json"))
