@@ -70,21 +70,21 @@ Root = tuple[Path, str]
 """A folder to look in, and what stands before the names of the images found there."""
 
 
-def is_data(ref: str) -> bool:
+def is_data_uri(ref: str) -> bool:
     """True for an image that is its own reference: a `data:` URI."""
     return _DATA.match(ref) is not None
 
 
-def is_address(ref: str) -> bool:
+def is_url(ref: str) -> bool:
     """True for `https:` and the like."""
-    return not is_data(ref) and not ref.startswith("file:") and bool(_URL.match(ref)) and not _DRIVE.match(ref)
+    return not is_data_uri(ref) and not ref.startswith("file:") and bool(_URL.match(ref)) and not _DRIVE.match(ref)
 
 
 def locate(ref: str, roots: Sequence[Root], strip: int) -> tuple[Path, str] | None:
     """The file that a path means and its safe name: below the first of `roots` that has it, or where it says itself."""
     if _DATA.match(ref):
         return None
-    path = stripped(ref, strip)
+    path = strip_folders(ref, strip)
     for root, before in roots:
         if (root / path).exists():
             return root / path, safe_name(path if is_absolute(path) else f"{before}/{path}".lstrip("/"))
@@ -107,7 +107,7 @@ def is_absolute(path: str) -> bool:
     return path.startswith("/") or _DRIVE.match(path) is not None
 
 
-def stripped(ref: str, strip: int) -> str:
+def strip_folders(ref: str, strip: int) -> str:
     """A reference as a path with forward slashes, less its first `strip` folders."""
     path = unquote(ref.removeprefix("file://")) if ref.startswith("file:") else ref
     path = path.replace("\\", "/")
@@ -117,7 +117,7 @@ def stripped(ref: str, strip: int) -> str:
     return "/".join(parts[min(strip, len(parts) - 1) :])
 
 
-def data_of(ref: str, where: str) -> bytes:
+def decode_data_uri(ref: str, where: str) -> bytes:
     """The bytes of a `data:` URI. RejectInput `bad-row` where it is broken."""
     head = _DATA.match(ref)
     assert head is not None
@@ -128,6 +128,6 @@ def data_of(ref: str, where: str) -> bytes:
         raise RejectInput(where, "bad-row", f"a data: image is not base64 ({error})") from error
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
     """Enough of a reference to find it by."""
     return text if len(text) <= 120 else text[:117] + "..."

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Markers, Names, read
+from phiv_data.formats.dialogue import NAMES, Markers, Names, read_dialogue
 from phiv_data.formats.fields import ParsedRow, fields_of
 from phiv_data.formats.rendering import chat, marker_losses
 from phiv_schemas import Conversation
@@ -29,7 +29,7 @@ _COLUMNS = {"messages": "messages", "images": "images", "system": "system_prompt
 
 def parse(record: Any, where: str, *, markers: Markers = "strict", names: Names = NAMES) -> ParsedRow:
     """What a row says. RejectInput where phiv cannot use it; `markers` says what of counts that disagree."""
-    return read(fields_of(record, where), names, markers=markers)
+    return read_dialogue(fields_of(record, where), names, markers=markers)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from phiv_data.formats.content import ReadText, read_content
-from phiv_data.formats.dialogue import NAMES, Markers, Message, finish, read, take_images, unescaped
-from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty, shown
+from phiv_data.formats.dialogue import NAMES, Markers, Message, build_row, read_dialogue, take_images, unescape_markers
+from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty, truncated_repr
 from phiv_data.formats.rendering import chat, marker_losses
 from phiv_data.formats.text import Image, Piece, read_markers
 from phiv_schemas import Conversation
@@ -44,7 +44,7 @@ def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
         return _query(fields, markers)
     if isinstance(fields.left[key], list) and all(_is_pair(item) for item in fields.left[key]):
         return _pairs(fields, key, markers)
-    return read(fields, markers=markers, unmarked="\n")
+    return read_dialogue(fields, markers=markers, unmarked="\n")
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _is_pair(item: Any) -> bool:
 def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
     """A dialogue as `{"human": ..., "assistant": ...}` pairs."""
     refs, messages = take_images(fields), []
-    read_text = read_markers if refs else unescaped
+    read_text = read_markers if refs else unescape_markers
     for i, pair in enumerate(fields.take(key)):
         one = Fields(dict(pair), fields.where, f"{key}[{i}]")
         for role, names in zip(_ROLES, (NAMES.user, NAMES.assistant), strict=True):
@@ -86,7 +86,7 @@ def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
         if not is_empty(one.take("tool")):
             raise RejectRow(fields.where, "unsupported-media", "a pair has 'tool': phiv has no tools", one.path)
         fields.unread |= {f"{key}[].{name}" for name in one.all_unread()}
-    return finish(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+    return build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
 
 
 def _query(fields: Fields, markers: Markers) -> ParsedRow:
@@ -103,7 +103,7 @@ def _query(fields: Fields, markers: Markers) -> ParsedRow:
         _message("user", query, fields, read_text, path),
         _message("assistant", answer, fields, read_text, answer_path),
     ]
-    return finish(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+    return build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
 
 
 def _message(role: str, content: Any, fields: Fields, read_text: ReadText, path: str) -> Message:
@@ -116,7 +116,7 @@ _ROLES = ("user", "assistant")
 def _history(fields: Fields, read_text: ReadText) -> Iterator[Message]:
     history = fields.take("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise fields.bad(f"'history' is not a list of pairs (found {shown(history)})", "history")
+        raise fields.bad(f"'history' is not a list of pairs (found {truncated_repr(history)})", "history")
     for i, pair in enumerate(history):
         for k, content in enumerate(pair):
             yield _message(_ROLES[k], content, fields, read_text, f"history[{i}][{k}]")
@@ -140,4 +140,4 @@ def _aliased(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, A
 def _inline(text: str) -> Iterator[Piece]:
     """Text of a row without an image column: images are named where they stand."""
     for i, chunk in enumerate(_IMG.split(text)):
-        yield from [Image(chunk)] if i % 2 else unescaped(chunk)
+        yield from [Image(chunk)] if i % 2 else unescape_markers(chunk)

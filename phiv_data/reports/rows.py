@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.dataset import MANIFEST, NO_ROWS, read_manifest
+from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES, read_manifest
 from phiv_data.storage.jsonl import parse_line
-from phiv_data.storage.shards import Row as ArrowRow
-from phiv_data.storage.shards import open_shard, to_conversation
+from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
 from phiv_schemas import Conversation, PhivError
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _sources(data: Path, images_root: Path | None) -> list[_Source]:
         files, folder = [data], data.parent
     else:
         folder = data
-        files = sorted(file for file in data.glob("*.jsonl") if file.name not in NO_ROWS)
+        files = sorted(file for file in data.glob("*.jsonl") if file.name not in NON_RECORD_FILES)
         files = files or sorted(chain(data.glob("*.arrow"), data.glob("*/*.arrow"), data.glob("*/*/*.arrow")))
     root = images_root or folder / "images"
     found = (_source(file, file.relative_to(folder).as_posix(), splits, root) for file in files if file.is_file())
@@ -229,7 +228,7 @@ def _shard_source(file: Path, name: str, split: str) -> _Source:
     return _Source(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
 
 
-def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> Row:
+def _shard_row(row: ShardRow, name: str, split: str, line: int) -> Row:
     data = [(image or {}).get("bytes") for image in row["images"] or ()]
     try:
         conversation = to_conversation(row)

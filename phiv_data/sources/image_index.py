@@ -24,7 +24,7 @@ from phiv_schemas.errors import SourceError
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class ImageIndex:
     """Files below `root` by base name: `folders[name]` is where, relative to `root` (tuples where several).
 
     About 150 bytes an image; folder names are shared.
@@ -60,7 +60,7 @@ class Images:
         return best[0]
 
 
-def index_images(*folders: Path) -> Images:
+def index_images(*folders: Path) -> ImageIndex:
     """Every regular file below `folders` (hidden ones left out, links followed), whatever its suffix says.
 
     `root` is the folder around them all. EnvironmentProblem for a folder that cannot be read.
@@ -75,7 +75,7 @@ def index_images(*folders: Path) -> Images:
                 before = found.get(name)
                 several = (before,) if isinstance(before, str) else before or ()
                 found[name] = (*several, relative) if several else relative
-    return Images(root, found)
+    return ImageIndex(root, found)
 
 
 def checked_image(path: str, data: bytes, where: str, *, source: str | None = None) -> EncodedImage:
@@ -149,7 +149,7 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() not in _ROWS_SUFFIXES
 
 
-def opened(
+def open_source(
     source: Path | Sequence[Path],
     scratch: Path,
     *,
@@ -167,16 +167,16 @@ def opened(
         if not file.exists():
             raise SourceError(flag, f"no such file or folder {str(file)!r}", "Check the path")
     if len(files) == 1:
-        return files[0] if files[0].is_dir() else unpacked(files[0], scratch, sha256=sha256, password=password)
+        return files[0] if files[0].is_dir() else unpack(files[0], scratch, sha256=sha256, password=password)
     if folders := [file for file in files if file.is_dir()]:
         raise SourceError(flag, f"{str(folders[0])!r} is a folder among archives", "Pass one folder, or archives")
     root = scratch / f"archives-{(sha256 or sources_sha256(files) or '')[:16]}"
     for file in files:
-        unpacked(file, root, password=password)
+        unpack(file, root, password=password)
     return root
 
 
-def unpacked(archive: Path, scratch: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
+def unpack(archive: Path, scratch: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
     """`archive` unpacked below `scratch`, once: the folder is named by its hash, and complete or not there."""
     from phiv_data.sources.archives import extract
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from phiv_data.formats.fields import truncated_repr
 from phiv_data.media.reject import RejectInput
 from phiv_data.utils.atomic import environment_problems
 from phiv_schemas.errors import SourceError
@@ -31,7 +32,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class JsonRow:
     """One value of a file: the 1-based line it begins on, its bytes' span, and what it holds.
 
     `problem` says why a line is not JSON; `value` is None then.
@@ -44,7 +45,7 @@ class Row:
     problem: str = ""
 
 
-def read_rows(path: Path, key: str | None = None) -> Iterator[Row]:
+def read_rows(path: Path, key: str | None = None) -> Iterator[JsonRow]:
     """JSON lines, or the elements of a JSON array where the file is one or `key` names one in it."""
     with environment_problems(path), path.open("rb") as file:
         _start(file, path)
@@ -52,7 +53,7 @@ def read_rows(path: Path, key: str | None = None) -> Iterator[Row]:
     return read_json_array(path, key) if is_array else read_json_lines(path)
 
 
-def read_json_lines(path: Path) -> Iterator[Row]:
+def read_json_lines(path: Path) -> Iterator[JsonRow]:
     """Every non-blank line, good or bad. SourceError for a web page, a Git LFS pointer or UTF-16 under this name."""
     with environment_problems(path), path.open("rb") as file:
         offset = _start(file, path)
@@ -65,7 +66,7 @@ def read_json_lines(path: Path) -> Iterator[Row]:
             offset += len(raw)
 
 
-def read_json_array(path: Path, key: str | None = None) -> Iterator[Row]:
+def read_json_array(path: Path, key: str | None = None) -> Iterator[JsonRow]:
     """The elements of a JSON array, one at a time: the whole file, or the array at `key` of the object in it.
 
     Memory is that of the largest element. SourceError, with the line, where the file is not such JSON or is cut.
@@ -100,12 +101,12 @@ def typed(row: Any, name: str, kinds: type | tuple[type, ...], where: str) -> An
     """`row[name]`, of one of `kinds` (bool is no int here). RejectInput `bad-row` that says what is there instead."""
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(row, dict):
-        raise RejectInput(where, "bad-row", f"not an object (found {_shown(row)})")
+        raise RejectInput(where, "bad-row", f"not an object (found {truncated_repr(row)})")
     if name not in row:
         raise RejectInput(where, "bad-row", f"no {name!r} (found {', '.join(sorted(map(str, row))[:12]) or 'nothing'})")
     if type(row[name]) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise RejectInput(where, "bad-row", f"{name!r} is not {wanted} (found {_shown(row[name])})")
+        raise RejectInput(where, "bad-row", f"{name!r} is not {wanted} (found {truncated_repr(row[name])})")
     return row[name]
 
 
@@ -121,21 +122,16 @@ def text_of(row: Any, name: str, where: str) -> str:
     return text
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _line(number: int, offset: int, raw: bytes) -> Row:
+def _line(number: int, offset: int, raw: bytes) -> JsonRow:
     try:
-        return Row(number, offset, len(raw), json.loads(raw.decode("utf-8")))
+        return JsonRow(number, offset, len(raw), json.loads(raw.decode("utf-8")))
     except UnicodeDecodeError as error:
         reason = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} is not UTF-8"
     except json.JSONDecodeError as error:
         reason = f"not valid JSON: {error.msg} at character {error.pos + 1}"
     except (RecursionError, ValueError) as error:  # ValueError: an integer of more digits than Python takes
         reason = f"not readable as JSON: {error}"
-    return Row(number, offset, len(raw), None, reason)
+    return JsonRow(number, offset, len(raw), None, reason)
 
 
 def _start(file: IO[bytes], path: Path) -> int:
@@ -203,7 +199,7 @@ class _Window:
             raise self.error(f"expected {what} (found {found.decode('latin-1')!r})")
         self.skip(1)
 
-    def element(self) -> Row:
+    def element(self) -> JsonRow:
         """The value that begins here."""
         self.peek()
         size = _CHUNK

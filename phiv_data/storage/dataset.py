@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from phiv_data.storage.record_errors import schema_issues
 from phiv_data.storage.sample import Sample
-from phiv_data.storage.shards import Row, open_shard, to_conversation, to_sample
+from phiv_data.storage.shards import ShardRow, open_shard, to_conversation, to_sample
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas import Conversation, Manifest, ShardError, ShardInfo, SplitInfo, check_image_path
 
@@ -36,7 +36,7 @@ Verify = Literal["size", "sha256", "none"]
 MANIFEST = "manifest.json"
 FIXES = "phiv-fixes.jsonl"
 """The log that phiv-validate --fix leaves beside what it fixed."""
-NO_ROWS = frozenset({"rejects.jsonl", FIXES})
+NON_RECORD_FILES = frozenset({"rejects.jsonl", FIXES})
 """The jsonl files of a dataset that hold no rows of it."""
 _TEXT_COLUMNS = ["id", "source", "system", "conversations"]
 _AGAIN = "Run the same phiv-convert command with --overwrite"
@@ -218,9 +218,9 @@ class _OpenShard:
         except ValueError as error:
             raise ShardError(f"{self.path}: row {row}", _first_line(error), _AGAIN) from error
 
-    def _row(self, batches: list[pa.RecordBatch], row: int) -> Row:
+    def _row(self, batches: list[pa.RecordBatch], row: int) -> ShardRow:
         number = bisect_right(self.starts, row) - 1
-        found: Row = batches[number].slice(row - self.starts[number], 1).to_pylist()[0]
+        found: ShardRow = batches[number].slice(row - self.starts[number], 1).to_pylist()[0]
         return found
 
 

@@ -41,7 +41,7 @@ def json_path(loc: tuple[int | str, ...]) -> str:
     return "$" + "".join(_step(step) for step in loc)
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A short, one-line, `repr`-like form of any JSON value: long text is cut, containers are only named."""
     if isinstance(value, dict):
         return "an object"
@@ -55,7 +55,7 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
-def shown_path(path: str) -> str:
+def quote_path(path: str) -> str:
     """A path as one line. Whole, for a person has to find the file, up to what no disk takes."""
     text = repr(path[:_MAX_PATH])
     return text if len(text) <= _MAX_PATH else text[: _MAX_PATH - 3] + "..."
@@ -100,7 +100,7 @@ def _escapes(path: str) -> bool:
 
 
 def _found(value: object) -> str:
-    return f" (found {shown(value)})"
+    return f" (found {short_repr(value)})"
 
 
 def _must_be(what: str) -> Callable[[ErrorDetails], tuple[str, str]]:
@@ -108,7 +108,7 @@ def _must_be(what: str) -> Callable[[ErrorDetails], tuple[str, str]]:
 
 
 def _missing(one: ErrorDetails) -> tuple[str, str]:
-    has = ", ".join(shown(key) for key in list(one["input"])[:8]) if isinstance(one["input"], dict) else ""
+    has = ", ".join(short_repr(key) for key in list(one["input"])[:8]) if isinstance(one["input"], dict) else ""
     null = "Write null where there is no answer" if one["loc"][-1] == "assistant" else ""
     return f"required key is missing (found {has or 'no keys'})", null
 

@@ -37,7 +37,7 @@ MAX_ROW_BYTES = 2**31 - 1
 # The end of every Arrow stream: a continuation mark and a length of 0. A stream without it was cut.
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
-Row = dict[str, Any]
+ShardRow = dict[str, Any]
 
 
 def plan_shards(row_sizes_bytes: Sequence[int], max_shard_bytes: int = MAX_SHARD_BYTES) -> list[range]:
@@ -84,7 +84,7 @@ def write_hf_files(split_folder: Path, split: str, shards: Sequence[ShardInfo], 
     """Write `state.json` and `dataset_info.json`, so that `datasets.load_from_disk(split_folder)` works."""
     files = [Path(shard.path).name for shard in shards]
     digest = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
-    state: Row = {
+    state: ShardRow = {
         "_data_files": [{"filename": file} for file in files],
         "_fingerprint": digest[:16],
         "_format_columns": None,
@@ -145,7 +145,7 @@ def hf_features() -> dict[str, Any]:
     return {name: _hf_feature(kind) for name, kind in _COLUMNS.items()}
 
 
-def to_row(sample: Sample) -> Row:
+def to_row(sample: Sample) -> ShardRow:
     """A sample as one row of `schema()`."""
     conversation = sample.conversation
     if tuple(image.meta.path for image in sample.images) != conversation.image_paths:
@@ -159,12 +159,12 @@ def to_row(sample: Sample) -> Row:
     }
 
 
-def to_conversation(row: Row) -> Conversation:
+def to_conversation(row: ShardRow) -> Conversation:
     """The record of a row. pydantic's ValidationError when the row breaks the contract."""
     return Conversation(id=row["id"], source=row["source"], system=row["system"], conversations=row["conversations"])
 
 
-def to_sample(row: Row) -> Sample:
+def to_sample(row: ShardRow) -> Sample:
     """The inverse of `to_row`."""
     pairs = zip(row["images"], row["media"], strict=True)
     images = tuple(EncodedImage(ImageMeta(**media), image["bytes"]) for image, media in pairs)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.storage.jsonl import UTF16_MARKS, Line, parse_line, read_range
-from phiv_data.storage.shards import Row, to_conversation
+from phiv_data.storage.shards import ShardRow, to_conversation
 from phiv_data.utils.atomic import sha256_file
 from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
 from phiv_data.validation.core.aggregators import Tally
@@ -331,7 +331,7 @@ def _rows_at(shard: Shard | None, wanted: set[int]) -> Iterator[tuple[int, Conve
         start += batch.num_rows
 
 
-def _conversation(row: Row) -> Conversation | None:
+def _conversation(row: ShardRow) -> Conversation | None:
     try:
         return to_conversation(row)
     except ValueError:  # pydantic's is one

@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from phiv_data.sources.image_index import Images, index_images
-from phiv_data.storage.record_errors import shown
+from phiv_data.sources.image_index import ImageIndex, index_images
+from phiv_data.storage.record_errors import short_repr
 from phiv_data.utils.atomic import sha256_of
 from phiv_data.validation.core.finding import Found
 
@@ -52,17 +52,17 @@ class SourceFiles:
                         if sha256_of(opened) == sha256:
                             return file
                 except OSError as error:
-                    return Found("PV311", None, f"its source {shown(source)} cannot be read: {error.strerror}")
+                    return Found("PV311", None, f"its source {short_repr(source)} cannot be read: {error.strerror}")
                 others.append(file)
         if len(others) > MAX_NAMESAKES:
             return SEVERAL
         if others:
-            return Found("PV312", None, f"its source {shown(source)} has changed: it has another sha256")
+            return Found("PV312", None, f"its source {short_repr(source)} has changed: it has another sha256")
         if (match := _EMBEDDED.fullmatch(source)) and sha256.startswith(match[1]):
             return IN_ROW
         if self._holder is not None:
-            return f"it is no file below the source, and may be in {shown(self._holder)}"
-        return Found("PV311", None, f"its source {shown(source)} is not there")
+            return f"it is no file below the source, and may be in {short_repr(self._holder)}"
+        return Found("PV311", None, f"its source {short_repr(source)} is not there")
 
     def _exact(self, source: str) -> list[Path]:
         parts = source.split("/")
@@ -84,7 +84,7 @@ class SourceFiles:
         return list(islice(alike, MAX_NAMESAKES + 1))
 
     @cached_property
-    def _images(self) -> Images:
+    def _images(self) -> ImageIndex:
         return index_images(self.root)
 
     @cached_property

@@ -16,10 +16,10 @@ from phiv_data.sources.image_index import (
     checked_image,
     index_images,
     load_image,
-    opened,
+    open_source,
     read_image,
     sources_sha256,
-    unpacked,
+    unpack,
 )
 from phiv_schemas import SourceError
 
@@ -136,31 +136,31 @@ def tar(path: Path, **files: bytes) -> Path:
 
 def test_a_folder_is_itself_and_an_archive_is_unpacked_once(tmp_path: Path) -> None:
     archive = tar(tmp_path / "a.tar.gz", one=b"1")
-    assert opened(tmp_path, tmp_path / "scratch") == tmp_path
-    folder = opened(archive, tmp_path / "scratch", sha256=sources_sha256(archive))
+    assert open_source(tmp_path, tmp_path / "scratch") == tmp_path
+    folder = open_source(archive, tmp_path / "scratch", sha256=sources_sha256(archive))
     assert (folder / "one").read_bytes() == b"1"
     (folder / "mark").touch()
-    assert opened((archive,), tmp_path / "scratch") == folder
+    assert open_source((archive,), tmp_path / "scratch") == folder
     assert (folder / "mark").exists()
-    assert unpacked(archive, tmp_path / "scratch") == folder
+    assert unpack(archive, tmp_path / "scratch") == folder
 
 
 def test_several_archives_lie_in_one_folder_whatever_their_order(tmp_path: Path) -> None:
     one, two = tar(tmp_path / "a.tar.gz", one=b"1"), tmp_path / "b.zip"
     with zipfile.ZipFile(two, "w") as archive:
         archive.writestr("two", b"2")
-    folder = opened((one, two), tmp_path / "scratch")
+    folder = open_source((one, two), tmp_path / "scratch")
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {"one", "two"}
-    assert opened([two, one], tmp_path / "scratch") == folder
+    assert open_source([two, one], tmp_path / "scratch") == folder
     assert sources_sha256((one, two)) == sources_sha256((two, one)) != sources_sha256(one)
     assert sources_sha256((one, tmp_path)) is None
 
 
 def test_what_is_not_there_or_no_archive_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"--source: no such file or folder '.*gone'"):
-        opened(tmp_path / "gone", tmp_path / "scratch")
+        open_source(tmp_path / "gone", tmp_path / "scratch")
     page = write(tmp_path / "data.tar.gz", b"<!DOCTYPE html><title>Log in</title>")
     with pytest.raises(SourceError, match="a login, licence or error page was saved under its name"):
-        opened(page, tmp_path / "scratch")
+        open_source(page, tmp_path / "scratch")
     with pytest.raises(SourceError, match="is a folder among archives"):
-        opened((tmp_path, page), tmp_path / "scratch")
+        open_source((tmp_path, page), tmp_path / "scratch")
