@@ -18,6 +18,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.lines import BOM
 from phiv_schemas.errors import SourceError
 
 INFO = "dataset_info.json"
@@ -29,7 +30,7 @@ MAX_FIRST_LINE = 1 << 20
 def is_array(path: Path) -> bool:
     """True for one array, False for a value a line. SourceError for one object over several lines."""
     with environment_problems(path), path.open("rb") as file:
-        head = file.read(MAX_FIRST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = file.read(MAX_FIRST_LINE).removeprefix(BOM).lstrip()
     first, newline, rest = head.partition(b"\n")
     if first[:1] == b"[":
         return not (rest.strip() and _is_json(first))

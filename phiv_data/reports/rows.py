@@ -22,6 +22,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES, read_manifest
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
+from phiv_data.utils.lines import BOM
 from phiv_schemas import Conversation, PhivError
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _read_jsonl(file: Path, name: str, split: str, root: Path, lines: set[int]) 
 
 
 def _jsonl_row(raw: bytes, name: str, split: str, number: int, root: Path) -> Row:
-    short = raw.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
+    short = raw.rstrip(b"\r\n").removeprefix(BOM)
     conversation = parse_line(short, name, number).conversation if len(short) <= MAX_LINE_BYTES else None
     text = "" if conversation else short[:MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
     paths = conversation.image_paths if conversation else ()

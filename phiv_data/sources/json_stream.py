@@ -15,11 +15,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from phiv_data.formats.fields import truncated_repr
 from phiv_data.media.reject import RejectInput
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.lines import BOM, UTF16_MARKS, numbered_lines
 from phiv_schemas.errors import SourceError
 
 MAX_ELEMENT_BYTES = 64 << 20
@@ -28,7 +29,6 @@ MAX_ELEMENT_BYTES = 64 << 20
 _CHUNK = 1 << 16
 _SPACE = b" \t\r\n"
 _BLANK = re.compile(rb"[ \t\r\n]*")
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,14 @@ def read_rows(path: Path, key: str | None = None) -> Iterator[JsonRow]:
 def read_json_lines(path: Path) -> Iterator[JsonRow]:
     """Every non-blank line, good or bad. SourceError for a web page, a Git LFS pointer or UTF-16 under this name."""
     with environment_problems(path), path.open("rb") as file:
-        offset = _start(file, path)
-        for number, raw in enumerate(iter(lambda: file.readline(MAX_ELEMENT_BYTES + 1), b""), 1):
+        _start(file, path)
+        file.seek(0)
+        for number, offset, raw in numbered_lines(file, max_bytes=MAX_ELEMENT_BYTES + 1):
             if len(raw) > MAX_ELEMENT_BYTES:
                 raise SourceError(f"{path}:{number}", f"a line of over {MAX_ELEMENT_BYTES} bytes", "One row per line")
             if body := raw.strip(_SPACE):
                 start = offset + len(raw) - len(raw.lstrip(_SPACE))
                 yield _line(number, start, body)
-            offset += len(raw)
 
 
 def read_json_array(path: Path, key: str | None = None) -> Iterator[JsonRow]:
@@ -134,10 +134,10 @@ def _line(number: int, offset: int, raw: bytes) -> JsonRow:
     return JsonRow(number, offset, len(raw), None, reason)
 
 
-def _start(file: IO[bytes], path: Path) -> int:
+def _start(file: BinaryIO, path: Path) -> int:
     """The offset of the first byte of text. SourceError for what is known to stand under a JSON file's name."""
     head = file.read(512)
-    begins = len(_BOM) if head.startswith(_BOM) else 0
+    begins = len(BOM) if head.startswith(BOM) else 0
     text = head[begins:].lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise SourceError(
@@ -145,7 +145,7 @@ def _start(file: IO[bytes], path: Path) -> int:
         )
     if text.startswith(b"version https://git-lfs"):
         raise SourceError(str(path), "is a Git LFS pointer, not the file", "Fetch the file with git lfs pull")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if head.startswith(UTF16_MARKS):
         raise SourceError(str(path), "is UTF-16", "Save it as UTF-8")
     file.seek(begins)
     return begins
@@ -155,7 +155,7 @@ def _start(file: IO[bytes], path: Path) -> int:
 class _Window:
     """A stretch of a file in memory; `text` is `data` as latin-1, where one character is one byte."""
 
-    file: IO[bytes]
+    file: BinaryIO
     path: Path
     offset: int
     line: int = 1

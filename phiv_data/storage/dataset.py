@@ -94,6 +94,13 @@ class ConversationDataset(Sequence[Sample]):
         """The sizes of every image, without touching image bytes: what token counts are planned from."""
         return self._sizes
 
+    def sizes_of(self, index: int) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each image of one sample, in order; no image bytes are touched."""
+        widths, heights, offsets = self._sizes
+        row = range(len(self))[index]
+        images = slice(int(offsets[row]), int(offsets[row + 1]))
+        return tuple(zip(widths[images].tolist(), heights[images].tolist(), strict=True))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.split, "none" if self.verify == "none" else "size")
 

@@ -15,9 +15,10 @@ from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
 from typing import Any
 
-from phiv_data.storage.jsonl import UTF16_MARKS, Line, parse_line, read_range
+from phiv_data.storage.jsonl import Line, parse_line, read_range
 from phiv_data.storage.shards import ShardRow, to_conversation
 from phiv_data.utils.atomic import sha256_file
+from phiv_data.utils.lines import UTF16_MARKS
 from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
 from phiv_data.validation.core.aggregators import Tally
 from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings

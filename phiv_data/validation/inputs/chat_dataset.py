@@ -26,10 +26,10 @@ from phiv_data.formats.files import INFO, SUFFIXES, is_array, read_entries
 from phiv_data.formats.text import MARKER
 from phiv_data.sources.json_stream import JsonRow, read_json_array
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
-from phiv_data.storage.jsonl import UTF16_MARKS
+from phiv_data.utils.lines import BOM, UTF16_MARKS
 from phiv_data.validation.core.finding import Found
 from phiv_data.validation.core.key_index import KeyIndex
-from phiv_data.validation.inputs.chat_rows import BOM, ExternalRows, places_of
+from phiv_data.validation.inputs.chat_rows import ExternalRows, places_of
 from phiv_data.validation.partial_result import Findings, Partial
 from phiv_data.validation.run import Planned, split_of
 from phiv_data.validation.tasks import DEEP_PIECE_BYTES, PIECE_BYTES, Job, Piece, cut_lines

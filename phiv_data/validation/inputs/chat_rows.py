@@ -26,11 +26,11 @@ from phiv_data.formats.text import MARKER, Image, read_markers
 from phiv_data.storage.jsonl import Line, parse_line
 from phiv_data.storage.record_errors import duplicate_key_paths, short_repr
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.lines import numbered_lines
 from phiv_data.validation.core.finding import Found
 from phiv_data.validation.inputs.fast_parse import FastRecord, FastTurn
 from phiv_schemas import Conversation, Issue, Turn
 
-BOM = b"\xef\xbb\xbf"
 IMG_CONTEXT = "<IMG_CONTEXT>"
 """Where xtuner's rows, which are TRL's otherwise, have their images."""
 
@@ -142,14 +142,9 @@ def _values(rows: ExternalRows) -> Iterator[_Value]:
         if rows.is_array:
             yield from _elements(file.read(rows.end - rows.start).decode(), rows, reader)
             return
-        offset = rows.start
-        for number, raw in enumerate(file, start=rows.line):
-            if offset >= rows.end:
-                return
-            body = raw.removeprefix(BOM) if number == 1 else raw
-            if not body.isspace():
-                yield reader.line(body.strip(), number, is_cut=not raw.endswith(b"\n"))
-            offset += len(raw)
+        for number, _, raw in numbered_lines(file, first=rows.line, end=rows.end):
+            if not raw.isspace():
+                yield reader.line(raw.strip(), number, is_cut=not raw.endswith(b"\n"))
 
 
 def _elements(text: str, rows: ExternalRows, reader: _Reader) -> Iterator[_Value]:
