@@ -81,7 +81,7 @@ def is_url(ref: str) -> bool:
     return not is_data_uri(ref) and not ref.startswith("file:") and bool(_URL.match(ref)) and not _DRIVE.match(ref)
 
 
-def locate(ref: str, roots: Sequence[Root], strip: int) -> tuple[Path, str] | None:
+def locate_image(ref: str, roots: Sequence[Root], strip: int) -> tuple[Path, str] | None:
     """The file that a path means and its safe name: below the first of `roots` that has it, or where it says itself."""
     if _DATA.match(ref):
         return None

@@ -1,12 +1,15 @@
-"""Files of official releases: images found by name and copied as they are, archives opened once.
+"""Files of a release: an index of its images by file name, images loaded as they are, archives unpacked once.
 
     root = opened(source, scratch)                     # a folder as it is; archives unpacked below `scratch`
     images = index_images(root)
-    data = read_image(images.find("img/01235.png"), where="train.jsonl:7")
-    image("train/01235.png", data, where="train.jsonl:7", source="img/01235.png")
+    file = images.find("img/01235.png", where="train.jsonl:7")
+    image = load_image(file, "train/01235.png", where="train.jsonl:7", source="img/01235.png")
+
+`ImageIndex` finds by base name, because releases unpack to other folders than their lists say. References of external
+chat formats are paths from known folders, and may be absolute, URLs or `data:` URIs: formats/files.py finds those.
 
 Codes of rejects here: `missing-image` (no file of that name in the source), `ambiguous-image` (several, and nothing
-tells which), `unreadable`, and those of images. Rows of JSON are read by json_rows.py.
+decides which), `unreadable`, and those of images. Rows of JSON are read by json_stream.py.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from phiv_data.media.reject import RejectInput
@@ -40,24 +44,31 @@ class ImageIndex:
         return name.rpartition("/")[2] in self.folders
 
     def find(self, name: str, *, where: str = "") -> Path:
-        """The file called `name`, a path or a base name: releases unpack to other folders than their lists say.
+        """The one file called `name`, a path or a base name, as `candidates` finds it.
 
-        Of several of one base name, the one whose folders agree most with `name`. Nothing outside `root` is found,
-        whatever `name` holds. RejectInput `missing-image` or `ambiguous-image`.
+        RejectInput `missing-image` where there is none, `ambiguous-image` where several agree equally.
+        """
+        files = self.candidates(name)
+        if len(files) == 1:
+            return files[0]
+        if not files:
+            raise RejectInput(where or name, "missing-image", f"no file {name!r} in the source")
+        folders = sorted(file.parent.relative_to(self.root).as_posix() for file in files)
+        shown = ", ".join(repr(f"{folder}/") for folder in folders[:3])
+        raise RejectInput(where or name, "ambiguous-image", f"{len(files)} files called {name!r} (in {shown})")
+
+    def candidates(self, name: str) -> list[Path]:
+        """The files of `name`'s base name whose folders agree most with those in `name`, counted from the last.
+
+        Nothing outside `root` is found, whatever `name` holds.
         """
         folder, _, base = name.rpartition("/")
-        found = self.folders.get(base)
-        if found is None:
-            raise RejectInput(where or name, "missing-image", f"no file {name!r} in the source")
-        return self.root / (found if isinstance(found, str) else self._best(found, folder, name, where)) / base
-
-    def _best(self, found: tuple[str, ...], folder: str, name: str, where: str) -> str:
-        agreement = {other: _common_tail(other, folder) for other in found}
-        best = [other for other, length in agreement.items() if length == max(agreement.values())]
-        if len(best) > 1:
-            shown = ", ".join(repr(f"{other}/") for other in sorted(best)[:3])
-            raise RejectInput(where or name, "ambiguous-image", f"{len(best)} files called {name!r} (in {shown})")
-        return best[0]
+        folders = self.folders.get(base, ())
+        if isinstance(folders, str):
+            return [self.root / folders / base]
+        agreement = [_common_tail(other, folder) for other in folders]
+        best = max(agreement, default=0)
+        return [self.root / other / base for other, length in zip(folders, agreement, strict=True) if length == best]
 
 
 def index_images(*folders: Path) -> ImageIndex:
@@ -130,12 +141,8 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, list
 
 def _common_tail(one: str, other: str) -> int:
     """How many folders two paths share, counted from the last."""
-    count = 0
-    for a, b in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 # Archives --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from phiv_data.formats.files import (
     is_array,
     is_data_uri,
     is_url,
-    locate,
+    locate_image,
     read_entries,
     shorten,
 )
@@ -219,7 +219,7 @@ class Remarks:
 def _size(ref: str, source: Interchange, file: RowFile) -> int:
     """The bytes of an image, 0 where there is none: what changes is seen."""
     try:
-        found = locate(ref, roots_of(file, source.options_.images), source.options_.strip_folders)
+        found = locate_image(ref, roots_of(file, source.options_.images), source.options_.strip_folders)
         return found[0].stat().st_size if found else 0
     except (OSError, ValueError):
         return 0
@@ -252,7 +252,7 @@ def find_image(ref: str, roots: Sequence[Root], strip: int, where: str) -> tuple
         what = f"{shorten(ref)!r} is an address: phiv downloads no images. Download it, and name the file instead"
         raise RejectInput(where, "missing-image", what)
     try:
-        found = locate(ref, roots, strip)
+        found = locate_image(ref, roots, strip)
     except (OSError, ValueError) as error:
         raise RejectInput(where, "missing-image", f"no file {shorten(ref)!r} ({error})") from error
     if found is None:

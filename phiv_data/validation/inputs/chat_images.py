@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from phiv_data.formats.files import decode_data_uri, is_absolute, is_data_uri, is_url, locate
+from phiv_data.formats.files import decode_data_uri, is_absolute, is_data_uri, is_url, locate_image
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
@@ -40,7 +40,7 @@ class ExternalImages(ImageChecks):
         if is_url(path):
             return ImageFacts()  # told once for all: Addresses
         try:
-            located = locate(path, self._roots, 0)
+            located = locate_image(path, self._roots, 0)
             is_file = located is not None and stat.S_ISREG(located[0].stat().st_mode)
         except (OSError, ValueError) as error:
             return broken("PV101", f"no such image {quote_path(path)} ({error})")
@@ -87,7 +87,7 @@ def read_image(path: str, roots: Sequence[Path]) -> bytes | None:
     try:
         if is_data_uri(path):
             return decode_data_uri(path, "")
-        located = None if is_url(path) else locate(path, [(root, "") for root in roots], 0)
+        located = None if is_url(path) else locate_image(path, [(root, "") for root in roots], 0)
         if located is None:
             return None
         status = located[0].stat()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +74,7 @@ class SourceFiles:
             return []
 
     def _by_name(self, source: str) -> list[Path]:
-        name = source.rpartition("/")[2]
-        folders = self._images.folders.get(name, ())
-        files = [Path(folder, name) for folder in ([folders] if isinstance(folders, str) else folders)]
-        agreement = {file: _common_tail(file.as_posix(), source) for file in files}
-        best = max(agreement.values(), default=0)
-        alike = (self._images.root / file for file in files if agreement[file] == best)
-        return list(islice(alike, MAX_NAMESAKES + 1))
+        return self._images.candidates(source)[: MAX_NAMESAKES + 1]
 
     @cached_property
     def _images(self) -> ImageIndex:
@@ -94,9 +87,3 @@ class SourceFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "_remembered": {}}
-
-
-def _common_tail(one: str, other: str) -> int:
-    """How many parts two paths share, counted from the last."""
-    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(one.count("/"), other.count("/")) + 1)

@@ -77,6 +77,15 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert images.find("a.png").read_bytes() == b"x"
 
 
+def test_candidates_are_all_that_agree_most_and_lie_inside(tmp_path: Path) -> None:
+    files = [write(tmp_path / name, b"x").absolute() for name in ("a/1.png", "b/c/1.png", "d/c/1.png")]
+    images = index_images(tmp_path)
+    assert images.candidates("x/c/1.png") == files[1:]
+    assert images.candidates("1.png") == images.candidates("x/1.png") == files
+    assert images.candidates("d/c/1.png") == files[2:]
+    assert images.candidates("../../2.png") == []
+
+
 def test_several_folders_are_indexed_under_the_one_around_them(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a/1.png", b"1"), write(tmp_path / "b/2.png", b"2")
     images = index_images(tmp_path / "a", tmp_path / "b")
