@@ -1,10 +1,10 @@
 """Messages to turns: user and assistant alternate, and every image has its place.
 
 `read` is LLaVA's, ShareGPT's and ms-swift's row: a list of messages with a role and a content, a column of images, and
-`<image>` in the text where each stands. Every spelling of a key or role that these tools use is read in all of them.
+`<image>` in the text at the place of each. Every spelling of a key or role that these tools use is read in all of them.
 
 Codes: `bad-turns` (roles that do not alternate, a dialogue without turns, an answer missing before the end),
-`marker-mismatch` (markers and images disagree, or an image stands where phiv has no place for it), those of `fields`.
+`marker-mismatch` (markers and images disagree, or an image is where phiv has no place for one), those of `fields`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Names:
 class Message:
     """One message: `user`, `assistant` or `system`, and its pieces; None where it has no content.
 
-    `path` is where in the row it stands; its content is what `key` says of it, or that itself.
+    `path` is its JSON path in the row; its content is the value of `key` there, or the value itself.
     """
 
     role: str
@@ -50,7 +50,7 @@ class Message:
 
     @property
     def content_path(self) -> str:
-        """Where its content stands."""
+        """The JSON path of its content."""
         return f"{self.path}.{self.key}" if self.key else self.path
 
 
@@ -81,7 +81,7 @@ def build_row(
 ) -> ParsedRow:
     """The row of these messages: the other columns read, every image put in its place.
 
-    `unmarked`: images without any place stand before the first text, with this between; None refuses them.
+    `unmarked`: images without any place come before the first text, with this between; None rejects them.
     """
     fields.refuse_media()
     path = fields.key(*names.system_prompt)
@@ -216,9 +216,9 @@ def _places(user: Message, assistant: Message | None, placed: Sequence[Image]) -
 
 
 def _text_alone(message: Message, where: str) -> str | None:
-    """The text of a message that no image may stand in."""
+    """The text of a message that must not hold images."""
     if any(isinstance(piece, Image) for piece in message.pieces or ()):
-        what = f"an image stands in a message of the {message.role}: phiv has images where the user speaks only"
+        what = f"an image is in a message of the {message.role}: phiv has images in user messages only"
         raise RejectRow(where, "marker-mismatch", what, message.content_path)
     return None if message.pieces is None else join_pieces(message.pieces)[0]
 

@@ -1,4 +1,4 @@
-"""A row as it is read: its keys taken one by one, and what it says in the end.
+"""Fields of a row of an external format, taken one by one; the parsed row; the reject of a row.
 
 Codes: `bad-row` (a field missing or of a wrong type), `unsupported-media` (video, audio, tools), `unsupported-row` (a
 kind of row that phiv has no place for: an answer marked as bad, plain text to continue).
@@ -16,21 +16,21 @@ MEDIA = {"video", "videos", "audio", "audios", "tools", "functions", "tool_calls
 
 
 class RejectRow(RejectInput):
-    """A row that phiv cannot use. `path` is where in it, such as `messages[2].content`; "" for the row as such."""
+    """A row that phiv cannot use. `path` is where in it, such as `messages[2].content`; "" for the whole row."""
 
     def __init__(self, where: str, code: str, reason: str, path: str = "") -> None:
         super().__init__(where, code, reason)
         self.args, self.path = (where, code, reason, path), path
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """The reason without its path."""
         return self.reason.removeprefix(f"{self.path} ")
 
 
 @dataclass(frozen=True, slots=True)
 class TurnPaths:
-    """Where in its row the parts of a turn stand, as paths such as `messages[2].content[0]`; "" where not known."""
+    """JSON paths of the parts of a turn in its row, such as `messages[2].content[0]`; "" where not known."""
 
     user: str = ""
     assistant: str = ""
@@ -50,9 +50,9 @@ class ParsedTurn:
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow:
-    """What a row says. `unread` names the keys that hold something phiv has no place for.
+    """A row as turns. `unread` names the keys that hold something phiv has no place for.
 
-    `system_path` is where the system prompt stands, as in `Places`.
+    `system_path` is the path of the system prompt, as in `TurnPaths`.
     """
 
     turns: tuple[ParsedTurn, ...]
@@ -166,6 +166,6 @@ def is_empty(value: Any) -> bool:
 
 
 def truncated_repr(value: Any) -> str:
-    """A value for an error message."""
+    """A value for an error message, cut at 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

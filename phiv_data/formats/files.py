@@ -1,8 +1,8 @@
-"""Files of rows of other tools: which they are, and where the images are that their rows name.
+"""Files of external chat formats: how they are laid out, and how the images that their rows name are found.
 
 is_array(path)                       one JSON array, or a value a line
 read_entries(folder)                 LLaMA-Factory's dataset_info.json
-locate("../images/a.jpg", roots, 0)  the file that a path means, and its safe name
+locate_image("../images/a.jpg", roots, 0)  the file that a path means, and its safe name
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _DATA = re.compile(r"data:([^,]*),", re.IGNORECASE)
 
 
 Root = tuple[Path, str]
-"""A folder to look in, and what stands before the names of the images found there."""
+"""A folder to search, and the prefix of the names of images found there."""
 
 
 def is_data_uri(ref: str) -> bool:
@@ -82,7 +82,7 @@ def is_url(ref: str) -> bool:
 
 
 def locate_image(ref: str, roots: Sequence[Root], strip: int) -> tuple[Path, str] | None:
-    """The file that a path means and its safe name: below the first of `roots` that has it, or where it says itself."""
+    """The file that a path means and its safe name: below the first of `roots` that has it, or at its absolute path."""
     if _DATA.match(ref):
         return None
     path = strip_folders(ref, strip)

@@ -18,7 +18,7 @@ _FROM = {"user": "human", "assistant": "gpt"}
 
 
 def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
-    """What a row says. RejectInput where phiv cannot use it; `markers` says what of counts that disagree."""
+    """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
     fields = fields_of(record, where)
     if "question_id" in fields.left and not fields.left.keys() & set(NAMES.messages):
         return _question(fields)
@@ -46,7 +46,7 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 
 
 def _question(fields: Fields) -> ParsedRow:
-    """The image stands before the text there, and no marker is written."""
+    """An evaluation question: the image comes before the text, and no marker is written."""
     fields.refuse_media()
     images, text = take_images(fields), fields.text(fields.take("text"), "text")
     refs, paths = tuple(one.ref or "" for one in images), TurnPaths("text", "", tuple(one.path for one in images))

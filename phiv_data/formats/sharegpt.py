@@ -1,6 +1,6 @@
 """ShareGPT as LLaMA-Factory reads it: `{"messages": [{"role": ..., "content": "<image>..."}, ...], "images": [...]}`.
 
-Names of columns and roles as in `dataset_info.json`, where an entry says them; every usual spelling otherwise (the
+Names of columns and roles as in `dataset_info.json`, where an entry defines them; every usual spelling otherwise (the
 `conversations` of `from` and `value` that ShareGPT began with among them).
 """
 
@@ -28,7 +28,7 @@ _COLUMNS = {"messages": "messages", "images": "images", "system": "system_prompt
 
 
 def parse(record: Any, where: str, *, markers: Markers = "strict", names: Names = NAMES) -> ParsedRow:
-    """What a row says. RejectInput where phiv cannot use it; `markers` says what of counts that disagree."""
+    """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
     return read_dialogue(fields_of(record, where), names, markers=markers)
 
 

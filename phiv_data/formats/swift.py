@@ -2,7 +2,7 @@ r"""ms-swift: `{"messages": [{"role": ..., "content": "<image>..."}, ...], "imag
 
 Read as well, as ms-swift does: `conversation(s)` of `from`/`value` or of `{"human": ..., "assistant": ...}` pairs;
 `query`, `response`, `history`, `system` under any of their names; Alpaca's `instruction`, `input`, `output`;
-`<img>a.jpg</img>` inside queries. Images that no marker places stand before the first text.
+`<img>a.jpg</img>` inside queries. Images without a marker come before the first text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _GROUNDING = ("<bbox>", "<ref-object>")
 
 
 def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
-    """What a row says. RejectInput where phiv cannot use it; `markers` says what of counts that disagree."""
+    """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
     fields = fields_of(record, where)
     _refuse_tasks(fields)
     key = next((name for name in NAMES.messages if not is_empty(fields.left.get(name))), None)
@@ -58,7 +58,7 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 
 
 def _refuse_tasks(fields: Fields) -> None:
-    """Answers to learn to avoid, and boxes that stand outside the text."""
+    """Reject answers marked as bad, and boxes that are outside the text."""
     if fields.left.get("label") is False:
         raise RejectRow(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
     if is_empty(fields.left.get("objects")):
@@ -123,7 +123,7 @@ def _history(fields: Fields, read_text: ReadText) -> Iterator[Message]:
 
 
 def _query_text(fields: Fields) -> tuple[str, Any]:
-    """The query and where it stands; Alpaca's instruction and input with a newline between them."""
+    """The path of the query and the query; Alpaca's instruction and input with a newline between them."""
     left = fields.left
     if is_empty(left.get("query")) and not is_empty(left.get("instruction")) and not is_empty(left.get("input")):
         parts = [fields.text(left.pop(name), name) for name in ("instruction", "input")]
@@ -132,12 +132,12 @@ def _query_text(fields: Fields) -> tuple[str, Any]:
 
 
 def _aliased(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, Any]:
-    """The value of `name`, or of the one other key that stands for it, behind its key."""
+    """The value of `name`, or of the one other key that has its meaning, after its path."""
     names = (name,) if not is_empty(fields.left.get(name)) else (name, *others)
     return fields.key(*names), fields.take(*names)
 
 
 def _inline(text: str) -> Iterator[Piece]:
-    """Text of a row without an image column: images are named where they stand."""
+    """Text of a row without an image column: images are named in the text."""
     for i, chunk in enumerate(_IMG.split(text)):
         yield from [Image(chunk)] if i % 2 else unescape_markers(chunk)

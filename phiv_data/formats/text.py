@@ -44,7 +44,7 @@ def read_markers(text: str) -> Iterator[Piece]:
 
 
 def join_pieces(pieces: Iterable[Piece]) -> tuple[str, tuple[int, ...]]:
-    """The text of the pieces, and where in it the images stand."""
+    """The text of the pieces, and the offsets of the images in it."""
     text, offsets = "", []
     for piece in pieces:
         if isinstance(piece, str):
@@ -55,7 +55,7 @@ def join_pieces(pieces: Iterable[Piece]) -> tuple[str, tuple[int, ...]]:
 
 
 def normalize_offsets(text: str, offsets: tuple[int, ...]) -> tuple[str, tuple[int, ...] | None]:
-    """User text and `image_offsets`: none where all images stand in front, with a newline after them."""
+    """User text and `image_offsets`: none where all images come first, with a newline after them."""
     if has_leading_images(text, offsets):
         return text[1:], None
     return text, offsets or None

@@ -2,7 +2,7 @@
 
     {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "..."}]}], "images": [...]}
 
-Read as well: contents that are plain text (images then stand before the first), parts that name their image
+Read as well: contents that are plain text (images then come before the first), parts that name their image
 (`image_url`, `image`), `prompt` with or without `completion`, `chosen` (its `rejected` counts as unread), a bare list
 of messages, and rows that mark the places in their text too (xtuner: `marker="<IMG_CONTEXT>"`).
 """
@@ -21,9 +21,9 @@ from phiv_schemas import Conversation, Turn
 
 
 def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
-    """What a row says. RejectInput where phiv cannot use it.
+    """The parsed row. RejectInput where phiv cannot use it.
 
-    `marker` stands in texts where the images do: parts then say which images there are, and the markers where.
+    `marker` is the text at the place of an image: parts then give the images, and the markers their places.
     """
     fields = fields_of({"messages": record} if isinstance(record, list) else record, where)
     column = _column(fields)
@@ -113,7 +113,7 @@ def _has(messages: Sequence[Message], marker: str) -> bool:
 def _by_marker(
     messages: Sequence[Message], column: Sequence[Image], marker: str
 ) -> tuple[tuple[Image, ...], list[Message]]:
-    """The images of the parts in order, and the messages with places where the markers stand."""
+    """The images of the parts in order, and the messages with an image place for each marker."""
     named, refs, moved = iter(column), [], []
     for message in messages:
         pieces: list[Piece] = []

@@ -1,11 +1,11 @@
 """Files of a release: an index of its images by file name, images loaded as they are, archives unpacked once.
 
-    root = opened(source, scratch)                     # a folder as it is; archives unpacked below `scratch`
+    root = open_source(source, work_dir)               # a folder as it is; archives unpacked below `work_dir`
     images = index_images(root)
     file = images.find("img/01235.png", where="train.jsonl:7")
     image = load_image(file, "train/01235.png", where="train.jsonl:7", source="img/01235.png")
 
-`ImageIndex` finds by base name, because releases unpack to other folders than their lists say. References of external
+`ImageIndex` finds by base name, because releases unpack to other folders than their lists name. References of external
 chat formats are paths from known folders, and may be absolute, URLs or `data:` URIs: formats/files.py finds those.
 
 Codes of rejects here: `missing-image` (no file of that name in the source), `ambiguous-image` (several, and nothing
@@ -72,7 +72,7 @@ class ImageIndex:
 
 
 def index_images(*folders: Path) -> ImageIndex:
-    """Every regular file below `folders` (hidden ones left out, links followed), whatever its suffix says.
+    """Every regular file below `folders` (hidden ones left out, links followed), whatever its suffix.
 
     `root` is the folder around them all. EnvironmentProblem for a folder that cannot be read.
     """
@@ -152,19 +152,19 @@ _ROWS_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
 
 
 def is_archive(path: Path) -> bool:
-    """A file that is not rows by its name: whether it can be unpacked is for `unpacked` to say."""
+    """A file whose suffix is not that of rows; whether it can be unpacked is for `unpack` to decide."""
     return path.is_file() and path.suffix.lower() not in _ROWS_SUFFIXES
 
 
 def open_source(
     source: Path | Sequence[Path],
-    scratch: Path,
+    work_dir: Path,
     *,
     sha256: str | None = None,
     flag: str = "--source",
     password: str | None = None,
 ) -> Path:
-    """The folder of a source: itself, or the one below `scratch` that its archive (or each of several) is unpacked in.
+    """The folder of a source: itself, or the one below `work_dir` that its archive (or each of several) is unpacked in.
 
     What is unpacked is named by its hash, and complete or not there. Of several archives the folder holds one folder
     each. `sha256` is what `sources_sha256` gave, where it is known already. SourceError for what is not there.
@@ -174,20 +174,20 @@ def open_source(
         if not file.exists():
             raise SourceError(flag, f"no such file or folder {str(file)!r}", "Check the path")
     if len(files) == 1:
-        return files[0] if files[0].is_dir() else unpack(files[0], scratch, sha256=sha256, password=password)
+        return files[0] if files[0].is_dir() else unpack(files[0], work_dir, sha256=sha256, password=password)
     if folders := [file for file in files if file.is_dir()]:
         raise SourceError(flag, f"{str(folders[0])!r} is a folder among archives", "Pass one folder, or archives")
-    root = scratch / f"archives-{(sha256 or sources_sha256(files) or '')[:16]}"
+    root = work_dir / f"archives-{(sha256 or sources_sha256(files) or '')[:16]}"
     for file in files:
         unpack(file, root, password=password)
     return root
 
 
-def unpack(archive: Path, scratch: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
-    """`archive` unpacked below `scratch`, once: the folder is named by its hash, and complete or not there."""
+def unpack(archive: Path, work_dir: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
+    """`archive` unpacked below `work_dir`, once: the folder is named by its hash, and complete or not there."""
     from phiv_data.sources.archives import extract
 
-    target = scratch / f"unpacked-{(sha256 or sha256_file(archive))[:16]}"
+    target = work_dir / f"unpacked-{(sha256 or sha256_file(archive))[:16]}"
     return target if target.is_dir() else extract(archive, target, password=password)
 
 

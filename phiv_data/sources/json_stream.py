@@ -1,6 +1,6 @@
-"""JSON of official releases, row by row in flat memory: lines, or the elements of an array.
+"""JSON of official releases, row by row in constant memory: lines, or the elements of an array.
 
-    for row in read_rows(root / "train.json"):          # true line numbers, byte spans, broken lines told
+    for row in read_rows(root / "train.json"):          # true line numbers, byte spans, broken lines reported
         row.line, row.offset, row.length, row.value
     read_value(path, row.offset, row.length)            # the same row later, in another process
     text_of(row.value, "question", where="train.json:7")
@@ -35,7 +35,7 @@ _BLANK = re.compile(rb"[ \t\r\n]*")
 class JsonRow:
     """One value of a file: the 1-based line it begins on, its bytes' span, and what it holds.
 
-    `problem` says why a line is not JSON; `value` is None then.
+    `problem` is why a line is not JSON; `value` is None then.
     """
 
     line: int
@@ -84,7 +84,7 @@ def read_json_array(path: Path, key: str | None = None) -> Iterator[JsonRow]:
                     raise window.error("a comma before the end of the array")
         window.expect(b"]", "the end of the array")
         if key is None and not window.at_end():
-            raise window.error("the file goes on after the end of its array")
+            raise window.error("the file continues after the end of its array")
 
 
 def read_value(path: Path, offset: int, length: int, *, where: str = "") -> Any:
@@ -98,7 +98,7 @@ def read_value(path: Path, offset: int, length: int, *, where: str = "") -> Any:
 
 
 def typed(row: Any, name: str, kinds: type | tuple[type, ...], where: str) -> Any:
-    """`row[name]`, of one of `kinds` (bool is no int here). RejectInput `bad-row` that says what is there instead."""
+    """`row[name]`, of one of `kinds` (bool is no int here). RejectInput `bad-row` that names what is there instead."""
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(row, dict):
         raise RejectInput(where, "bad-row", f"not an object (found {truncated_repr(row)})")
@@ -135,7 +135,7 @@ def _line(number: int, offset: int, raw: bytes) -> JsonRow:
 
 
 def _start(file: BinaryIO, path: Path) -> int:
-    """The offset of the first byte of text. SourceError for what is known to stand under a JSON file's name."""
+    """The offset of the first byte of text. SourceError for what is known to be saved under a JSON file's name."""
     head = file.read(512)
     begins = len(BOM) if head.startswith(BOM) else 0
     text = head[begins:].lstrip().lower()
@@ -218,7 +218,7 @@ class _Window:
         return row
 
     def _is_whole(self, end: int) -> bool:
-        """Whether a value ends at `end` however the file goes on: `1`, `1.` and `1e` may be the start of a number."""
+        """Whether a value ends at `end` however the file continues: `1`, `1.` and `1e` may be the start of a number."""
         return self.data[end : end + 1] in _DELIMITERS or len(self.data) - end > 2
 
     def _parse(self) -> tuple[int | None, str, bool]:

@@ -1,11 +1,11 @@
-"""`ConversationDataset`: one split of a converted dataset as a memory-mapped sequence of samples.
+"""`ConversationDataset`: one split of a converted dataset, a memory-mapped sequence of samples.
 
     >>> data = ConversationDataset("out", "val")            # checks the manifest and every shard's size
     >>> len(data), data[0].id, data[-1].images[0].open().size
     (30, 'val-0000000300', (320, 240))
 
 Opening reads the manifest only; shards are mapped when first touched, images decoded when `open()` is called.
-Only what `manifest.json` names is read, because a shard that was cut or mixed in from another run looks whole.
+Only files that `manifest.json` names are read: a shard that was cut or comes from another run can look complete.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ MANIFEST = "manifest.json"
 FIXES = "phiv-fixes.jsonl"
 """The log that phiv-validate --fix leaves beside what it fixed."""
 NON_RECORD_FILES = frozenset({"rejects.jsonl", FIXES})
-"""The jsonl files of a dataset that hold no rows of it."""
+"""The jsonl files of a dataset that hold none of its records."""
 _TEXT_COLUMNS = ["id", "source", "system", "conversations"]
 _AGAIN = "Run the same phiv-convert command with --overwrite"
 
 
 class ImageSizes(NamedTuple):
-    """Sizes of all images of a split; row i has images `offsets[i]:offsets[i + 1]`."""
+    """Sizes of all images of a split; sample i has images `offsets[i]:offsets[i + 1]`."""
 
     widths: npt.NDArray[np.int32]  # [images], pixels, after EXIF orientation
     heights: npt.NDArray[np.int32]  # [images]
-    offsets: npt.NDArray[np.int64]  # [rows + 1]
+    offsets: npt.NDArray[np.int64]  # [samples + 1]
 
 
 class ConversationDataset(Sequence[Sample]):
@@ -137,7 +137,7 @@ class ConversationDataset(Sequence[Sample]):
 
 
 class SampleView(Sequence[Sample]):
-    """Some rows of a dataset, by number; holds no data."""
+    """Some samples of a dataset, by number; holds no data."""
 
     def __init__(self, dataset: ConversationDataset, rows: range) -> None:
         self.dataset, self.rows = dataset, rows
@@ -156,7 +156,7 @@ class SampleView(Sequence[Sample]):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a converted dataset. ShardError when there is none (unfinished) or it makes no sense."""
+    """The manifest of a converted dataset. ShardError when there is none (unfinished) or it is invalid."""
     path = folder / MANIFEST
     if not path.is_file():
         if not folder.is_dir():
@@ -227,8 +227,8 @@ class _OpenShard:
 
     def _row(self, batches: list[pa.RecordBatch], row: int) -> ShardRow:
         number = bisect_right(self.starts, row) - 1
-        found: ShardRow = batches[number].slice(row - self.starts[number], 1).to_pylist()[0]
-        return found
+        values: ShardRow = batches[number].slice(row - self.starts[number], 1).to_pylist()[0]
+        return values
 
 
 def _first_line(error: ValueError) -> str:

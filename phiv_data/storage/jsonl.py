@@ -4,7 +4,7 @@
     ...     conversation.turns[0].user
     RecordError: ucf101_val.jsonl:17: $.conversations[0].images[3]: must be a string (found 3)
 
-    >>> for line in read_lines(Path("out/ucf101_val.jsonl")):           # goes on; what the validator uses
+    >>> for line in read_lines(Path("out/ucf101_val.jsonl")):           # continues after errors
     ...     line.number, line.offset, line.conversation, line.issues
 
 Lines end at `\\n` only; blank lines count but hold no record; `\\r\\n` and a byte order mark are understood.
@@ -35,15 +35,15 @@ _SURROGATE = re.compile(r"surrogate|hex escape|unicode code point", re.IGNORECAS
 _POSITION = re.compile(r" at line 1 column (\d+)$")
 
 
-Quick = Callable[[bytes], tuple[Conversation, tuple[()], bool] | None]
-"""A line's `conversation, issues, is_plain`, or None where it cannot tell."""
+FastParse = Callable[[bytes], tuple[Conversation, tuple[()], bool] | None]
+"""A line's `conversation, issues, is_plain`, or None where only `parse_line` can decide."""
 
 
 class Line(msgspec.Struct, gc=False):  # made for every row: a third of the time of a dataclass
     """One non-blank line: its 1-based number, the byte it starts at, and what it holds.
 
     `conversation` is None when `issues` hold an error; warnings may stand beside a conversation. `is_plain`: its text
-    is known to be nothing but ordinary ASCII.
+    is known to be ordinary ASCII only.
     """
 
     number: int
@@ -67,7 +67,7 @@ def read_lines(path: Path | str, *, name: str | None = None) -> Iterator[Line]:
 
 
 def read_range(
-    path: Path, name: str, start: int = 0, end: float = inf, first: int = 1, quick: Quick | None = None
+    path: Path, name: str, start: int = 0, end: float = inf, first: int = 1, quick: FastParse | None = None
 ) -> Iterator[Line]:
     """The non-blank lines of a byte range that begins and ends at line ends; line `first` starts at byte `start`.
 
@@ -76,7 +76,7 @@ def read_range(
     with environment_problems(path), path.open("rb") as file:
         file.seek(start)
         for number, offset, raw in numbered_lines(file, first=first, end=end):
-            is_marked = number == 1 and offset > 0  # a byte order mark stands before it
+            is_marked = number == 1 and offset > 0  # a byte order mark comes before it
             if quick and not is_marked and (record := quick(raw)):
                 yield Line(number, offset, *record)
             elif number == 1 and raw.startswith(UTF16_MARKS):
@@ -101,7 +101,7 @@ def parse_line(raw: bytes, file: str, number: int | None = None, *, is_cut: bool
 
 
 def write_jsonl(path: Path | str, conversations: Iterable[Conversation]) -> FileInfo:
-    """Write a file, whole or not at all; its bytes are the recipe's: `json.dumps(record)` and a newline each.
+    """Write a file, whole or not at all; the bytes of Microsoft's recipe: `json.dumps(record)` and a newline each.
 
     The returned `path` is the file's name. EnvironmentProblem for a full disk and the like.
     """
@@ -129,10 +129,10 @@ def record_error(issues: Iterable[Issue]) -> RecordError:
 
 
 def _may_repeat_a_key(raw: bytes, conversation: Conversation) -> bool:
-    """False when the number of quotes proves that no key stands twice, which costs 1 µs instead of 10.
+    """False when the number of quotes proves that no key occurs twice, which costs 1 µs instead of 10.
 
     A valid record without repeats has two quotes per key and per string; a repeated key adds at least two, and
-    so does an escaped quote inside text, which then only means a closer look.
+    so does an escaped quote inside text, which then only costs the slow check.
     """
     strings = 5 if conversation.system is None else 7  # id, source and their keys, the key conversations
     for turn in conversation.conversations:

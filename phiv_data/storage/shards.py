@@ -1,4 +1,4 @@
-"""Arrow shards: one dialogue per row, images embedded, readable by phiv, by pyarrow and by `datasets`.
+"""Arrow shards: one sample per row, images embedded, readable by phiv, by pyarrow and by `datasets`.
 
     <out>/arrow/train/data-00000-of-00004.arrow      an Arrow IPC *stream* (what `datasets` opens)
     <out>/arrow/train/{state,dataset_info}.json      what `datasets.load_from_disk` asks for
@@ -206,7 +206,7 @@ def _write_json(path: Path, value: Any) -> None:
         out.write((json.dumps(value, indent=2) + "\n").encode())
 
 
-# Columns in plain words, from which both the Arrow schema and the `datasets` features are made: "string",
+# Columns, from which both the Arrow schema and the `datasets` features are made: "string",
 # [item] for a list, {name: kind} for a struct, "image" for an encoded image (struct<bytes, path>).
 _COLUMNS: dict[str, Any] = {
     "id": "string",
@@ -249,8 +249,8 @@ def _arrow_type(kind: Any) -> pa.DataType:
         return pa.list_(_arrow_type(kind[0]))
     if isinstance(kind, dict):
         return pa.struct([pa.field(name, _arrow_type(inner)) for name, inner in kind.items()])
-    plain: pa.DataType = getattr(pa, kind)()
-    return plain
+    scalar: pa.DataType = getattr(pa, kind)()
+    return scalar
 
 
 def _hf_feature(kind: Any) -> dict[str, Any]:

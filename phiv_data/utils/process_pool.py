@@ -35,7 +35,7 @@ class WorkerDied(Exception):
 
 
 class Killed:
-    """Stands in place of the result of a call that kills its process, also where it runs alone."""
+    """Takes the place of the result of a call that kills its process, also where it runs alone."""
 
 
 def default_workers() -> int:

@@ -246,7 +246,7 @@ def test_arrays_lines_and_lines_of_arrays_are_told_apart(tmp_path: Path) -> None
     ("text", "what"),
     [
         ('{\n "root": "data/",\n "annotation": "x.jsonl"\n}', "one JSON object"),
-        ('[{"messages": []},\n{"messages": []}]\n[1]', "goes on after the end"),
+        ('[{"messages": []},\n{"messages": []}]\n[1]', "continues after the end"),
         ('[{"messages": []},', "cut"),
         ("<!DOCTYPE html><html>", "web page"),
         ('{"text": "The sky is blue."}\n', "none of them is one"),

@@ -134,7 +134,7 @@ def _expected(container: Any, stream: Any) -> int:
 
 
 def _rgb_converter() -> Callable[[Any], NDArray[np.uint8]]:
-    """What turns a decoded frame into RGB [height, width, 3]: the recipe's `frame.to_ndarray("rgb24")`, and its pixels.
+    """A converter of decoded frames to RGB [height, width, 3], the pixels of the recipe's `frame.to_ndarray("rgb24")`.
 
     One scaler for all frames, on one thread: 8 frames of 320x240 take 0.6 ms, where a scaler of two threads for
     each frame, PyAV's default, takes 3 ms and, on a busy machine, 12.
@@ -184,7 +184,7 @@ def _open_source(source: Source) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _check_bytes(file: BinaryIO, complain: _Complaints) -> None:
-    """Reject an empty file, and one shorter than its container says."""
+    """Reject an empty file, and one shorter than its container declares."""
     if not file.seek(0, io.SEEK_END):
         raise RejectInput(complain.where, "empty-file", "the file is empty")
     if reason := missing_tail(file):

@@ -97,7 +97,7 @@ def _checked(value: Any, rows: ExternalRows, number: int, parse: Parse) -> Line:
     except RejectRow as reject:
         code = _CODES.get(reject.code, "PV504")
         path = row_path(value, reject.path) if reject.path else None
-        return Line(number, 0, None, (Found(code, path, reject.said, _HINTS[code]).at(rows.file, number),))
+        return Line(number, 0, None, (Found(code, path, reject.message, _HINTS[code]).at(rows.file, number),))
     stray = tuple(one.at(rows.file, number) for one in _stray_markers(value, row, rows.format))
     return Line(number, 0, None if stray else conversation(row, rows, number), stray)
 

@@ -123,7 +123,7 @@ def test_rows_of_every_kind(name: str, record: Any, user: str, assistant: str, i
 
 
 @pytest.mark.parametrize(
-    ("name", "record", "path", "said"),
+    ("name", "record", "path", "message"),
     [
         (
             "llava",
@@ -152,7 +152,7 @@ def test_rows_of_every_kind(name: str, record: Any, user: str, assistant: str, i
         ),
     ],
 )
-def test_rejects_of_every_kind(name: str, record: Any, path: str, said: str) -> None:
+def test_rejects_of_every_kind(name: str, record: Any, path: str, message: str) -> None:
     with pytest.raises(RejectRow) as error:
         FORMATS[name].parse(record, "row")
-    assert (error.value.path, error.value.said) == (path, said)
+    assert (error.value.path, error.value.message) == (path, message)
