@@ -64,12 +64,12 @@ class CauldronOptions:
     def open(self, scratch: Path) -> Cauldron:
         """Find the tables and check their columns."""
         from phiv_data.sources.hf_tables import find_tables
-        from phiv_data.sources.image_index import opened
+        from phiv_data.sources.image_index import open_source
 
         identity = self.identity()
         if not self.source.exists():
             raise SourceError("--source", f"no such file or folder {str(self.source)!r}", "Check the path")
-        root = opened(self.source, scratch, sha256=identity["source"]) if identity else self.source
+        root = open_source(self.source, scratch, sha256=identity["source"]) if identity else self.source
         return Cauldron(self, root, _chosen(find_tables(root), self), identity)
 
 

@@ -179,9 +179,9 @@ def _find_files(options: JsonlOptions) -> tuple[File, ...]:
         raise SourceError("--source", f"no such file or folder {str(source)!r}")
     if options.split is not None:
         raise UsageError("--split", "names the split of a single file, and --source is a folder", "Pass the file")
-    from phiv_data.storage.dataset import NO_ROWS
+    from phiv_data.storage.dataset import NON_RECORD_FILES
 
-    paths = [path for path in source.glob("*.jsonl") if path.is_file() and path.name not in NO_ROWS]
+    paths = [path for path in source.glob("*.jsonl") if path.is_file() and path.name not in NON_RECORD_FILES]
     files = sorted((_by_name(path) for path in sorted(paths)), key=_rank)
     if not files:
         raise SourceError("--source", f"no *.jsonl in {str(source)!r}", "Pass a jsonl file, or a folder of some")

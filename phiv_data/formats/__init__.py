@@ -1,4 +1,4 @@
-"""Other tools' rows, read and written: LLaVA, ShareGPT (LLaMA-Factory), ms-swift, TRL (OpenAI messages).
+"""External chat formats, parsed and rendered: LLaVA, ShareGPT (LLaMA-Factory), ms-swift, TRL (OpenAI messages).
 
     row = FORMATS["llava"].parse(record, where="train.json:7")   # a dict in, turns and image references out
     record = FORMATS["llava"].render(conversation)               # a dict to dump as JSON
@@ -10,8 +10,8 @@
     dialogue  messages to turns: roles alternate, markers agree with images
     llava, sharegpt, swift, trl   one module a format
 
-Pure mappings: no files, no images. The law: `parse(render(c))` is `c` but for `losses(c)`, and `render(parse(r))` is
-the canonical form of `r`, which reads the same. `docs/interchange.md` has the rules.
+Pure mappings: no files, no images. `parse(render(c))` is `c` except for `losses(c)`, and `render(parse(r))` is the
+canonical form of `r`, which parses to the same. `docs/interchange.md` has the rules.
 """
 
 from __future__ import annotations
@@ -46,6 +46,6 @@ LOSSES: dict[str, str] = {
     "system": "a system prompt LLaVA would read (it is written as `system_prompt`, which lmms-finetune reads)",
     "unanswered_turns": "turns after the first one without an answer (user and assistant alternate)",
 }
-"""What each code of `losses` means, for a person: it goes on from "the format cannot carry ..."."""
+"""What each code of `losses` means, as the end of the sentence "the format cannot carry ..."."""
 
 __all__ = ["FORMATS", "LOSSES", "Format", "ParsedRow"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from phiv_data.formats.fields import Fields, RejectRow, is_empty, shown
+from phiv_data.formats.fields import Fields, RejectRow, is_empty, truncated_repr
 from phiv_data.formats.text import Image, Piece
 
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -43,11 +43,11 @@ def image_ref(value: Any, fields: Fields, path: str) -> str:
         if full.get("type") == "base64" and isinstance(full.get("data"), str):  # Anthropic
             return f"data:{full.get('media_type', '')};base64,{full['data']}"
         if key is None:
-            raise fields.bad(f"{path} has no 'path' or 'url' (found {shown(value)})", path)
+            raise fields.bad(f"{path} has no 'path' or 'url' (found {truncated_repr(value)})", path)
         fields.unread |= {f"{_generic(path)}.{other}" for other in full.keys() - {key, "type", "detail"}}
         value = full[key]
     if not isinstance(value, str) or not value.strip():
-        raise fields.bad(f"{path} is no reference to an image (found {shown(value)})", path)
+        raise fields.bad(f"{path} is no reference to an image (found {truncated_repr(value)})", path)
     return fields.text(value, path)
 
 
@@ -59,7 +59,7 @@ def _part(part: Any, fields: Fields, path: str) -> Piece:
         return _image(part, fields, path)
     if isinstance(kind, str) and any(word in kind for word in _OTHER):
         raise RejectRow(fields.where, "unsupported-media", f"{path} is a part of type {kind!r}", path)
-    raise fields.bad(f"{path} is no part with a known 'type' (found {shown(part)})", path)
+    raise fields.bad(f"{path} is no part with a known 'type' (found {truncated_repr(part)})", path)
 
 
 def _image(part: dict[str, Any], fields: Fields, path: str) -> Image:

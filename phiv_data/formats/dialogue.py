@@ -1,10 +1,10 @@
 """Messages to turns: user and assistant alternate, and every image has its place.
 
 `read` is LLaVA's, ShareGPT's and ms-swift's row: a list of messages with a role and a content, a column of images, and
-`<image>` in the text where each stands. Every spelling of a key or role that these tools use is read in all of them.
+`<image>` in the text at the place of each. Every spelling of a key or role that these tools use is read in all of them.
 
 Codes: `bad-turns` (roles that do not alternate, a dialogue without turns, an answer missing before the end),
-`marker-mismatch` (markers and images disagree, or an image stands where phiv has no place for it), those of `fields`.
+`marker-mismatch` (markers and images disagree, or an image is where phiv has no place for one), those of `fields`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from phiv_data.formats.content import ReadText, image_refs, read_content
-from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, Places, RejectRow, shown
-from phiv_data.formats.text import MARKER, Image, Piece, place, plain_or_placed, read_markers
+from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths, truncated_repr
+from phiv_data.formats.text import MARKER, Image, Piece, join_pieces, normalize_offsets, read_markers
 
 Markers = Literal["strict", "lenient"]
 Place = Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...] | None]]
@@ -40,7 +40,7 @@ class Names:
 class Message:
     """One message: `user`, `assistant` or `system`, and its pieces; None where it has no content.
 
-    `path` is where in the row it stands; its content is what `key` says of it, or that itself.
+    `path` is its JSON path in the row; its content is the value of `key` there, or the value itself.
     """
 
     role: str
@@ -50,25 +50,25 @@ class Message:
 
     @property
     def content_path(self) -> str:
-        """Where its content stands."""
+        """The JSON path of its content."""
         return f"{self.path}.{self.key}" if self.key else self.path
 
 
 NAMES = Names()
 
 
-def read(
+def read_dialogue(
     fields: Fields, names: Names = NAMES, *, markers: Markers = "strict", unmarked: str | None = None
 ) -> ParsedRow:
     """The row of a list of messages; `unmarked` as for `finish`."""
     refs = take_images(fields, names)
     path = fields.key(*names.messages)
-    read_text = read_markers if refs else unescaped
+    read_text = read_markers if refs else unescape_markers
     messages = list(read_messages(fields.take(*names.messages), fields, names, read_text, path))
-    return finish(fields, messages, refs, read_text, names, markers=markers, unmarked=unmarked)
+    return build_row(fields, messages, refs, read_text, names, markers=markers, unmarked=unmarked)
 
 
-def finish(
+def build_row(
     fields: Fields,
     messages: list[Message],
     refs: tuple[Image, ...],
@@ -77,11 +77,11 @@ def finish(
     *,
     markers: Markers = "strict",
     unmarked: str | None = None,
-    where_placed: Place = plain_or_placed,
+    where_placed: Place = normalize_offsets,
 ) -> ParsedRow:
     """The row of these messages: the other columns read, every image put in its place.
 
-    `unmarked`: images without any place stand before the first text, with this between; None refuses them.
+    `unmarked`: images without any place come before the first text, with this between; None rejects them.
     """
     fields.refuse_media()
     path = fields.key(*names.system_prompt)
@@ -90,14 +90,14 @@ def finish(
     if markers == "lenient":
         messages = _without_spare(messages, len(refs))
         unmarked = "\n" if unmarked is None else unmarked
-    system, place = None, ""
+    system, system_path = None, ""
     if messages and messages[0].role == "system":
-        place = messages[0].content_path
+        system_path = messages[0].content_path
         system, messages = _text_alone(messages[0], fields.where), messages[1:]
     messages = _with_missing(messages, len(refs), fields.where, markers, unmarked)
     turns = tuple(_turns(messages, iter(refs), fields.where, where_placed))
     row_id, source = fields.take_id("id"), fields.take_source()
-    return ParsedRow(turns, system, row_id, source, fields.all_unread(), place)
+    return ParsedRow(turns, system, row_id, source, fields.all_unread(), system_path)
 
 
 def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
@@ -109,11 +109,15 @@ def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
 def read_messages(column: Any, fields: Fields, names: Names, read_text: ReadText, path: str) -> Iterator[Message]:
     """The messages of the column at `path`, roles and keys by their usual names."""
     if not isinstance(column, list):
-        found = shown(column) if column is not None else ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
+        found = (
+            truncated_repr(column)
+            if column is not None
+            else ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
+        )
         raise fields.bad(f"no list of messages in {path!r} (found {found})", path if column is not None else "")
     for i, raw in enumerate(column):
         if not isinstance(raw, dict):
-            raise fields.bad(f"{path}[{i}] is not an object (found {shown(raw)})", f"{path}[{i}]")
+            raise fields.bad(f"{path}[{i}] is not an object (found {truncated_repr(raw)})", f"{path}[{i}]")
         yield read_message(raw, fields, names, read_text, f"{path}[{i}]")
 
 
@@ -130,7 +134,7 @@ def read_message(raw: dict[str, Any], fields: Fields, names: Names, read_text: R
     return Message(kind, pieces, path, key)
 
 
-def unescaped(text: str) -> Iterator[Piece]:
+def unescape_markers(text: str) -> Iterator[Piece]:
     """The text of a row without images: a marker in it is text, escaped or not."""
     yield "".join(piece if isinstance(piece, str) else MARKER for piece in read_markers(text))
 
@@ -196,7 +200,7 @@ def _turn(messages: Sequence[Message], i: int, refs: Iterator[Image], where: str
         raise RejectRow(where, "bad-turns", f"message {i + 1}, of the user, has no content", message.path)
     placed = [piece if piece.ref else next(refs) for piece in message.pieces if isinstance(piece, Image)]
     images = tuple([image.ref or "" for image in placed])
-    user, offsets = where_placed(*place(message.pieces))
+    user, offsets = where_placed(*join_pieces(message.pieces))
     if i + 1 == len(messages):
         return ParsedTurn(images, user, None, offsets, _places(message, None, placed))
     answer = _text_alone(messages[i + 1], where)
@@ -206,17 +210,17 @@ def _turn(messages: Sequence[Message], i: int, refs: Iterator[Image], where: str
     return ParsedTurn(images, user, answer, offsets, _places(message, messages[i + 1], placed))
 
 
-def _places(user: Message, assistant: Message | None, placed: Sequence[Image]) -> Places:
+def _places(user: Message, assistant: Message | None, placed: Sequence[Image]) -> TurnPaths:
     said = user.content_path
-    return Places(said, assistant.content_path if assistant else "", tuple([one.path or said for one in placed]))
+    return TurnPaths(said, assistant.content_path if assistant else "", tuple([one.path or said for one in placed]))
 
 
 def _text_alone(message: Message, where: str) -> str | None:
-    """The text of a message that no image may stand in."""
+    """The text of a message that must not hold images."""
     if any(isinstance(piece, Image) for piece in message.pieces or ()):
-        what = f"an image stands in a message of the {message.role}: phiv has images where the user speaks only"
+        what = f"an image is in a message of the {message.role}: phiv has images in user messages only"
         raise RejectRow(where, "marker-mismatch", what, message.content_path)
-    return None if message.pieces is None else place(message.pieces)[0]
+    return None if message.pieces is None else join_pieces(message.pieces)[0]
 
 
 def _kind(role: Any, names: Names, path: str, fields: Fields) -> str:
@@ -226,4 +230,6 @@ def _kind(role: Any, names: Names, path: str, fields: Fields) -> str:
     if isinstance(role, str) and any(word in role for word in _TOOLS):
         raise RejectRow(fields.where, "unsupported-media", f"{path} is of the role {role!r}: phiv has no tools", path)
     known = ", ".join((*names.user, *names.assistant, *names.system))
-    raise RejectRow(fields.where, "bad-turns", f"{path} is of the role {shown(role)}, not one of {known}", path)
+    raise RejectRow(
+        fields.where, "bad-turns", f"{path} is of the role {truncated_repr(role)}, not one of {known}", path
+    )

@@ -1,4 +1,4 @@
-"""A row as it is read: its keys taken one by one, and what it says in the end.
+"""Fields of a row of an external format, taken one by one; the parsed row; the reject of a row.
 
 Codes: `bad-row` (a field missing or of a wrong type), `unsupported-media` (video, audio, tools), `unsupported-row` (a
 kind of row that phiv has no place for: an answer marked as bad, plain text to continue).
@@ -16,21 +16,21 @@ MEDIA = {"video", "videos", "audio", "audios", "tools", "functions", "tool_calls
 
 
 class RejectRow(RejectInput):
-    """A row that phiv cannot use. `path` is where in it, such as `messages[2].content`; "" for the row as such."""
+    """A row that phiv cannot use. `path` is where in it, such as `messages[2].content`; "" for the whole row."""
 
     def __init__(self, where: str, code: str, reason: str, path: str = "") -> None:
         super().__init__(where, code, reason)
         self.args, self.path = (where, code, reason, path), path
 
     @property
-    def said(self) -> str:
+    def message(self) -> str:
         """The reason without its path."""
         return self.reason.removeprefix(f"{self.path} ")
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where in its row the parts of a turn stand, as paths such as `messages[2].content[0]`; "" where not known."""
+class TurnPaths:
+    """JSON paths of the parts of a turn in its row, such as `messages[2].content[0]`; "" where not known."""
 
     user: str = ""
     assistant: str = ""
@@ -45,14 +45,14 @@ class ParsedTurn:
     user: str
     assistant: str | None
     image_offsets: tuple[int, ...] | None = None
-    places: Places = field(default=Places(), compare=False, repr=False)
+    paths: TurnPaths = field(default=TurnPaths(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow:
-    """What a row says. `unread` names the keys that hold something phiv has no place for.
+    """A row as turns. `unread` names the keys that hold something phiv has no place for.
 
-    `system_place` is where the system prompt stands, as in `Places`.
+    `system_path` is the path of the system prompt, as in `TurnPaths`.
     """
 
     turns: tuple[ParsedTurn, ...]
@@ -60,7 +60,7 @@ class ParsedRow:
     id: str | None = None
     source: str | None = None
     unread: tuple[str, ...] = ()
-    system_place: str = field(default="", compare=False, repr=False)
+    system_path: str = field(default="", compare=False, repr=False)
 
     @property
     def image_refs(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class Fields:
     def text(self, value: Any, path: str) -> str:
         """`value` if it is text that can be written as UTF-8."""
         if not isinstance(value, str):
-            raise self.bad(f"{path} is not text (found {shown(value)})", path)
+            raise self.bad(f"{path} is not text (found {truncated_repr(value)})", path)
         try:
             value.encode()
         except UnicodeEncodeError as error:
@@ -154,7 +154,7 @@ class Fields:
 def fields_of(record: Any, where: str) -> Fields:
     """The fields of a row. RejectInput `bad-row` where it is no object."""
     if not isinstance(record, dict):
-        raise RejectRow(where, "bad-row", f"not an object (found {shown(record)})")
+        raise RejectRow(where, "bad-row", f"not an object (found {truncated_repr(record)})")
     return Fields(dict(record), where)
 
 
@@ -165,7 +165,7 @@ def is_empty(value: Any) -> bool:
     return value is None or value in ("", {})
 
 
-def shown(value: Any) -> str:
-    """A value for an error message."""
+def truncated_repr(value: Any) -> str:
+    """A value for an error message, cut at 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

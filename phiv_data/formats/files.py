@@ -1,8 +1,8 @@
-"""Files of rows of other tools: which they are, and where the images are that their rows name.
+"""Files of external chat formats: how they are laid out, and how the images that their rows name are found.
 
 is_array(path)                       one JSON array, or a value a line
 read_entries(folder)                 LLaMA-Factory's dataset_info.json
-locate("../images/a.jpg", roots, 0)  the file that a path means, and its safe name
+locate_image("../images/a.jpg", roots, 0)  the file that a path means, and its safe name
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.lines import BOM
 from phiv_schemas.errors import SourceError
 
 INFO = "dataset_info.json"
@@ -29,7 +30,7 @@ MAX_FIRST_LINE = 1 << 20
 def is_array(path: Path) -> bool:
     """True for one array, False for a value a line. SourceError for one object over several lines."""
     with environment_problems(path), path.open("rb") as file:
-        head = file.read(MAX_FIRST_LINE).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = file.read(MAX_FIRST_LINE).removeprefix(BOM).lstrip()
     first, newline, rest = head.partition(b"\n")
     if first[:1] == b"[":
         return not (rest.strip() and _is_json(first))
@@ -67,24 +68,24 @@ _DATA = re.compile(r"data:([^,]*),", re.IGNORECASE)
 
 
 Root = tuple[Path, str]
-"""A folder to look in, and what stands before the names of the images found there."""
+"""A folder to search, and the prefix of the names of images found there."""
 
 
-def is_data(ref: str) -> bool:
+def is_data_uri(ref: str) -> bool:
     """True for an image that is its own reference: a `data:` URI."""
     return _DATA.match(ref) is not None
 
 
-def is_address(ref: str) -> bool:
+def is_url(ref: str) -> bool:
     """True for `https:` and the like."""
-    return not is_data(ref) and not ref.startswith("file:") and bool(_URL.match(ref)) and not _DRIVE.match(ref)
+    return not is_data_uri(ref) and not ref.startswith("file:") and bool(_URL.match(ref)) and not _DRIVE.match(ref)
 
 
-def locate(ref: str, roots: Sequence[Root], strip: int) -> tuple[Path, str] | None:
-    """The file that a path means and its safe name: below the first of `roots` that has it, or where it says itself."""
+def locate_image(ref: str, roots: Sequence[Root], strip: int) -> tuple[Path, str] | None:
+    """The file that a path means and its safe name: below the first of `roots` that has it, or at its absolute path."""
     if _DATA.match(ref):
         return None
-    path = stripped(ref, strip)
+    path = strip_folders(ref, strip)
     for root, before in roots:
         if (root / path).exists():
             return root / path, safe_name(path if is_absolute(path) else f"{before}/{path}".lstrip("/"))
@@ -107,7 +108,7 @@ def is_absolute(path: str) -> bool:
     return path.startswith("/") or _DRIVE.match(path) is not None
 
 
-def stripped(ref: str, strip: int) -> str:
+def strip_folders(ref: str, strip: int) -> str:
     """A reference as a path with forward slashes, less its first `strip` folders."""
     path = unquote(ref.removeprefix("file://")) if ref.startswith("file:") else ref
     path = path.replace("\\", "/")
@@ -117,7 +118,7 @@ def stripped(ref: str, strip: int) -> str:
     return "/".join(parts[min(strip, len(parts) - 1) :])
 
 
-def data_of(ref: str, where: str) -> bytes:
+def decode_data_uri(ref: str, where: str) -> bytes:
     """The bytes of a `data:` URI. RejectInput `bad-row` where it is broken."""
     head = _DATA.match(ref)
     assert head is not None
@@ -128,6 +129,6 @@ def data_of(ref: str, where: str) -> bytes:
         raise RejectInput(where, "bad-row", f"a data: image is not base64 ({error})") from error
 
 
-def shortened(text: str) -> str:
+def shorten(text: str) -> str:
     """Enough of a reference to find it by."""
     return text if len(text) <= 120 else text[:117] + "..."

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Markers, read, take_images
-from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, Places, fields_of
+from phiv_data.formats.dialogue import NAMES, Markers, read_dialogue, take_images
+from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, TurnPaths, fields_of
 from phiv_data.formats.rendering import images_of, marker_losses, roles_and_contents
 from phiv_data.formats.text import escape
 from phiv_schemas import Conversation
@@ -18,11 +18,11 @@ _FROM = {"user": "human", "assistant": "gpt"}
 
 
 def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
-    """What a row says. RejectInput where phiv cannot use it; `markers` says what of counts that disagree."""
+    """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
     fields = fields_of(record, where)
     if "question_id" in fields.left and not fields.left.keys() & set(NAMES.messages):
         return _question(fields)
-    return read(fields, markers=markers)
+    return read_dialogue(fields, markers=markers)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 
 
 def _question(fields: Fields) -> ParsedRow:
-    """The image stands before the text there, and no marker is written."""
+    """An evaluation question: the image comes before the text, and no marker is written."""
     fields.refuse_media()
     images, text = take_images(fields), fields.text(fields.take("text"), "text")
-    refs, places = tuple(one.ref or "" for one in images), Places("text", "", tuple(one.path for one in images))
+    refs, paths = tuple(one.ref or "" for one in images), TurnPaths("text", "", tuple(one.path for one in images))
     row_id, source = fields.take_id("question_id"), fields.take_source()
-    return ParsedRow((ParsedTurn(refs, text, None, places=places),), None, row_id, source, fields.all_unread())
+    return ParsedRow((ParsedTurn(refs, text, None, paths=paths),), None, row_id, source, fields.all_unread())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from phiv_data.formats.text import escape, has_marker, is_plain, write_markers
+from phiv_data.formats.text import escape, has_leading_images, has_marker, write_markers
 from phiv_schemas import Conversation, Turn
 
 UserContent = Callable[[Turn], Any]
@@ -53,7 +53,9 @@ def marker_losses(conversation: Conversation) -> tuple[str, ...]:
     """The codes for a format with `<image>` in its text."""
     turns = written_turns(conversation)
     texts = [conversation.system, *(text for turn in turns for text in (turn.user, turn.assistant))]
-    is_ambiguous = any(turn.image_offsets == () or is_plain(turn.user, turn.image_offsets or ()) for turn in turns)
+    is_ambiguous = any(
+        turn.image_offsets == () or has_leading_images(turn.user, turn.image_offsets or ()) for turn in turns
+    )
     return common_losses(
         conversation,
         image_offsets=is_ambiguous,

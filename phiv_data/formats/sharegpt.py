@@ -1,6 +1,6 @@
 """ShareGPT as LLaMA-Factory reads it: `{"messages": [{"role": ..., "content": "<image>..."}, ...], "images": [...]}`.
 
-Names of columns and roles as in `dataset_info.json`, where an entry says them; every usual spelling otherwise (the
+Names of columns and roles as in `dataset_info.json`, where an entry defines them; every usual spelling otherwise (the
 `conversations` of `from` and `value` that ShareGPT began with among them).
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Markers, Names, read
+from phiv_data.formats.dialogue import NAMES, Markers, Names, read_dialogue
 from phiv_data.formats.fields import ParsedRow, fields_of
 from phiv_data.formats.rendering import chat, marker_losses
 from phiv_schemas import Conversation
@@ -28,8 +28,8 @@ _COLUMNS = {"messages": "messages", "images": "images", "system": "system_prompt
 
 
 def parse(record: Any, where: str, *, markers: Markers = "strict", names: Names = NAMES) -> ParsedRow:
-    """What a row says. RejectInput where phiv cannot use it; `markers` says what of counts that disagree."""
-    return read(fields_of(record, where), names, markers=markers)
+    """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
+    return read_dialogue(fields_of(record, where), names, markers=markers)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:

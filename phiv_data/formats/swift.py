@@ -2,7 +2,7 @@ r"""ms-swift: `{"messages": [{"role": ..., "content": "<image>..."}, ...], "imag
 
 Read as well, as ms-swift does: `conversation(s)` of `from`/`value` or of `{"human": ..., "assistant": ...}` pairs;
 `query`, `response`, `history`, `system` under any of their names; Alpaca's `instruction`, `input`, `output`;
-`<img>a.jpg</img>` inside queries. Images that no marker places stand before the first text.
+`<img>a.jpg</img>` inside queries. Images without a marker come before the first text.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from phiv_data.formats.content import ReadText, read_content
-from phiv_data.formats.dialogue import NAMES, Markers, Message, finish, read, take_images, unescaped
-from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty, shown
+from phiv_data.formats.dialogue import NAMES, Markers, Message, build_row, read_dialogue, take_images, unescape_markers
+from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty, truncated_repr
 from phiv_data.formats.rendering import chat, marker_losses
 from phiv_data.formats.text import Image, Piece, read_markers
 from phiv_schemas import Conversation
@@ -36,7 +36,7 @@ _GROUNDING = ("<bbox>", "<ref-object>")
 
 
 def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
-    """What a row says. RejectInput where phiv cannot use it; `markers` says what of counts that disagree."""
+    """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
     fields = fields_of(record, where)
     _refuse_tasks(fields)
     key = next((name for name in NAMES.messages if not is_empty(fields.left.get(name))), None)
@@ -44,7 +44,7 @@ def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
         return _query(fields, markers)
     if isinstance(fields.left[key], list) and all(_is_pair(item) for item in fields.left[key]):
         return _pairs(fields, key, markers)
-    return read(fields, markers=markers, unmarked="\n")
+    return read_dialogue(fields, markers=markers, unmarked="\n")
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 
 
 def _refuse_tasks(fields: Fields) -> None:
-    """Answers to learn to avoid, and boxes that stand outside the text."""
+    """Reject answers marked as bad, and boxes that are outside the text."""
     if fields.left.get("label") is False:
         raise RejectRow(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
     if is_empty(fields.left.get("objects")):
@@ -77,7 +77,7 @@ def _is_pair(item: Any) -> bool:
 def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
     """A dialogue as `{"human": ..., "assistant": ...}` pairs."""
     refs, messages = take_images(fields), []
-    read_text = read_markers if refs else unescaped
+    read_text = read_markers if refs else unescape_markers
     for i, pair in enumerate(fields.take(key)):
         one = Fields(dict(pair), fields.where, f"{key}[{i}]")
         for role, names in zip(_ROLES, (NAMES.user, NAMES.assistant), strict=True):
@@ -86,7 +86,7 @@ def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
         if not is_empty(one.take("tool")):
             raise RejectRow(fields.where, "unsupported-media", "a pair has 'tool': phiv has no tools", one.path)
         fields.unread |= {f"{key}[].{name}" for name in one.all_unread()}
-    return finish(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+    return build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
 
 
 def _query(fields: Fields, markers: Markers) -> ParsedRow:
@@ -103,7 +103,7 @@ def _query(fields: Fields, markers: Markers) -> ParsedRow:
         _message("user", query, fields, read_text, path),
         _message("assistant", answer, fields, read_text, answer_path),
     ]
-    return finish(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+    return build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
 
 
 def _message(role: str, content: Any, fields: Fields, read_text: ReadText, path: str) -> Message:
@@ -116,14 +116,14 @@ _ROLES = ("user", "assistant")
 def _history(fields: Fields, read_text: ReadText) -> Iterator[Message]:
     history = fields.take("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise fields.bad(f"'history' is not a list of pairs (found {shown(history)})", "history")
+        raise fields.bad(f"'history' is not a list of pairs (found {truncated_repr(history)})", "history")
     for i, pair in enumerate(history):
         for k, content in enumerate(pair):
             yield _message(_ROLES[k], content, fields, read_text, f"history[{i}][{k}]")
 
 
 def _query_text(fields: Fields) -> tuple[str, Any]:
-    """The query and where it stands; Alpaca's instruction and input with a newline between them."""
+    """The path of the query and the query; Alpaca's instruction and input with a newline between them."""
     left = fields.left
     if is_empty(left.get("query")) and not is_empty(left.get("instruction")) and not is_empty(left.get("input")):
         parts = [fields.text(left.pop(name), name) for name in ("instruction", "input")]
@@ -132,12 +132,12 @@ def _query_text(fields: Fields) -> tuple[str, Any]:
 
 
 def _aliased(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, Any]:
-    """The value of `name`, or of the one other key that stands for it, behind its key."""
+    """The value of `name`, or of the one other key that has its meaning, after its path."""
     names = (name,) if not is_empty(fields.left.get(name)) else (name, *others)
     return fields.key(*names), fields.take(*names)
 
 
 def _inline(text: str) -> Iterator[Piece]:
-    """Text of a row without an image column: images are named where they stand."""
+    """Text of a row without an image column: images are named in the text."""
     for i, chunk in enumerate(_IMG.split(text)):
-        yield from [Image(chunk)] if i % 2 else unescaped(chunk)
+        yield from [Image(chunk)] if i % 2 else unescape_markers(chunk)

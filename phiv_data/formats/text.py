@@ -43,8 +43,8 @@ def read_markers(text: str) -> Iterator[Piece]:
     yield text[start:]
 
 
-def place(pieces: Iterable[Piece]) -> tuple[str, tuple[int, ...]]:
-    """The text of the pieces, and where in it the images stand."""
+def join_pieces(pieces: Iterable[Piece]) -> tuple[str, tuple[int, ...]]:
+    """The text of the pieces, and the offsets of the images in it."""
     text, offsets = "", []
     for piece in pieces:
         if isinstance(piece, str):
@@ -54,14 +54,14 @@ def place(pieces: Iterable[Piece]) -> tuple[str, tuple[int, ...]]:
     return text, tuple(offsets)
 
 
-def plain_or_placed(text: str, offsets: tuple[int, ...]) -> tuple[str, tuple[int, ...] | None]:
-    """User text and `image_offsets`: none where all images stand in front, with a newline after them."""
-    if is_plain(text, offsets):
+def normalize_offsets(text: str, offsets: tuple[int, ...]) -> tuple[str, tuple[int, ...] | None]:
+    """User text and `image_offsets`: none where all images come first, with a newline after them."""
+    if has_leading_images(text, offsets):
         return text[1:], None
     return text, offsets or None
 
 
-def is_plain(text: str, offsets: Sequence[int]) -> bool:
+def has_leading_images(text: str, offsets: Sequence[int]) -> bool:
     """True where the markers read like the plain form."""
     return bool(offsets) and not any(offsets) and text.startswith("\n")
 
@@ -72,10 +72,10 @@ def write_markers(turn: Turn) -> str:
         return escape(turn.user)
     if turn.image_offsets is None:
         return MARKER * len(turn.images) + "\n" + escape(turn.user)
-    return MARKER.join(escape(chunk) for chunk in chunks(turn.user, turn.image_offsets))
+    return MARKER.join(escape(chunk) for chunk in split_at(turn.user, turn.image_offsets))
 
 
-def chunks(user: str, offsets: Sequence[int]) -> list[str]:
+def split_at(user: str, offsets: Sequence[int]) -> list[str]:
     """The text before, between and after the images: one more than there are images."""
     return [user[a:b] for a, b in pairwise([0, *offsets, len(user)])]
 

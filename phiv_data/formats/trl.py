@@ -2,7 +2,7 @@
 
     {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "..."}]}], "images": [...]}
 
-Read as well: contents that are plain text (images then stand before the first), parts that name their image
+Read as well: contents that are plain text (images then come before the first), parts that name their image
 (`image_url`, `image`), `prompt` with or without `completion`, `chosen` (its `rejected` counts as unread), a bare list
 of messages, and rows that mark the places in their text too (xtuner: `marker="<IMG_CONTEXT>"`).
 """
@@ -13,17 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Message, finish, read_message, take_images
+from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, take_images
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, common_losses, written_turns
-from phiv_data.formats.text import Image, Piece, chunks, plain_or_placed
+from phiv_data.formats.text import Image, Piece, normalize_offsets, split_at
 from phiv_schemas import Conversation, Turn
 
 
 def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
-    """What a row says. RejectInput where phiv cannot use it.
+    """The parsed row. RejectInput where phiv cannot use it.
 
-    `marker` stands in texts where the images do: parts then say which images there are, and the markers where.
+    `marker` is the text at the place of an image: parts then give the images, and the markers their places.
     """
     fields = fields_of({"messages": record} if isinstance(record, list) else record, where)
     column = _column(fields)
@@ -31,9 +31,9 @@ def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
     messages = [_message(raw, fields, path) for path, raw in column]
     if marker and _has(messages, marker):
         refs, messages = _by_marker(messages, refs, marker)
-        return finish(fields, messages, refs, _as_it_is, where_placed=plain_or_placed)
+        return build_row(fields, messages, refs, _as_it_is, where_placed=normalize_offsets)
     is_plain_text = all(isinstance(message.get("content"), str | None) for _, message in column)
-    return finish(fields, messages, refs, _as_it_is, unmarked="" if is_plain_text else None, where_placed=_place)
+    return build_row(fields, messages, refs, _as_it_is, unmarked="" if is_plain_text else None, where_placed=_place)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 
 
 def _parts(turn: Turn) -> Iterator[dict[str, str]]:
-    texts = chunks(turn.user, turn.image_offsets or [0] * len(turn.images))
+    texts = split_at(turn.user, turn.image_offsets or [0] * len(turn.images))
     for i, text in enumerate(texts):
         if i:
             yield {"type": "image"}
@@ -113,7 +113,7 @@ def _has(messages: Sequence[Message], marker: str) -> bool:
 def _by_marker(
     messages: Sequence[Message], column: Sequence[Image], marker: str
 ) -> tuple[tuple[Image, ...], list[Message]]:
-    """The images of the parts in order, and the messages with places where the markers stand."""
+    """The images of the parts in order, and the messages with an image place for each marker."""
     named, refs, moved = iter(column), [], []
     for message in messages:
         pieces: list[Piece] = []

@@ -21,7 +21,8 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from phiv_data.storage.jsonl import Line, parse_line, record_error
-from phiv_data.storage.record_errors import schema_issues, shown
+from phiv_data.storage.record_errors import schema_issues, short_repr
+from phiv_data.utils.lines import BOM
 from phiv_data.validation.core.finding import Found, RecordRule
 from phiv_data.validation.partial_result import Findings
 from phiv_data.validation.rules.registry import RECORD_RULES
@@ -30,7 +31,6 @@ from phiv_schemas import RULES, Conversation, EnvironmentProblem, Issue, UsageEr
 Record = str | bytes | Mapping[str, Any] | Conversation
 OnIssue = Callable[[Issue], object]
 Policy = Literal["raise", "skip", "collect"]
-_BOM = b"\xef\xbb\xbf"
 _SHARD_COLUMNS = {"images", "media"}
 
 
@@ -151,9 +151,9 @@ def has_error(issues: Iterable[Issue]) -> bool:
 
 def _parse_line(raw: bytes | bytearray, name: str, number: int | None) -> Line:
     """Any line may be the first of its file, so a byte order mark is that of a file."""
-    text = bytes(raw).removeprefix(_BOM).rstrip(b"\r\n")
+    text = bytes(raw).removeprefix(BOM).rstrip(b"\r\n")
     line = parse_line(text, name, number) if text and not text.isspace() else Line(number or 0, 0, None)
-    if raw.startswith(_BOM) and (line.issues or line.conversation):
+    if raw.startswith(BOM) and (line.issues or line.conversation):
         line.issues = (Found("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
     return line
 
@@ -190,7 +190,7 @@ class _Ids:
         except sqlite3.Error as error:
             what, hint = f"the ids seen cannot be kept ({error})", "Make room, or set SQLITE_TMPDIR"
             raise EnvironmentProblem("temporary files", what, hint) from error
-        message = f"duplicate id {shown(record_id)}, first seen at {name}:{first}"
+        message = f"duplicate id {short_repr(record_id)}, first seen at {name}:{first}"
         return (Found("PV201", "$.id", message).at(name, number),)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Images opened safely: whole, upright, of a bounded size, or one line that says why not.
+"""Images opened safely: complete, upright, of a bounded size, or rejected with a reason of one line.
 
 >>> image = open_image(Path("page.png"), where="page.png")     # decoded, EXIF orientation applied
 >>> image_size(Path("page.png"), where="page.png")             # header only, the same size
@@ -6,7 +6,7 @@ ImageSize(width=1692, height=2245, format='PNG')
 >>> decode_whole(page, where="page.png").size                  # all bytes decoded, as cheaply as that goes
 (1692, 2245)
 
-EXIF rule: the image is turned as its EXIF orientation says, as Hugging Face `datasets` does on decode; EXIF data
+EXIF rule: the image is rotated by its EXIF orientation, as Hugging Face `datasets` does on decode; EXIF data
 that cannot be read counts as none, since the pixels are sound. Of an animation, the first frame is the image.
 """
 
@@ -37,9 +37,9 @@ MIN_DRAFT = 32
 """Pixels that `decode_whole` leaves of the shorter side of a JPEG, at least."""
 
 MAX_PAGES = 100
-"""`count_images` looks for no more pages of a TIFF."""
+"""`count_images` reads no more pages of a TIFF."""
 
-_EXIF_KEYS = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # what may tell the orientation
+_EXIF_KEYS = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}  # what may hold the orientation
 
 _SUBFILE, _COPY_OR_MASK = 254, 1 | 4  # a TIFF tag: what a page is to the others, in bits
 _JPEGS = ("JPEG", "MPO")
@@ -60,7 +60,7 @@ class ImageSize(NamedTuple):
 class Whole(NamedTuple):
     """An image that decodes to its last byte. `size` is that of the upright image, the rest is as in the file.
 
-    `pixels` are not turned. Those of a JPEG are grey, and each stands for `scale` x `scale` (1, 2, 4 or 8) of the
+    `pixels` are not turned. Those of a JPEG are grey, and each covers `scale` x `scale` (1, 2, 4 or 8) of the
     file's; `mode` is the file's own. `orientation`: EXIF, 1 to 8. `num_frames` 0: not known without a search.
     """
 
@@ -83,7 +83,7 @@ def open_image(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIX
 def image_size(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIXELS) -> ImageSize:
     """Size and format from the header, without decoding. Raises RejectInput, naming `where`.
 
-    A file can have a sound header and broken pixels: only `open_image` tells.
+    A file can have a sound header and broken pixels: only `open_image` detects that.
     """
     with _opened(data, where, max_pixels) as image:
         width, height = image.size
@@ -126,7 +126,7 @@ def count_images(data: bytes, format: str) -> int:
 def encode_jpeg(image: NDArray[np.uint8] | Image, quality: int = 75) -> bytes:
     """JPEG bytes of an image (or RGB array [height, width, 3]), 4:2:0, as Pillow's `save` writes them.
 
-    `quality` 1 to 95; 75 is Pillow's and the recipe's default, and gives the recipe's bytes for the same pixels.
+    `quality` 1 to 95; 75 is Pillow's default and the recipe's (Microsoft's), whose bytes it gives for the same pixels.
     """
     from PIL import Image as PillowImage
 
@@ -186,7 +186,7 @@ def _load(image: Any) -> None:
 
 
 def _draft(image: Any) -> int:
-    """Have a JPEG come out grey and small; how many of its pixels each side of one then stands for, 1 for no JPEG.
+    """Have a JPEG come out grey and small; how many of its pixels one then covers on each side, 1 for no JPEG.
 
     libjpeg fails where the parts of a colour do not divide those of another, but not where colours are left out.
     """
@@ -214,7 +214,7 @@ def _kinds(image: Any) -> Iterator[int]:
 
 
 def _upright(image: Any) -> Image:
-    """Turned as EXIF says, and without EXIF then: Pillow's `exif_transpose` fails where it cannot write it again."""
+    """Rotated by its EXIF orientation, its EXIF dropped: Pillow's `exif_transpose` fails where it cannot write EXIF again."""
     from PIL.Image import Transpose
 
     if (orientation := _orientation(image)) == 1:
@@ -267,7 +267,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _strict_loading() -> Iterator[None]:
-    """Decode whole images only, even where some other library told Pillow to accept cut ones."""
+    """Decode whole images only, even where another library set Pillow to accept truncated ones."""
     from PIL import ImageFile
 
     if not ImageFile.LOAD_TRUNCATED_IMAGES:

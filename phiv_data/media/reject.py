@@ -1,4 +1,4 @@
-"""The one way to say that an input cannot be used: an error with a stable code and a one-line reason.
+"""`RejectInput`: the error for an input that cannot be used, with a stable code and a one-line reason.
 
 Codes of clips: `empty-file`, `not-a-video`, `no-video-stream`, `no-frames`, `truncated`, `undecodable`, `too-large`,
 `decoder-disagrees`, `decoder-timeout`. Codes of images: `empty-file`, `not-an-image`, `truncated`, `undecodable`,
@@ -13,7 +13,7 @@ from phiv_schemas.errors import RecordError
 
 
 class RejectInput(RecordError):
-    """One input is left out, and the report says why; the conversion goes on.
+    """One input is left out and reported with the reason; the conversion continues.
 
     >>> print(RejectInput("a.avi", "truncated", "the file ends at byte 100 of 200"))
     a.avi: the file ends at byte 100 of 200 [truncated]

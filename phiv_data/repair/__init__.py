@@ -22,7 +22,7 @@ from phiv_data.repair.converted import fix_converted
 from phiv_data.repair.images import Images
 from phiv_data.repair.lines import FixedLine, Log, copy_old_log, fix_lines, fixed_lines, image_paths, names_in
 from phiv_data.repair.records import Paths
-from phiv_data.storage.dataset import FIXES, MANIFEST, NO_ROWS
+from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import atomic_folder, atomic_write
 from phiv_schemas import UsageError
 
@@ -93,7 +93,7 @@ def _files(path: Path, input_format: str) -> list[Path]:
         hint = f"Convert it first: phiv-convert {external[0].format} --source {path}"
         raise UsageError(str(path), f"holds {external[0].format} rows, and --fix fixes phiv's own format", hint)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.jsonl") if file.is_file())
-    files = [file for file in files if file.suffix != ".arrow" and file.name not in NO_ROWS]
+    files = [file for file in files if file.suffix != ".arrow" and file.name not in NON_RECORD_FILES]
     if not files:
         raise UsageError(str(path), "holds no jsonl file to fix", "Pass one, or a folder that phiv-convert wrote")
     return files

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.repair.records import ABSENT, Change, Paths, fix
-from phiv_data.storage.jsonl import UTF16_MARKS, parse_line
+from phiv_data.storage.jsonl import parse_line
 from phiv_data.utils.atomic import HashingWriter, atomic_write
+from phiv_data.utils.lines import BOM, UTF16_MARKS
 from phiv_schemas import UsageError, check_image_path
 
-BOM = b"\xef\xbb\xbf"
 MAX_EXAMPLES = 3
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")

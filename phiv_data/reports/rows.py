@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.dataset import MANIFEST, NO_ROWS, read_manifest
+from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES, read_manifest
 from phiv_data.storage.jsonl import parse_line
-from phiv_data.storage.shards import Row as ArrowRow
-from phiv_data.storage.shards import open_shard, to_conversation
+from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
+from phiv_data.utils.lines import BOM
 from phiv_schemas import Conversation, PhivError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _sources(data: Path, images_root: Path | None) -> list[_Source]:
         files, folder = [data], data.parent
     else:
         folder = data
-        files = sorted(file for file in data.glob("*.jsonl") if file.name not in NO_ROWS)
+        files = sorted(file for file in data.glob("*.jsonl") if file.name not in NON_RECORD_FILES)
         files = files or sorted(chain(data.glob("*.arrow"), data.glob("*/*.arrow"), data.glob("*/*/*.arrow")))
     root = images_root or folder / "images"
     found = (_source(file, file.relative_to(folder).as_posix(), splits, root) for file in files if file.is_file())
@@ -195,7 +195,7 @@ def _read_jsonl(file: Path, name: str, split: str, root: Path, lines: set[int]) 
 
 
 def _jsonl_row(raw: bytes, name: str, split: str, number: int, root: Path) -> Row:
-    short = raw.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
+    short = raw.rstrip(b"\r\n").removeprefix(BOM)
     conversation = parse_line(short, name, number).conversation if len(short) <= MAX_LINE_BYTES else None
     text = "" if conversation else short[:MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
     paths = conversation.image_paths if conversation else ()
@@ -229,7 +229,7 @@ def _shard_source(file: Path, name: str, split: str) -> _Source:
     return _Source(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
 
 
-def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> Row:
+def _shard_row(row: ShardRow, name: str, split: str, line: int) -> Row:
     data = [(image or {}).get("bytes") for image in row["images"] or ()]
     try:
         conversation = to_conversation(row)

@@ -1,9 +1,9 @@
 """Unpack a dataset's archive without trusting it: whole, inside its folder, of a bounded size, or not at all.
 
->>> extract(Path("UCF101_subset.tar.gz"), scratch / "unpacked")     # a plain tar, whatever its name says
+>>> extract(Path("UCF101_subset.tar.gz"), work_dir / "unpacked")    # a plain tar, despite its name
 
-Tar of any compression and zip are told by their content. Everything is written to a folder beside `target` that takes
-its name at the very end. Refused: members that leave the target (`..`, absolute paths, links), devices, two names
+Tar of any compression and zip are detected by their content. Everything is written to a folder beside `target` that
+takes its name at the very end. Refused: members that leave the target (`..`, absolute paths, links), devices, two names
 that differ in case only, sizes beyond `Limits`, archives that are cut, encrypted or damaged.
 """
 
@@ -265,7 +265,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 def _drain(source: tarfile.TarFile) -> None:
-    """Read to the end of the file: gzip's checksum stands there."""
+    """Read to the end of the file: gzip's checksum is there."""
     while source.fileobj is not None and source.fileobj.read(1 << 20):
         pass
 

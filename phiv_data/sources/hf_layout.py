@@ -1,4 +1,4 @@
-"""Which files below a folder are tables, and the split and configuration their names tell.
+"""Layouts of Hugging Face datasets on disk: which files are tables, and the split and configuration of each.
 
 data/validation-00000-of-00006.parquet            split validation     as on the hub, with or without a hash
 <config>/train-00000-of-00014.parquet             split train of a configuration
@@ -30,7 +30,7 @@ _WORDS = {
 
 
 def standard_split(name: str) -> str:
-    """`train`, `val` or `test` where the name says so (`validation`, `balanced_dev`), else `name` itself.
+    """`train`, `val` or `test` where the name holds such a word (`validation`, `balanced_dev`), else `name` itself.
 
     >>> standard_split("validation"), standard_split("test_unseen"), standard_split("extra")
     ('val', 'test', 'extra')
@@ -83,7 +83,7 @@ def _by_name(
 
 
 def _split_of(stem: str) -> str | None:
-    """The split in a file's stem or a folder's name; None where it tells none."""
+    """The split in a file's stem or a folder's name; None where it names none."""
     whole = _SHARD.sub("", stem)
     name = (whole if whole != stem else _NUMBER.sub("", stem)).rpartition("-")[2]  # split names hold no "-"
     if name.lower() in _GENERIC:

@@ -100,7 +100,7 @@ def class_names(table: Table) -> dict[str, tuple[str, ...]]:
 
 
 def missing_shards(tables: Sequence[Table]) -> tuple[str, ...]:
-    """Names of the files that `-00000-of-00006` says there are, and that are not among `tables`."""
+    """Names of the files that `-00000-of-00006` announces and that are not among `tables`."""
     there = {table.path for table in tables}
     wanted = (shard for table in tables for shard in _siblings(table.path))
     return tuple(sorted({shard.name for shard in wanted if shard not in there}))
@@ -147,7 +147,7 @@ def _opened(path: Path, kind: str) -> Iterator[Any]:
 
 
 def _check_end(source: Any) -> None:
-    """A stream cut between two batches opens short without an error; only the missing end mark tells."""
+    """A stream cut between two batches opens short without an error; only the missing end mark shows it."""
     import pyarrow as pa
 
     source.seek(max(source.size() - 8, 0))

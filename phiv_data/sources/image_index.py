@@ -1,12 +1,15 @@
-"""Files of official releases: images found by name and copied as they are, archives opened once.
+"""Files of a release: an index of its images by file name, images loaded as they are, archives unpacked once.
 
-    root = opened(source, scratch)                     # a folder as it is; archives unpacked below `scratch`
+    root = open_source(source, work_dir)               # a folder as it is; archives unpacked below `work_dir`
     images = index_images(root)
-    data = read_image(images.find("img/01235.png"), where="train.jsonl:7")
-    image("train/01235.png", data, where="train.jsonl:7", source="img/01235.png")
+    file = images.find("img/01235.png", where="train.jsonl:7")
+    image = load_image(file, "train/01235.png", where="train.jsonl:7", source="img/01235.png")
+
+`ImageIndex` finds by base name, because releases unpack to other folders than their lists name. References of external
+chat formats are paths from known folders, and may be absolute, URLs or `data:` URIs: formats/files.py finds those.
 
 Codes of rejects here: `missing-image` (no file of that name in the source), `ambiguous-image` (several, and nothing
-tells which), `unreadable`, and those of images. Rows of JSON are read by json_rows.py.
+decides which), `unreadable`, and those of images. Rows of JSON are read by json_stream.py.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from phiv_data.media.reject import RejectInput
@@ -24,7 +28,7 @@ from phiv_schemas.errors import SourceError
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class ImageIndex:
     """Files below `root` by base name: `folders[name]` is where, relative to `root` (tuples where several).
 
     About 150 bytes an image; folder names are shared.
@@ -40,28 +44,35 @@ class Images:
         return name.rpartition("/")[2] in self.folders
 
     def find(self, name: str, *, where: str = "") -> Path:
-        """The file called `name`, a path or a base name: releases unpack to other folders than their lists say.
+        """The one file called `name`, a path or a base name, as `candidates` finds it.
 
-        Of several of one base name, the one whose folders agree most with `name`. Nothing outside `root` is found,
-        whatever `name` holds. RejectInput `missing-image` or `ambiguous-image`.
+        RejectInput `missing-image` where there is none, `ambiguous-image` where several agree equally.
+        """
+        files = self.candidates(name)
+        if len(files) == 1:
+            return files[0]
+        if not files:
+            raise RejectInput(where or name, "missing-image", f"no file {name!r} in the source")
+        folders = sorted(file.parent.relative_to(self.root).as_posix() for file in files)
+        shown = ", ".join(repr(f"{folder}/") for folder in folders[:3])
+        raise RejectInput(where or name, "ambiguous-image", f"{len(files)} files called {name!r} (in {shown})")
+
+    def candidates(self, name: str) -> list[Path]:
+        """The files of `name`'s base name whose folders agree most with those in `name`, counted from the last.
+
+        Nothing outside `root` is found, whatever `name` holds.
         """
         folder, _, base = name.rpartition("/")
-        found = self.folders.get(base)
-        if found is None:
-            raise RejectInput(where or name, "missing-image", f"no file {name!r} in the source")
-        return self.root / (found if isinstance(found, str) else self._best(found, folder, name, where)) / base
-
-    def _best(self, found: tuple[str, ...], folder: str, name: str, where: str) -> str:
-        agreement = {other: _common_tail(other, folder) for other in found}
-        best = [other for other, length in agreement.items() if length == max(agreement.values())]
-        if len(best) > 1:
-            shown = ", ".join(repr(f"{other}/") for other in sorted(best)[:3])
-            raise RejectInput(where or name, "ambiguous-image", f"{len(best)} files called {name!r} (in {shown})")
-        return best[0]
+        folders = self.folders.get(base, ())
+        if isinstance(folders, str):
+            return [self.root / folders / base]
+        agreement = [_common_tail(other, folder) for other in folders]
+        best = max(agreement, default=0)
+        return [self.root / other / base for other, length in zip(folders, agreement, strict=True) if length == best]
 
 
-def index_images(*folders: Path) -> Images:
-    """Every regular file below `folders` (hidden ones left out, links followed), whatever its suffix says.
+def index_images(*folders: Path) -> ImageIndex:
+    """Every regular file below `folders` (hidden ones left out, links followed), whatever its suffix.
 
     `root` is the folder around them all. EnvironmentProblem for a folder that cannot be read.
     """
@@ -75,7 +86,7 @@ def index_images(*folders: Path) -> Images:
                 before = found.get(name)
                 several = (before,) if isinstance(before, str) else before or ()
                 found[name] = (*several, relative) if several else relative
-    return Images(root, found)
+    return ImageIndex(root, found)
 
 
 def checked_image(path: str, data: bytes, where: str, *, source: str | None = None) -> EncodedImage:
@@ -90,6 +101,17 @@ def checked_image(path: str, data: bytes, where: str, *, source: str | None = No
     open_image(data, where=where)
     hashes = {} if source is None else {"source": source, "source_sha256": hashlib.sha256(data).hexdigest()}
     return encoded_image(path, data, size=(size.width, size.height), format=size.format, **hashes)
+
+
+def load_image(file: Path, path: str, *, where: str | None = None, source: str | None = None) -> EncodedImage:
+    """The image in `file` for a draft, its bytes as they are: read, decoded once to be sure, with its source's hash.
+
+    `path` is its place under images/; `source` the name of the input (default `path`), `where` what a reject is
+    reported at (default `source`). RejectInput where the file cannot be read or does not decode.
+    """
+    source = source or path
+    where = where or source
+    return checked_image(path, read_image(file, where), where, source=source)
 
 
 def read_image(file: Path, where: str) -> bytes:
@@ -119,12 +141,8 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, list
 
 def _common_tail(one: str, other: str) -> int:
     """How many folders two paths share, counted from the last."""
-    count = 0
-    for a, b in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 # Archives --------------------------------------------------------------------------------------------------------
@@ -134,19 +152,19 @@ _ROWS_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
 
 
 def is_archive(path: Path) -> bool:
-    """A file that is not rows by its name: whether it can be unpacked is for `unpacked` to say."""
+    """A file whose suffix is not that of rows; whether it can be unpacked is for `unpack` to decide."""
     return path.is_file() and path.suffix.lower() not in _ROWS_SUFFIXES
 
 
-def opened(
+def open_source(
     source: Path | Sequence[Path],
-    scratch: Path,
+    work_dir: Path,
     *,
     sha256: str | None = None,
     flag: str = "--source",
     password: str | None = None,
 ) -> Path:
-    """The folder of a source: itself, or the one below `scratch` that its archive (or each of several) is unpacked in.
+    """The folder of a source: itself, or the one below `work_dir` that its archive (or each of several) is unpacked in.
 
     What is unpacked is named by its hash, and complete or not there. Of several archives the folder holds one folder
     each. `sha256` is what `sources_sha256` gave, where it is known already. SourceError for what is not there.
@@ -156,20 +174,20 @@ def opened(
         if not file.exists():
             raise SourceError(flag, f"no such file or folder {str(file)!r}", "Check the path")
     if len(files) == 1:
-        return files[0] if files[0].is_dir() else unpacked(files[0], scratch, sha256=sha256, password=password)
+        return files[0] if files[0].is_dir() else unpack(files[0], work_dir, sha256=sha256, password=password)
     if folders := [file for file in files if file.is_dir()]:
         raise SourceError(flag, f"{str(folders[0])!r} is a folder among archives", "Pass one folder, or archives")
-    root = scratch / f"archives-{(sha256 or sources_sha256(files) or '')[:16]}"
+    root = work_dir / f"archives-{(sha256 or sources_sha256(files) or '')[:16]}"
     for file in files:
-        unpacked(file, root, password=password)
+        unpack(file, root, password=password)
     return root
 
 
-def unpacked(archive: Path, scratch: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
-    """`archive` unpacked below `scratch`, once: the folder is named by its hash, and complete or not there."""
+def unpack(archive: Path, work_dir: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
+    """`archive` unpacked below `work_dir`, once: the folder is named by its hash, and complete or not there."""
     from phiv_data.sources.archives import extract
 
-    target = scratch / f"unpacked-{(sha256 or sha256_file(archive))[:16]}"
+    target = work_dir / f"unpacked-{(sha256 or sha256_file(archive))[:16]}"
     return target if target.is_dir() else extract(archive, target, password=password)
 
 

@@ -1,6 +1,6 @@
-"""JSON of official releases, row by row in flat memory: lines, or the elements of an array.
+"""JSON of official releases, row by row in constant memory: lines, or the elements of an array.
 
-    for row in read_rows(root / "train.json"):          # true line numbers, byte spans, broken lines told
+    for row in read_rows(root / "train.json"):          # true line numbers, byte spans, broken lines reported
         row.line, row.offset, row.length, row.value
     read_value(path, row.offset, row.length)            # the same row later, in another process
     text_of(row.value, "question", where="train.json:7")
@@ -15,10 +15,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
+from phiv_data.formats.fields import truncated_repr
 from phiv_data.media.reject import RejectInput
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.lines import BOM, UTF16_MARKS, numbered_lines
 from phiv_schemas.errors import SourceError
 
 MAX_ELEMENT_BYTES = 64 << 20
@@ -27,14 +29,13 @@ MAX_ELEMENT_BYTES = 64 << 20
 _CHUNK = 1 << 16
 _SPACE = b" \t\r\n"
 _BLANK = re.compile(rb"[ \t\r\n]*")
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class JsonRow:
     """One value of a file: the 1-based line it begins on, its bytes' span, and what it holds.
 
-    `problem` says why a line is not JSON; `value` is None then.
+    `problem` is why a line is not JSON; `value` is None then.
     """
 
     line: int
@@ -44,7 +45,7 @@ class Row:
     problem: str = ""
 
 
-def read_rows(path: Path, key: str | None = None) -> Iterator[Row]:
+def read_rows(path: Path, key: str | None = None) -> Iterator[JsonRow]:
     """JSON lines, or the elements of a JSON array where the file is one or `key` names one in it."""
     with environment_problems(path), path.open("rb") as file:
         _start(file, path)
@@ -52,20 +53,20 @@ def read_rows(path: Path, key: str | None = None) -> Iterator[Row]:
     return read_json_array(path, key) if is_array else read_json_lines(path)
 
 
-def read_json_lines(path: Path) -> Iterator[Row]:
+def read_json_lines(path: Path) -> Iterator[JsonRow]:
     """Every non-blank line, good or bad. SourceError for a web page, a Git LFS pointer or UTF-16 under this name."""
     with environment_problems(path), path.open("rb") as file:
-        offset = _start(file, path)
-        for number, raw in enumerate(iter(lambda: file.readline(MAX_ELEMENT_BYTES + 1), b""), 1):
+        _start(file, path)
+        file.seek(0)
+        for number, offset, raw in numbered_lines(file, max_bytes=MAX_ELEMENT_BYTES + 1):
             if len(raw) > MAX_ELEMENT_BYTES:
                 raise SourceError(f"{path}:{number}", f"a line of over {MAX_ELEMENT_BYTES} bytes", "One row per line")
             if body := raw.strip(_SPACE):
                 start = offset + len(raw) - len(raw.lstrip(_SPACE))
                 yield _line(number, start, body)
-            offset += len(raw)
 
 
-def read_json_array(path: Path, key: str | None = None) -> Iterator[Row]:
+def read_json_array(path: Path, key: str | None = None) -> Iterator[JsonRow]:
     """The elements of a JSON array, one at a time: the whole file, or the array at `key` of the object in it.
 
     Memory is that of the largest element. SourceError, with the line, where the file is not such JSON or is cut.
@@ -83,7 +84,7 @@ def read_json_array(path: Path, key: str | None = None) -> Iterator[Row]:
                     raise window.error("a comma before the end of the array")
         window.expect(b"]", "the end of the array")
         if key is None and not window.at_end():
-            raise window.error("the file goes on after the end of its array")
+            raise window.error("the file continues after the end of its array")
 
 
 def read_value(path: Path, offset: int, length: int, *, where: str = "") -> Any:
@@ -97,15 +98,15 @@ def read_value(path: Path, offset: int, length: int, *, where: str = "") -> Any:
 
 
 def typed(row: Any, name: str, kinds: type | tuple[type, ...], where: str) -> Any:
-    """`row[name]`, of one of `kinds` (bool is no int here). RejectInput `bad-row` that says what is there instead."""
+    """`row[name]`, of one of `kinds` (bool is no int here). RejectInput `bad-row` that names what is there instead."""
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(row, dict):
-        raise RejectInput(where, "bad-row", f"not an object (found {_shown(row)})")
+        raise RejectInput(where, "bad-row", f"not an object (found {truncated_repr(row)})")
     if name not in row:
         raise RejectInput(where, "bad-row", f"no {name!r} (found {', '.join(sorted(map(str, row))[:12]) or 'nothing'})")
     if type(row[name]) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise RejectInput(where, "bad-row", f"{name!r} is not {wanted} (found {_shown(row[name])})")
+        raise RejectInput(where, "bad-row", f"{name!r} is not {wanted} (found {truncated_repr(row[name])})")
     return row[name]
 
 
@@ -121,27 +122,22 @@ def text_of(row: Any, name: str, where: str) -> str:
     return text
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _line(number: int, offset: int, raw: bytes) -> Row:
+def _line(number: int, offset: int, raw: bytes) -> JsonRow:
     try:
-        return Row(number, offset, len(raw), json.loads(raw.decode("utf-8")))
+        return JsonRow(number, offset, len(raw), json.loads(raw.decode("utf-8")))
     except UnicodeDecodeError as error:
         reason = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} is not UTF-8"
     except json.JSONDecodeError as error:
         reason = f"not valid JSON: {error.msg} at character {error.pos + 1}"
     except (RecursionError, ValueError) as error:  # ValueError: an integer of more digits than Python takes
         reason = f"not readable as JSON: {error}"
-    return Row(number, offset, len(raw), None, reason)
+    return JsonRow(number, offset, len(raw), None, reason)
 
 
-def _start(file: IO[bytes], path: Path) -> int:
-    """The offset of the first byte of text. SourceError for what is known to stand under a JSON file's name."""
+def _start(file: BinaryIO, path: Path) -> int:
+    """The offset of the first byte of text. SourceError for what is known to be saved under a JSON file's name."""
     head = file.read(512)
-    begins = len(_BOM) if head.startswith(_BOM) else 0
+    begins = len(BOM) if head.startswith(BOM) else 0
     text = head[begins:].lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise SourceError(
@@ -149,7 +145,7 @@ def _start(file: IO[bytes], path: Path) -> int:
         )
     if text.startswith(b"version https://git-lfs"):
         raise SourceError(str(path), "is a Git LFS pointer, not the file", "Fetch the file with git lfs pull")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if head.startswith(UTF16_MARKS):
         raise SourceError(str(path), "is UTF-16", "Save it as UTF-8")
     file.seek(begins)
     return begins
@@ -159,7 +155,7 @@ def _start(file: IO[bytes], path: Path) -> int:
 class _Window:
     """A stretch of a file in memory; `text` is `data` as latin-1, where one character is one byte."""
 
-    file: IO[bytes]
+    file: BinaryIO
     path: Path
     offset: int
     line: int = 1
@@ -203,7 +199,7 @@ class _Window:
             raise self.error(f"expected {what} (found {found.decode('latin-1')!r})")
         self.skip(1)
 
-    def element(self) -> Row:
+    def element(self) -> JsonRow:
         """The value that begins here."""
         self.peek()
         size = _CHUNK
@@ -222,7 +218,7 @@ class _Window:
         return row
 
     def _is_whole(self, end: int) -> bool:
-        """Whether a value ends at `end` however the file goes on: `1`, `1.` and `1e` may be the start of a number."""
+        """Whether a value ends at `end` however the file continues: `1`, `1.` and `1e` may be the start of a number."""
         return self.data[end : end + 1] in _DELIMITERS or len(self.data) - end > 2
 
     def _parse(self) -> tuple[int | None, str, bool]:

@@ -1,11 +1,11 @@
-"""`ConversationDataset`: one split of a converted dataset as a memory-mapped sequence of samples.
+"""`ConversationDataset`: one split of a converted dataset, a memory-mapped sequence of samples.
 
     >>> data = ConversationDataset("out", "val")            # checks the manifest and every shard's size
     >>> len(data), data[0].id, data[-1].images[0].open().size
     (30, 'val-0000000300', (320, 240))
 
 Opening reads the manifest only; shards are mapped when first touched, images decoded when `open()` is called.
-Only what `manifest.json` names is read, because a shard that was cut or mixed in from another run looks whole.
+Only files that `manifest.json` names are read: a shard that was cut or comes from another run can look complete.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from phiv_data.storage.record_errors import schema_issues
 from phiv_data.storage.sample import Sample
-from phiv_data.storage.shards import Row, open_shard, to_conversation, to_sample
+from phiv_data.storage.shards import ShardRow, open_shard, to_conversation, to_sample
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas import Conversation, Manifest, ShardError, ShardInfo, SplitInfo, check_image_path
 
@@ -36,18 +36,18 @@ Verify = Literal["size", "sha256", "none"]
 MANIFEST = "manifest.json"
 FIXES = "phiv-fixes.jsonl"
 """The log that phiv-validate --fix leaves beside what it fixed."""
-NO_ROWS = frozenset({"rejects.jsonl", FIXES})
-"""The jsonl files of a dataset that hold no rows of it."""
+NON_RECORD_FILES = frozenset({"rejects.jsonl", FIXES})
+"""The jsonl files of a dataset that hold none of its records."""
 _TEXT_COLUMNS = ["id", "source", "system", "conversations"]
 _AGAIN = "Run the same phiv-convert command with --overwrite"
 
 
 class ImageSizes(NamedTuple):
-    """Sizes of all images of a split; row i has images `offsets[i]:offsets[i + 1]`."""
+    """Sizes of all images of a split; sample i has images `offsets[i]:offsets[i + 1]`."""
 
     widths: npt.NDArray[np.int32]  # [images], pixels, after EXIF orientation
     heights: npt.NDArray[np.int32]  # [images]
-    offsets: npt.NDArray[np.int64]  # [rows + 1]
+    offsets: npt.NDArray[np.int64]  # [samples + 1]
 
 
 class ConversationDataset(Sequence[Sample]):
@@ -94,6 +94,13 @@ class ConversationDataset(Sequence[Sample]):
         """The sizes of every image, without touching image bytes: what token counts are planned from."""
         return self._sizes
 
+    def sizes_of(self, index: int) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each image of one sample, in order; no image bytes are touched."""
+        widths, heights, offsets = self._sizes
+        row = range(len(self))[index]
+        images = slice(int(offsets[row]), int(offsets[row + 1]))
+        return tuple(zip(widths[images].tolist(), heights[images].tolist(), strict=True))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.split, "none" if self.verify == "none" else "size")
 
@@ -130,7 +137,7 @@ class ConversationDataset(Sequence[Sample]):
 
 
 class SampleView(Sequence[Sample]):
-    """Some rows of a dataset, by number; holds no data."""
+    """Some samples of a dataset, by number; holds no data."""
 
     def __init__(self, dataset: ConversationDataset, rows: range) -> None:
         self.dataset, self.rows = dataset, rows
@@ -149,7 +156,7 @@ class SampleView(Sequence[Sample]):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a converted dataset. ShardError when there is none (unfinished) or it makes no sense."""
+    """The manifest of a converted dataset. ShardError when there is none (unfinished) or it is invalid."""
     path = folder / MANIFEST
     if not path.is_file():
         if not folder.is_dir():
@@ -218,10 +225,10 @@ class _OpenShard:
         except ValueError as error:
             raise ShardError(f"{self.path}: row {row}", _first_line(error), _AGAIN) from error
 
-    def _row(self, batches: list[pa.RecordBatch], row: int) -> Row:
+    def _row(self, batches: list[pa.RecordBatch], row: int) -> ShardRow:
         number = bisect_right(self.starts, row) - 1
-        found: Row = batches[number].slice(row - self.starts[number], 1).to_pylist()[0]
-        return found
+        values: ShardRow = batches[number].slice(row - self.starts[number], 1).to_pylist()[0]
+        return values
 
 
 def _first_line(error: ValueError) -> str:

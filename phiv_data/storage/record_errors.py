@@ -1,9 +1,9 @@
-"""What is wrong with one record, in plain words: pydantic's errors as issues in phiv's error grammar.
+"""Validation errors of one record: pydantic's errors as issues in phiv's error grammar.
 
     conversations -> 0 -> images -> 3    becomes    $.conversations[0].images[3]
     "Input should be a valid string"     becomes    must be a string (found 3)
 
-Every error of a record is told, each once. Values are shown short: a record may be hostile, and is never echoed
+Every error of a record is reported once. Values are cut to a short form: a record may be hostile, and is never echoed
 whole.
 """
 
@@ -41,7 +41,7 @@ def json_path(loc: tuple[int | str, ...]) -> str:
     return "$" + "".join(_step(step) for step in loc)
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A short, one-line, `repr`-like form of any JSON value: long text is cut, containers are only named."""
     if isinstance(value, dict):
         return "an object"
@@ -55,27 +55,27 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
-def shown_path(path: str) -> str:
-    """A path as one line. Whole, for a person has to find the file, up to what no disk takes."""
+def quote_path(path: str) -> str:
+    """A path on one line, whole up to 1000 characters: a person has to find the file."""
     text = repr(path[:_MAX_PATH])
     return text if len(text) <= _MAX_PATH else text[: _MAX_PATH - 3] + "..."
 
 
 def duplicate_key_paths(raw: bytes) -> Iterator[tuple[str, str]]:
-    """`(path of the object, key)` of each key that stands twice in one object of valid JSON.
+    """`(path of the object, key)` of each key that occurs twice in one object of valid JSON.
 
-    JSON readers let the last one win without a word, so a record could lose half of its answer.
+    JSON readers keep the last one silently, so a record could lose half of its answer.
     """
     try:
         yield from _walk("$", json.loads(raw, object_pairs_hook=_Object))
     except (ValueError, RecursionError):
-        return  # not JSON, or deeper than any record: said elsewhere
+        return  # not JSON, or deeper than any record: reported elsewhere
 
 
 def _issue(one: ErrorDetails, file: str, line: int | None) -> Issue:
     kind, loc, value = one["type"], one["loc"], one["input"]
-    say = _MESSAGES.get(kind)
-    message, hint = say(one) if say else (f"{one['msg'][:1].lower()}{one['msg'][1:]}{_found(value)}", "")
+    to_message = _MESSAGES.get(kind)
+    message, hint = to_message(one) if to_message else (f"{one['msg'][:1].lower()}{one['msg'][1:]}{_found(value)}", "")
     return Issue(
         code=_code(kind, loc, value), file=file, line=line, json_path=json_path(loc), message=message, hint=hint
     )
@@ -100,7 +100,7 @@ def _escapes(path: str) -> bool:
 
 
 def _found(value: object) -> str:
-    return f" (found {shown(value)})"
+    return f" (found {short_repr(value)})"
 
 
 def _must_be(what: str) -> Callable[[ErrorDetails], tuple[str, str]]:
@@ -108,7 +108,7 @@ def _must_be(what: str) -> Callable[[ErrorDetails], tuple[str, str]]:
 
 
 def _missing(one: ErrorDetails) -> tuple[str, str]:
-    has = ", ".join(shown(key) for key in list(one["input"])[:8]) if isinstance(one["input"], dict) else ""
+    has = ", ".join(short_repr(key) for key in list(one["input"])[:8]) if isinstance(one["input"], dict) else ""
     null = "Write null where there is no answer" if one["loc"][-1] == "assistant" else ""
     return f"required key is missing (found {has or 'no keys'})", null
 

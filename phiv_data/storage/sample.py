@@ -1,7 +1,7 @@
-"""The values that flow through phiv: a converter yields a `Draft`, the dataset returns a `Sample`.
+"""Draft, Sample and EncodedImage: a converter yields a `Draft`, the dataset returns a `Sample`.
 
-The law between them: the images and turns of a draft come back in its sample byte for byte; the engine only adds
-the id and the source where the draft has none of its own.
+The images and turns of a draft come back in its sample byte for byte; the engine only adds the id and the source where
+the draft has none of its own.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Draft:
     """What a converter makes of one input. `images` are in the order the turns name them, repeats included.
 
     `source` is the record's where it is not the converter's `record_source`. `id` is for data that come with ids of
-    their own, unique over all splits; the engine makes the others.
+    their own, unique over all splits; `convert.plan.row_id` makes the others.
     """
 
     turns: tuple[Turn, ...]
@@ -83,12 +83,12 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of a dataset. `images[i]` is the image of `conversation.image_paths[i]`."""
+    """A record and its images. `images[i]` is the image of `conversation.image_paths[i]`."""
 
     conversation: Conversation
     images: tuple[EncodedImage, ...]
 
     @property
     def id(self) -> str:
-        """The row's id."""
+        """The record's id."""
         return self.conversation.id

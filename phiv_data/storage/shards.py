@@ -1,4 +1,4 @@
-"""Arrow shards: one dialogue per row, images embedded, readable by phiv, by pyarrow and by `datasets`.
+"""Arrow shards: one sample per row, images embedded, readable by phiv, by pyarrow and by `datasets`.
 
     <out>/arrow/train/data-00000-of-00004.arrow      an Arrow IPC *stream* (what `datasets` opens)
     <out>/arrow/train/{state,dataset_info}.json      what `datasets.load_from_disk` asks for
@@ -37,7 +37,7 @@ MAX_ROW_BYTES = 2**31 - 1
 # The end of every Arrow stream: a continuation mark and a length of 0. A stream without it was cut.
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
-Row = dict[str, Any]
+ShardRow = dict[str, Any]
 
 
 def plan_shards(row_sizes_bytes: Sequence[int], max_shard_bytes: int = MAX_SHARD_BYTES) -> list[range]:
@@ -84,7 +84,7 @@ def write_hf_files(split_folder: Path, split: str, shards: Sequence[ShardInfo], 
     """Write `state.json` and `dataset_info.json`, so that `datasets.load_from_disk(split_folder)` works."""
     files = [Path(shard.path).name for shard in shards]
     digest = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
-    state: Row = {
+    state: ShardRow = {
         "_data_files": [{"filename": file} for file in files],
         "_fingerprint": digest[:16],
         "_format_columns": None,
@@ -145,7 +145,7 @@ def hf_features() -> dict[str, Any]:
     return {name: _hf_feature(kind) for name, kind in _COLUMNS.items()}
 
 
-def to_row(sample: Sample) -> Row:
+def to_row(sample: Sample) -> ShardRow:
     """A sample as one row of `schema()`."""
     conversation = sample.conversation
     if tuple(image.meta.path for image in sample.images) != conversation.image_paths:
@@ -159,12 +159,12 @@ def to_row(sample: Sample) -> Row:
     }
 
 
-def to_conversation(row: Row) -> Conversation:
+def to_conversation(row: ShardRow) -> Conversation:
     """The record of a row. pydantic's ValidationError when the row breaks the contract."""
     return Conversation(id=row["id"], source=row["source"], system=row["system"], conversations=row["conversations"])
 
 
-def to_sample(row: Row) -> Sample:
+def to_sample(row: ShardRow) -> Sample:
     """The inverse of `to_row`."""
     pairs = zip(row["images"], row["media"], strict=True)
     images = tuple(EncodedImage(ImageMeta(**media), image["bytes"]) for image, media in pairs)
@@ -206,7 +206,7 @@ def _write_json(path: Path, value: Any) -> None:
         out.write((json.dumps(value, indent=2) + "\n").encode())
 
 
-# Columns in plain words, from which both the Arrow schema and the `datasets` features are made: "string",
+# Columns, from which both the Arrow schema and the `datasets` features are made: "string",
 # [item] for a list, {name: kind} for a struct, "image" for an encoded image (struct<bytes, path>).
 _COLUMNS: dict[str, Any] = {
     "id": "string",
@@ -249,8 +249,8 @@ def _arrow_type(kind: Any) -> pa.DataType:
         return pa.list_(_arrow_type(kind[0]))
     if isinstance(kind, dict):
         return pa.struct([pa.field(name, _arrow_type(inner)) for name, inner in kind.items()])
-    plain: pa.DataType = getattr(pa, kind)()
-    return plain
+    scalar: pa.DataType = getattr(pa, kind)()
+    return scalar
 
 
 def _hf_feature(kind: Any) -> dict[str, Any]:

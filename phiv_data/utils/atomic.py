@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and errors of the system as one plain line.
+"""Atomic writes of files and folders, sha256 of files, and errors of the system as one plain line.
 
 >>> with atomic_write(path) as out:          # written beside, flushed to disk, then renamed
 ...     out.write(b"hello")
@@ -102,7 +102,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     removed last. UsageError where that is not so at the end, or `path` cannot be a new folder.
     """
     with environment_problems(path):
-        path = _checked_place(path)
+        path = _resolve_new_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
         try:
@@ -110,12 +110,12 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             yield unfinished
             os.sync()  # the images too, before the rename makes them final
             sync_folder(unfinished)
-            _put_in_place(unfinished, path, replace)
+            _move_into_place(unfinished, path, replace)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _checked_place(path: Path) -> Path:
+def _resolve_new_folder(path: Path) -> Path:
     """The path without symbolic links."""
     real = Path(os.path.realpath(path))
     if above := next((folder for folder in real.parents if folder.exists() and not folder.is_dir()), None):
@@ -125,7 +125,7 @@ def _checked_place(path: Path) -> Path:
     return real
 
 
-def _put_in_place(unfinished: Path, path: Path, replace: bool) -> None:
+def _move_into_place(unfinished: Path, path: Path, replace: bool) -> None:
     old = unfinished.with_name(f"{unfinished.name}-old")
     if replace and path.is_dir() and any(path.iterdir()):
         path.rename(old)
@@ -175,5 +175,5 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """Hex sha256 of an open file, from where it stands, read in blocks."""
+    """Hex sha256 of an open file, from its current position, read in blocks."""
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # typeshed asks for a raw file

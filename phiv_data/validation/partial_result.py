@@ -18,7 +18,7 @@ from itertools import chain
 from itertools import count as numbers
 from typing import Any
 
-from phiv_data.storage.record_errors import shown, shown_path
+from phiv_data.storage.record_errors import quote_path, short_repr
 from phiv_data.validation.core.aggregators import CountingRule, MeasuringTally, NoImagesFolder, Tally
 from phiv_data.validation.core.finding import RowContext, Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS, image_stats
@@ -220,7 +220,7 @@ def _quoted(issue: Issue, rows: Mapping[Place, Conversation]) -> Issue:
 
 def _quote(value: Any, issue: Issue) -> str:
     is_path = isinstance(value, str) and ".images[" in (issue.json_path or "")
-    return shown_path(value) if is_path else shown(value)
+    return quote_path(value) if is_path else short_repr(value)
 
 
 def value_at(record: Any, json_path: str) -> Any:

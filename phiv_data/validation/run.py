@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from phiv_data.storage.dataset import FIXES, MANIFEST, NO_ROWS, manifest_files, read_manifest
+from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES, manifest_files, read_manifest
 from phiv_data.validation.core.image_stats import IMAGE_KEYS
 from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.checksums import Listing, make_listing, read_listing
@@ -55,7 +55,9 @@ def plan_path(path: Path, job: Job, findings: Findings, scratch: Callable[[], Pa
         return _plan_jsonl(path.parent, [path], job)
     if (path / MANIFEST).is_file():
         return _plan_converted(path, job, findings, scratch)
-    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.name not in NO_ROWS and not file.is_dir()):
+    if jsonl := sorted(
+        file for file in path.glob("*.jsonl") if file.name not in NON_RECORD_FILES and not file.is_dir()
+    ):
         _note_no_manifest(path, findings)
         for file in jsonl:
             if not file.is_file():

@@ -19,7 +19,7 @@ from PIL import Image
 from phiv_converters.chat_json.convert import LlavaOptions, SharegptOptions, SwiftOptions, TrlOptions
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.formats import FORMATS
-from phiv_data.formats.files import safe_name, stripped
+from phiv_data.formats.files import safe_name, strip_folders
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.testing import Case, Check, conformance_checks
 from phiv_data.testing.helpers import demand_valid
@@ -167,7 +167,7 @@ def test_names_under_images_stay_there(path: str, name: str) -> None:
     [("a/b/c.jpg", 1, "b/c.jpg"), ("/a/b/c.jpg", 2, "c.jpg"), ("a/c.jpg", 5, "c.jpg"), ("./a/c.jpg", 1, "c.jpg")],
 )
 def test_folders_at_the_front_can_be_left_out(ref: str, strip: int, path: str) -> None:
-    assert stripped(ref, strip) == path
+    assert strip_folders(ref, strip) == path
 
 
 def test_data_uris_are_decoded_and_named_by_their_content(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_arrays_lines_and_lines_of_arrays_are_told_apart(tmp_path: Path) -> None
     ("text", "what"),
     [
         ('{\n "root": "data/",\n "annotation": "x.jsonl"\n}', "one JSON object"),
-        ('[{"messages": []},\n{"messages": []}]\n[1]', "goes on after the end"),
+        ('[{"messages": []},\n{"messages": []}]\n[1]', "continues after the end"),
         ('[{"messages": []},', "cut"),
         ("<!DOCTYPE html><html>", "web page"),
         ('{"text": "The sky is blue."}\n', "none of them is one"),

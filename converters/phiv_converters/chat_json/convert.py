@@ -174,9 +174,9 @@ class Interchange:
 
     def describe(self) -> str:
         """The files and what they are."""
-        shown = [f"{file.name} ({file.kind})" for file in self.files[:4]]
+        truncated_repr = [f"{file.name} ({file.kind})" for file in self.files[:4]]
         more = f" and {len(self.files) - 4} more" if len(self.files) > 4 else ""
-        return f"{self.name} rows in {', '.join(shown)}{more}"
+        return f"{self.name} rows in {', '.join(truncated_repr)}{more}"
 
     def options(self) -> dict[str, Any]:
         """Everything that shapes the output, the files of rows by their hashes among it."""

@@ -15,19 +15,19 @@ from phiv_data.formats.files import (
     INFO,
     SUFFIXES,
     Root,
-    data_of,
-    is_address,
+    decode_data_uri,
     is_array,
-    is_data,
-    locate,
+    is_data_uri,
+    is_url,
+    locate_image,
     read_entries,
-    shortened,
+    shorten,
 )
 from phiv_data.formats.text import MARKER
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.sources.image_index import read_image
-from phiv_data.sources.json_stream import Row, read_json_array, read_json_lines
+from phiv_data.sources.json_stream import JsonRow, read_json_array, read_json_lines
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
 
@@ -129,7 +129,7 @@ class Rows(Sequence[Item]):
     length: array[int] = field(default_factory=lambda: array("I"))
     size: array[int] = field(default_factory=lambda: array("Q"))
 
-    def add(self, file: int, number: int, row: Row, size_bytes: int) -> None:
+    def add(self, file: int, number: int, row: JsonRow, size_bytes: int) -> None:
         """Take row `number` of `files[file]`; `size_bytes` with its images."""
         for column, value in zip(self._columns(), (file, number, row.offset, row.length, size_bytes), strict=True):
             column.append(value)
@@ -179,12 +179,12 @@ def list_rows(source: Interchange) -> Inputs:
     return Inputs(rows, notices=remarks.notices())
 
 
-def read_file(file: RowFile) -> Iterator[Row]:
+def read_file(file: RowFile) -> Iterator[JsonRow]:
     """The rows of a file, in order, blank lines left out."""
     yield from read_json_array(file.path) if file.is_array else read_json_lines(file.path)
 
 
-def parsed_row(source: Interchange, file: int, row: Row, where: str) -> ParsedRow:
+def parsed_row(source: Interchange, file: int, row: JsonRow, where: str) -> ParsedRow:
     """What a listed row says. RejectInput where it is no JSON, or cannot be used."""
     if row.problem:
         raise RejectInput(where, "bad-row", f"line {row.line} is {row.problem}")
@@ -219,7 +219,7 @@ class Remarks:
 def _size(ref: str, source: Interchange, file: RowFile) -> int:
     """The bytes of an image, 0 where there is none: what changes is seen."""
     try:
-        found = locate(ref, roots_of(file, source.options_.images), source.options_.strip_folders)
+        found = locate_image(ref, roots_of(file, source.options_.images), source.options_.strip_folders)
         return found[0].stat().st_size if found else 0
     except (OSError, ValueError):
         return 0
@@ -245,19 +245,19 @@ def find_image(ref: str, roots: Sequence[Root], strip: int, where: str) -> tuple
 
     RejectInput `missing-image` where it is not there or an address, `bad-row` where a `data:` URI is broken.
     """
-    if is_data(ref):
-        data = data_of(ref, where)
+    if is_data_uri(ref):
+        data = decode_data_uri(ref, where)
         return _invented_name(data, where), data
-    if is_address(ref):
-        what = f"{shortened(ref)!r} is an address: phiv downloads no images. Download it, and name the file instead"
+    if is_url(ref):
+        what = f"{shorten(ref)!r} is an address: phiv downloads no images. Download it, and name the file instead"
         raise RejectInput(where, "missing-image", what)
     try:
-        found = locate(ref, roots, strip)
+        found = locate_image(ref, roots, strip)
     except (OSError, ValueError) as error:
-        raise RejectInput(where, "missing-image", f"no file {shortened(ref)!r} ({error})") from error
+        raise RejectInput(where, "missing-image", f"no file {shorten(ref)!r} ({error})") from error
     if found is None:
         hint = "pass the folder that its path starts from as --images"
-        raise RejectInput(where, "missing-image", f"no file {shortened(ref)!r} in the source: {hint}")
+        raise RejectInput(where, "missing-image", f"no file {shorten(ref)!r} in the source: {hint}")
     path, name = found
     return name, read_image(path, where)
 

@@ -78,15 +78,15 @@ class DocvqaOptions:
     def open(self, scratch: Path) -> Docvqa:
         """Find, unpack, download or draw the source, and tell its layout."""
         from phiv_converters.docvqa.layouts import find_layout
-        from phiv_data.sources.image_index import opened
+        from phiv_data.sources.image_index import open_source
 
         root, name = self._root(scratch)
-        images = tuple(opened(path, scratch, flag="--images") for path in self.images)
+        images = tuple(open_source(path, scratch, flag="--images") for path in self.images)
         return Docvqa(self, find_layout(root, images, scratch, name), self.identity())
 
     def _root(self, scratch: Path) -> tuple[Path, str]:
         """The folder or file to look at, and its name in errors."""
-        from phiv_data.sources.image_index import is_archive, opened
+        from phiv_data.sources.image_index import is_archive, open_source
 
         if self.demo:
             from phiv_converters.synthetic.documents import draw_docvqa
@@ -99,7 +99,7 @@ class DocvqaOptions:
             hint = "Pass --source (the official release, or a hub dataset's folder), or --demo"
             return download_folder(repo, folder, hint=hint), repo
         keep = self.source.is_file() and not is_archive(self.source)  # a JSON or parquet file
-        return (self.source if keep else opened(self.source, scratch)), str(self.source)
+        return (self.source if keep else open_source(self.source, scratch)), str(self.source)
 
     def shape(self) -> dict[str, Any]:
         """The options that shape the output, as plain JSON values."""

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.archives import extract
 from phiv_data.sources.hf_layout import named_tables, standard_split
-from phiv_data.sources.image_index import Images, index_images
+from phiv_data.sources.image_index import ImageIndex, index_images
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas import SourceError
@@ -72,7 +72,7 @@ class Layout:
 
     name: str
     files: tuple[RowFile, ...]
-    images: Images
+    images: ImageIndex
     description: str
     notices: tuple[str, ...] = ()
 

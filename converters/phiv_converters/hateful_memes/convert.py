@@ -94,11 +94,11 @@ class HatefulMemesOptions:
     def open(self, scratch: Path) -> HatefulMemes:
         """Find, unpack, download or draw the source, and tell its layout."""
         from phiv_converters.hateful_memes.layouts import find_layout
-        from phiv_data.sources.image_index import opened
+        from phiv_data.sources.image_index import open_source
 
         identity = self.identity()
         root = self._root(scratch)
-        images = tuple(opened(path, scratch, flag="--images", password=self.password) for path in self.images)
+        images = tuple(open_source(path, scratch, flag="--images", password=self.password) for path in self.images)
         mapping = {name: split for split in SPLITS for name in getattr(self, split)}
         layout = find_layout(root, images, mapping, scratch, str(self.source or HUB_REPO))
         if self.with_text and layout.is_cauldron:
@@ -106,7 +106,7 @@ class HatefulMemesOptions:
         return HatefulMemes(self, layout, identity)
 
     def _root(self, scratch: Path) -> Path:
-        from phiv_data.sources.image_index import is_archive, opened
+        from phiv_data.sources.image_index import is_archive, open_source
 
         if self.demo:
             from phiv_converters.synthetic.documents import draw_hateful_memes
@@ -118,7 +118,7 @@ class HatefulMemesOptions:
             hint = "Pass --source (the official folder or zip, or a hub dataset's folder), or --demo"
             return download_folder(HUB_REPO, HUB_CONFIG, hint=hint)
         keep = self.source.is_file() and not is_archive(self.source)  # a jsonl or parquet file
-        return self.source if keep else opened(self.source, scratch, password=self.password)
+        return self.source if keep else open_source(self.source, scratch, password=self.password)
 
     def shape(self) -> dict[str, Any]:
         """The options that shape the output, as plain JSON values."""

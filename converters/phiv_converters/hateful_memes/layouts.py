@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import Images, index_images, read_image, unpacked
+from phiv_data.sources.image_index import ImageIndex, index_images, read_image, unpack
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
 from phiv_schemas import SourceError
 
@@ -56,7 +56,7 @@ class Layout:
     files: tuple[Path | Table, ...]
     splits: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
-    images: Images
+    images: ImageIndex
     description: str
     notices: tuple[str, ...] = ()
 
@@ -331,7 +331,7 @@ def _official_files(root: Path) -> list[Path]:
 def _packed_images(folder: Path, scratch: Path) -> tuple[Path, ...]:
     """The images' own archive, unpacked, where the release holds one and no folder of that name."""
     archives = [folder / name for name in _ARCHIVES if (folder / name).is_file()]
-    return (unpacked(archives[0], scratch),) if archives and not (folder / "img").is_dir() else ()
+    return (unpack(archives[0], scratch),) if archives and not (folder / "img").is_dir() else ()
 
 
 def _tables(root: Path, name: str) -> list[Table]:

@@ -92,17 +92,17 @@ class Nlvr2Options:
     def open(self, scratch: Path) -> Nlvr2:
         """Find, unpack, download or draw the source, and tell its layout."""
         from phiv_converters.nlvr2.layouts import find_layout
-        from phiv_data.sources.image_index import opened
+        from phiv_data.sources.image_index import open_source
 
         identity = self.identity()
         root = self._root(scratch)
-        images = tuple(opened(path, scratch, flag="--images") for path in self.images)
+        images = tuple(open_source(path, scratch, flag="--images") for path in self.images)
         layout = find_layout(root, images, self.subset, str(self.source or HUB_REPO))
         hashes = () if self.ignore_hashes else tuple(_hash_files((root, *images)))
         return Nlvr2(self, layout, identity, hashes)
 
     def _root(self, scratch: Path) -> Path:
-        from phiv_data.sources.image_index import is_archive, opened
+        from phiv_data.sources.image_index import is_archive, open_source
 
         if self.demo:
             from phiv_converters.synthetic.documents import draw_nlvr2
@@ -114,7 +114,7 @@ class Nlvr2Options:
             hint = "Pass --source (the official repository, or a hub dataset's folder), or --demo"
             return download_folder(HUB_REPO, HUB_CONFIG, hint=hint)
         keep = self.source.is_file() and not is_archive(self.source)  # a JSON or parquet file
-        return self.source if keep else opened(self.source, scratch)
+        return self.source if keep else open_source(self.source, scratch)
 
     def shape(self) -> dict[str, Any]:
         """The options that shape the output, as plain JSON values."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import Images, index_images, read_image
+from phiv_data.sources.image_index import ImageIndex, index_images, read_image
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
 from phiv_schemas import SourceError
 
@@ -88,7 +88,7 @@ class Annotations:
     """Official JSON files, and the images below the source's folder."""
 
     files: tuple[Path, ...]
-    image_index: Images
+    image_index: ImageIndex
     description: str
 
     @property

@@ -10,7 +10,7 @@ clip is decoded once from its start, by one thread, and only the wanted frames b
 wrong, it is decoded a second time. Memory holds the n frames, never the video.
 
 Strict by default: a clip that is cut or that the decoder complains about is rejected with the reason. With
-`on_corrupt="salvage"` the frames that decode without complaint are the clip, and `VideoInfo.damage` says what was
+`on_corrupt="salvage"` the frames that decode without complaint are the clip, and `VideoInfo.damage` is what was
 wrong.
 """
 
@@ -32,12 +32,12 @@ Source: TypeAlias = Path | bytes | BinaryIO
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VideoFrame:
-    """One decoded frame. `image` is RGB, uint8 [height, width, 3], turned upright as the container asks."""
+    """One decoded frame. `image` is RGB, uint8 [height, width, 3], rotated upright as the container asks."""
 
     index: int
     """Its number in decode order, from 0, among the frames that decode."""
     timestamp: float | None
-    """Presentation time in seconds, as the file says: not always increasing, sometimes absent."""
+    """Presentation time in seconds, from the file: not always increasing, sometimes absent."""
     image: NDArray[np.uint8]
 
     @property
@@ -53,10 +53,10 @@ class VideoFrame:
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a clip says of itself and what it holds."""
+    """What the header of a clip declares and what the clip holds."""
 
     declared: int | None
-    """Frames according to the header; None where it says nothing."""
+    """Frames according to the header; None where it has no count."""
     decoded: int
     """Frames that decode."""
     width: int
@@ -91,7 +91,7 @@ def sample_frames(
 def frames_at(source: Source, indices: Collection[int]) -> Iterator[VideoFrame]:
     """The frames of these decode-order numbers, ascending, as PyAV decodes them; those that are not there are left out.
 
-    A frame is given as it is decoded: memory holds one. Complaints of the decoder are no matter, as with `salvage`.
+    A frame is given as it is decoded: memory holds one. Errors of the decoder are ignored, as with `salvage`.
     Raises RejectInput and EnvironmentProblem as `sample_frames`.
     """
     from phiv_data.media.video import pyav

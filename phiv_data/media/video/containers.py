@@ -1,4 +1,4 @@
-"""Does a file hold all the bytes its container promises? A cut clip often decodes without any error.
+"""Truncation check: does a file hold all the bytes its container declares? A cut clip often decodes without an error.
 
 Checked for the containers that state their own length: AVI (RIFF), MP4/MOV (ISO-BMFF boxes) and Matroska/WebM.
 """
@@ -14,7 +14,7 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def missing_tail(file: BinaryIO) -> str | None:
-    """Why the file is shorter than it should be, in one clause; None where it is whole or says nothing."""
+    """Why the file is shorter than it should be, in one clause; None where it is complete or states no length."""
     size = file.seek(0, io.SEEK_END)
     for name, end in _promises(file):
         if end > size:

@@ -1,4 +1,4 @@
-"""The other end of `decord_process`: read a request line, answer with a line and the frames' bytes, until stdin ends.
+"""The child process of `decord_process`: for each request line, answer with a line and the frames' bytes.
 
 Run as a script in its own process; it imports decord and nothing of phiv.
 """

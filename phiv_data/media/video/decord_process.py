@@ -1,4 +1,4 @@
-"""Decoding with decord, held at arm's length: in a process of its own that can be killed, its answers checked.
+"""Decoding with decord in a child process that can be killed, its frames compared with PyAV's.
 
 decord 0.6 was last changed in 2021. It can hang while holding Python's lock where a header over-reports, and with
 packed B-frames it can return other frames than those asked for (1 of 63 real clips tried). So it works in a child

@@ -1,7 +1,8 @@
 """Decoding with PyAV: one pass over a clip keeps the wanted frames and counts all of them.
 
-Every complaint of FFmpeg (an exception, a packet or a frame flagged as corrupt, a chunk of the index that is not there)
-becomes one `RejectInput`, or is noted once when salvaging. PyAV keeps FFmpeg's own log off stderr.
+Every complaint of FFmpeg (an exception, a packet or a frame flagged as corrupt, a chunk of the index that is missing)
+becomes one `RejectInput`; with `salvage` the first one is kept as `VideoInfo.damage`. PyAV keeps FFmpeg's own log off
+stderr.
 """
 
 from __future__ import annotations
@@ -37,31 +38,37 @@ _INDEXED = {"avi", "mov"}  # containers whose index names every packet
 
 def sample_frames(source: Source, num_frames: int, on_corrupt: OnCorrupt) -> tuple[VideoInfo, list[VideoFrame]]:
     """See `phiv_data.media.video.sample_frames`."""
-    from phiv_data.media.video import frame_indices
+    from phiv_data.media.video import VideoInfo, frame_indices
 
-    with _opened(source) as (file, where):
+    with _open_source(source) as (file, where):
         complain = _Complaints(where, salvage=on_corrupt == "salvage")
         _check_bytes(file, complain)
         with _container(file, where) as (container, stream):
             guess = int(stream.frames) or _expected(container, stream)
-            total, frames = _scan(container, stream, frame_indices(guess, num_frames), complain)
-            about = _about(container, stream)
+            decoded = dict(_frames(container, stream, frame_indices(guess, num_frames), complain))
+            about = _describe(container, stream)
+        total = len(decoded)
         if not total:
             raise RejectInput(where, "no-frames", complain.first or "no frame decodes")
         wanted = frame_indices(total, num_frames)
         if total != guess:
             with _container(file, where) as (container, stream):
-                _, frames = _scan(container, stream, wanted, complain, stop=wanted[-1] + 1)
-    return _info(about, total, frames[wanted[0]], complain.first), [frames[index] for index in wanted]
+                decoded = dict(_frames(container, stream, wanted, complain, stop=wanted[-1] + 1))
+    frames = [frame for index in wanted if (frame := decoded[index]) is not None]
+    assert len(frames) == num_frames, "every wanted frame was kept"
+    return VideoInfo(
+        decoded=total, width=frames[0].width, height=frames[0].height, damage=complain.first, **about
+    ), frames
 
 
 def frames_at(source: Source, indices: Collection[int]) -> Iterator[VideoFrame]:
     """See `phiv_data.media.video.frames_at`."""
-    with _opened(source) as (file, where):
+    with _open_source(source) as (file, where):
         complain = _Complaints(where, salvage=True)
         _check_bytes(file, complain)
         with _container(file, where) as (container, stream):
-            yield from _frames(container, stream, set(indices), complain, max(indices, default=-1) + 1)
+            numbered = _frames(container, stream, indices, complain, stop=max(indices, default=-1) + 1)
+            yield from (frame for _, frame in numbered if frame is not None)
 
 
 @dataclass(slots=True)
@@ -78,27 +85,16 @@ class _Complaints:
         self.first = self.first or reason
 
 
-def _scan(
-    container: Any, stream: Any, wanted: list[int], complain: _Complaints, stop: int | None = None
-) -> tuple[int, dict[int, VideoFrame]]:
-    """Decode in order, up to `stop` frames: how many there were, and those at the `wanted` indices."""
-    keep, frames, total, to_rgb = set(wanted), {}, 0, _rgb_converter()
-    for index, frame in enumerate(islice(_decoded(container, stream, complain), stop)):
-        if index in keep:
-            frames[index] = _video_frame(index, frame, to_rgb(frame))
-        total = index + 1
-    return total, frames
+def _frames(
+    container: Any, stream: Any, wanted: Collection[int], complain: _Complaints, stop: int | None = None
+) -> Iterator[tuple[int, VideoFrame | None]]:
+    """The numbers of all (or the first `stop`) frames in decode order, each with its frame where it is `wanted`."""
+    keep, to_rgb = set(wanted), _rgb_converter()
+    for index, frame in enumerate(islice(_decode(container, stream, complain), stop)):
+        yield index, _video_frame(index, frame, to_rgb(frame)) if index in keep else None
 
 
-def _frames(container: Any, stream: Any, keep: set[int], complain: _Complaints, stop: int) -> Iterator[VideoFrame]:
-    """Those of the first `stop` frames whose number is in `keep`, as they are decoded."""
-    to_rgb = _rgb_converter()
-    for index, frame in enumerate(islice(_decoded(container, stream, complain), stop)):
-        if index in keep:
-            yield _video_frame(index, frame, to_rgb(frame))
-
-
-def _decoded(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any]:
+def _decode(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any]:
     """The frames that decode without complaint, in decode order."""
     import av
 
@@ -109,7 +105,7 @@ def _decoded(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any
         except StopIteration:
             break
         except av.FFmpegError as error:
-            complain("undecodable", f"reading fails after {count} packets ({_line(error)})")
+            complain("undecodable", f"reading fails after {count} packets ({_one_line(error)})")
             break
         count += packet.dts is not None or packet.size > 0  # the last packet is empty and flushes the decoder
         if packet.is_corrupt:
@@ -118,36 +114,27 @@ def _decoded(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
-            complain("undecodable", f"packet {count - 1} does not decode ({_line(error)})")
+            complain("undecodable", f"packet {count - 1} does not decode ({_one_line(error)})")
             continue
         for frame in frames:
             if frame.is_corrupt:
                 complain("undecodable", f"the frame of packet {count - 1} is damaged")
             else:
                 yield frame
-    if (indexed := _indexed(container, stream)) > count:
-        complain("truncated", f"its index lists {indexed} packets, only {count} are there")
-
-
-def _indexed(container: Any, stream: Any) -> int:
-    """Packets the container's index names; 0 where it has no complete one."""
-    complete = _INDEXED & set(container.format.name.split(","))
-    return len(stream.index_entries) if complete else 0
+    if _INDEXED & set(container.format.name.split(",")) and len(stream.index_entries) > count:
+        complain("truncated", f"its index lists {len(stream.index_entries)} packets, only {count} are there")
 
 
 def _expected(container: Any, stream: Any) -> int:
     """Frames to expect where the header has no count: duration times rate. Only a guess."""
     import av
 
-    return round(container.duration / av.time_base * stream.average_rate) if _timed(container, stream) else 0
-
-
-def _timed(container: Any, stream: Any) -> bool:
-    return bool(container.duration and container.duration > 0 and stream.average_rate)
+    has_times = container.duration and container.duration > 0 and stream.average_rate
+    return round(container.duration / av.time_base * stream.average_rate) if has_times else 0
 
 
 def _rgb_converter() -> Callable[[Any], NDArray[np.uint8]]:
-    """What turns a decoded frame into RGB [height, width, 3]: the recipe's `frame.to_ndarray("rgb24")`, and its pixels.
+    """A converter of decoded frames to RGB [height, width, 3], the pixels of the recipe's `frame.to_ndarray("rgb24")`.
 
     One scaler for all frames, on one thread: 8 frames of 320x240 take 0.6 ms, where a scaler of two threads for
     each frame, PyAV's default, takes 3 ms and, on a busy machine, 12.
@@ -169,7 +156,7 @@ def _video_frame(index: int, frame: Any, image: NDArray[np.uint8]) -> VideoFrame
     return VideoFrame(index, None if frame.time is None else float(frame.time), image)
 
 
-def _about(container: Any, stream: Any) -> dict[str, Any]:
+def _describe(container: Any, stream: Any) -> dict[str, Any]:
     return {
         "declared": int(stream.frames) or None,
         "codec": str(stream.codec_context.name),
@@ -178,14 +165,8 @@ def _about(container: Any, stream: Any) -> dict[str, Any]:
     }
 
 
-def _info(about: dict[str, Any], total: int, first: VideoFrame, damage: str | None) -> VideoInfo:
-    from phiv_data.media.video import VideoInfo
-
-    return VideoInfo(decoded=total, width=first.width, height=first.height, damage=damage, **about)
-
-
 @contextmanager
-def _opened(source: Source) -> Iterator[tuple[BinaryIO, str]]:
+def _open_source(source: Source) -> Iterator[tuple[BinaryIO, str]]:
     """The clip as a file object, and what to call it in errors.
 
     FFmpeg never sees the path: it would read `a:b.avi` as a protocol and choose a demuxer by the file's suffix.
@@ -199,11 +180,11 @@ def _opened(source: Source) -> Iterator[tuple[BinaryIO, str]]:
             with source.open("rb") as file:
                 yield file, str(source)
         except OSError as error:
-            raise RejectInput(str(source), "unreadable", _line(error)) from error
+            raise RejectInput(str(source), "unreadable", _one_line(error)) from error
 
 
 def _check_bytes(file: BinaryIO, complain: _Complaints) -> None:
-    """Reject an empty file, and one shorter than its container says."""
+    """Reject an empty file, and one shorter than its container declares."""
     if not file.seek(0, io.SEEK_END):
         raise RejectInput(complain.where, "empty-file", "the file is empty")
     if reason := missing_tail(file):
@@ -223,13 +204,13 @@ def _container(file: BinaryIO, where: str) -> Iterator[tuple[Any, Any]]:
         container = av.open(file, metadata_errors="replace", container_options={"format_whitelist": _FORMATS})
     except (av.FFmpegError, UnicodeError, ValueError, IndexError) as error:
         if is_known_video(head):
-            raise RejectInput(where, "undecodable", f"its container cannot be read ({_line(error)})") from error
+            raise RejectInput(where, "undecodable", f"its container cannot be read ({_one_line(error)})") from error
         raise RejectInput(where, "not-a-video", f"no video container (starts with {head!r})") from error
     with container:
         try:
             yield container, _video_stream(container, where)
         except (av.FFmpegError, UnicodeError, ValueError, IndexError) as error:
-            raise RejectInput(where, "undecodable", _line(error)) from error
+            raise RejectInput(where, "undecodable", _one_line(error)) from error
 
 
 def _video_stream(container: Any, where: str) -> Any:
@@ -251,7 +232,7 @@ def _video_stream(container: Any, where: str) -> Any:
     return stream
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """An exception in a few words, without FFmpeg's error number."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())

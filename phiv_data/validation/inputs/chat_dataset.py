@@ -24,12 +24,12 @@ from typing import Any
 from phiv_data.formats import FORMATS, sharegpt
 from phiv_data.formats.files import INFO, SUFFIXES, is_array, read_entries
 from phiv_data.formats.text import MARKER
-from phiv_data.sources.json_stream import Row, read_json_array
-from phiv_data.storage.dataset import MANIFEST, NO_ROWS
-from phiv_data.storage.jsonl import UTF16_MARKS
+from phiv_data.sources.json_stream import JsonRow, read_json_array
+from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
+from phiv_data.utils.lines import BOM, UTF16_MARKS
 from phiv_data.validation.core.finding import Found
 from phiv_data.validation.core.key_index import KeyIndex
-from phiv_data.validation.inputs.chat_rows import BOM, ExternalRows, places_of
+from phiv_data.validation.inputs.chat_rows import ExternalRows, places_of
 from phiv_data.validation.partial_result import Findings, Partial
 from phiv_data.validation.run import Planned, split_of
 from phiv_data.validation.tasks import DEEP_PIECE_BYTES, PIECE_BYTES, Job, Piece, cut_lines
@@ -96,7 +96,7 @@ def _of_folder(folder: Path, input_format: str) -> list[ExternalFile]:
 
 def _row_files(folder: Path) -> list[Path]:
     names = sorted(name for name in folder.iterdir() if name.suffix in SUFFIXES and name.is_file())
-    return [name for name in names if name.name not in {INFO, *NO_ROWS} and not name.name.startswith(".")]
+    return [name for name in names if name.name not in {INFO, *NON_RECORD_FILES} and not name.name.startswith(".")]
 
 
 def passed_over(folder: Path, files: Iterable[ExternalFile]) -> Iterator[Issue]:
@@ -256,7 +256,7 @@ def _cut_array(rows: ExternalRows, piece_bytes: int, findings: Findings) -> list
     return pieces if share_lines else [replace(piece, element=None) for piece in pieces]
 
 
-def _add(pieces: list[ExternalRows], rows: ExternalRows, row: Row, count: int, piece_bytes: int) -> None:
+def _add(pieces: list[ExternalRows], rows: ExternalRows, row: JsonRow, count: int, piece_bytes: int) -> None:
     """Put an element into the last piece, or into a new one where that is full."""
     end = row.offset + row.length
     if pieces and end - pieces[-1].start <= piece_bytes:

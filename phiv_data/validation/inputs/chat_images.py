@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from phiv_data.formats.files import data_of, is_absolute, is_address, is_data, locate
+from phiv_data.formats.files import decode_data_uri, is_absolute, is_data_uri, is_url, locate_image
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.record_errors import shown_path
+from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import Found, ImageFacts, RowContext
 from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode
 from phiv_schemas import Issue
@@ -29,35 +29,35 @@ class ExternalImages(ImageChecks):
     def look_at(self, paths: Iterable[str]) -> dict[str, ImageFacts]:
         """The facts of each of `paths`. Those of `data:` URIs, which may be megabytes each, are not remembered."""
         wanted = list(dict.fromkeys(paths))
-        embedded = [path for path in wanted if is_data(path)]
-        facts = super().look_at(path for path in wanted if not is_data(path))
+        embedded = [path for path in wanted if is_data_uri(path)]
+        facts = super().look_at(path for path in wanted if not is_data_uri(path))
         if not embedded:
             return facts
         found = dict(zip(embedded, self._map(self._check_data, embedded), strict=True))
         return found | {path: facts[path] for path in wanted if path not in found}
 
     def _check(self, path: str) -> ImageFacts:
-        if is_address(path):
+        if is_url(path):
             return ImageFacts()  # told once for all: Addresses
         try:
-            located = locate(path, self._roots, 0)
+            located = locate_image(path, self._roots, 0)
             is_file = located is not None and stat.S_ISREG(located[0].stat().st_mode)
         except (OSError, ValueError) as error:
-            return broken("PV101", f"no such image {shown_path(path)} ({error})")
+            return broken("PV101", f"no such image {quote_path(path)} ({error})")
         if located is None:
             hint = "" if is_absolute(path) else "Pass the folder that its path starts from as --images_root"
-            return ImageFacts(found=(Found("PV101", None, f"no such image {shown_path(path)}", hint),))
+            return ImageFacts(found=(Found("PV101", None, f"no such image {quote_path(path)}", hint),))
         if not is_file:
-            return broken("PV101", f"is not a file ({shown_path(path)})")
+            return broken("PV101", f"is not a file ({quote_path(path)})")
         return self._read(path, located[0]) if self._deep else ImageFacts()
 
     def _check_data(self, path: str) -> ImageFacts:
         if not self._deep:
             return ImageFacts()
         try:
-            return decode(data_of(path, ""), path, max_pixels=self._max_pixels)
+            return decode(decode_data_uri(path, ""), path, max_pixels=self._max_pixels)
         except RejectInput as error:
-            return broken("PV102", f"broken image {shown_path(path)}: {error.reason}")
+            return broken("PV102", f"broken image {quote_path(path)}: {error.reason}")
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Addresses:
 
     def observe(self, row: RowContext) -> None:
         """Count those of a row."""
-        if count := sum(map(is_address, row.conversation.image_paths)):
+        if count := sum(map(is_url, row.conversation.image_paths)):
             self.images[row.file] += count
 
     def merge(self, other: Addresses) -> Addresses:
@@ -85,9 +85,9 @@ class Addresses:
 def read_image(path: str, roots: Sequence[Path]) -> bytes | None:
     """The bytes of an image; None where there is no file of a bounded size."""
     try:
-        if is_data(path):
-            return data_of(path, "")
-        located = None if is_address(path) else locate(path, [(root, "") for root in roots], 0)
+        if is_data_uri(path):
+            return decode_data_uri(path, "")
+        located = None if is_url(path) else locate_image(path, [(root, "") for root in roots], 0)
         if located is None:
             return None
         status = located[0].stat()

@@ -24,13 +24,13 @@ from phiv_data.formats import FORMATS, ParsedRow, sharegpt
 from phiv_data.formats.fields import RejectRow
 from phiv_data.formats.text import MARKER, Image, read_markers
 from phiv_data.storage.jsonl import Line, parse_line
-from phiv_data.storage.record_errors import duplicate_key_paths, shown
+from phiv_data.storage.record_errors import duplicate_key_paths, short_repr
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.lines import numbered_lines
 from phiv_data.validation.core.finding import Found
 from phiv_data.validation.inputs.fast_parse import FastRecord, FastTurn
 from phiv_schemas import Conversation, Issue, Turn
 
-BOM = b"\xef\xbb\xbf"
 IMG_CONTEXT = "<IMG_CONTEXT>"
 """Where xtuner's rows, which are TRL's otherwise, have their images."""
 
@@ -97,7 +97,7 @@ def _checked(value: Any, rows: ExternalRows, number: int, parse: Parse) -> Line:
     except RejectRow as reject:
         code = _CODES.get(reject.code, "PV504")
         path = row_path(value, reject.path) if reject.path else None
-        return Line(number, 0, None, (Found(code, path, reject.said, _HINTS[code]).at(rows.file, number),))
+        return Line(number, 0, None, (Found(code, path, reject.message, _HINTS[code]).at(rows.file, number),))
     stray = tuple(one.at(rows.file, number) for one in _stray_markers(value, row, rows.format))
     return Line(number, 0, None if stray else conversation(row, rows, number), stray)
 
@@ -120,13 +120,13 @@ def _stray_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Found]:
     others; ms-swift takes it for text, and TRL knows no markers."""
     if format not in ("llava", "sharegpt") or row.image_refs:
         return
-    texts = [(turn.user, turn.places.user) for turn in row.turns] + [(row.system or "", row.system_place)]
-    texts += [(turn.assistant or "", turn.places.assistant) for turn in row.turns]
-    for text, place in texts:
-        content = _at(value, place) if MARKER in text else ""
+    texts = [(turn.user, turn.paths.user) for turn in row.turns] + [(row.system or "", row.system_path)]
+    texts += [(turn.assistant or "", turn.paths.assistant) for turn in row.turns]
+    for text, path in texts:
+        content = _at(value, path) if MARKER in text else ""
         if isinstance(content, str) and any(isinstance(piece, Image) for piece in read_markers(content)):
             what, hint = f"{MARKER} in a row without images", "Add the image, or cut it"
-            yield Found("PV501", row_path(value, place), what, hint)
+            yield Found("PV501", row_path(value, path), what, hint)
 
 
 # Values of a file ---------------------------------------------------------------------------------------------------
@@ -142,14 +142,9 @@ def _values(rows: ExternalRows) -> Iterator[_Value]:
         if rows.is_array:
             yield from _elements(file.read(rows.end - rows.start).decode(), rows, reader)
             return
-        offset = rows.start
-        for number, raw in enumerate(file, start=rows.line):
-            if offset >= rows.end:
-                return
-            body = raw.removeprefix(BOM) if number == 1 else raw
-            if not body.isspace():
-                yield reader.line(body.strip(), number, is_cut=not raw.endswith(b"\n"))
-            offset += len(raw)
+        for number, _, raw in numbered_lines(file, first=rows.line, end=rows.end):
+            if not raw.isspace():
+                yield reader.line(raw.strip(), number, is_cut=not raw.endswith(b"\n"))
 
 
 def _elements(text: str, rows: ExternalRows, reader: _Reader) -> Iterator[_Value]:
@@ -204,7 +199,7 @@ class _Reader:
         found = duplicate_key_paths(text.encode("utf-8", "surrogatepass")) if repeats else ()
         hint = "Keep one: readers take the last without a word"
         return tuple(
-            Found("PV003", path, f"duplicate key {shown(key)}", hint).at(self._file, number) for path, key in found
+            Found("PV003", path, f"duplicate key {short_repr(key)}", hint).at(self._file, number) for path, key in found
         )
 
 
@@ -245,15 +240,15 @@ def places_of(rows: ExternalRows, numbers: set[int]) -> dict[int, OwnPath]:
 def own_path(value: Any, row: ParsedRow, path: str) -> str | None:
     """Where in the row stands what phiv's record has at `path`; None where the row has no such place."""
     if path == "$.system":
-        return row_path(value, row.system_place)
+        return row_path(value, row.system_path)
     match = _OURS.fullmatch(path)
     if match is None or int(match[1]) >= len(row.turns):
         return None
-    places = row.turns[int(match[1])].places
+    places = row.turns[int(match[1])].paths
     if match[2] == "images":
         return row_path(value, places.images[int(match[3])] if match[3] else places.user)
-    place = places.assistant if match[2] == "assistant" else places.user
-    return row_path(value, place if match[2] else place.rpartition(".")[0] or place)
+    own = places.assistant if match[2] == "assistant" else places.user
+    return row_path(value, own if match[2] else own.rpartition(".")[0] or own)
 
 
 def _at(value: Any, path: str) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.record_errors import shown_path
+from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import Found, ImageFacts, Opened
 from phiv_data.validation.core.key_index import Key, digest
 from phiv_data.validation.inputs.checksums import Listing
@@ -50,9 +50,9 @@ def _refused(path: str, sha256: bytes, error: RejectInput) -> ImageFacts:
     from PIL.Image import DecompressionBombError
 
     if error.code != "too-large":
-        return broken("PV102", f"broken image {shown_path(path)}: {error.reason}", sha256)
+        return broken("PV102", f"broken image {quote_path(path)}: {error.reason}", sha256)
     code = "PV113" if isinstance(error.__cause__, DecompressionBombError) else "PV111"
-    return broken(code, f"{shown_path(path)} was not decoded: {error.reason.rstrip('.')}", sha256)
+    return broken(code, f"{quote_path(path)} was not decoded: {error.reason.rstrip('.')}", sha256)
 
 
 def image_key(path: str, facts: ImageFacts, item: int) -> Key:
@@ -107,19 +107,19 @@ class ImageChecks:
     def _check(self, path: str) -> ImageFacts:
         full = f"{self._root}{os.sep}{path}"  # joining with pathlib takes as long as the system calls
         if self._folder_leaves(full.rpartition(os.sep)[0]):
-            return broken("PV103", f"leaves images/ through a symbolic link ({shown_path(path)})")
+            return broken("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
         try:
             status = os.lstat(full)
             if stat.S_ISLNK(status.st_mode):
                 if not os.path.realpath(full).startswith(self._real_root + os.sep):
-                    return broken("PV103", f"leaves images/ through a symbolic link ({shown_path(path)})")
+                    return broken("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
                 status = os.stat(full)  # noqa: PTH116  # see above
         except PermissionError as error:
-            return broken("PV007", f"cannot be read ({shown_path(path)}: {error.strerror})")
+            return broken("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
         except OSError:
-            return broken("PV101", f"no such image {shown_path(path)} under {self._root.name}/")
+            return broken("PV101", f"no such image {quote_path(path)} under {self._root.name}/")
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            return broken("PV101", f"is not a file ({shown_path(path)})")
+            return broken("PV101", f"is not a file ({quote_path(path)})")
         return self._read(path, full) if self._deep else ImageFacts()
 
     def _folder_leaves(self, folder: str) -> bool:
@@ -134,11 +134,11 @@ class ImageChecks:
             with open(full, "rb", buffering=0) as file:  # noqa: PTH123  # Path.open takes as long as the system calls
                 data = file.read()
         except OSError as error:
-            return broken("PV007", f"cannot be read ({shown_path(path)}: {error.strerror})")
+            return broken("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
         sha256 = hashlib.sha256(data).digest()
         if self.listing is not None and (listed := self.listing.get(path)) != sha256:
             what = "bytes differ from those converted: not the sha256 of images.sha256"
             return broken(
-                "PV104", f"{what if listed else 'is not listed in images.sha256'} ({shown_path(path)})", sha256
+                "PV104", f"{what if listed else 'is not listed in images.sha256'} ({quote_path(path)})", sha256
             )
         return decode(data, path, sha256, look=self.look, max_pixels=self._max_pixels)

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.jsonl import Line
-from phiv_data.storage.record_errors import schema_issues, shown_path
-from phiv_data.storage.shards import Row, open_shard, to_conversation
+from phiv_data.storage.record_errors import quote_path, schema_issues
+from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
 from phiv_data.validation.core.finding import Found, ImageFacts
 from phiv_data.validation.inputs.fast_parse import fast_row
 from phiv_data.validation.inputs.image_checks import MAX_REMEMBERED, ImageChecks, decode
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def shard_lines(path: Path, file: str, findings: Findings, *, rows: int | None = None) -> Iterator[tuple[Line, Row]]:
+def shard_lines(
+    path: Path, file: str, findings: Findings, *, rows: int | None = None
+) -> Iterator[tuple[Line, ShardRow]]:
     """The rows of a shard, numbered from 1, each as a checked Line and as it stands.
 
     A shard that cannot be read, or does not hold the `rows` it should, is PV305 and yields nothing.
@@ -51,7 +53,7 @@ def read_batches(path: Path, file: str, findings: Findings) -> list[pa.RecordBat
         return None
 
 
-def row_line(row: Row, file: str, number: int) -> Line:
+def row_line(row: ShardRow, file: str, number: int) -> Line:
     """A row of a shard as a checked line."""
     if (record := fast_row(row)) is not None:
         return Line(number, 0, record)
@@ -71,7 +73,7 @@ class RowChecks:
         self._deep, self._files, self._look, self._max_pixels = deep, files, look, max_pixels
         self._decoded: dict[tuple[bytes, str], ImageFacts] = {}  # by sha256 and path, which findings name
 
-    def check(self, file: str, line: Line, row: Row, findings: Findings) -> tuple[ImageFacts, ...]:
+    def check(self, file: str, line: Line, row: ShardRow, findings: Findings) -> tuple[ImageFacts, ...]:
         """Check one row; one that breaks the contract is left to its own issues. The facts of its images, if sound."""
         if line.conversation is None:
             return ()
@@ -87,11 +89,11 @@ class RowChecks:
             findings.extend(one.at(file, line.number, f"$.images[{i}]") for one in found)
         return tuple(facts for facts, _ in checked)
 
-    def _facts(self, image: Row, meta: Row) -> tuple[ImageFacts, list[Found]]:
+    def _facts(self, image: ShardRow, meta: ShardRow) -> tuple[ImageFacts, list[Found]]:
         """The facts of one image, and all that is wrong with it in this shard."""
         data, path = image["bytes"], image["path"]
         if not data:
-            return ImageFacts(), [Found("PV102", None, f"no bytes for image {shown_path(path)}")]
+            return ImageFacts(), [Found("PV102", None, f"no bytes for image {quote_path(path)}")]
         found = []
         if len(data) != meta["size_bytes"]:
             found.append(Found("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
@@ -102,7 +104,7 @@ class RowChecks:
         if digest.hex() != meta["sha256"]:
             return ImageFacts(sha256=digest), [
                 *found,
-                Found("PV104", None, f"bytes are not those of sha256 in media ({shown_path(path)})"),
+                Found("PV104", None, f"bytes are not those of sha256 in media ({quote_path(path)})"),
             ]
         facts, more = self._decode(data, path, digest)
         if facts.size not in (None, (meta["width"], meta["height"])):
@@ -115,7 +117,7 @@ class RowChecks:
         listed = listing.get(path) if listing else None
         found = []
         if listed not in (None, digest):
-            found.append(Found("PV104", None, f"bytes differ from the file's in images/ ({shown_path(path)})"))
+            found.append(Found("PV104", None, f"bytes differ from the file's in images/ ({quote_path(path)})"))
         file = self._files.get(path) if self._files and listed == digest else None
         if file and file.size:
             return file, found  # what is odd in it is told of the file

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import opened
+from phiv_data.sources.image_index import open_source
 from phiv_data.storage.dataset import MANIFEST, read_manifest
-from phiv_data.storage.record_errors import shown
-from phiv_data.storage.shards import Row, open_shard
+from phiv_data.storage.record_errors import short_repr
+from phiv_data.storage.shards import ShardRow, open_shard
 from phiv_data.validation.core.finding import Found, Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of, is_same_image
 from phiv_data.validation.partial_result import Findings, Partial, merge
@@ -61,7 +61,7 @@ class SourceJob(Job):
     unchecked: Counter[str] = field(default_factory=Counter)
     _shard: tuple[Path, list[pa.RecordBatch]] | None = None
 
-    def rows(self, piece: Rows) -> Iterator[tuple[int, Row]]:
+    def rows(self, piece: Rows) -> Iterator[tuple[int, ShardRow]]:
         """The rows of a piece, numbered from 1, a batch in memory at a time; none of a shard that is broken (PV305)."""
         assert piece.shard
         if self._shard is None or self._shard[0] != piece.shard.path:
@@ -112,7 +112,7 @@ def source_job(
     """
     if not (path / MANIFEST).is_file():
         raise UsageError("--source", f"{path} holds no {MANIFEST}", "Pass the folder that phiv-convert wrote")
-    root = opened(Path(source) if isinstance(source, str) else source, scratch())
+    root = open_source(Path(source) if isinstance(source, str) else source, scratch())
     try:
         manifest = read_manifest(path)
     except ShardError:  # PV304
@@ -169,7 +169,7 @@ class _Image:
     """An image of a row: its number, what its shard says of it, its bytes."""
 
     number: int
-    media: Row
+    media: ShardRow
     data: bytes
 
     def found(self, code: str, message: str, hint: str = "") -> Found:
@@ -186,7 +186,7 @@ class _Check:
     unchecked: Counter[str] = field(default_factory=Counter)
     _clip: tuple[Path | None, dict[int, bytes]] = (None, {})
 
-    def row(self, line: int, row: Row) -> None:
+    def row(self, line: int, row: ShardRow) -> None:
         """Every image of a row, by the source that it names."""
         by_source = defaultdict(list)
         pairs = zip(row["images"] or (), row["media"] or (), strict=False)
@@ -216,7 +216,7 @@ class _Check:
             if sha256 == source:
                 continue
             if image.media["sha256"] == source:  # it says that it is a copy
-                yield image.found("PV310", f"bytes are not those of its source {shown(image.media['source'])}")
+                yield image.found("PV310", f"bytes are not those of its source {short_repr(image.media['source'])}")
             elif not is_same_image(image.data, file):
                 self.unchecked[REMADE] += 1
 
@@ -231,7 +231,7 @@ class _Check:
         try:
             again = self._again(file, {one.media["frame_index"] for one in ours}, self.job.quality or 75)
         except RejectInput as reject:
-            what = f"its source {shown(ours[0].media['source'])} does not decode: {reject.reason}"
+            what = f"its source {short_repr(ours[0].media['source'])} does not decode: {reject.reason}"
             yield ours[0].found("PV310", what)
             return
         for image in ours:
@@ -252,7 +252,7 @@ class _Check:
     def _frame(self, image: _Image, again: bytes | None) -> Iterator[Found]:
         from phiv_data.media.video import decoder_version
 
-        frame = f"frame {image.media['frame_index']} of {shown(image.media['source'])}"
+        frame = f"frame {image.media['frame_index']} of {short_repr(image.media['source'])}"
         if again is None:
             yield image.found("PV310", f"there is no {frame}")
         elif again != image.data:

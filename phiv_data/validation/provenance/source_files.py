@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from phiv_data.sources.image_index import Images, index_images
-from phiv_data.storage.record_errors import shown
+from phiv_data.sources.image_index import ImageIndex, index_images
+from phiv_data.storage.record_errors import short_repr
 from phiv_data.utils.atomic import sha256_of
 from phiv_data.validation.core.finding import Found
 
@@ -52,17 +51,17 @@ class SourceFiles:
                         if sha256_of(opened) == sha256:
                             return file
                 except OSError as error:
-                    return Found("PV311", None, f"its source {shown(source)} cannot be read: {error.strerror}")
+                    return Found("PV311", None, f"its source {short_repr(source)} cannot be read: {error.strerror}")
                 others.append(file)
         if len(others) > MAX_NAMESAKES:
             return SEVERAL
         if others:
-            return Found("PV312", None, f"its source {shown(source)} has changed: it has another sha256")
+            return Found("PV312", None, f"its source {short_repr(source)} has changed: it has another sha256")
         if (match := _EMBEDDED.fullmatch(source)) and sha256.startswith(match[1]):
             return IN_ROW
         if self._holder is not None:
-            return f"it is no file below the source, and may be in {shown(self._holder)}"
-        return Found("PV311", None, f"its source {shown(source)} is not there")
+            return f"it is no file below the source, and may be in {short_repr(self._holder)}"
+        return Found("PV311", None, f"its source {short_repr(source)} is not there")
 
     def _exact(self, source: str) -> list[Path]:
         parts = source.split("/")
@@ -75,16 +74,10 @@ class SourceFiles:
             return []
 
     def _by_name(self, source: str) -> list[Path]:
-        name = source.rpartition("/")[2]
-        folders = self._images.folders.get(name, ())
-        files = [Path(folder, name) for folder in ([folders] if isinstance(folders, str) else folders)]
-        agreement = {file: _common_tail(file.as_posix(), source) for file in files}
-        best = max(agreement.values(), default=0)
-        alike = (self._images.root / file for file in files if agreement[file] == best)
-        return list(islice(alike, MAX_NAMESAKES + 1))
+        return self._images.candidates(source)[: MAX_NAMESAKES + 1]
 
     @cached_property
-    def _images(self) -> Images:
+    def _images(self) -> ImageIndex:
         return index_images(self.root)
 
     @cached_property
@@ -94,9 +87,3 @@ class SourceFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "_remembered": {}}
-
-
-def _common_tail(one: str, other: str) -> int:
-    """How many parts two paths share, counted from the last."""
-    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(one.count("/"), other.count("/")) + 1)

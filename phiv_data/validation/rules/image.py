@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
-from phiv_data.formats.files import is_data
+from phiv_data.formats.files import is_data_uri
 from phiv_data.media.images import MAX_PAGES, count_images
-from phiv_data.storage.record_errors import shown_path
+from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import Found, Opened
 from phiv_schemas import Conversation
 
@@ -67,7 +67,7 @@ def suffix(opened: Opened) -> Iterable[Found]:
     is_format = plain_format(opened.whole.format)
     if said in (None, is_format):
         return ()
-    return (Found("PV110", None, f"{shown_path(opened.path)} is {is_format}, not the {said} its {by} says"),)
+    return (Found("PV110", None, f"{quote_path(opened.path)} is {is_format}, not the {said} its {by} says"),)
 
 
 def too_small(opened: Opened) -> Iterable[Found]:
@@ -77,7 +77,7 @@ def too_small(opened: Opened) -> Iterable[Found]:
         return ()
     is_dot = min(width, height) < MIN_SIDE
     what = "a model sees nothing in it" if is_dot else f"one side is over {MAX_RATIO} times the other"
-    return (Found("PV112", None, f"{shown_path(opened.path)} has {width}x{height} pixels: {what}"),)
+    return (Found("PV112", None, f"{quote_path(opened.path)} has {width}x{height} pixels: {what}"),)
 
 
 def turned(opened: Opened) -> Iterable[Found]:
@@ -87,7 +87,7 @@ def turned(opened: Opened) -> Iterable[Found]:
         return ()
     stored = _STORED.get(orientation, "on its side")
     what = f"is stored {stored} (EXIF orientation {orientation}), and shown so where EXIF is ignored"
-    return (Found("PV114", None, f"{shown_path(opened.path)} {what}"),)
+    return (Found("PV114", None, f"{quote_path(opened.path)} {what}"),)
 
 
 def animated(opened: Opened) -> Iterable[Found]:
@@ -98,7 +98,7 @@ def animated(opened: Opened) -> Iterable[Found]:
         return ()
     parts = "pages" if kind == "TIFF" else "frames"
     more = "or more " if kind == "TIFF" and frames == MAX_PAGES else ""
-    return (Found("PV115", None, f"{shown_path(opened.path)} has {frames} {more}{parts}, of which the first is used"),)
+    return (Found("PV115", None, f"{quote_path(opened.path)} has {frames} {more}{parts}, of which the first is used"),)
 
 
 def mode(opened: Opened) -> Iterable[Found]:
@@ -106,7 +106,7 @@ def mode(opened: Opened) -> Iterable[Found]:
     if opened.whole.mode in ("RGB", "L", "1", "YCbCr") and "transparency" not in opened.whole.pixels.info:
         return ()
     what = _odd(opened.whole.mode, opened.whole.pixels)
-    return (Found("PV116", None, f"{shown_path(opened.path)} {what}"),) if what else ()
+    return (Found("PV116", None, f"{quote_path(opened.path)} {what}"),) if what else ()
 
 
 def twice(record: Conversation) -> Iterable[Found]:
@@ -122,7 +122,7 @@ def _twice(record: Conversation) -> Iterator[Found]:
         for i, path in enumerate(turn.images):
             if (first := turn.images.index(path)) < i:
                 yield Found(
-                    "PV117", f"$.conversations[{t}].images[{i}]", f"{shown_path(path)} is images[{first}] again"
+                    "PV117", f"$.conversations[{t}].images[{i}]", f"{quote_path(path)} is images[{first}] again"
                 )
 
 
@@ -133,7 +133,7 @@ def plain_format(format: str) -> str:
 
 def said_format(path: str) -> tuple[str | None, str]:
     """The format that a path or a `data:` URI says, and by what. None where it says none."""
-    if is_data(path):
+    if is_data_uri(path):
         head = path[:100].split(",")[0].lower()  # data:image/png;base64,
         return _FORMAT.get(f".{head.split(';')[0].removeprefix('data:image/')}"), "type"
     return _FORMAT.get(PurePosixPath(path).suffix.lower()), "suffix"

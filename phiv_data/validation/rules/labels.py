@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from phiv_data.storage.record_errors import shown
+from phiv_data.storage.record_errors import short_repr
 from phiv_data.validation.core.finding import Found, RowContext
 from phiv_data.validation.rules.leakage import told_as
 from phiv_schemas import Issue, Turn
@@ -206,7 +206,7 @@ def _variants(classes: list[Class]) -> Iterator[Issue]:
     """PV233."""
     for one in classes:
         for variant in one.variants:
-            what = f"answer {shown(variant.name)} ({_rows(variant.rows())}) is class {shown(one.name)}"
+            what = f"answer {short_repr(variant.name)} ({_rows(variant.rows())}) is class {short_repr(one.name)}"
             what += f" ({_rows(one.rows() - sum(v.rows() for v in one.variants))}) in another spelling"
             yield Found("PV233", _ANSWER, what).at(*variant.first())
 
@@ -219,7 +219,7 @@ def _unseen(classes: list[Class]) -> Iterator[Issue]:
     for one in classes:
         for split in splits:
             if not one.rows(_TRAIN) and one.rows(split):
-                what = f"class {shown(one.name)} ({_rows(one.rows(split))} of {split}) is in no row of train"
+                what = f"class {short_repr(one.name)} ({_rows(one.rows(split))} of {split}) is in no row of train"
                 yield Found("PV231", _ANSWER, what).at(*one.first(split))
 
 
@@ -231,7 +231,7 @@ def _missing(classes: list[Class]) -> Iterator[Issue]:
         file, _ = min(one.first(split) for one in classes if one.rows(split))
         for one in classes:
             if not one.rows(split) and one.rows(_TRAIN) * total >= _EXPECTED * train > 0:
-                what = f"none of {_rows(total)} of {split} has class {shown(one.name)}"
+                what = f"none of {_rows(total)} of {split} has class {short_repr(one.name)}"
                 yield Found("PV232", None, f"{what}, which {_rows(one.rows(_TRAIN))} of {train} of train have").at(file)
 
 
@@ -243,8 +243,8 @@ def _imbalance(classes: list[Class]) -> Iterator[Issue]:
         rarest, top = there[0], there[-1]
         rare = sum(_IMBALANCE * one.rows(split) <= top.rows(split) for one in there)
         if rare:
-            what = f"class {shown(rarest.name)} has {_rows(rarest.rows(split))} of {split}, class {shown(top.name)}"
-            what += f" {top.rows(split)}"
+            what = f"class {short_repr(rarest.name)} has {_rows(rarest.rows(split))} of {split}, "
+            what += f"class {short_repr(top.name)} {top.rows(split)}"
             more = f" ({rare - 1} more classes are as rare)" if rare > 1 else ""
             yield Found("PV230", None, what + more).at(rarest.first(split)[0])
 

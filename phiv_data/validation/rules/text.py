@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
-from phiv_data.storage.record_errors import shown
+from phiv_data.storage.record_errors import short_repr
 from phiv_data.validation.core.finding import Found
 from phiv_data.validation.rules.mojibake import mojibake
 from phiv_schemas import Conversation, Turn
@@ -43,11 +43,11 @@ def _blanks(record: Conversation) -> Iterator[Found]:
         path = f"$.conversations[{t}]"
         if not turn.user.strip():
             what = "asks nothing" if turn.images else "asks nothing and shows no image"
-            yield Found("PV210", f"{path}.user", f"{what} (found {shown(turn.user)})")
+            yield Found("PV210", f"{path}.user", f"{what} (found {short_repr(turn.user)})")
         elif not _at_images(turn):
             yield from _edges(f"{path}.user", turn.user, _LINE_ENDS)
         if turn.assistant is not None and not turn.assistant.strip():
-            yield Found("PV211", f"{path}.assistant", f"answers nothing (found {shown(turn.assistant)})")
+            yield Found("PV211", f"{path}.assistant", f"answers nothing (found {short_repr(turn.assistant)})")
         elif turn.assistant is not None:
             yield from _edges(f"{path}.assistant", turn.assistant)
 
@@ -60,7 +60,9 @@ def _edges(path: str, text: str, fine: str = "") -> Iterator[Found]:
     text = text.strip(fine) if fine else text
     before = text[: len(text) - len(text.lstrip())]
     after = text[len(text.rstrip()) :]
-    if where := [f"{word} with {shown(blanks)}" for word, blanks in (("begins", before), ("ends", after)) if blanks]:
+    if where := [
+        f"{word} with {short_repr(blanks)}" for word, blanks in (("begins", before), ("ends", after)) if blanks
+    ]:
         yield Found("PV212", path, " and ".join(where))
 
 
@@ -128,7 +130,7 @@ _SPEAKER = re.compile(r"^[ \t]*+(Human|User|Assistant)[ \t]*:", re.MULTILINE)
 def role_in_text(text: str) -> str:
     """PV215: a line that names who speaks, as the text form of other templates does; or a dialogue within one text."""
     if marker := _ROLE_LINE.search("\n" + text):
-        return f"a line begins with {shown(marker[0].strip())}, as if someone else spoke"
+        return f"a line begins with {short_repr(marker[0].strip())}, as if someone else spoke"
     if "\n" in text and "Assistant" in text and len(speakers := set(_SPEAKER.findall(text))) > 1:
         return "holds a whole dialogue, with 'Assistant:' at the start of lines" if "Assistant" in speakers else ""
     return ""
@@ -170,7 +172,9 @@ def control_token(text: str) -> str:
 def bad_decoding(text: str) -> str:
     """PV221: UTF-8 that was read as another encoding."""
     found = mojibake(text)
-    return f"{shown(found[0])} is UTF-8 that was read as Windows-1252: it was {shown(found[1])}" if found else ""
+    return (
+        f"{short_repr(found[0])} is UTF-8 that was read as Windows-1252: it was {short_repr(found[1])}" if found else ""
+    )
 
 
 _CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -244,7 +248,8 @@ def not_composed(text: str) -> str:
     for second in COMPOSES.finditer(text):
         pair = text[max(0, second.start() - 1) : second.end()]
         if len(composed := unicodedata.normalize("NFC", pair)) < len(pair):
-            return f"{shown(composed)} is written as two characters, {' '.join(f'U+{ord(char):04X}' for char in pair)}"
+            codes = " ".join(f"U+{ord(char):04X}" for char in pair)
+            return f"{short_repr(composed)} is written as two characters, {codes}"
     return ""
 
 

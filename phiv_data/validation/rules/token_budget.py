@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.record_errors import shown_path
+from phiv_data.storage.record_errors import quote_path
 from phiv_data.utils.plugins import load_plugins
 from phiv_data.validation.core.finding import Found, ImageFacts, RowContext
 from phiv_data.validation.core.row_stats import Bins, histograms
@@ -127,7 +127,7 @@ def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Found | Non
         try:
             size = facts.size or facts.declared or _header_size(path, facts, root)
         except RejectInput as reject:
-            return Found("PV251", _place(row.conversation, i), f"no size of image {shown_path(path)}: {reject.reason}")
+            return Found("PV251", _place(row.conversation, i), f"no size of image {quote_path(path)}: {reject.reason}")
         if size is None:
             return None
         sizes.append(size)

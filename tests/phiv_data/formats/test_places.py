@@ -13,7 +13,7 @@ from test_laws import NAMES, ROWS, places_of
 
 from phiv_data.formats import FORMATS
 from phiv_data.formats.fields import RejectRow
-from phiv_data.formats.text import place, read_markers
+from phiv_data.formats.text import join_pieces, read_markers
 from phiv_data.validation.partial_result import value_at
 from phiv_schemas import Conversation
 
@@ -26,7 +26,7 @@ def text_of(content: Any) -> str:
     """The text of a rendered message, without its images."""
     if isinstance(content, list):
         return "".join(part.get("text", "") for part in content)
-    return place(read_markers(content))[0]
+    return join_pieces(read_markers(content))[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,11 +35,11 @@ def test_every_part_of_a_row_stands_where_it_says(name: str, conversation: Conve
     record = json.loads(json.dumps(FORMATS[name].render(conversation)))
     row = FORMATS[name].parse(record, "row")
     for turn in row.turns:
-        assert text_of(at(record, turn.places.user)) in (turn.user, f"\n{turn.user}")
+        assert text_of(at(record, turn.paths.user)) in (turn.user, f"\n{turn.user}")
         if turn.assistant is not None:
-            assert text_of(at(record, turn.places.assistant)) == turn.assistant
-        assert [at(record, place) for place in turn.places.images] == list(turn.images)
-    assert row.system is None or text_of(at(record, row.system_place)) == row.system
+            assert text_of(at(record, turn.paths.assistant)) == turn.assistant
+        assert [at(record, path) for path in turn.paths.images] == list(turn.images)
+    assert row.system is None or text_of(at(record, row.system_path)) == row.system
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,12 +118,12 @@ def exists(record: Any, path: str) -> bool:
     ],
 )
 def test_rows_of_every_kind(name: str, record: Any, user: str, assistant: str, images: list[str]) -> None:
-    places = FORMATS[name].parse(record, "row").turns[0].places
+    places = FORMATS[name].parse(record, "row").turns[0].paths
     assert (places.user, places.assistant, list(places.images)) == (user, assistant, images)
 
 
 @pytest.mark.parametrize(
-    ("name", "record", "path", "said"),
+    ("name", "record", "path", "message"),
     [
         (
             "llava",
@@ -152,7 +152,7 @@ def test_rows_of_every_kind(name: str, record: Any, user: str, assistant: str, i
         ),
     ],
 )
-def test_rejects_of_every_kind(name: str, record: Any, path: str, said: str) -> None:
+def test_rejects_of_every_kind(name: str, record: Any, path: str, message: str) -> None:
     with pytest.raises(RejectRow) as error:
         FORMATS[name].parse(record, "row")
-    assert (error.value.path, error.value.said) == (path, said)
+    assert (error.value.path, error.value.message) == (path, message)

@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import checked_image, index_images, opened, read_image, sources_sha256, unpacked
+from phiv_data.sources.image_index import (
+    checked_image,
+    index_images,
+    load_image,
+    open_source,
+    read_image,
+    sources_sha256,
+    unpack,
+)
 from phiv_schemas import SourceError
 
 
@@ -69,6 +77,15 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert images.find("a.png").read_bytes() == b"x"
 
 
+def test_candidates_are_all_that_agree_most_and_lie_inside(tmp_path: Path) -> None:
+    files = [write(tmp_path / name, b"x").absolute() for name in ("a/1.png", "b/c/1.png", "d/c/1.png")]
+    images = index_images(tmp_path)
+    assert images.candidates("x/c/1.png") == files[1:]
+    assert images.candidates("1.png") == images.candidates("x/1.png") == files
+    assert images.candidates("d/c/1.png") == files[2:]
+    assert images.candidates("../../2.png") == []
+
+
 def test_several_folders_are_indexed_under_the_one_around_them(tmp_path: Path) -> None:
     one, two = write(tmp_path / "a/1.png", b"1"), write(tmp_path / "b/2.png", b"2")
     images = index_images(tmp_path / "a", tmp_path / "b")
@@ -97,6 +114,16 @@ def test_a_image_that_does_not_decode_is_rejected(data: bytes, code: str) -> Non
         checked_image("a.png", data, where="f:1")
 
 
+def test_an_image_is_loaded_with_the_name_and_hash_of_its_source(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.png", png())
+    image = load_image(file, "train/a.png")
+    assert image == checked_image("train/a.png", file.read_bytes(), where="train/a.png", source="train/a.png")
+    assert load_image(file, "train/a.png", where="rows:7", source="img/a.png").meta.source == "img/a.png"
+    for broken in (tmp_path / "none.png", write(tmp_path / "b.png", b"<html>")):
+        with pytest.raises(RejectInput, match=r"^rows:7: "):
+            load_image(broken, "train/a.png", where="rows:7")
+
+
 def test_what_is_no_regular_file_is_unreadable(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("pipe.png", "none.png"):
@@ -118,31 +145,31 @@ def tar(path: Path, **files: bytes) -> Path:
 
 def test_a_folder_is_itself_and_an_archive_is_unpacked_once(tmp_path: Path) -> None:
     archive = tar(tmp_path / "a.tar.gz", one=b"1")
-    assert opened(tmp_path, tmp_path / "scratch") == tmp_path
-    folder = opened(archive, tmp_path / "scratch", sha256=sources_sha256(archive))
+    assert open_source(tmp_path, tmp_path / "scratch") == tmp_path
+    folder = open_source(archive, tmp_path / "scratch", sha256=sources_sha256(archive))
     assert (folder / "one").read_bytes() == b"1"
     (folder / "mark").touch()
-    assert opened((archive,), tmp_path / "scratch") == folder
+    assert open_source((archive,), tmp_path / "scratch") == folder
     assert (folder / "mark").exists()
-    assert unpacked(archive, tmp_path / "scratch") == folder
+    assert unpack(archive, tmp_path / "scratch") == folder
 
 
 def test_several_archives_lie_in_one_folder_whatever_their_order(tmp_path: Path) -> None:
     one, two = tar(tmp_path / "a.tar.gz", one=b"1"), tmp_path / "b.zip"
     with zipfile.ZipFile(two, "w") as archive:
         archive.writestr("two", b"2")
-    folder = opened((one, two), tmp_path / "scratch")
+    folder = open_source((one, two), tmp_path / "scratch")
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {"one", "two"}
-    assert opened([two, one], tmp_path / "scratch") == folder
+    assert open_source([two, one], tmp_path / "scratch") == folder
     assert sources_sha256((one, two)) == sources_sha256((two, one)) != sources_sha256(one)
     assert sources_sha256((one, tmp_path)) is None
 
 
 def test_what_is_not_there_or_no_archive_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"--source: no such file or folder '.*gone'"):
-        opened(tmp_path / "gone", tmp_path / "scratch")
+        open_source(tmp_path / "gone", tmp_path / "scratch")
     page = write(tmp_path / "data.tar.gz", b"<!DOCTYPE html><title>Log in</title>")
     with pytest.raises(SourceError, match="a login, licence or error page was saved under its name"):
-        opened(page, tmp_path / "scratch")
+        open_source(page, tmp_path / "scratch")
     with pytest.raises(SourceError, match="is a folder among archives"):
-        opened((tmp_path, page), tmp_path / "scratch")
+        open_source((tmp_path, page), tmp_path / "scratch")

@@ -95,7 +95,7 @@ def test_a_broken_line_is_told_and_the_others_are_read(tmp_path: Path, line: byt
         ('{"a": 1}', r"a\.json:1: expected an array \(found '\{'\)"),
         ("", r"a\.json:1: the file ends before"),
         ("[" * 100_000, r"a\.json:1: not valid JSON"),
-        ("[1]\n[2]\n", r"a\.json:2: the file goes on after the end of its array"),
+        ("[1]\n[2]\n", r"a\.json:2: the file continues after the end of its array"),
     ],
 )
 def test_a_broken_array_is_one_line_with_its_place(tmp_path: Path, content: str, message: str) -> None:

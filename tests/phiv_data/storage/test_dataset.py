@@ -90,6 +90,12 @@ def test_sizes_are_those_of_the_images_in_order(tmp_path: Path) -> None:
     metas = [image.meta for row in rows for image in row.images]
     assert sizes.widths.tolist() == [meta.width for meta in metas]
     assert sizes.heights.tolist() == [meta.height for meta in metas]
+    assert [data.sizes_of(i) for i in range(9)] == [
+        tuple((i.meta.width, i.meta.height) for i in r.images) for r in rows
+    ]
+    assert data.sizes_of(-1) == data.sizes_of(8)
+    with pytest.raises(IndexError):
+        data.sizes_of(9)
 
 
 def test_images_are_decoded_when_asked(out: Path) -> None:

@@ -152,7 +152,7 @@ def test_elements_have_the_line_they_begin_on_or_their_number_where_lines_are_sh
         (b', {"conversations": [', "PV001", "not valid JSON"),
         (b", nonsense]", "PV001", "not valid JSON"),
         (b', "\xff"]', "PV005", "is not UTF-8"),
-        (b"] []", "PV001", "goes on after the end of its array"),
+        (b"] []", "PV001", "continues after the end of its array"),
     ],
 )
 def test_of_a_broken_array_the_rows_before_are_checked(tmp_path: Path, end: bytes, code: str, what: str) -> None:
