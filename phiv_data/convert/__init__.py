@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phiv_data.convert.base import Converter, ConverterOptions, Duplicate, Inputs, Item
-    from phiv_data.convert.images import load_image
     from phiv_data.media.reject import RejectInput
+    from phiv_data.sources.image_index import load_image
     from phiv_data.storage.sample import Draft, EncodedImage
     from phiv_schemas import SourceError, Turn, UsageError
 
@@ -43,7 +43,7 @@ _MODULES = {
     "SourceError": "phiv_schemas",
     "Turn": "phiv_schemas",
     "UsageError": "phiv_schemas",
-    "load_image": "phiv_data.convert.images",
+    "load_image": "phiv_data.sources.image_index",
 }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from phiv_data.storage.jsonl import UTF16_MARKS, Line, parse_line, read_range
 from phiv_data.storage.shards import Row, to_conversation
 from phiv_data.utils.atomic import sha256_file
-from phiv_data.utils.process_pool import WorkerDied, can_start, default_workers, run_local, survives
+from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
 from phiv_data.validation.core.aggregators import Tally
 from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings
 from phiv_data.validation.inputs.chat_images import Addresses, ExternalImages
@@ -30,7 +30,7 @@ from phiv_data.validation.inputs.shard_checks import RowChecks, read_batches, sh
 from phiv_data.validation.partial_result import Builder, Findings, Partial
 from phiv_data.validation.rules.leakage import has_roles
 from phiv_data.validation.rules.registry import PLAIN_RULES, RECORD_RULES
-from phiv_schemas import Conversation, EnvironmentProblem
+from phiv_schemas import Conversation
 
 AGAIN = "Run the same phiv-convert command with --overwrite"
 PIECE_BYTES = 2**22  # of jsonl: some 10,000 rows
@@ -142,35 +142,16 @@ def run_pieces(
 ) -> Iterator[Partial]:
     """The Partial of every piece, in order of completion. None: a worker per core, none for few pieces.
 
-    A piece that kills its process (a decoder that crashes) is PV102. EnvironmentProblem when workers die otherwise.
+    A piece that kills its process (a decoder that crashes) is PV102. EnvironmentProblem when workers do not start.
     """
     workers = min(default_workers(), len(job.pieces) // 2) if num_workers is None else num_workers
     workers = workers if workers > 1 or num_workers else 0
     job.threads = 0 if workers else min(8, default_workers())
     try:
-        left = dict.fromkeys(range(len(job.pieces)))
-        while left:
-            try:
-                for i, partial in run_local(check, job, list(left), workers):
-                    del left[i]
-                    yield partial
-            except WorkerDied as died:
-                dead = _dead(job, [i for i in died.indices if i in left], check)
-                for i in dead:
-                    del left[i]
-                    yield _crashed(job, job.pieces[i])
+        for i, partial in run_isolated(check, job, range(len(job.pieces)), workers):
+            yield _crashed(job, job.pieces[i]) if isinstance(partial, Killed) else partial
     finally:
         job.close()
-
-
-def _dead(job: Job, indices: list[int], check: Callable[[Job, int], Partial]) -> list[int]:
-    """Those that kill a process of their own."""
-    if not can_start():
-        what, hint = "no worker process comes up", "Put the call under if __name__, or use num_workers=0"
-        raise EnvironmentProblem("num_workers", what, hint)
-    if dead := [i for i in indices if not survives(check, job, i)]:
-        return dead
-    raise EnvironmentProblem("num_workers", "a worker process was killed (out of memory?)", "Use fewer workers")
 
 
 def _crashed(job: Job, piece: Piece) -> Partial:
