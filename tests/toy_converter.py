@@ -48,8 +48,7 @@ class ToyOptions(Converter):
         return (Item(p.parent.name, p.name, p) for p in sorted(files, key=lambda path: path.name))
 
     def draft(self, item: Item) -> Draft:
-        path = item.content
-        assert isinstance(path, Path)
+        path = item.path
         if "kill" in path.name:
             os.kill(os.getpid(), signal.SIGKILL)
         if "bad" in path.name:

@@ -27,8 +27,8 @@ from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from phiv_data.convert.base import Duplicate, Inputs, Item
-    from phiv_data.convert.seen_index import SeenIndex
     from phiv_data.storage.sample import Draft, EncodedImage
+    from phiv_data.utils.seen_index import SeenIndex
     from phiv_schemas import Conversation, Issue
 
 _ORDER = ("train", "val", "valid", "validation", "dev", "test")
@@ -135,7 +135,7 @@ class Jsonl(Converter):
     def inputs(self) -> Inputs:
         """Every line that is not blank, but for those given twice. 16 bytes of memory each."""
         from phiv_data.convert.base import Inputs
-        from phiv_data.convert.seen_index import open_seen_index
+        from phiv_data.utils.seen_index import open_seen_index
 
         self.scratch.mkdir(parents=True, exist_ok=True)
         listing = Listing({split: Part(split, self.images) for split in self.splits})
@@ -293,7 +293,7 @@ def _list_file(file: File, val_fraction: float, seen_index: SeenIndex, listing: 
     for row in read_json_lines(file.path):
         row_id, digest, group = _look(row.value)
         place = f"{file.path.name}:{row.line:08d}"
-        before = seen_index.claim(row_id, digest, place) if row_id is not None else None
+        before = seen_index.register(row_id, digest, place) if row_id is not None else None
         if before is not None and before[0] == digest:
             listing.duplicates.append(Duplicate(before[1], place))
             continue

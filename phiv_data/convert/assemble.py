@@ -16,12 +16,12 @@ from typing import Any
 
 from phiv_data.convert.base import Inputs
 from phiv_data.convert.plan import ConversionTask
-from phiv_data.convert.seen_index import SeenIndex, open_seen_index
 from phiv_data.convert.staging import MANIFEST
 from phiv_data.convert.tasks import ConversionJob, WrittenRow, iter_samples, load_report
 from phiv_data.storage.card import dataset_card
 from phiv_data.storage.sample import Sample
 from phiv_data.utils.atomic import TMP_PREFIX, HashingWriter, atomic_write, sha256_file
+from phiv_data.utils.seen_index import SeenIndex, open_seen_index
 from phiv_schemas import Accounting, FileInfo, Manifest, ShardInfo, SourceError, SplitInfo
 
 
@@ -47,7 +47,7 @@ def assemble(job: ConversionJob) -> AssembledFiles:
             for split in job.plan.splits:
                 _assemble_split(job, split, assembled, seen_index, rejects)
         with atomic_write(stage / "images.sha256") as hashes:
-            for path, sha256 in seen_index.claims():
+            for path, sha256 in seen_index.registered():
                 hashes.write(f"{sha256}  images/{path}\n".encode())
         assembled.identical = seen_index.identical_sources()
     assembled.rejects = _info("rejects.jsonl", rejects)
@@ -58,7 +58,7 @@ def assemble(job: ConversionJob) -> AssembledFiles:
 def _assemble_split(
     job: ConversionJob, split: str, assembled: AssembledFiles, seen_index: SeenIndex, rejects: HashingWriter
 ) -> None:
-    name, images_before = f"{job.plan.converter.name}_{split}.jsonl", seen_index.num_claims
+    name, images_before = f"{job.plan.converter.name}_{split}.jsonl", seen_index.num_registered
     sizes = assembled.row_sizes[split] = array("Q")
     with atomic_write(job.workspace.stage / name) as jsonl:
         for task in _tasks_of(job, split):
@@ -72,23 +72,23 @@ def _assemble_split(
             for reject in report.rejects:
                 rejects.write(f"{reject.model_dump_json()}\n".encode())
                 assembled.rejected[reject.code] += 1
-    images = seen_index.num_claims - images_before
+    images = seen_index.num_registered - images_before
     assembled.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=_info(name, jsonl))
 
 
 def _note(job: ConversionJob, seen_index: SeenIndex, row: WrittenRow) -> None:
     """Enter the row's id, images and their sources. SourceError where an id or a path stands for two things."""
     row_id = row.conversation.id
-    if not seen_index.claim_id(row_id):
+    if not seen_index.register_id(row_id):
         what = f"two rows have the id {row_id!r} (one may have got it by its number)"
         raise SourceError(job.plan.converter.name, what, "Give every row an id of its own, or none")
     for meta in row.media:
-        before = seen_index.claim(meta.path, meta.sha256, row_id)
+        before = seen_index.register(meta.path, meta.sha256, row_id)
         if before is not None and before[0] != meta.sha256:
             what = f"two images have this path, one of row {before[1]!r}, another of row {row_id!r}"
             raise SourceError(f"images/{meta.path}", what, "Rename one of them in the source")
         if meta.source is not None and meta.source_sha256 is not None:
-            seen_index.note_source(meta.source_sha256, meta.source)
+            seen_index.add_source(meta.source_sha256, meta.source)
 
 
 def _tasks_of(job: ConversionJob, split: str) -> list[ConversionTask]:

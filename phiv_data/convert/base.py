@@ -35,6 +35,12 @@ class Item:
     payload: Any = field(default=None, compare=False)
     size_bytes: int | None = None
 
+    @property
+    def path(self) -> Path:
+        """The content of an input that is one file."""
+        assert isinstance(self.content, Path), f"{self.key}: its content is not one file"
+        return self.content
+
 
 _NO_OPTIONS = ("name", "splits", "synthetic", "record_source", "version", "sharing")
 

@@ -21,8 +21,8 @@ from typing import IO
 
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.convert.fingerprint import FileVersion, SourceState, file_reader
-from phiv_data.convert.seen_index import open_seen_index
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.seen_index import open_seen_index
 from phiv_schemas import SourceError
 
 # Rows of a task: 32 of any size, more of small ones, so that a report's two syncs to disk are shared by enough work.
@@ -184,7 +184,7 @@ def _check_keys(name: str, split: _ListedSplit, items_dir: Path) -> None:
     with open_seen_index(items_dir / "keys.sqlite") as seen:
         for _, offset in split.tasks:
             for item in load_items(ConversionTask(0, split.name, 0, 0, split.path, offset)):
-                if not seen.claim_id(item.key):
+                if not seen.register_id(item.key):
                     raise SourceError(name, f"input {item.key!r} is listed twice in {split.name!r}")
 
 
