@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
+from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ MAX_KEPT_NAME = 180
 
 
 @dataclass(frozen=True)
-class CauldronOptions:
+class CauldronOptions(ConverterOptions):
     """Tables of The Cauldron or FineVision (columns images and texts) to conversations."""
 
     source: Path
@@ -81,13 +82,13 @@ class _Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cauldron:
+class Cauldron(Converter):
     """Opened tables: lists their rows and turns one into a draft."""
 
     options_: CauldronOptions
     root: Path
     tables: tuple[Table, ...]
-    identity: dict[str, Any] | None
+    fixed_identity: dict[str, Any] | None
     name: str = "cauldron"
     synthetic: bool = False
     splits: tuple[str, ...] = field(init=False)
@@ -115,8 +116,8 @@ class Cauldron:
 
     def options(self) -> dict[str, Any]:
         """Everything that shapes the output; of a folder also a hash of its files' names and sizes."""
-        if self.identity is not None:
-            return self.identity
+        if self.fixed_identity is not None:
+            return self.fixed_identity
         files = [[_name(self.root, table), table.path.stat().st_size, table.num_rows] for table in self.tables]
         return self.options_.shape() | {"tables_sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest()}
 
@@ -131,7 +132,7 @@ class Cauldron:
         parts = [part for number in range(len(self.tables)) for part in self._parts(number)]
         order = {split: rank for rank, split in enumerate(self.splits)}
         parts.sort(key=lambda part: (order[part.split], f"{part.name}:"))
-        return Inputs(_Rows(parts), notices=tuple(_notices(self.tables)))
+        return Inputs(_Rows(parts), warnings=tuple(_notices(self.tables)))
 
     def draft(self, item: Item) -> Draft:
         """One row as one conversation."""
@@ -166,12 +167,12 @@ class Cauldron:
         split, name = _split(table), _name(self.root, table)
         size = table.path.stat().st_size // max(table.num_rows, 1)
         if split != "train" or not self.options_.val_fraction:
-            yield _Part(split, name, number, range(table.num_rows), size)
+            yield _Part(split, name, number, range(table.num_rows), size, table.path)
             return
         rows = {"train": array("Q"), "val": array("Q")}
         for row, share in enumerate(_shares(table)):
             rows["val" if share < self.options_.val_fraction else "train"].append(row)
-        yield from (_Part(split, name, number, rows[split], size) for split in rows)
+        yield from (_Part(split, name, number, rows[split], size, table.path) for split in rows)
 
 
 class _Part(NamedTuple):
@@ -182,12 +183,13 @@ class _Part(NamedTuple):
     table: int
     rows: Sequence[int]
     row_bytes: int
+    path: Path
 
     def item(self, index: int) -> Item:
         from phiv_data.convert.base import Item
 
         row = self.rows[index]
-        return Item(self.split, f"{self.name}:{row:08d}", self.row_bytes, _Place(self.table, row))
+        return Item(self.split, f"{self.name}:{row:08d}", self.path, _Place(self.table, row), self.row_bytes)
 
 
 class _Rows(Sequence["Item"]):

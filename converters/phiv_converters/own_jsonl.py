@@ -22,12 +22,13 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from phiv_data.convert.base import Duplicate, Inputs, Item
-    from phiv_data.convert.seen_index import SeenIndex
     from phiv_data.storage.sample import Draft, EncodedImage
+    from phiv_data.utils.seen_index import SeenIndex
     from phiv_schemas import Conversation, Issue
 
 _ORDER = ("train", "val", "valid", "validation", "dev", "test")
@@ -35,7 +36,7 @@ _SPLIT = re.compile(rf"(?:(?P<name>.*)[_-])?(?P<split>(?:{'|'.join(_ORDER)})\d*)
 
 
 @dataclass(frozen=True)
-class JsonlOptions:
+class JsonlOptions(ConverterOptions):
     """Your own jsonl files and images, in phiv's format, to a checked dataset with shards."""
 
     source: Path
@@ -87,7 +88,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Jsonl:
+class Jsonl(Converter):
     """The opened files: lists their rows and turns one into a draft."""
 
     options_: JsonlOptions
@@ -134,17 +135,17 @@ class Jsonl:
     def inputs(self) -> Inputs:
         """Every line that is not blank, but for those given twice. 16 bytes of memory each."""
         from phiv_data.convert.base import Inputs
-        from phiv_data.convert.seen_index import open_seen_index
+        from phiv_data.utils.seen_index import open_seen_index
 
         self.scratch.mkdir(parents=True, exist_ok=True)
-        listing = Listing({split: Part(split) for split in self.splits})
+        listing = Listing({split: Part(split, self.images) for split in self.splits})
         with open_seen_index(self.scratch / "ids.sqlite") as seen_index:
             for file in self.files:
                 _list_file(file, self.options_.val_fraction, seen_index, listing)
         _check_any(self.name, listing)
         notices = (f"{listing.without_id} rows have no id and are given one",) if listing.without_id else ()
         parts = [part for part in listing.parts.values() if len(part.offsets)]
-        return Inputs(Lines(parts), notices=notices, duplicates=tuple(listing.duplicates))
+        return Inputs(Lines(parts), warnings=notices, duplicates=tuple(listing.duplicates))
 
     def draft(self, item: Item) -> Draft:
         """One line as it is, with its images."""
@@ -220,7 +221,8 @@ class Part:
     """Where the lines of a split are: one entry per row in each array."""
 
     split: str
-    file: str = ""
+    images: Path
+    path: Path = Path()
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     lengths: array[int] = field(default_factory=lambda: array("I"))
     numbers: array[int] = field(default_factory=lambda: array("I"))  # of lines, from 1
@@ -228,13 +230,18 @@ class Part:
     clashes: dict[int, str] = field(default_factory=dict)  # line number to the place of the row that has its id
 
     def items(self, rows: range) -> Iterator[Item]:
-        """The inputs at `rows`."""
+        """The inputs at `rows`, each read again: its content are its bytes and the files of its images."""
         from phiv_data.convert.base import Item
 
-        for i in rows:
-            number, length = self.numbers[i], self.lengths[i]
-            payload = (self.file, self.offsets[i], length, number, self.clashes.get(number))
-            yield Item(self.split, f"{self.file}:{number:08d}", length, payload)
+        with self.path.open("rb") as file:
+            for i in rows:
+                number, length = self.numbers[i], self.lengths[i]
+                file.seek(self.offsets[i])
+                raw = file.read(length)
+                payload = (self.path.name, self.offsets[i], length, number, self.clashes.get(number))
+                content: list[bytes | Path] = [hashlib.sha256(raw).digest()]
+                content += [self.images / name for name in _image_names(raw)]
+                yield Item(self.split, f"{self.path.name}:{number:08d}", tuple(content), payload, length)
 
 
 @dataclass(slots=True)
@@ -286,13 +293,13 @@ def _list_file(file: File, val_fraction: float, seen_index: SeenIndex, listing: 
     for row in read_json_lines(file.path):
         row_id, digest, group = _look(row.value)
         place = f"{file.path.name}:{row.line:08d}"
-        before = seen_index.claim(row_id, digest, place) if row_id is not None else None
+        before = seen_index.register(row_id, digest, place) if row_id is not None else None
         if before is not None and before[0] == digest:
             listing.duplicates.append(Duplicate(before[1], place))
             continue
         listing.without_id += isinstance(row.value, dict) and "id" not in row.value
         part = listing.parts["val" if _share(group) < val_fraction else file.split]
-        part.file = file.path.name
+        part.path = file.path
         part.objects += isinstance(row.value, dict) and "conversations" in row.value
         part.offsets.append(row.offset)
         part.lengths.append(row.length)
@@ -312,6 +319,15 @@ def _look(value: Any) -> tuple[str | None, str, str]:
     except (LookupError, TypeError):
         group = row_id or text
     return row_id, hashlib.sha256(text.encode()).hexdigest(), group
+
+
+def _image_names(raw: bytes) -> list[str]:
+    """The images that a row names, as far as it can be read."""
+    try:
+        turns = json.loads(raw)["conversations"]
+        return [name for turn in turns for name in turn["images"] if isinstance(name, str)]
+    except (ValueError, LookupError, TypeError):
+        return []
 
 
 def _share(group: str) -> float:

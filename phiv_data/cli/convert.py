@@ -1,7 +1,7 @@
 """`phiv-convert DATASET --out_dir OUT`: convert a raw dataset.
 
 Exit codes: 0 everything written, 1 some inputs rejected, 2 usage, 3 something of the environment is missing,
-130 interrupted (the same command goes on).
+130 interrupted (the same command resumes).
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phiv_data.cli.common import run
+from phiv_data.utils.plugins import load_plugins
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK
+
+if TYPE_CHECKING:
+    from phiv_schemas import Manifest
 
 SHOWN_REJECTS = 10
 SHOWN_GROUPS = 20
@@ -24,7 +28,7 @@ class OutputOptions:
     """Where the output goes and how it is made; only --no_arrow and --include_unlabeled change what it holds."""
 
     out_dir: Path
-    """Folder of the output. A finished one is left alone; an unfinished one is continued."""
+    """Folder of the output. A finished one is left alone; an unfinished one is resumed."""
     num_workers: int | None = None
     """Worker processes: one per core when not given; 0 works in this process, for debugging."""
     no_arrow: bool = False
@@ -33,10 +37,12 @@ class OutputOptions:
     """Write rows without an answer too, with assistant null; by default they are left out and counted."""
     overwrite: bool = False
     """Replace an output made from other options or inputs; the old one stays until the new one is complete."""
+    verify: bool = False
+    """Compare the source's files with those of an earlier run by sha256, instead of by size and time."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
+class ConvertCommand:
     """A dataset's options and the output's, as one flat command line."""
 
     dataset: Any
@@ -48,38 +54,34 @@ def main() -> int:
     return run("phiv-convert", lambda: _convert(_parse(sys.argv[1:])))
 
 
-def _parse(argv: list[str]) -> Command:
+def _parse(argv: list[str]) -> ConvertCommand:
     import tyro
-
-    from phiv_data.utils.plugins import load_plugins
 
     plugins = load_plugins("phiv.converters")
     for line in plugins.broken.values():
         sys.stderr.write(f"phiv-convert: converter left out: {line}\n")
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
-    commands: dict[str, Callable[..., Command]] = {name: _command(options) for name, options in plugins.loaded.items()}
-    command: Command = tyro.extras.subcommand_cli_from_dict(
+    # One sub-command per converter, under the description of its options class.
+    commands: dict[str, Callable[..., ConvertCommand]] = {
+        name: dataclasses.make_dataclass(
+            options.__name__,
+            [("dataset", options), ("output", OutputOptions)],
+            bases=(ConvertCommand,),
+            frozen=True,
+            namespace={"__doc__": options.__doc__},
+        )
+        for name, options in plugins.loaded.items()
+    }
+    command: ConvertCommand = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="phiv-convert",
         description="Convert a raw dataset to conversations.",
         args=argv,
-        config=config,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     return command
 
 
-def _command(options: type[Any]) -> type[Command]:
-    """`Command` for one dataset, under the dataset's own description."""
-    return dataclasses.make_dataclass(
-        options.__name__,
-        [("dataset", options), ("output", OutputOptions)],
-        bases=(Command,),
-        frozen=True,
-        namespace={"__doc__": options.__doc__},
-    )
-
-
-def _convert(command: Command) -> int:
+def _convert(command: ConvertCommand) -> int:
     from phiv_data.convert.engine import convert
 
     out = command.output
@@ -89,24 +91,25 @@ def _convert(command: Command) -> int:
         num_workers=out.num_workers,
         arrow=not out.no_arrow,
         overwrite=out.overwrite,
+        verify=out.verify,
         include_unlabeled=out.include_unlabeled,
     )
-    _report(outcome, out.out_dir)
+    for warning in outcome.warnings:
+        sys.stderr.write(f"phiv-convert: {warning}\n")
     done = outcome.manifest.accounting
+    if done.rejected:
+        _show_rejects(out.out_dir / outcome.manifest.rejects.path)
+    state = "already converted, nothing to do" if outcome.found_finished else "converted"
+    sys.stdout.write(f"{out.out_dir}: {state} ({outcome.manifest.source})\n")
+    _show_counts(outcome.manifest, out.out_dir)
     if not done.written and done.unlabeled:
         sys.stderr.write("phiv-convert: no row was written: none has an answer. --include_unlabeled keeps them\n")
     return EXIT_DATA if done.rejected or not done.written else EXIT_OK
 
 
-def _report(outcome: Any, out_dir: Path) -> None:
-    manifest = outcome.manifest
+def _show_counts(manifest: Manifest, out_dir: Path) -> None:
+    """Rows by split, what became of every input, and inputs that are there more than once."""
     a = manifest.accounting
-    for notice in outcome.notices:
-        sys.stderr.write(f"phiv-convert: {notice}\n")
-    if a.rejected:
-        _show_rejects(out_dir / manifest.rejects.path)
-    state = "already converted, nothing to do" if outcome.found_finished else "converted"
-    sys.stdout.write(f"{out_dir}: {state} ({manifest.source})\n")
     for split in manifest.splits:
         sys.stdout.write(
             f"  {split.name:5} {split.rows:7} rows {split.num_images:8} images {len(split.shards):3} shards"

@@ -1,8 +1,8 @@
-"""Does a converter keep the contract? Hand its options and a tiny source to the kit, and it tries to break them.
+"""The conformance kit for converters: hand it the options and a tiny source, and it tries to break the contract.
 
-    check_converter(PetsOptions, Path("tiny_pets"))            # AssertionError: what is wrong. What to do.
+    check_converter(PetsOptions, Path("tiny_pets"))            # AssertionError: a line for each failed check
 
-    PETS = Case(PetsOptions, Path("tiny_pets"), unlabeled=1)   # the same, one pytest test a law
+    PETS = Case(PetsOptions, Path("tiny_pets"), unlabeled=1)   # the same, one pytest test for each check
     @pytest.mark.parametrize("check", conformance_checks(), ids=lambda check: check.__name__)
     def test_pets(check: Check, tmp_path: Path) -> None:
         check(PETS, tmp_path)
@@ -22,32 +22,36 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_data.convert.engine import Outcome, convert
-from phiv_data.convert.plan import Plan, make_plan
+from phiv_data.convert.plan import ConversionPlan, list_inputs, make_plan
 from phiv_data.reports import text
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.testing.helpers import (
+    SourceChange,
     copied,
+    data_of,
     demand,
     demand_same_drafts,
     demand_same_files,
     demand_valid,
     drafts_of,
+    find_changes,
     hashes,
     listing,
-    looked_at,
+    read_metadata,
     record_lines,
     rejects_of,
     sound_drafts,
 )
+from phiv_data.utils.progress import Progress
 from phiv_data.validation import validate
-from phiv_schemas import Conversation, PhivError, ValidationReport
+from phiv_schemas import Conversation, PhivError, UsageError, ValidationReport
 from phiv_schemas.errors import EXIT_USAGE
 
 MAX_ITEM_BYTES = 4096
@@ -79,16 +83,21 @@ Check = Callable[[Case, Path], None]
 def check_converter(
     options: Callable[[Path], ConverterOptions], source: Path, *, work: Path | None = None, **facts: Any
 ) -> None:
-    """Every check in turn, each below a folder of its own in `work` (default: a temporary one, removed afterwards).
+    """Every check, each below a folder of its own in `work` (default: a temporary one, removed afterwards).
 
-    `facts` are the other fields of `Case`. Raises the AssertionError of the first check that fails.
+    `facts` are the other fields of `Case`. Raises AssertionError with a line for each check that fails.
     """
-    case = Case(options, source, **facts)
+    case, failures = Case(options, source, **facts), list[str]()
     with tempfile.TemporaryDirectory() as temporary:
         for check in conformance_checks():
             folder = (work or Path(temporary)) / check.__name__
             folder.mkdir(parents=True)
-            check(case, folder)
+            try:
+                check(case, folder)
+            except AssertionError as failure:
+                failures.append(f"{check.__name__}: {failure}")
+    if failures:
+        raise AssertionError("\n".join(failures))
 
 
 def assert_valid(path: Path | str, *, strict: bool = False, max_shown: int = 20, **options: Any) -> ValidationReport:
@@ -127,12 +136,13 @@ def conformance_checks() -> tuple[Check, ...]:
         check_place_and_order_leave_no_trace,
         check_second_run_finds_the_first,
         check_changed_options_change_the_plan,
+        check_changed_content_is_noticed,
         check_bad_sources,
         check_damaged_input,
     )
 
 
-# What the converter says -------------------------------------------------------------------------------------------
+# What the converter declares ----------------------------------------------------------------------------------------
 
 
 def check_description(case: Case, tmp: Path) -> None:
@@ -141,17 +151,17 @@ def check_description(case: Case, tmp: Path) -> None:
     converter = _open(case, tmp).converter
     line, splits = converter.describe(), converter.splits
     demand(bool(converter.name and converter.record_source), "name or record_source is empty. Name the dataset")
-    demand(len(set(splits)) == len(splits) > 0, f"splits are empty or there twice (found {splits}). List each once")
+    demand(len(set(splits)) == len(splits), f"a split is there twice (found {splits}). List each once")
     demand(bool(line.strip()) and "\n" not in line, f"describe() is not one line (found {line!r}). Say the layout")
     for place in (str(case.source.absolute()), str(tmp.absolute())):
         demand(place not in line, f"describe() holds an absolute path (found {line!r}). Name folders relative to it")
     _convert(case, tmp)
     changed = before.items() ^ hashes(case.source).items()
-    demand(not changed, f"the source was written to ({min(changed)[0]!r})" if changed else "", "Write to scratch only")
+    demand(not changed, f"the source was written to ({min(changed)[0]!r})" if changed else "", "Write to work_dir only")
 
 
 def check_options(case: Case, tmp: Path) -> None:
-    """`options()` is plain JSON, the same each time, without places, and the same as `identity()` where that speaks."""
+    """`options()` is plain JSON, the same each time and without places; `identity()` is None or the same."""
     found, again = (_opened(case, tmp / name).options() for name in ("1", "2"))
     try:
         plain = json.loads(json.dumps(found))
@@ -164,15 +174,16 @@ def check_options(case: Case, tmp: Path) -> None:
     identity = case.options(case.source).identity()
     demand(
         identity is None or identity == found,
-        f"identity() is neither None nor what options() says ({identity!r}, {found!r}). Return the same dict from both",
+        f"identity() is neither None nor options() ({identity!r}, {found!r}). Return the same dict from both",
     )
 
 
 def check_drafts_are_pure(case: Case, tmp: Path) -> None:
     """A draft depends on its item alone: drafted again, and in reverse order, the same."""
     plan = _open(case, tmp)
-    first = drafts_of(plan.converter, plan.items)
-    again = drafts_of(plan.converter, list(reversed(plan.items)))[::-1]
+    items = list(plan.items())
+    first = drafts_of(plan.converter, items)
+    again = drafts_of(plan.converter, items[::-1])[::-1]
     demand_same_drafts(plan, first, again, "drafted twice", "Let draft() depend on its item alone: no state, no clock")
 
 
@@ -180,19 +191,19 @@ def check_pickles(case: Case, tmp: Path) -> None:
     """A pickled converter and its items draft the same in another process."""
     plan = _open(case, tmp)
     try:
-        converter, items = pickle.loads(pickle.dumps((plan.converter, list(plan.items))))
+        converter, items = pickle.loads(pickle.dumps((plan.converter, list(plan.items()))))
     except Exception as error:  # whatever a third party's state raises
         what = f"converter and items do not pickle ({type(error).__name__}: {error})"
         raise AssertionError(
             f"{what}. Make the converter a frozen dataclass of plain values, at a module's top"
         ) from error
-    drafts = drafts_of(plan.converter, plan.items), drafts_of(converter, items)
+    drafts = drafts_of(plan.converter, list(plan.items())), drafts_of(converter, items)
     demand_same_drafts(plan, *drafts, "drafted by a pickled copy", "Keep in fields what draft() needs")
 
 
 def check_items_are_small(case: Case, tmp: Path) -> None:
     """An item says where its data are; a million of them must fit in memory."""
-    sizes = {item.key: len(pickle.dumps(item)) for item in _open(case, tmp).items}
+    sizes = {item.key: len(pickle.dumps(item)) for item in _open(case, tmp).items()}
     key = max(sizes, key=sizes.__getitem__)
     what = f"{key}: an item of {sizes[key]} bytes, over {MAX_ITEM_BYTES}"
     demand(sizes[key] <= MAX_ITEM_BYTES, what, "Keep a name or an offset in payload, and read the data in draft()")
@@ -202,16 +213,16 @@ def check_items_are_small(case: Case, tmp: Path) -> None:
 
 
 def check_images(case: Case, tmp: Path) -> None:
-    """A draft's images are those its turns name, in order, and what is said of each is true."""
+    """A draft's images are those its turns name, in order, and their metadata are true."""
     plan, seen = _open(case, tmp), dict[str, str]()
     for item, draft in sound_drafts(plan):
         named = tuple(path for turn in draft.turns for path in turn.images)
         given = tuple(image.meta.path for image in draft.images)
         demand(named == given, f"{item.key}: turns name {named}, images are {given}. Give each, in the turns' order")
         for image in draft.images:
-            meta, true = image.meta, looked_at(image)
-            said = meta.width, meta.height, meta.format, meta.size_bytes, meta.sha256
-            demand(said == true, f"{item.key}: {meta.path} is said to be {said}, and is {true}. Use sources.image()")
+            meta, true = image.meta, read_metadata(image)
+            declared = meta.width, meta.height, meta.format, meta.size_bytes, meta.sha256
+            demand(declared == true, f"{item.key}: {meta.path} is declared {declared}, and is {true}. Use load_image()")
             first = seen.setdefault(meta.path, meta.sha256)
             demand(first == meta.sha256, f"{meta.path} stands for two images. Make its name tell them apart")
 
@@ -229,7 +240,7 @@ def check_splits_are_disjoint(case: Case, tmp: Path) -> None:
     demand(
         not crossing,
         f"{len(crossing)} images or input files are in several splits (first: {crossing[:1]})",
-        "Split by whole documents, videos or sets; or say shares_images=True where the dataset itself does it",
+        "Split by whole documents, videos or sets; or pass shares_images=True where the dataset itself does it",
     )
 
 
@@ -240,10 +251,10 @@ def check_accounting(case: Case, tmp: Path) -> None:
     rejects = rejects_of(tmp / "out")
     first = f"{rejects[0].input}: {rejects[0].reason}" if rejects else ""
     demand(not rejects, f"a sound input is rejected ({first}). Fix draft() or the source")
-    total = len(plan.items) + account.duplicates
+    total = plan.num_items + account.duplicates
     demand(account.inputs == total, f"{account.inputs} inputs in the manifest, {total} listed. List the same each time")
-    notices = [line for line in outcome.notices if "\n" in line]
-    demand(not notices, f"a notice is more than a line ({notices[:1]!r}). Say it in one")
+    warnings = [line for line in outcome.warnings if "\n" in line]
+    demand(not warnings, f"a warning is more than a line ({warnings[:1]!r}). Make it one")
 
 
 def check_unlabeled(case: Case, tmp: Path) -> None:
@@ -321,12 +332,64 @@ def check_changed_options_change_the_plan(case: Case, tmp: Path) -> None:
     plans = [_open(case, tmp / "0")]
     for i, options in enumerate(case.changed, start=1):
         plans.append(_open(replace(case, options=options), tmp / str(i)))
-        alike = next((k for k in range(i) if plans[k].sha256 == plans[i].sha256), None)
+        same = next((k for k in range(i) if plans[k].sha256 == plans[i].sha256), None)
         demand(
-            alike is None,
-            f"changed[{i - 1}] has the plan of {'options' if not alike else f'changed[{alike - 1}]'}",
+            same is None,
+            f"changed[{i - 1}] has the plan of {'options' if not same else f'changed[{same - 1}]'}",
             "Put every option that shapes the output into options()",
         )
+
+
+def check_changed_content_is_noticed(case: Case, tmp: Path) -> None:
+    """A source that changes without a change of any size is noticed, by a second run and by a resumed one.
+
+    Of text files a letter is changed, of others some bytes; the first change of either kind that changes the output
+    must be noticed: by the file's time, and with `verify` where the time stays too.
+    """
+    _convert(case, tmp / "first", include_unlabeled=True)
+    first, done = data_of(tmp / "first/out"), set[str]()
+    for number, change in enumerate(find_changes(case.source)):
+        if change.kind in done:
+            continue
+        folder = tmp / str(number)
+        source = copied(case.source, folder / "source")
+        change.apply(source)
+        try:
+            _converted(case, source, folder / "fresh", include_unlabeled=True)
+        except (PhivError, AssertionError):
+            continue  # a source no longer
+        if (fresh := data_of(folder / "fresh")) != first:
+            done.add(change.kind)
+            for verify in (False, True):
+                _demand_noticed(case, change, fresh, folder / str(verify), verify=verify)
+
+
+class _Stopped(BaseException):
+    """Stands for a kill."""
+
+
+def _stop_before_shards(title: str, total: int) -> Progress:
+    if title.endswith("shards"):
+        raise _Stopped
+    return Progress(title, total)
+
+
+def _demand_noticed(case: Case, change: SourceChange, fresh: dict[str, str], tmp: Path, *, verify: bool) -> None:
+    """AssertionError where what was made of the unchanged source passes for what the changed one gives."""
+    source = copied(case.source, tmp / "source")
+    how: dict[str, Any] = {"include_unlabeled": True, "verify": verify, "arrow": True}
+    _convert(case, tmp / "second", source, **how)
+    with suppress(_Stopped):
+        _converted(case, source, tmp / "resumed/out", progress=_stop_before_shards, **how)
+    change.apply(source, keep_time=verify)
+    for run in ("second", "resumed"):
+        try:
+            _converted(case, source, tmp / run / "out", **how)
+        except UsageError:
+            continue  # noticed, and refused
+        what = f"a {run} run does not notice a change in {change.name!r}{' (time kept, verify=True)' if verify else ''}"
+        hint = "Put what an input is into Item.content: the bytes of its row, the files that draft() reads"
+        demand(data_of(tmp / run / "out") == fresh, what, hint)
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------
@@ -345,7 +408,7 @@ def check_bad_sources(case: Case, tmp: Path) -> None:
         except PhivError as error:
             code = error.exit_code
             demand(code == EXIT_USAGE, f"source {name!r}: exit code {code}, not {EXIT_USAGE}. Raise SourceError")
-            demand(not (out / "manifest.json").exists(), f"source {name!r}: an output is there all the same")
+            demand(not (out / "manifest.json").exists(), f"source {name!r}: an output is there")
         else:
             rejected = account.rejected and not account.written
             demand(bool(rejected), f"source {name!r} is converted ({account}). Raise SourceError for what is no source")
@@ -379,16 +442,16 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
 # Helpers -------------------------------------------------------------------------------------------------------------
 
 
-def _open(case: Case, tmp: Path) -> Plan:
+def _open(case: Case, tmp: Path) -> ConversionPlan:
     converter = _opened(case, tmp)
     with _sound_source():
-        return make_plan(converter, converter.inputs())
+        return make_plan(converter, list_inputs(converter), tmp / "items", tmp / "work")
 
 
 def _opened(case: Case, tmp: Path) -> Converter:
-    (tmp / "scratch").mkdir(parents=True, exist_ok=True)
+    (tmp / "work").mkdir(parents=True, exist_ok=True)
     with _sound_source():
-        return case.options(case.source).open(tmp / "scratch")
+        return case.options(case.source).open(tmp / "work")
 
 
 @contextmanager
@@ -414,7 +477,7 @@ def _converted(
     except (PhivError, AssertionError):
         raise
     except Exception as error:  # whatever a third party's converter lets through
-        what = f"{type(error).__name__} gets through ({error})"
+        what = f"{type(error).__name__} gets through ({' '.join(str(error).split())})"
         raise AssertionError(f"{what}. Raise SourceError in open() or inputs(), RejectInput in draft()") from error
 
 

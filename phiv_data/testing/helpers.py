@@ -1,4 +1,4 @@
-"""What the kit is made of: look at drafts and outputs, and say in one line what is wrong with them."""
+"""What the conformance kit is made of: read drafts and outputs, and report in one line what is wrong with them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 from phiv_data.convert.base import Converter, Item
-from phiv_data.convert.plan import Plan
+from phiv_data.convert.plan import ConversionPlan
 from phiv_data.media.images import image_size, open_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import Draft, EncodedImage
@@ -39,13 +40,14 @@ def drafts_of(converter: Converter, items: Sequence[Item]) -> list[Draft | str]:
     return drafts
 
 
-def sound_drafts(plan: Plan) -> list[tuple[Item, Draft]]:
+def sound_drafts(plan: ConversionPlan) -> list[tuple[Item, Draft]]:
     """The items of a plan that are not rejected, in its order, with their drafts."""
-    drafts = zip(plan.items, drafts_of(plan.converter, plan.items), strict=True)
+    items = list(plan.items())
+    drafts = zip(items, drafts_of(plan.converter, items), strict=True)
     return [(item, draft) for item, draft in drafts if isinstance(draft, Draft)]
 
 
-def looked_at(image: EncodedImage) -> tuple[int, int, str, int, str]:
+def read_metadata(image: EncodedImage) -> tuple[int, int, str, int, str]:
     """What the bytes of an image are, whatever its metadata say."""
     try:
         size = image_size(image.data, where=image.meta.path)
@@ -55,9 +57,9 @@ def looked_at(image: EncodedImage) -> tuple[int, int, str, int, str]:
     return size.width, size.height, size.format, len(image.data), hashlib.sha256(image.data).hexdigest()
 
 
-def demand_same_drafts(plan: Plan, a: list[Draft | str], b: list[Draft | str], how: str, hint: str) -> None:
+def demand_same_drafts(plan: ConversionPlan, a: list[Draft | str], b: list[Draft | str], how: str, hint: str) -> None:
     """AssertionError where the drafts `a` and `b` of the plan's items differ."""
-    other = [item.key for item, one, two in zip(plan.items, a, b, strict=True) if one != two]
+    other = [item.key for item, one, two in zip(plan.items(), a, b, strict=True) if one != two]
     demand(not other, f"{len(other)} items give another draft when {how} (first: {other[:1]})", hint)
 
 
@@ -75,9 +77,57 @@ def demand_valid(out: Path) -> None:
 
 
 def hashes(root: Path) -> dict[str, str]:
-    """Every file below `root` by its relative path, or `root` itself where it is a file."""
+    """Every file below `root` by its relative path, or `root` itself where it is a file; none of `.phiv/`."""
     files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+    names = {path.relative_to(root).as_posix(): path for path in files}
+    return {name: sha256_file(path) for name, path in names.items() if not name.startswith(".phiv/")}
+
+
+def data_of(out: Path) -> dict[str, str]:
+    """The hashes of an output's jsonl files (rejects among them) and images."""
+    return {name: sha for name, sha in hashes(out).items() if name.endswith(".jsonl") or name.startswith("images/")}
+
+
+@dataclass(frozen=True)
+class SourceChange:
+    """A change of a source file that keeps its size: a letter of a text, or some bytes of another file."""
+
+    name: str
+    """Of the file, relative to the source; `.` where the source is a file."""
+    kind: Literal["text", "bytes"]
+    offset: int
+
+    def apply(self, source: Path, *, keep_time: bool = False) -> None:
+        """Make the change in `source`. The file is a second younger then, unless it is to keep its time."""
+        path = source / self.name
+        data, stat = bytearray(path.read_bytes()), path.stat()
+        if self.kind == "text":
+            data[self.offset] = data[self.offset] + 1 if data[self.offset] in b"aA02468" else ord("a")
+        else:
+            data[self.offset : self.offset + 16] = bytes(b ^ 0x55 for b in data[self.offset : self.offset + 16])
+        path.write_bytes(data)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + (0 if keep_time else 10**9)))
+
+
+def find_changes(source: Path) -> Iterator[SourceChange]:
+    """Changes to try, a few in each of the first files of either kind."""
+    left = {"text": 4, "bytes": 4}
+    for name in hashes(source):
+        data = (source / name).read_bytes()
+        kind: Literal["text", "bytes"] = "text" if _is_text(data) else "bytes"
+        if not data or not left[kind]:
+            continue
+        left[kind] -= 1
+        places: Sequence[int] = range(len(data))
+        if kind == "text":
+            places = [i for i in places if data[i : i + 1].isalnum()]
+        for share in (0.5, 0.3, 0.9, 0.1):
+            if places:
+                yield SourceChange(name, kind, places[int(share * len(places))])
+
+
+def _is_text(data: bytes) -> bool:
+    return b"\0" not in data[:4096] and data[:4096].isascii()
 
 
 def record_lines(out: Path) -> list[str]:
@@ -100,7 +150,7 @@ def copied(source: Path, folder: Path) -> Path:
 
 @contextmanager
 def listing(*, reverse: bool) -> Iterator[None]:
-    """For as long as this lasts, folders list their entries by name, forwards or backwards."""
+    """While this lasts, folders list their entries by name, forwards or backwards."""
     listdir, scandir = os.listdir, os.scandir
 
     def names(path: Any = ".") -> list[Any]:

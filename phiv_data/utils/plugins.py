@@ -1,9 +1,9 @@
-"""Things found by entry point. A broken plugin is told, and never disturbs another."""
+"""Plugins, found by entry point (converters, model families). A broken one is reported, and disturbs no other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any
 
 
@@ -20,12 +20,8 @@ def load_plugins(group: str, name: str | None = None) -> Plugins:
     plugins = Plugins({}, {})
     points = entry_points(group=group) if name is None else entry_points(group=group, name=name)
     for point in sorted(points, key=lambda point: point.name):
-        _load(point, plugins)
+        try:
+            plugins.loaded[point.name] = point.load()
+        except Exception as error:  # whatever a third party's import raises
+            plugins.broken[point.name] = f"{point.name} ({point.value}): {type(error).__name__}: {error}"
     return plugins
-
-
-def _load(point: EntryPoint, plugins: Plugins) -> None:
-    try:
-        plugins.loaded[point.name] = point.load()
-    except Exception as error:  # whatever a third party's import raises
-        plugins.broken[point.name] = f"{point.name} ({point.value}): {type(error).__name__}: {error}"

@@ -425,7 +425,7 @@ from phiv_converters.chat_json.convert import LlavaOptions
 from phiv_data.convert.plan import make_plan
 def listed(name):
     converter = LlavaOptions(Path(name)).open(Path("."))
-    plan = make_plan(converter, converter.inputs())
+    plan = make_plan(converter, converter.inputs(), Path(name + ".items"), Path("."))
     return plan.num_items, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 _, before = listed(sys.argv[1])
 count, after = listed(sys.argv[2])

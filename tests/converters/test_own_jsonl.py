@@ -282,7 +282,7 @@ import json, resource, sys
 from pathlib import Path
 from phiv_converters.own_jsonl import JsonlOptions
 from phiv_data.convert.engine import convert
-import phiv_data.convert.assemble, phiv_data.convert.seen_index, phiv_data.storage.jsonl, phiv_data.storage.shards
+import phiv_data.convert.assemble, phiv_data.utils.seen_index, phiv_data.storage.jsonl, phiv_data.storage.shards
 import phiv_data.sources.image_index, pyarrow, sqlite3
 
 source, out, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

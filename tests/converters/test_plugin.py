@@ -70,7 +70,7 @@ def test_without_it_there_is_no_such_command(source: Path, tmp_path: Path) -> No
     assert "pets" in done.stderr
 
 
-def test_a_broken_package_is_told_and_disturbs_no_other(installed: Path, source: Path, tmp_path: Path) -> None:
+def test_a_broken_package_is_reported_and_disturbs_no_other(installed: Path, source: Path, tmp_path: Path) -> None:
     site = shutil.copytree(installed, tmp_path / "site")
     (site / "broken-1.0.dist-info").mkdir()
     (site / "broken-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -89,7 +89,25 @@ def test_its_own_tests_run_the_kit_from_outside(installed: Path, tmp_path: Path)
 def test_the_kit_fails_its_tests_when_the_package_is_wrong(installed: Path, tmp_path: Path) -> None:
     site, tests = shutil.copytree(installed, tmp_path / "site"), shutil.copytree(PACKAGE / "tests", tmp_path / "tests")
     code = (site / "phiv_pets.py").read_text()
-    (site / "phiv_pets.py").write_text(code.replace('{"question": self.question}', "{}"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "options or plan", str(tests)]
+    (site / "phiv_pets.py").write_text(
+        code.replace("content=path", 'content=b"", payload=path').replace("item.path", "item.payload")
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "content or plan", str(tests)]
     done = run(command, tmp_path, site, code=1)
-    assert "changed[0] has the plan of options. Put every option that shapes the output into options()" in done.stdout
+    assert "a second run does not notice a change in 'train/cat/a.jpg'. Put what an input is into" in done.stdout
+    assert "1 failed" in done.stdout
+
+
+def test_an_edited_prompt_in_its_code_is_noticed(installed: Path, source: Path, tmp_path: Path) -> None:
+    site = shutil.copytree(installed, tmp_path / "site")
+    command = [sys.executable, "-c", CONVERT, "pets", "--source", str(source), "--out_dir", "out"]
+    run(command, tmp_path, site)
+    code = (site / "phiv_pets.py").read_text()
+    (site / "phiv_pets.py").write_text(code.replace("user=self.question", 'user=f"{self.question} Answer in a word."'))
+    done = run(command, tmp_path, site, code=2)
+    assert (
+        "holds a finished pets conversion that differs in the version of its converter. Pass --overwrite" in done.stderr
+    )
+    run([*command, "--overwrite"], tmp_path, site)
+    turns = [sample.conversation.turns[0] for sample in ConversationDataset(tmp_path / "out", "val")]
+    assert [turn.user for turn in turns] == ["Cat or dog? Answer in a word."] * 2

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ SPLIT_ORDER = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Options(ConverterOptions):
     """What the four have in common."""
 
     format: ClassVar[str]
@@ -149,7 +150,7 @@ class TrlOptions(_Options):
 
 
 @dataclass(frozen=True)
-class Interchange:
+class Interchange(Converter):
     """Opened files of rows: lists the rows, and turns one with its images into a draft."""
 
     options_: _Options

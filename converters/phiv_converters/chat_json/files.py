@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -120,18 +121,21 @@ def _file(path: Path, name: str, split: str | None) -> RowFile:
 
 @dataclass(slots=True)
 class Rows(Sequence[Item]):
-    """The rows of all files as items that are made when asked for: 28 bytes a row are kept."""
+    """The rows of all files as items that are made when asked for: 36 bytes a row are kept, and its images' paths."""
 
     files: tuple[RowFile, ...]
     file: array[int] = field(default_factory=lambda: array("I"))
     number: array[int] = field(default_factory=lambda: array("I"))
     offset: array[int] = field(default_factory=lambda: array("Q"))
     length: array[int] = field(default_factory=lambda: array("I"))
-    size: array[int] = field(default_factory=lambda: array("Q"))
+    path_end: array[int] = field(default_factory=lambda: array("Q"))
+    paths: bytearray = field(default_factory=bytearray)
 
-    def add(self, file: int, number: int, row: JsonRow, size_bytes: int) -> None:
-        """Take row `number` of `files[file]`; `size_bytes` with its images."""
-        for column, value in zip(self._columns(), (file, number, row.offset, row.length, size_bytes), strict=True):
+    def add(self, file: int, number: int, row: Row, images: Iterable[Path]) -> None:
+        """Take row `number` of `files[file]`, with the files of its images."""
+        self.paths += b"".join(os.fsencode(path) + b"\0" for path in images)
+        values = (file, number, row.offset, row.length, len(self.paths))
+        for column, value in zip(self._columns(), values, strict=True):
             column.append(value)
 
     def __len__(self) -> int:
@@ -144,11 +148,18 @@ class Rows(Sequence[Item]):
     def __getitem__(self, i: int | slice) -> Item | Sequence[Item]:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
-        file, number, offset, length, size = (column[i] for column in self._columns())
-        return Item(self.files[file].split, row_key(self.files[file], number), size, (file, offset, length))
+        i = range(len(self))[i]
+        file, number, offset, length, end = (column[i] for column in self._columns())
+        images = bytes(self.paths[self.path_end[i - 1] if i else 0 : end]).split(b"\0")[:-1]
+        content: list[bytes | Path] = [self.files[file].sha256.encode()]
+        content += [Path(os.fsdecode(image)) for image in images]
+        size = None if images else length
+        return Item(
+            self.files[file].split, row_key(self.files[file], number), tuple(content), (file, offset, length), size
+        )
 
     def _columns(self) -> tuple[array[int], ...]:
-        return self.file, self.number, self.offset, self.length, self.size
+        return self.file, self.number, self.offset, self.length, self.path_end
 
 
 def row_key(file: RowFile, number: int) -> str:
@@ -164,19 +175,21 @@ def list_rows(source: Interchange) -> Inputs:
     for i in sorted(range(len(source.files)), key=lambda i: (rank[source.files[i].split], i)):
         file = source.files[i]
         for number, row in enumerate(read_file(file)):
-            size, where = row.length, row_key(file, number)
+            images, where = list[Path](), row_key(file, number)
             try:
                 parsed = parsed_row(source, i, row, where)
-                size += sum(_size(ref, source, file) for ref in set(parsed.image_refs))
+                images = [
+                    path for ref in dict.fromkeys(parsed.image_refs) for path in _files_of_image(ref, source, file)
+                ]
                 remarks.add(parsed)
             except RejectInput as reject:
                 codes[reject.code] += 1
                 first = first or str(reject)
-            rows.add(i, number, row, size)
+            rows.add(i, number, row, images)
     if len(rows) == codes["bad-row"] and first:
         hint = "Pass rows of that format, or convert with that of the file"
         raise SourceError(source.describe(), f"none of them is one (first: {first})", hint)
-    return Inputs(rows, notices=remarks.notices())
+    return Inputs(rows, warnings=remarks.notices())
 
 
 def read_file(file: RowFile) -> Iterator[JsonRow]:
@@ -216,13 +229,13 @@ class Remarks:
         return tuple(lines)
 
 
-def _size(ref: str, source: Interchange, file: RowFile) -> int:
-    """The bytes of an image, 0 where there is none: what changes is seen."""
+def _files_of_image(ref: str, source: Interchange, file: RowFile) -> list[Path]:
+    """The file of an image, if there is one: when it changes, it is seen."""
     try:
-        found = locate_image(ref, roots_of(file, source.options_.images), source.options_.strip_folders)
-        return found[0].stat().st_size if found else 0
+        found = locate(ref, roots_of(file, source.options_.images), source.options_.strip_folders)
     except (OSError, ValueError):
-        return 0
+        return []
+    return [found[0]] if found else []
 
 
 # Images ------------------------------------------------------------------------------------------------------------

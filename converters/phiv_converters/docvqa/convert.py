@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ PROMPTS = {"recipe": "{question}\nAnswer briefly.", "plain": "{question}"}
 
 
 @dataclass(frozen=True)
-class DocvqaOptions:
+class DocvqaOptions(ConverterOptions):
     """DocVQA pages and questions to document question answering, every accepted answer kept."""
 
     source: Path | None = None
@@ -109,12 +110,12 @@ class DocvqaOptions:
 
 
 @dataclass(frozen=True)
-class Docvqa:
+class Docvqa(Converter):
     """An opened source: lists its questions and turns one, or those of a page, into a draft."""
 
     options_: DocvqaOptions
     layout: Layout
-    identity: dict[str, Any] | None
+    fixed_identity: dict[str, Any] | None
     name: str = "docvqa"
 
     @property
@@ -140,7 +141,7 @@ class Docvqa:
     def options(self) -> dict[str, Any]:
         """Everything that shapes the output; where the source has its own val, `val_fraction` does not."""
         own_val = {"val_fraction": None} if "val" in self.layout.splits else {}
-        return self.identity or self.options_.shape() | own_val
+        return self.fixed_identity or self.options_.shape() | own_val
 
     def versions(self) -> dict[str, str]:
         """Pages are copied, so only what checks them matters."""
@@ -223,6 +224,7 @@ class _Listing:
     by_page: bool
     places: dict[tuple[str, str], list[tuple[str, Place]]] = field(default_factory=dict)
     sizes: dict[tuple[str, str], int] = field(default_factory=dict)
+    contents: dict[tuple[str, str], list[bytes | Path]] = field(default_factory=dict)
     documents: dict[tuple[str, str], str] = field(default_factory=dict)
     rejects: list[tuple[str, str, int, RejectInput]] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
@@ -270,6 +272,7 @@ class _Listing:
         key = (split, question.page + labeled if self.by_page else own)
         self.places.setdefault(key, []).append((own, place))
         self.sizes[key] = self.sizes.get(key, size) + place.length
+        self.contents.setdefault(key, [layout.page_file(place, question)]).append(digest(question))
         self.documents[key] = question.document
         self.with_page += size > 0
 
@@ -287,11 +290,23 @@ def _inputs(layout: Layout, options: DocvqaOptions) -> Inputs:
         raise SourceError(layout.name, f"no question has its page ({found_rows} in {layout.description})", hint)
     val, notices = _val_documents(listing, layout, options.val_fraction)
     items = [
-        Item(_split(split, listing.documents[split, key], val), key, listing.sizes[split, key], _in_order(places))
+        Item(
+            _split(split, listing.documents[split, key], val),
+            key,
+            tuple(listing.contents[split, key]),
+            _in_order(places),
+            listing.sizes[split, key],
+        )
         for (split, key), places in listing.places.items()
     ]
-    items += [Item(split, key, size, reject) for split, key, size, reject in listing.rejects]
-    return Inputs(tuple(items), notices=(*layout.notices, *notices), duplicates=tuple(listing.duplicates))
+    items += [Item(split, key, str(reject).encode(), reject, size) for split, key, size, reject in listing.rejects]
+    items.sort(key=lambda item: item.key)
+    return Inputs(items, warnings=(*layout.notices, *notices), duplicates=tuple(listing.duplicates))
+
+
+def digest(question: Question) -> bytes:
+    """A hash of all that a row says."""
+    return hashlib.sha256(repr(question).encode()).digest()[:16]
 
 
 def _in_order(places: list[tuple[str, Place]]) -> tuple[Place, ...]:

@@ -115,6 +115,13 @@ class Layout:
         """The page's file. RejectInput `missing-image` or `ambiguous-image`."""
         return self.images.find(f"{self.files[place.file].split}/{question.image}", where=self.where(place))
 
+    def page_file(self, place: Place, question: Question) -> Path:
+        """The page's file, or where it would be."""
+        try:
+            return self.find_page(place, question)
+        except RejectInput:
+            return self.files[place.file].path.parent / question.image
+
     def page_size(self, place: Place, question: Question) -> int:
         """Bytes of the page; 0 where it is not there."""
         try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ PLAIN = "Is this meme hateful? Answer yes or no."
 
 
 @dataclass(frozen=True)
-class HatefulMemesOptions:
+class HatefulMemesOptions(ConverterOptions):
     """Hateful Memes to yes/no questions about an image with a caption."""
 
     source: Path | None = None
@@ -127,12 +128,12 @@ class HatefulMemesOptions:
 
 
 @dataclass(frozen=True)
-class HatefulMemes:
+class HatefulMemes(Converter):
     """An opened source: lists its memes and turns one into a draft."""
 
     options_: HatefulMemesOptions
     layout: Layout
-    identity: dict[str, Any] | None
+    fixed_identity: dict[str, Any] | None
     name: str = "hateful_memes"
 
     @property
@@ -156,7 +157,7 @@ class HatefulMemes:
 
     def options(self) -> dict[str, Any]:
         """Everything that shapes the output."""
-        return self.identity or self.options_.shape()
+        return self.fixed_identity or self.options_.shape()
 
     def versions(self) -> dict[str, str]:
         """Images are copied, so only what checks them matters."""

@@ -107,6 +107,16 @@ class Layout:
             return (meme.img or f"{meme.key}.png") in self.images
         return True
 
+    def image_file(self, place: Place, meme: Meme) -> Path:
+        """The file that `image` reads, or where it would be."""
+        file = self.files[place.file]
+        if not isinstance(file, Path) and _image_column(file):
+            return file.path
+        try:
+            return self.images.find(meme.img or f"{meme.key}.png")
+        except RejectInput:
+            return self.root / (meme.img or f"{meme.key}.png")
+
     def size_bytes(self, place: Place, meme: Meme) -> int:
         """Of the row and its image, as far as it is there; of a table its whole size."""
         file = self.files[place.file]
@@ -273,10 +283,15 @@ def list_inputs(layout: Layout, source: str) -> Inputs:
         hint = "Pass the official img/ folder or its archive as --images"
         raise SourceError(source, f"no row has its image ({found})", hint)
     items = [
-        Item(split, key, layout.size_bytes(place, meme), place) for (split, key), (place, meme) in listing.memes.items()
+        Item(split, key, (repr(meme).encode(), layout.image_file(place, meme)), place, layout.size_bytes(place, meme))
+        for (split, key), (place, meme) in listing.memes.items()
     ]
-    items += [Item(split, layout.fallback_key(place), place.length, error) for split, place, error in listing.rejects]
-    return Inputs(tuple(items), notices=layout.notices, duplicates=tuple(listing.duplicates))
+    items += [
+        Item(split, layout.fallback_key(place), str(error).encode(), error, place.length)
+        for split, place, error in listing.rejects
+    ]
+    items.sort(key=lambda item: item.key)
+    return Inputs(items, warnings=layout.notices, duplicates=tuple(listing.duplicates))
 
 
 # Finding ---------------------------------------------------------------------------------------------------------

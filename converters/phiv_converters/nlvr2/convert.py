@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ PLAIN = "{sentence}\nIs this sentence true or false of the two images?"
 
 
 @dataclass(frozen=True)
-class Nlvr2Options:
+class Nlvr2Options(ConverterOptions):
     """NLVR2 image pairs with true and false sentences to two-image questions."""
 
     source: Path | None = None
@@ -123,12 +124,12 @@ class Nlvr2Options:
 
 
 @dataclass(frozen=True)
-class Nlvr2:
+class Nlvr2(Converter):
     """An opened source: lists its rows and turns one, or those of a pair, into a draft."""
 
     options_: Nlvr2Options
     layout: Annotations | Tables
-    identity: dict[str, Any] | None
+    fixed_identity: dict[str, Any] | None
     hash_files: tuple[Path, ...]
     name: str = "nlvr2"
 
@@ -156,7 +157,9 @@ class Nlvr2:
         """Everything that shapes the output; of a folder also the hashes that were found in it."""
         from phiv_data.utils.atomic import sha256_file
 
-        return self.identity or self.options_.shape() | {"hashes": [sha256_file(file) for file in self.hash_files]}
+        return self.fixed_identity or self.options_.shape() | {
+            "hashes": [sha256_file(file) for file in self.hash_files]
+        }
 
     def versions(self) -> dict[str, str]:
         """Images are copied, so only what checks them matters."""
@@ -244,13 +247,20 @@ def _inputs(layout: Annotations | Tables, options: Nlvr2Options, hashes: dict[st
         raise SourceError(str(options.source), f"no row has its images ({found})", hint)
     val, notices = _val_sets(listing.directories, options.val_directories)
     items = [
-        Item("val" if name == "train" and _set(key) in val else name, key, listing.sizes[name, key], tuple(places))
+        Item(
+            "val" if name == "train" and _set(key) in val else name,
+            key,
+            tuple(listing.contents[name, key]),
+            tuple(places),
+            listing.sizes[name, key],
+        )
         for (name, key), places in listing.places.items()
     ]
-    items += [Item(name, key, size, reject) for name, key, size, reject in listing.rejects]
+    items += [Item(name, key, str(reject).encode(), reject, size) for name, key, size, reject in listing.rejects]
+    items.sort(key=lambda item: item.key)
     if hashes:
         notices.append(f"official hashes of {len(hashes)} images are checked")
-    return Inputs(tuple(items), notices=tuple(notices), duplicates=tuple(listing.duplicates))
+    return Inputs(items, warnings=tuple(notices), duplicates=tuple(listing.duplicates))
 
 
 @dataclass
@@ -261,6 +271,7 @@ class _Listing:
     with_images: int = 0
     places: dict[tuple[str, str], list[Place]] = field(default_factory=dict)
     sizes: dict[tuple[str, str], int] = field(default_factory=dict)
+    contents: dict[tuple[str, str], list[bytes | Path]] = field(default_factory=dict)
     rejects: list[tuple[str, str, int, RejectInput]] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
     directories: dict[str, set[str]] = field(default_factory=dict)
@@ -291,6 +302,8 @@ class _Listing:
         key = (row.set_name, own)
         self.places.setdefault(key, []).append(row.place)
         self.sizes[key] = self.sizes.get(key, 0) + layout.size_bytes(row.place, example)
+        files = layout.image_files(row.place, example)
+        self.contents.setdefault(key, [*files]).append(repr(tuple(example)).encode())
         self.with_images += layout.has_images(example)
         if row.set_name == "train":
             directories = self.directories.setdefault(example.image_set, set())

@@ -119,6 +119,17 @@ class Annotations:
         where = self.where(place)
         return [(name, read_image(self.image_index.find(name, where=where), where)) for name in names]
 
+    def image_files(self, place: Place, example: Example) -> list[Path]:
+        """The files that `images` reads, or where they would be."""
+        found = []
+        for side in (0, 1):
+            name = f"{example.pair}-img{side}.png"
+            try:
+                found.append(self.image_index.find(name))
+            except RejectInput:
+                found.append(self.files[place.file].parent / name)
+        return found
+
     def size_bytes(self, place: Place, example: Example) -> int:
         """Of the row and its images, as far as they are there."""
         return place.length + sum(self._image_size(f"{example.pair}-img{side}.png") for side in (0, 1))
@@ -220,6 +231,10 @@ class Tables:
         if len(cells) != 2:
             raise RejectInput(where, "missing-image", f"the row has {len(cells)} images, not two")
         return [_named(*image_cell(cell, where), side, example, table, place) for side, cell in enumerate(cells)]
+
+    def image_files(self, place: Place, example: Example) -> list[Path]:
+        """The table itself."""
+        return [self.tables[place.file].path]
 
     def size_bytes(self, place: Place, example: Example) -> int:
         return self.tables[place.file].path.stat().st_size

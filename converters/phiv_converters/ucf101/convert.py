@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ HUB_SHA256 = "e9fcc76af48d320be88c5265f2e0576ecd615956976f6ce4742fdf2b042b71eb"
 
 
 @dataclass(frozen=True)
-class Ucf101Options:
+class Ucf101Options(ConverterOptions):
     """UCF-101 action clips to image-sequence classification conversations."""
 
     source: Path | None = None
@@ -102,12 +103,12 @@ class Ucf101Options:
 
 
 @dataclass(frozen=True)
-class Ucf101:
+class Ucf101(Converter):
     """An opened source: lists its clips and turns one into a draft."""
 
     options_: Ucf101Options
     layout: Layout
-    identity: dict[str, Any] | None
+    fixed_identity: dict[str, Any] | None
     name: str = "ucf101"
     splits: tuple[str, ...] = SPLITS
     classes: tuple[str, ...] = field(init=False)
@@ -134,7 +135,7 @@ class Ucf101:
         found: dict[str, Any] = {"fold": self.layout.fold, "classes": list(self.classes)}
         if self.layout.kind == "subset":
             found["val_groups"] = None  # the subset has its own val split
-        return self.identity or self.options_.shape() | found
+        return self.fixed_identity or self.options_.shape() | found
 
     def versions(self) -> dict[str, str]:
         """The decoder's and the JPEG encoder's versions."""
@@ -158,8 +159,8 @@ class Ucf101:
             )
         clips = _first_per_class(listing.clips, self.options_.max_per_class)
         _check_stems(clips)
-        items = tuple(Item(clip.split, clip.key, _size(clip.path), clip) for clip in clips)
-        return Inputs(items, absent=len(listing.absent), notices=listing.notices)
+        items = tuple(Item(clip.split, clip.key, clip.path, clip) for clip in clips)  # sorted by key
+        return Inputs(items, absent=len(listing.absent), warnings=listing.notices)
 
     def draft(self, item: Item) -> Draft:
         """One clip as one turn: its frames, the recipe's question, the class."""
@@ -241,14 +242,6 @@ def _check_stems(clips: list[Clip]) -> None:
             raise SourceError(
                 str(clip.path), f"its frames would have the names of those of {str(other.path)!r}", "Rename one"
             )
-
-
-def _size(path: Path) -> int:
-    """Bytes; 0 for what cannot be looked at, which `draft` then rejects."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _drawn(scratch: Path) -> Path:

@@ -77,7 +77,7 @@ def test_a_folder_without_permission_is_one_line_and_exit_3(clips: Path, tmp_pat
     for folder in (p for p in tmp_path.parents if p.owner() == tmp_path.owner() and p.is_relative_to("/tmp")):
         folder.chmod(folder.stat().st_mode | 0o055)
     code = (
-        "import os, sys, filelock, phiv_data.convert.engine\n"
+        "import os, sys, filelock, loky, phiv_data.convert.engine\n"
         "from phiv_data.cli.convert import main\n"
         "sys.argv = ['phiv-convert', 'ucf101', '--demo', '--num_frames', '0', '--out_dir', 'x']\n"
         "main(); sys.stderr.write('----\\n')  # loads what nobody may not read\n"

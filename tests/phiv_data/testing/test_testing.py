@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from phiv_data.convert.base import Inputs, Item
+from phiv_data.convert import Converter, Inputs, Item
 from phiv_data.media.images import image_size
 from phiv_data.sources.image_index import checked_image, read_image
 from phiv_data.storage.sample import Draft, EncodedImage, encoded_image
@@ -26,22 +26,14 @@ NAMES = {"train": ["ant", "bee", "unlabeled"], "val": ["cow", "dog"]}
 
 
 @dataclass(frozen=True)
-class Sound:
+class Sound(Converter):
     """A sound converter over `<split>/<label>.png`; a subclass breaks one thing."""
 
     source: Path
     question: str = "What is it?"
 
     name = "sound"
-    record_source = "sound"
     splits = ("train", "val")
-    synthetic = False
-
-    def identity(self) -> dict[str, Any] | None:
-        return None
-
-    def open(self, scratch: Path) -> Sound:
-        return self
 
     def describe(self) -> str:
         return "folder with {train,val}/*.png"
@@ -49,17 +41,14 @@ class Sound:
     def options(self) -> dict[str, Any]:
         return {"question": self.question}
 
-    def versions(self) -> dict[str, str]:
-        return {}
-
     def inputs(self) -> Inputs:
         return Inputs(tuple(map(self.item, self.files())))
 
     def files(self) -> list[Path]:
-        return list(self.source.glob("*/*.png"))
+        return sorted(self.source.glob("*/*.png"))
 
     def item(self, file: Path) -> Item:
-        return Item(file.parent.name, file.relative_to(self.source).as_posix(), file.stat().st_size, file)
+        return Item(file.parent.name, file.relative_to(self.source).as_posix(), file, file)
 
     def draft(self, item: Item) -> Draft:
         image = self.image(item)
@@ -226,7 +215,22 @@ class KeepsAbsoluteNames(Sound):
 
 class NumbersTheListing(Sound):
     def inputs(self) -> Inputs:
-        return Inputs(tuple(replace(self.item(f), key=f"{i}.png") for i, f in enumerate(self.files())))
+        return Inputs(tuple(replace(self.item(f), key=f"{i}.png") for i, f in enumerate(self.source.glob("*/*.png"))))
+
+
+class ListsAsItComes(Sound):
+    def files(self) -> list[Path]:
+        return list(self.source.glob("*/*.png"))
+
+
+class IgnoresContent(Sound):
+    def item(self, file: Path) -> Item:
+        return replace(super().item(file), content=b"")
+
+
+class KnowsOnlySizes(Sound):
+    def item(self, file: Path) -> Item:
+        return replace(super().item(file), content=b"%d" % file.stat().st_size)
 
 
 class KnowsItsWorker(Sound):
@@ -245,7 +249,7 @@ class TakesAnything(Sound):
     """Stands in for any source."""
 
     def inputs(self) -> Inputs:
-        return Inputs(super().inputs().items or (Item("train", "none", 0),))
+        return Inputs(tuple(super().inputs().items) or (Item("train", "none", b""),))
 
     def draft(self, item: Item) -> Draft:
         return super().draft(item) if item.payload else Draft((Turn(images=(), user="?", assistant="!"),), ())
@@ -283,7 +287,7 @@ DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     NameMissing: (testing.check_description, "record_source is empty. Name the dataset"),
     SplitTwice: (testing.check_description, "there twice .* List each once"),
     TellsItsPlace: (testing.check_description, "absolute path .* Name folders relative"),
-    WritesToItsSource: (testing.check_description, r"written to \('cache.txt'\). Write to scratch only"),
+    WritesToItsSource: (testing.check_description, r"written to \('cache.txt'\). Write to work_dir only"),
     OptionsOfPaths: (testing.check_options, r"is not JSON .*PosixPath"),
     OptionsOfTuples: (testing.check_options, "is not plain JSON .* Use lists"),
     OptionsOfPlaces: (testing.check_options, "holds the place .* Leave paths out"),
@@ -299,7 +303,7 @@ DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     ForgetsInPickles: (testing.check_pickles, "another draft when drafted by a pickled copy .* Keep in fields"),
     CarriesItsImages: (testing.check_items_are_small, r"an item of 5\d\d\d bytes, over 4096. Keep a name"),
     ImagesInOtherOrder: (testing.check_images, "turns name .*, images are .* Give each"),
-    WrongSize: (testing.check_images, r"is said to be \(3, 4, .* and is \(4, 3"),
+    WrongSize: (testing.check_images, r"is declared \(3, 4, .* and is \(4, 3"),
     OneNameForAll: (testing.check_images, "image.png stands for two images"),
     LeaksAcrossSplits: (testing.check_splits_are_disjoint, "in several splits .*ant.* Split by whole"),
     RejectsSoundInputs: (testing.check_accounting, "a sound input is rejected .*bee.*empty"),
@@ -309,6 +313,12 @@ DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     ReencodesDifferently: (testing.check_reload, "other images come back"),
     KeepsAbsoluteNames: (testing.check_place_and_order_leave_no_trace, "from a copy of the source"),
     NumbersTheListing: (testing.check_place_and_order_leave_no_trace, "from a copy of the source"),
+    ListsAsItComes: (testing.check_place_and_order_leave_no_trace, "from a copy of the source"),
+    IgnoresContent: (
+        testing.check_changed_content_is_noticed,
+        "a second run does not notice a change in 'train/ant.png'. Put what an input is into Item.content",
+    ),
+    KnowsOnlySizes: (testing.check_changed_content_is_noticed, "a second run does not notice a change in 'train"),
     KnowsItsWorker: (testing.check_workers_leave_no_trace, "when converted by two workers"),
     BreaksOnBadSources: (testing.check_bad_sources, "FileNotFoundError gets through .* Raise SourceError"),
     TakesAnything: (testing.check_bad_sources, "source 'missing' is converted"),
@@ -359,13 +369,25 @@ def test_the_kit_as_one_call_passes_and_fails(source: Path, tmp_path: Path) -> N
     assert (tmp_path / "work/check_unlabeled/plain/out/manifest.json").is_file()
 
 
-def test_a_source_that_is_not_sound_is_told_as_such(tmp_path: Path) -> None:
+def test_the_kit_as_one_call_reports_every_failed_check(source: Path) -> None:
+    class Threefold(GuessesLabels, IgnoresContent, TellsItsPlace):
+        pass
+
+    with pytest.raises(AssertionError) as caught:
+        check_converter(Threefold, source, unlabeled=1)
+    lines = str(caught.value).splitlines()
+    failed = {"check_description", "check_pickles", "check_unlabeled", "check_changed_content_is_noticed"}
+    assert {line.partition(": ")[0] for line in lines} >= failed
+    assert len(lines) == len({line.partition(": ")[0] for line in lines})
+
+
+def test_a_source_that_is_not_sound_is_reported(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(AssertionError, match=r"a sound source does not convert \(sound: no inputs found"):
         testing.check_images(case_of(Sound, tmp_path / "nothing"), tmp_path)
 
 
-def test_a_image_shared_by_splits_passes_where_the_dataset_says_so(source: Path, tmp_path: Path) -> None:
+def test_an_image_shared_by_splits_passes_where_the_dataset_declares_it(source: Path, tmp_path: Path) -> None:
     testing.check_splits_are_disjoint(replace(case_of(LeaksAcrossSplits, source), shares_images=True), tmp_path)
 
 
