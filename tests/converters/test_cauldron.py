@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from phiv_converters.cauldron import CauldronOptions
-from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.export.cauldron import Cauldron
 from phiv_data.export.engine import export

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from phiv_converters.hateful_memes.convert import PLAIN, WORDINGS, HatefulMemesOptions, recipe_question
+from phiv_converters.hateful_memes.convert import recipe_question
+from phiv_converters.hateful_memes.options import PLAIN, WORDINGS, HatefulMemesOptions
 from phiv_data import validate
 from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, Manifest, SourceError, UsageError
@@ -427,7 +428,7 @@ def test_real_annotations_whose_images_are_not_here_are_accounted(shared: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"demo": True, "source": Path()}, "--demo: draws its own images"),
+        ({"demo": True, "source": Path()}, "--demo: makes its own synthetic data"),
         ({"val": ("dev_seen", "train")}, "--val: 'train' is given to two splits"),
         ({"password": "x", "source": Path()}, "--password: opens a zip"),
     ],

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from phiv_converters.nlvr2.convert import WORDINGS, Nlvr2Options, average_hash, recipe_question
+from phiv_converters.nlvr2.convert import recipe_question
+from phiv_converters.nlvr2.official_hashes import average_hash
+from phiv_converters.nlvr2.options import WORDINGS, Nlvr2Options
 from phiv_data import validate
 from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, Manifest, SourceError, UsageError
@@ -472,7 +474,7 @@ def test_a_split_that_nlvr2_does_not_have_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"val_directories": 100}, "--val_directories: must be 0 to 99"),
-        ({"demo": True, "source": Path()}, "--demo: draws its own images"),
+        ({"demo": True, "source": Path()}, "--demo: makes its own synthetic data"),
         ({"images": (Path(),)}, "--images: needs the annotations too"),
     ],
 )
@@ -501,15 +503,15 @@ def test_without_source_and_network_one_line_says_what_to_pass(tmp_path: Path, m
 
 
 def test_the_real_dev_file_parses_to_the_published_counts(shared: Path) -> None:
-    from phiv_converters.nlvr2.layouts import Annotations, Example, find_layout
+    from phiv_converters.nlvr2.layouts import Nlvr2Annotations, Nlvr2Example, find_layout
 
     real = shared / "samples/nlvr2"
     for subset, count in (("all", 6982), ("balanced", 2300)):
         layout = find_layout(real, (), subset, "it")  # type: ignore[arg-type]  # one of the literals
-        assert isinstance(layout, Annotations)
+        assert isinstance(layout, Nlvr2Annotations)
         examples = [listed.example for listed in layout.rows()]
         assert len(examples) == count
-        assert all(isinstance(example, Example) and example.label is not None for example in examples)
+        assert all(isinstance(example, Nlvr2Example) and example.label is not None for example in examples)
     hashes = json.loads((real / "util/hashes/dev_hashes.json").read_bytes())
     rows = [json.loads(line) for line in (real / "data/dev.json").read_bytes().splitlines()]
     assert {f"{r['identifier'].rpartition('-')[0]}-img{k}.png" for r in rows for k in (0, 1)} == set(hashes)

@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 
 from phiv_converters.synthetic import documents as drawn
-from phiv_converters.synthetic.documents import COLOURS, draw_docvqa, draw_hateful_memes, draw_nlvr2
+from phiv_converters.synthetic.documents import (
+    COLOURS,
+    make_synthetic_docvqa,
+    make_synthetic_hateful_memes,
+    make_synthetic_nlvr2,
+)
 from phiv_data.media.images import image_size, open_image
 from phiv_data.utils.atomic import sha256_file
 
-DRAW = [draw_docvqa, draw_nlvr2, draw_hateful_memes]
+DRAW = [make_synthetic_docvqa, make_synthetic_nlvr2, make_synthetic_hateful_memes]
 
 
 @pytest.fixture(name="sets", scope="module")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from phiv_converters.ucf101.convert import Ucf101Options
 from phiv_converters.ucf101.layouts import find_layout, list_clips
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data import validate
 from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, SourceError, UsageError
@@ -252,7 +252,7 @@ def test_an_unknown_class_names_its_neighbour(shared: Path, tmp_path: Path) -> N
     [
         ({"num_frames": 0}, "--num_frames: must be 1 to"),
         ({"jpeg_quality": 101}, "--jpeg_quality: must be 1 to 95"),
-        ({"demo": True, "source": Path()}, "--demo: draws its own clips"),
+        ({"demo": True, "source": Path()}, "--demo: makes its own synthetic data"),
     ],
 )
 def test_options_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
