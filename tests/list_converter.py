@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from phiv_data.convert.base import Duplicate, Inputs, Item
+from phiv_data.convert import Converter, Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import Draft, encoded_image
 from phiv_schemas import Turn
@@ -26,21 +25,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ListOptions:
+class ListOptions(Converter):
     """Options and converter in one."""
 
     rows: tuple[Row, ...]
     duplicates: tuple[Duplicate, ...] = ()
     splits: tuple[str, ...] = ("train",)
     name: str = "listed"
-    record_source: str = "listed"
-    synthetic: bool = False
-
-    def identity(self) -> dict[str, Any] | None:
-        return None
-
-    def open(self, scratch: Path) -> ListOptions:
-        return self
 
     def describe(self) -> str:
         return "rows of a list"
@@ -48,11 +39,8 @@ class ListOptions:
     def options(self) -> dict[str, Any]:
         return {}
 
-    def versions(self) -> dict[str, str]:
-        return {}
-
     def inputs(self) -> Inputs:
-        items = tuple(Item(row.split, f"{i:08d}", 1, i) for i, row in enumerate(self.rows))
+        items = tuple(Item(row.split, f"{i:08d}", repr(row).encode(), i, 1) for i, row in enumerate(self.rows))
         return Inputs(items, duplicates=self.duplicates)
 
     def draft(self, item: Item) -> Draft:

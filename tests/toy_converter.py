@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phiv_data.convert.base import Inputs, Item
+from phiv_data.convert import Converter, Item
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import Draft, encoded_image
 from phiv_data.utils.atomic import sha256_file
@@ -19,7 +20,7 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class ToyOptions:
+class ToyOptions(Converter):
     """Options and converter in one. `shuffle` seeds the order of the listing."""
 
     source: Path
@@ -27,15 +28,10 @@ class ToyOptions:
     question: str = "What is it?"
     fixed: bool = False
     name: str = "toy"
-    record_source: str = "toy"
     splits: tuple[str, ...] = SPLITS
-    synthetic: bool = False
 
     def identity(self) -> dict[str, Any] | None:
         return self.options() if self.fixed else None
-
-    def open(self, scratch: Path) -> ToyOptions:
-        return self
 
     def describe(self) -> str:
         return "toy folder"
@@ -46,13 +42,14 @@ class ToyOptions:
     def versions(self) -> dict[str, str]:
         return {"toy": "1"}
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> Iterator[Item]:
         files = [p for split in SPLITS for p in self.source.glob(f"{split}/*.png")]
         random.Random(self.shuffle).shuffle(files)
-        return Inputs(tuple(Item(p.parent.name, p.name, p.stat().st_size, p) for p in files))
+        return (Item(p.parent.name, p.name, p) for p in sorted(files, key=lambda path: path.name))
 
     def draft(self, item: Item) -> Draft:
-        path: Path = item.payload
+        path = item.content
+        assert isinstance(path, Path)
         if "kill" in path.name:
             os.kill(os.getpid(), signal.SIGKILL)
         if "bad" in path.name:

@@ -1,18 +1,24 @@
 """What the converters of published datasets share: how a source is opened, and how an opened one describes itself.
 
-root = open_source(options.source, work_dir, HubFolder("nielsr/docvqa_1200_examples", "data"), hint="Pass --source")
+    root = open_source(options.source, work_dir, HubFolder("nielsr/docvqa_1200_examples", "data"), hint="Pass --source")
 
-@dataclass(frozen=True)
-class Docvqa(Release):          # `name`, `flags`, `layout` and `fixed` are its fields; see ucf101/convert.py
+    @dataclass(frozen=True)
+    class Docvqa(Release):
+        flags: DocvqaOptions
+        layout: DocvqaLayout
+
+`ucf101/convert.py` shows one that is complete.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from phiv_data.convert.base import Converter
 from phiv_data.sources.hub import download_folder
 from phiv_data.sources.image_index import is_archive, opened
 
@@ -54,11 +60,15 @@ class ReleaseLayout(Protocol):
         ...
 
 
+def row_digest(*values: object) -> bytes:
+    """16 bytes that stand for what a parsed row contains: any change of a value changes them."""
+    return hashlib.sha256(repr(values).encode()).digest()[:16]
+
+
 @dataclass(frozen=True)
-class Release:
+class Release(Converter):
     """An opened published dataset. `fixed` are the options of a source that cannot change, else None."""
 
-    name: ClassVar[str]
     demo_content: ClassVar[str]
     """What the demo set consists of: `clips`."""
 
@@ -70,11 +80,6 @@ class Release:
     def synthetic(self) -> bool:
         """True for the demo set."""
         return self.flags.demo
-
-    @property
-    def record_source(self) -> str:
-        """`ucf101`, or `ucf101-synthetic` for the demo set: every record contains it."""
-        return f"{self.name}-synthetic" if self.synthetic else self.name
 
     def describe(self) -> str:
         """The layout found and why."""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.convert.base import Inputs
-from phiv_data.convert.plan import Task
+from phiv_data.convert.plan import ConversionTask
 from phiv_data.convert.seen_index import SeenIndex, open_seen_index
 from phiv_data.convert.staging import MANIFEST
-from phiv_data.convert.tasks import Job, Row, iter_samples, load_report
+from phiv_data.convert.tasks import ConversionJob, WrittenRow, iter_samples, load_report
 from phiv_data.storage.card import dataset_card
 from phiv_data.storage.sample import Sample
 from phiv_data.utils.atomic import TMP_PREFIX, HashingWriter, atomic_write, sha256_file
@@ -26,7 +26,7 @@ from phiv_schemas import Accounting, FileInfo, Manifest, ShardInfo, SourceError,
 
 
 @dataclass(slots=True)
-class Collected:
+class AssembledFiles:
     """What the tasks' reports add up to."""
 
     splits: dict[str, SplitInfo] = field(default_factory=dict)
@@ -39,42 +39,44 @@ class Collected:
     image_hashes: FileInfo | None = None
 
 
-def collect(job: Job) -> Collected:
+def assemble(job: ConversionJob) -> AssembledFiles:
     """Stage the jsonl files, `rejects.jsonl` and `images.sha256`, and return what they hold."""
-    stage, collected = job.workspace.stage, Collected()
+    stage, assembled = job.workspace.stage, AssembledFiles()
     with open_seen_index(job.workspace.seen_index) as seen_index:
         with atomic_write(stage / "rejects.jsonl") as rejects:
-            for split in job.plan.converter.splits:
-                _collect_split(job, split, collected, seen_index, rejects)
+            for split in job.plan.splits:
+                _assemble_split(job, split, assembled, seen_index, rejects)
         with atomic_write(stage / "images.sha256") as hashes:
             for path, sha256 in seen_index.claims():
                 hashes.write(f"{sha256}  images/{path}\n".encode())
-        collected.identical = seen_index.identical_sources()
-    collected.rejects = _info("rejects.jsonl", rejects)
-    collected.image_hashes = _info("images.sha256", hashes)
-    return collected
+        assembled.identical = seen_index.identical_sources()
+    assembled.rejects = _info("rejects.jsonl", rejects)
+    assembled.image_hashes = _info("images.sha256", hashes)
+    return assembled
 
 
-def _collect_split(job: Job, split: str, collected: Collected, seen_index: SeenIndex, rejects: HashingWriter) -> None:
+def _assemble_split(
+    job: ConversionJob, split: str, assembled: AssembledFiles, seen_index: SeenIndex, rejects: HashingWriter
+) -> None:
     name, images_before = f"{job.plan.converter.name}_{split}.jsonl", seen_index.num_claims
-    sizes = collected.row_sizes[split] = array("Q")
+    sizes = assembled.row_sizes[split] = array("Q")
     with atomic_write(job.workspace.stage / name) as jsonl:
         for task in _tasks_of(job, split):
             report = load_report(job, task)
-            collected.task_rows[task.index] = len(report.rows)
-            collected.unlabeled += report.unlabeled
+            assembled.task_rows[task.index] = len(report.rows)
+            assembled.unlabeled += report.unlabeled
             for row in report.rows:
                 size = jsonl.write(f"{row.conversation.to_line()}\n".encode())
                 sizes.append(size + sum(meta.size_bytes for meta in row.media))
                 _note(job, seen_index, row)
             for reject in report.rejects:
                 rejects.write(f"{reject.model_dump_json()}\n".encode())
-                collected.rejected[reject.code] += 1
+                assembled.rejected[reject.code] += 1
     images = seen_index.num_claims - images_before
-    collected.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=_info(name, jsonl))
+    assembled.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=_info(name, jsonl))
 
 
-def _note(job: Job, seen_index: SeenIndex, row: Row) -> None:
+def _note(job: ConversionJob, seen_index: SeenIndex, row: WrittenRow) -> None:
     """Enter the row's id, images and their sources. SourceError where an id or a path stands for two things."""
     row_id = row.conversation.id
     if not seen_index.claim_id(row_id):
@@ -89,7 +91,7 @@ def _note(job: Job, seen_index: SeenIndex, row: Row) -> None:
             seen_index.note_source(meta.source_sha256, meta.source)
 
 
-def _tasks_of(job: Job, split: str) -> list[Task]:
+def _tasks_of(job: ConversionJob, split: str) -> list[ConversionTask]:
     return [task for task in job.plan.tasks if task.split == split]
 
 
@@ -107,24 +109,24 @@ class ShardSpec:
     split: str
     index: int
     path: str
-    pieces: tuple[tuple[Task, slice], ...]
+    pieces: tuple[tuple[ConversionTask, slice], ...]
     num_rows: int
 
 
 @dataclass(frozen=True, slots=True)
-class ShardJobs:
+class ShardPlan:
     """What every shard task shares."""
 
-    job: Job
+    job: ConversionJob
     shards: tuple[ShardSpec, ...]
 
 
-def shard_jobs(job: Job, collected: Collected) -> ShardJobs:
+def plan_shard_files(job: ConversionJob, assembled: AssembledFiles) -> ShardPlan:
     """The shards of every split, sized by the bytes of their rows."""
-    return ShardJobs(job, tuple(chain.from_iterable(_shards_of(job, collected, s) for s in collected.splits)))
+    return ShardPlan(job, tuple(chain.from_iterable(_shards_of(job, assembled, s) for s in assembled.splits)))
 
 
-def build_shard(jobs: ShardJobs, index: int) -> ShardInfo:
+def build_shard(jobs: ShardPlan, index: int) -> ShardInfo:
     """Write shard `index` from the staged images, unless an earlier run did."""
     from phiv_data.storage.shards import write_shard
 
@@ -140,22 +142,22 @@ def build_shard(jobs: ShardJobs, index: int) -> ShardInfo:
     return info
 
 
-def _samples(job: Job, spec: ShardSpec) -> Iterator[Sample]:
+def _samples(job: ConversionJob, spec: ShardSpec) -> Iterator[Sample]:
     return chain.from_iterable(iter_samples(job, task, rows) for task, rows in spec.pieces)
 
 
-def _shards_of(job: Job, collected: Collected, split: str) -> list[ShardSpec]:
+def _shards_of(job: ConversionJob, assembled: AssembledFiles, split: str) -> list[ShardSpec]:
     from phiv_data.storage.shards import plan_shards, shard_name
 
     tasks = _tasks_of(job, split)
-    starts = [0, *accumulate(collected.task_rows[task.index] for task in tasks)]
-    ranges = plan_shards(collected.row_sizes[split])
+    starts = [0, *accumulate(assembled.task_rows[task.index] for task in tasks)]
+    ranges = plan_shards(assembled.row_sizes[split])
     paths = [f"arrow/{split}/{shard_name(i, len(ranges))}" for i in range(len(ranges))]
     pieces = [_pieces(tasks, starts, rows) for rows in ranges]
     return [ShardSpec(split, i, paths[i], pieces[i], len(rows)) for i, rows in enumerate(ranges)]
 
 
-def _pieces(tasks: list[Task], starts: list[int], rows: range) -> tuple[tuple[Task, slice], ...]:
+def _pieces(tasks: list[ConversionTask], starts: list[int], rows: range) -> tuple[tuple[ConversionTask, slice], ...]:
     """Where the split's rows `rows` lie in its tasks' reports; `starts[i]` is the first row of `tasks[i]`."""
     some = range(bisect_right(starts, rows.start) - 1, bisect_left(starts, rows.stop))
     return tuple((tasks[i], slice(max(rows.start - starts[i], 0), rows.stop - starts[i])) for i in some)
@@ -165,13 +167,13 @@ def _pieces(tasks: list[Task], starts: list[int], rows: range) -> tuple[tuple[Ta
 
 
 def write_manifest(
-    job: Job, inputs: Inputs, collected: Collected, shards: list[ShardInfo], recipe: dict[str, Any]
+    job: ConversionJob, inputs: Inputs, assembled: AssembledFiles, shards: list[ShardInfo], provenance: dict[str, Any]
 ) -> None:
     """Stage the loader files of `datasets`, the dataset card and, last, the manifest."""
     stage = job.workspace.stage
     _remove_strays(stage)
     (stage / "images").mkdir(exist_ok=True)
-    finish_dataset(stage, _manifest(job, inputs, collected, shards, recipe))
+    finish_dataset(stage, _manifest(job, inputs, assembled, shards, provenance))
 
 
 def finish_dataset(folder: Path, manifest: Manifest) -> None:
@@ -202,12 +204,12 @@ def _loader_files(stage: Path) -> list[FileInfo]:
 
 
 def _manifest(
-    job: Job, inputs: Inputs, collected: Collected, shards: list[ShardInfo], recipe: dict[str, Any]
+    job: ConversionJob, inputs: Inputs, assembled: AssembledFiles, shards: list[ShardInfo], provenance: dict[str, Any]
 ) -> Manifest:
     converter = job.plan.converter
-    by_split = {name: [s for s in shards if s.path.split("/")[1] == name] for name in collected.splits}
-    assert collected.rejects is not None
-    assert collected.image_hashes is not None
+    by_split = {name: [s for s in shards if s.path.split("/")[1] == name] for name in assembled.splits}
+    assert assembled.rejects is not None
+    assert assembled.image_hashes is not None
     return Manifest(
         name=converter.name,
         source=converter.describe(),
@@ -215,19 +217,19 @@ def _manifest(
         plan_sha256=job.plan.sha256,
         accounting=Accounting(
             inputs=job.plan.num_items + len(inputs.duplicates),
-            written=sum(split.rows for split in collected.splits.values()),
-            rejected=dict(sorted(collected.rejected.items())),
-            unlabeled=collected.unlabeled,
+            written=sum(split.rows for split in assembled.splits.values()),
+            rejected=dict(sorted(assembled.rejected.items())),
+            unlabeled=assembled.unlabeled,
             duplicates=len(inputs.duplicates),
             absent=inputs.absent,
-            identical=sum(len(group) - 1 for group in collected.identical),
+            identical=sum(len(group) - 1 for group in assembled.identical),
         ),
-        splits=[split.model_copy(update={"shards": by_split[name]}) for name, split in collected.splits.items()],
-        rejects=collected.rejects,
-        image_hashes=collected.image_hashes,
-        identical_inputs=collected.identical,
+        splits=[split.model_copy(update={"shards": by_split[name]}) for name, split in assembled.splits.items()],
+        rejects=assembled.rejects,
+        image_hashes=assembled.image_hashes,
+        identical_inputs=assembled.identical,
         duplicate_inputs=_duplicates(inputs),
-        **recipe,
+        **provenance,
     )
 
 

@@ -1,30 +1,42 @@
-"""The seam to datasets: a `Converter` lists the inputs of a raw dataset and turns one into a draft.
+"""The interface to datasets: a `Converter` lists the inputs of a raw dataset and turns one into a draft.
 
-It is pure: no ids, no output files, no order, no parallelism. The engine owns those. A converter is pickled to
-worker processes, so make it a frozen dataclass. `converters/README.md` shows one in a page.
+It is pure: no ids, no output files, no parallelism. The engine owns those. A converter is pickled to worker processes,
+so make it a frozen dataclass. `converters/README.md` shows one in twenty lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from phiv_data.storage.sample import Draft
+from phiv_data.convert.fingerprint import Content, code_version
+
+if TYPE_CHECKING:
+    from phiv_data.storage.sample import Draft
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One input of a split. `key` is unique within the split; its order is the order of the rows.
+    """One input of a split. `key` names it in rejects, and is unique within the split.
 
-    `size_bytes` tells a changed input from an unchanged one; `payload` is whatever `Converter.draft` needs.
+    `content` is what the input is: its bytes or a digest of them, a file, or a tuple of these. When any of it changes,
+    an output is made again; a file is compared by size and time, or by sha256 with --verify. A file that is missing is
+    no error here: `draft` rejects it. `payload` is whatever `draft` needs beside. `size_bytes`, by default that of the
+    content, decides how many inputs make a task.
     """
 
     split: str
     key: str
-    size_bytes: int
+    content: Content
     payload: Any = field(default=None, compare=False)
+    size_bytes: int | None = None
+
+
+_NO_OPTIONS = ("name", "splits", "synthetic", "record_source", "version", "sharing")
 
 
 class Duplicate(NamedTuple):
@@ -36,69 +48,114 @@ class Duplicate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a source holds: its items in any order, and what a person should know of the rest.
+    """What a source holds: its items, and what a person should know of the rest.
 
-    `items` hold each input once; `duplicates` are counted as inputs too, and named in the manifest. `absent` counts
-    entries of official lists without a file: they are not inputs.
+    Rows come in the order of the items, split by split. `items` hold each input once; `duplicates` are counted as
+    inputs too, and named in the manifest. `absent` counts entries of official lists without a file: they are not
+    inputs.
     """
 
-    items: Sequence[Item]
+    items: Iterable[Item]
     absent: int = 0
-    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     duplicates: tuple[Duplicate, ...] = ()
 
 
-class Converter(Protocol):
-    """A raw dataset, opened."""
+class ConverterOptions:
+    """A converter's command line: a frozen dataclass whose fields become flags of `phiv-convert NAME`.
+
+    A `Converter` is one itself; where opening a source takes work, let `open` return another class.
+    """
 
     @property
-    def name(self) -> str:
-        """Prefix of the jsonl files: `ucf101`."""
-        ...
+    def version(self) -> str:
+        """Of the converter: another one makes another output. By default a hash of its source code."""
+        return code_version(type(self))
+
+    def identity(self) -> dict[str, Any] | None:
+        """Options that alone prove a finished output is theirs (fixed archives, demo); None: list the inputs."""
+        return None
+
+    def open(self, work_dir: Path) -> Converter:
+        """Check the source, unpack or make it below `work_dir` where needed, and return the converter."""
+        raise NotImplementedError
+
+
+class Converter(ConverterOptions):
+    """A raw dataset, opened. Give it a `name`, `inputs` and `draft`; the rest has defaults.
+
+    Any of them may be an attribute of the class, a field of the dataclass or a property.
+    """
+
+    if TYPE_CHECKING:  # read-only for a type checker; plain attributes for a dataclass, which could not set properties
+
+        @property
+        def name(self) -> str:
+            """Prefix of the jsonl files: `ucf101`."""
+            ...
+
+        @property
+        def splits(self) -> tuple[str, ...]:
+            """Splits in the order of the ids, of any names; each gets a jsonl file, even when empty.
+
+            By default those of the inputs: train, val and test first, then the others by name.
+            """
+            ...
+
+        @property
+        def synthetic(self) -> bool:
+            """True when the data were made, not recorded."""
+            ...
+
+    else:
+        splits = ()
+        synthetic = False
 
     @property
     def record_source(self) -> str:
-        """The `source` field of every record whose draft names no other."""
-        ...
+        """The `source` field of every record whose draft names no other: the name, and whether it is synthetic."""
+        return f"{self.name}-synthetic" if self.synthetic else self.name
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Splits in the order of the ids, of any names; each gets a jsonl file, even when empty."""
-        ...
-
-    @property
-    def synthetic(self) -> bool:
-        """True when the data were drawn, not recorded."""
-        ...
+    def open(self, work_dir: Path) -> Converter:
+        """The converter itself."""
+        return self
 
     def describe(self) -> str:
-        """The layout found and why, in one line without absolute paths."""
-        ...
+        """The layout found and why, in one line without absolute paths. By default the docstring's first line."""
+        own = type(self).__doc__ or ""
+        is_generated = own.startswith(f"{type(self).__name__}(")  # by dataclass, with the fields
+        text = "" if is_generated else own
+        return (text or sys.modules[type(self).__module__].__doc__ or self.name).strip().splitlines()[0].rstrip(".")
 
     def options(self) -> dict[str, Any]:
-        """Every option that shapes the output, as plain JSON values."""
-        ...
+        """Every option that shapes the output, as plain JSON values.
+
+        By default the fields of the dataclass, but for paths, fields with `repr=False`, and those that only say what
+        the converter is (`name`, `splits`).
+        """
+        assert dataclasses.is_dataclass(self), f"{type(self).__name__} is no dataclass: give it options()"
+        fields = [f for f in dataclasses.fields(self) if f.repr and "Path" not in str(f.type)]
+        return {f.name: _plain_json(getattr(self, f.name)) for f in fields if f.name not in _NO_OPTIONS}
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that shape the output's bytes."""
-        ...
+        return {}
 
-    def inputs(self) -> Inputs:
-        """Every input there is. Raises SourceError where the dataset is not as it should be."""
-        ...
+    def inputs(self) -> Inputs | Iterable[Item]:
+        """Every input there is, in the order of the rows. Raises SourceError where the dataset is not as it should be.
+
+        Items may be made one at a time, by a generator or a sequence: they are read once.
+        """
+        raise NotImplementedError
 
     def draft(self, item: Item) -> Draft:
         """The draft of one input. Raises RejectInput where the input cannot be used."""
-        ...
+        raise NotImplementedError
 
 
-class ConverterOptions(Protocol):
-    """A converter's command line: a dataclass whose fields become flags of `phiv-convert NAME`."""
-
-    def identity(self) -> dict[str, Any] | None:
-        """Options that alone prove a finished output is theirs (fixed archives, demo); None: list inputs."""
-        ...
-
-    def open(self, scratch: Path) -> Converter:
-        """Check the source, unpack or draw it below `scratch` where needed, and return the converter."""
-        ...
+def _plain_json(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain_json(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(_plain_json(one) for one in value)
+    return value

@@ -1,10 +1,10 @@
 """The engine: raw dataset in, finished dataset out, whatever happens in between.
 
-    plan     which row comes from which input (a pure function of sorted inputs and options)
-    tasks    convert inputs, each task idempotent and atomic, on any runner
-    collect  jsonl files, rejects, image hashes, from the tasks' reports in order
-    shards   Arrow streams of the same rows, on the same runner
-    publish  everything into place, manifest last
+    plan      which row comes from which input (a pure function of inputs and options)
+    tasks     convert inputs, each task idempotent and atomic, on any runner
+    assemble  jsonl files, rejects, image hashes, from the tasks' reports in order
+    shards    Arrow streams of the same rows, on the same runner
+    publish   everything into place, manifest last
 
 Stopped anywhere and started again, it ends with the same bytes as never stopped.
 """
@@ -14,14 +14,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from phiv_data.convert.assemble import Collected, build_shard, collect, shard_jobs, write_manifest
+from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, plan_shard_files, write_manifest
 from phiv_data.convert.base import Converter, ConverterOptions, Inputs
-from phiv_data.convert.plan import Plan, Task, make_plan, spool
-from phiv_data.convert.staging import Workspace, begin, discard, locked, publish
-from phiv_data.convert.tasks import Job, run_task, try_rows
+from phiv_data.convert.plan import ConversionPlan, ConversionTask, list_inputs, make_plan
+from phiv_data.convert.staging import PlanRecord, Workspace, begin, discard, locked, publish
+from phiv_data.convert.tasks import ConversionJob, run_task, try_rows
 from phiv_data.utils.process_pool import WorkerDied, can_start, default_workers, run_local, survives
 from phiv_data.utils.progress import Progress
 from phiv_schemas import EnvironmentProblem, Manifest, PhivError, ShardInfo, UsageError
@@ -35,7 +36,7 @@ class Outcome:
 
     manifest: Manifest
     found_finished: bool
-    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def convert(
@@ -45,41 +46,98 @@ def convert(
     num_workers: int | None = None,
     arrow: bool = True,
     overwrite: bool = False,
+    verify: bool = False,
     include_unlabeled: bool = False,
     progress: ProgressFactory = Progress,
 ) -> Outcome:
-    """Convert what `options` name into `out_dir`; a finished output of the same plan is left alone.
+    """Convert what `options` name into `out_dir`; a finished output of the same plan and source is left alone.
 
     `num_workers` processes; None is one per core, 0 works in this process. `overwrite` makes the output again, or
-    replaces that of another plan.
+    replaces that of another plan. `verify` compares the source's files by sha256 instead of size and time.
     Raises UsageError, SourceError or EnvironmentProblem. Stopped, it keeps what is done for the next run.
     """
     workers = default_workers() if num_workers is None else num_workers
     if workers < 0:
         raise UsageError("--num_workers", f"must be 0 or more (found {workers})")
-    shape = {"arrow": arrow, "include_unlabeled": include_unlabeled}
+    output_options = {"arrow": arrow, "include_unlabeled": include_unlabeled}
     with locked(out_dir) as workspace:
         if workspace.staged() is not None:
             publish(workspace)  # an earlier run was stopped while it moved the finished files into place
             overwrite = False
         finished = None if overwrite else workspace.finished()
-        if finished and _proves_same(finished, options, shape):
-            return _found(workspace, finished)
-        inputs, plan = _open(options, workspace)
+        if finished and _proves_same(finished, options, output_options):
+            discard(workspace)
+            return Outcome(finished, found_finished=True)
+        inputs, plan = _open(options, workspace, verify=verify)
+        provenance = _provenance(plan.converter, output_options)
+        wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)
         if finished:
-            _check_same(finished, plan, shape, out_dir)
-            return _found(workspace, finished)
-        recipe = {"options": plan.converter.options() | shape, "versions": _versions(plan.converter)}
-        begin(workspace, plan.sha256, recipe, overwrite=overwrite)
-        plan = spool(plan, workspace.items)
-        job = _run_tasks(Job(plan, workspace, include_unlabeled), workers, progress)
-        collected = collect(job)
-        shards = _run_shards(job, collected, workers, progress) if arrow else []
-        write_manifest(job, inputs, collected, shards, recipe)
-        return Outcome(publish(workspace), found_finished=False, notices=inputs.notices)
+            warnings = _check_same(finished, wanted, workspace)
+            discard(workspace)
+            return Outcome(finished, found_finished=True, warnings=warnings)
+        warnings = begin(workspace, wanted, overwrite=overwrite)
+        job = _run_tasks(ConversionJob(plan, workspace, include_unlabeled), workers, progress)
+        assembled = assemble(job)
+        shards = _run_shards(job, assembled, workers, progress) if arrow else []
+        write_manifest(job, inputs, assembled, shards, provenance)
+        return Outcome(publish(workspace), found_finished=False, warnings=(*warnings, *inputs.warnings))
 
 
-def _run_tasks(job: Job, num_workers: int, progress: ProgressFactory) -> Job:
+def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> tuple[Inputs, ConversionPlan]:
+    """What the source holds, its items in the plan alone. A source that will not do leaves no files behind."""
+    try:
+        converter = options.open(workspace.source)
+        inputs = list_inputs(converter)
+        plan = make_plan(converter, inputs, workspace.items, workspace.source, verify=verify)
+        return replace(inputs, items=()), plan
+    except PhivError:
+        shutil.rmtree(workspace.source, ignore_errors=True)
+        raise
+
+
+def _provenance(converter: Converter, output_options: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of how the output was made."""
+    ours = {name: version(name) for name in ("phiv", "pyarrow", "pydantic")}
+    return {
+        "options": converter.options() | output_options,
+        "versions": ours | converter.versions(),
+        "converter_version": converter.version,
+    }
+
+
+def _proves_same(manifest: Manifest, options: ConverterOptions, output_options: dict[str, Any]) -> bool:
+    """True when the options alone, without reading the source, show that `manifest` is theirs."""
+    identity = options.identity()
+    is_same_code = manifest.converter_version == options.version
+    return identity is not None and is_same_code and manifest.options == identity | output_options
+
+
+def _check_same(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) -> tuple[str, ...]:
+    """Warnings about a finished output that is the wanted one. UsageError where it is another, which says in what."""
+    options, record, hint = wanted.provenance["options"], workspace.finished_record(), ""
+    keys = sorted(k for k in options.keys() | manifest.options.keys() if options.get(k) != manifest.options.get(k))
+    if manifest.name == wanted.name and not keys and manifest.plan_sha256 == wanted.plan_sha256:
+        if record is None or record.plan_sha256 != wanted.plan_sha256:
+            what = "the source's files are compared by size only: nothing here says what their times were"
+            return (f"{what} (--overwrite converts again)",)
+        if record.source.is_same(wanted.source):
+            return ()
+        if wanted.source.sha256 is not None and record.source.sha256 is None:
+            keys = ["what is known of its source: it was made without --verify"]
+        else:
+            keys = ["the files of its source"]
+            hint = ". --verify compares their contents" if record.source.sha256 and not wanted.source.sha256 else ""
+    elif not keys:
+        same_code = manifest.converter_version == wanted.provenance["converter_version"]
+        keys = ["its inputs" if same_code else "the version of its converter"]
+    raise UsageError(
+        str(workspace.out_dir),
+        f"holds a finished {manifest.name} conversion that differs in {', '.join(keys)}",
+        f"Pass --overwrite to replace it, or another --out_dir{hint}",
+    )
+
+
+def _run_tasks(job: ConversionJob, num_workers: int, progress: ProgressFactory) -> ConversionJob:
     """Run every task. Inputs that kill the process that reads them end up as rejects, not as a dead run."""
     pending = [task.index for task in job.plan.tasks]
     with progress(f"{job.plan.converter.name}: convert", job.plan.num_items) as bar:
@@ -89,12 +147,12 @@ def _run_tasks(job: Job, num_workers: int, progress: ProgressFactory) -> Job:
                     pending.remove(index)
                     bar.add(rows)
             except WorkerDied as death:
-                job = job.without(job.crashed | _killers(job, death.indices))
+                job = job.without(job.crashed | _find_killers(job, death.indices))
     return job
 
 
-def _killers(job: Job, suspects: list[int]) -> frozenset[int]:
-    """Rows that kill a process of their own, among those of the suspected tasks; the other tasks are done now.
+def _find_killers(job: ConversionJob, suspects: list[int]) -> frozenset[int]:
+    """Rows of the suspected tasks that kill a process which reads nothing else; the tasks' other rows are done then.
 
     EnvironmentProblem where the rows are not to blame: so every round of tries ends with less left to do.
     """
@@ -103,66 +161,28 @@ def _killers(job: Job, suspects: list[int]) -> frozenset[int]:
         hint = "Call convert under `if __name__ == '__main__':`, or with num_workers=0"
         raise EnvironmentProblem("worker processes", what, hint)
     guilty = [job.plan.tasks[i] for i in suspects if not survives(run_task, job, i)]
-    killers = frozenset(row for task in guilty for row in _killing(job, task, range(task.first, task.stop)))
+    killers = frozenset(row for task in guilty for row in _halve(job, task, range(task.first, task.stop)))
     if guilty and not killers:
         raise EnvironmentProblem("worker processes", "they die on changing inputs", "Free memory, then run again")
     return killers
 
 
-def _killing(job: Job, task: Task, rows: range) -> list[int]:
+def _halve(job: ConversionJob, task: ConversionTask, rows: range) -> list[int]:
     """Those of `rows` that kill a process, found by halving."""
     if survives(try_rows, (job, task, rows), 0):
         return []
     half = len(rows) // 2
-    return [*_killing(job, task, rows[:half]), *_killing(job, task, rows[half:])] if half else [rows[0]]
+    return [*_halve(job, task, rows[:half]), *_halve(job, task, rows[half:])] if half else [rows[0]]
 
 
-def _run_shards(job: Job, collected: Collected, num_workers: int, progress: ProgressFactory) -> list[ShardInfo]:
-    jobs = shard_jobs(job, collected)
+def _run_shards(
+    job: ConversionJob, assembled: AssembledFiles, num_workers: int, progress: ProgressFactory
+) -> list[ShardInfo]:
+    plan = plan_shard_files(job, assembled)
     infos: dict[int, ShardInfo] = {}
-    indices = range(len(jobs.shards))
-    with progress(f"{job.plan.converter.name}: shards", sum(shard.num_rows for shard in jobs.shards)) as bar:
-        for index, info in run_local(build_shard, jobs, indices, num_workers):
+    indices = range(len(plan.shards))
+    with progress(f"{job.plan.converter.name}: shards", sum(shard.num_rows for shard in plan.shards)) as bar:
+        for index, info in run_local(build_shard, plan, indices, num_workers):
             infos[index] = info
             bar.add(info.rows)
     return [infos[index] for index in indices]
-
-
-def _open(options: ConverterOptions, workspace: Workspace) -> tuple[Inputs, Plan]:
-    """What the source holds, its items in the plan alone. A source that will not do leaves no scratch behind."""
-    try:
-        converter = options.open(workspace.scratch)
-        inputs = converter.inputs()
-        return replace(inputs, items=()), make_plan(converter, inputs)
-    except PhivError:
-        shutil.rmtree(workspace.scratch, ignore_errors=True)
-        raise
-
-
-def _found(workspace: Workspace, manifest: Manifest) -> Outcome:
-    discard(workspace)
-    return Outcome(manifest, found_finished=True)
-
-
-def _proves_same(manifest: Manifest, options: ConverterOptions, shape: dict[str, Any]) -> bool:
-    """True when the options alone, without a look at the source, show that `manifest` is theirs."""
-    identity = options.identity()
-    return identity is not None and manifest.options == identity | shape
-
-
-def _check_same(manifest: Manifest, plan: Plan, shape: dict[str, Any], out_dir: Path) -> None:
-    wanted = plan.converter.options() | shape
-    if (manifest.name, manifest.plan_sha256, manifest.options) == (plan.converter.name, plan.sha256, wanted):
-        return
-    keys = sorted(k for k in wanted.keys() | manifest.options.keys() if wanted.get(k) != manifest.options.get(k))
-    raise UsageError(
-        str(out_dir),
-        f"holds a finished {manifest.name} conversion that differs in {', '.join(keys) or 'its inputs'}",
-        "Pass --overwrite to replace it, or another --out_dir",
-    )
-
-
-def _versions(converter: Converter) -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("phiv", "pyarrow", "pydantic")} | converter.versions()

@@ -1,10 +1,10 @@
-"""The plan: which row comes from which input, and which task makes it.
+"""The plan of a conversion: which row comes from which input, and which task makes it.
 
-A plan is a pure function of the sorted inputs and the options, so the output's bytes cannot depend on the number
-of workers, on the order of a directory listing, on rejects or on retries.
+A plan is a pure function of the inputs and the options, so the output's bytes cannot depend on the number of workers,
+on rejects or on retries. Rows come in the order in which the converter lists its inputs, split by split.
 
-Inputs are listed once, and may be millions: `spool` puts them on disk task by task, and `load_items` reads those of one
-task back, in whichever process does it.
+Inputs may be millions: they are read once, and written to disk task by task, from where `load_items` reads those of one
+task back in whichever process does it.
 """
 
 from __future__ import annotations
@@ -12,67 +12,105 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from phiv_data.convert.base import Converter, Inputs, Item
-from phiv_data.utils.atomic import atomic_write
+from phiv_data.convert.fingerprint import FileVersion, SourceState, file_reader
+from phiv_data.convert.seen_index import open_seen_index
+from phiv_data.utils.atomic import environment_problems
 from phiv_schemas import SourceError
 
 # Rows of a task: 32 of any size, more of small ones, so that a report's two syncs to disk are shared by enough work.
 MIN_TASK_ROWS = 32
 MAX_TASK_ROWS = 256
 TASK_BYTES = 2**20
+SPLIT_ORDER = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A run of rows of one split: the unit of work, of resume and of retry. `offset` is its place in the spool."""
+class ConversionTask:
+    """A run of rows of one split: the unit of work, of resume and of retry. Its items are at `offset` of `file`."""
 
     index: int
     split: str
     first: int
     stop: int
-    offset: int = -1
+    file: Path
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Items in the order of their ids (none once they are spooled), and the tasks that cover them."""
+class ConversionPlan:
+    """The tasks that cover all inputs, in the order of the ids.
+
+    `sha256` covers the options, the converter's version and the inputs with their contents; of files only the sizes.
+    `source` covers the rest of these files.
+    """
 
     converter: Converter
-    items: Sequence[Item]
-    tasks: tuple[Task, ...]
+    splits: tuple[str, ...]
+    tasks: tuple[ConversionTask, ...]
     sha256: str
+    source: SourceState
 
     @property
     def num_items(self) -> int:
         """How many inputs there are."""
         return self.tasks[-1].stop
 
-
-def make_plan(converter: Converter, inputs: Inputs) -> Plan:
-    """The plan for what `inputs` lists. Raises SourceError where there is nothing or a key is there twice."""
-    items = _sorted_items(converter, inputs)
-    return Plan(converter, items, tuple(_tasks(items)), _fingerprint(converter, inputs, items))
-
-
-def spool(plan: Plan, path: Path) -> Plan:
-    """Write the items to `path`, from where `load_items` reads them; the plan with their places in the file alone."""
-    iterator, tasks = iter(plan.items), []
-    with atomic_write(path, durable=False) as file:
-        for task in plan.tasks:
-            tasks.append(replace(task, offset=file.size_bytes))
-            some = islice(iterator, task.stop - task.first)
-            file.write(pickle.dumps([(item.split, item.key, item.size_bytes, item.payload) for item in some]))
-    return replace(plan, items=(), tasks=tuple(tasks))
+    def items(self) -> Iterator[Item]:
+        """All inputs, in the order of the ids."""
+        for task in self.tasks:
+            yield from load_items(task)
 
 
-def load_items(path: Path, task: Task) -> list[Item]:
-    """The items of a task of a spooled plan."""
-    with path.open("rb") as file:
+def list_inputs(converter: Converter) -> Inputs:
+    """What the converter lists, be it items alone."""
+    listed = converter.inputs()
+    return listed if isinstance(listed, Inputs) else Inputs(listed)
+
+
+def make_plan(
+    converter: Converter, inputs: Inputs, items_dir: Path, work_dir: Path, *, verify: bool = False
+) -> ConversionPlan:
+    """The plan for what `inputs` lists, its items written to new files in `items_dir`.
+
+    `verify` reads the contents of all files of the source. Raises SourceError where there is no input, or a key is
+    there twice.
+    """
+    version_of = file_reader(work_dir, verify=verify)
+    listed: dict[str, _ListedSplit] = {}
+    with environment_problems(items_dir), ExitStack() as stack:
+        shutil.rmtree(items_dir, ignore_errors=True)
+        items_dir.mkdir(parents=True)
+        for item in inputs.items:
+            if (split := listed.get(item.split)) is None:
+                path = items_dir / f"{len(listed):04d}"
+                split = listed[item.split] = _ListedSplit(item.split, path, stack.enter_context(path.open("wb")))
+            split.add(item, version_of)
+        for split in listed.values():
+            split.end_task()
+    if not listed:
+        raise SourceError(converter.name, f"no inputs found ({converter.describe()})", "Check --source")
+    for split in listed.values():
+        if not split.keys_ascend:
+            _check_keys(converter.name, split, items_dir)
+    splits = tuple(converter.splits) or _standard_order(listed)
+    if unknown := sorted(listed.keys() - set(splits)):
+        raise SourceError(converter.name, f"lists an input of {unknown[0]!r}, which is none of its splits ({splits})")
+    ordered = [listed[name] for name in splits if name in listed]
+    sha256, source = _fingerprints(converter, inputs, splits, ordered, verify)
+    return ConversionPlan(converter, splits, tuple(_number_tasks(ordered)), sha256, source)
+
+
+def load_items(task: ConversionTask) -> list[Item]:
+    """The items of a task."""
+    with task.file.open("rb") as file:
         file.seek(task.offset)
         return [Item(*values) for values in pickle.load(file)]  # plain tuples: half the time of pickled items
 
@@ -82,41 +120,83 @@ def row_id(item: Item, index: int) -> str:
     return f"{item.split}-{index:010d}"
 
 
-def _sorted_items(converter: Converter, inputs: Inputs) -> Sequence[Item]:
-    if not inputs.items:
-        raise SourceError(converter.name, f"no inputs found ({converter.describe()})", "Check --source")
-    rank = {split: i for i, split in enumerate(converter.splits)}
+@dataclass(slots=True)
+class _ListedSplit:
+    """The inputs of one split as they are listed: items on disk by task, and their fingerprints."""
 
-    def place(item: Item) -> tuple[int, str]:
-        assert item.split in rank, f"{converter.name}: an item of {item.split!r}, which is none of its splits"
-        return rank[item.split], item.key
+    name: str
+    path: Path
+    file: IO[bytes]
+    tasks: list[tuple[int, int]] = field(default_factory=list)  # (rows, offset in the file)
+    keys_ascend: bool = True
+    plan: hashlib._Hash = field(default_factory=hashlib.sha256)
+    times: hashlib._Hash = field(default_factory=hashlib.sha256)
+    contents: hashlib._Hash = field(default_factory=hashlib.sha256)
+    _last_key: str | None = None
+    _pending: list[tuple[object, ...]] = field(default_factory=list)
+    _pending_bytes: int = 0
 
-    if all(a < b for a, b in pairwise(map(place, inputs.items))):
-        return inputs.items  # sorted already: a listing that makes its items on the fly need not be held in memory
-    items = sorted(inputs.items, key=place)
-    for a, b in pairwise(items):
-        if place(a) == place(b):
-            raise SourceError(converter.name, f"input {a.key!r} is listed twice in {a.split!r}")
-    return items
+    def add(self, item: Item, version_of: Callable[[Path], FileVersion]) -> None:
+        """Take the next input."""
+        size, parts = 0, list[str | int | None]()
+        for part in item.content if isinstance(item.content, tuple) else (item.content,):
+            if isinstance(part, bytes):
+                size += len(part)
+                parts.append(hashlib.sha256(part).hexdigest())
+                continue
+            found = version_of(part)
+            size += found.size_bytes or 0
+            parts.append(found.size_bytes)
+            self.times.update(f"{found.size_bytes} {found.stamp};".encode())
+            self.contents.update(f"{found.size_bytes} {found.sha256};".encode())
+        size = size if item.size_bytes is None else item.size_bytes
+        self.plan.update(json.dumps([item.key, size, parts]).encode())
+        self.keys_ascend = self.keys_ascend and (self._last_key is None or self._last_key < item.key)
+        self._last_key = item.key
+        rows = len(self._pending)
+        if rows >= MAX_TASK_ROWS or (rows >= MIN_TASK_ROWS and self._pending_bytes + size > TASK_BYTES):
+            self.end_task()
+        self._pending.append((item.split, item.key, item.content, item.payload, item.size_bytes))
+        self._pending_bytes += size
+
+    def end_task(self) -> None:
+        """Write the items that wait, as one task."""
+        if self._pending:
+            self.tasks.append((len(self._pending), self.file.tell()))
+            pickle.dump(self._pending, self.file)
+            self._pending, self._pending_bytes = [], 0
 
 
-def _tasks(items: Iterable[Item]) -> Iterator[Task]:
-    index = first = size = stop = 0
-    split = ""
-    for stop, item in enumerate(items):
-        rows = stop - first
-        is_full = rows >= MAX_TASK_ROWS or (rows >= MIN_TASK_ROWS and size + item.size_bytes > TASK_BYTES)
-        if rows and (item.split != split or is_full):
-            yield Task(index, split, first, stop)
-            index, first, size = index + 1, stop, 0
-        split, size = item.split, size + item.size_bytes
-    yield Task(index, split, first, stop + 1)
+def _number_tasks(splits: Iterable[_ListedSplit]) -> Iterator[ConversionTask]:
+    first = index = 0
+    for split in splits:
+        for rows, offset in split.tasks:
+            yield ConversionTask(index, split.name, first, first + rows, split.path, offset)
+            index, first = index + 1, first + rows
 
 
-def _fingerprint(converter: Converter, inputs: Inputs, items: Iterable[Item]) -> str:
-    head = [converter.name, converter.options(), list(converter.splits), sorted(inputs.duplicates)]
-    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    encode = json.JSONEncoder().encode
-    for item in items:
-        digest.update(encode([item.split, item.key, item.size_bytes]).encode())
-    return digest.hexdigest()
+def _standard_order(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=lambda n: (SPLIT_ORDER.index(n) if n in SPLIT_ORDER else len(SPLIT_ORDER), n)))
+
+
+def _check_keys(name: str, split: _ListedSplit, items_dir: Path) -> None:
+    """SourceError where a key of the split is there twice."""
+    with open_seen_index(items_dir / "keys.sqlite") as seen:
+        for _, offset in split.tasks:
+            for item in load_items(ConversionTask(0, split.name, 0, 0, split.path, offset)):
+                if not seen.claim_id(item.key):
+                    raise SourceError(name, f"input {item.key!r} is listed twice in {split.name!r}")
+
+
+def _fingerprints(
+    converter: Converter, inputs: Inputs, splits: tuple[str, ...], listed: list[_ListedSplit], verify: bool
+) -> tuple[str, SourceState]:
+    """The plan's sha256, and the state of the source's files."""
+    head = [converter.name, converter.version, converter.options(), list(splits), sorted(inputs.duplicates)]
+    plan = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    times, contents = hashlib.sha256(), hashlib.sha256()
+    for split in listed:
+        plan.update(json.dumps([split.name, split.plan.hexdigest()]).encode())
+        times.update(split.times.digest())
+        contents.update(split.contents.digest())
+    return plan.hexdigest(), SourceState(times.hexdigest(), contents.hexdigest() if verify else None)

@@ -1,11 +1,12 @@
 """The output folder of a conversion, finished or not, and how it becomes finished.
 
-    <out>/.phiv/plan.json    what is being made; another plan here is an error, not a mixture
-    <out>/.phiv/source/      scratch: an unpacked archive, drawn demo clips
-    <out>/.phiv/items        the inputs in the plan's order; written again by every run
-    <out>/.phiv/parts/       one report per finished task; what is here is not done again
+    <out>/.phiv/plan.json    what is being made, and from what; another plan here is an error, not a mixture
+    <out>/.phiv/source/      the converter's own files: an unpacked archive, a synthetic demo set
+    <out>/.phiv/items/       the inputs in the plan's order; written again by every run
+    <out>/.phiv/tasks/       one report per finished task; what is here is not done again
     <out>/.phiv/shards/      one report per finished shard
     <out>/.phiv/stage/       the output, under its final relative names
+    <out>/.phiv/source.json  kept beside a finished output: its plan.json, with the state of the source's files
     <out>/...                the output; nothing is here before all of it is
 
 `publish` renames the staged entries into place and `manifest.json` last: who finds a manifest finds a whole
@@ -20,14 +21,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phiv_data.convert.fingerprint import SourceState
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_schemas import Manifest, ShardError, UsageError
 
 MANIFEST = "manifest.json"
+PLAN, RECORD = "plan.json", "source.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +40,16 @@ class Workspace:
     out_dir: Path
 
     @property
-    def work(self) -> Path:
+    def root(self) -> Path:
         return self.out_dir / ".phiv"
 
     @property
-    def scratch(self) -> Path:
-        return self.work / "source"
+    def source(self) -> Path:
+        return self.root / "source"
 
     @property
     def stage(self) -> Path:
-        return self.work / "stage"
+        return self.root / "stage"
 
     @property
     def staged_images(self) -> Path:
@@ -54,17 +57,17 @@ class Workspace:
 
     @property
     def items(self) -> Path:
-        return self.work / "items"
+        return self.root / "items"
 
     @property
     def seen_index(self) -> Path:
-        return self.work / "seen_index.sqlite"
+        return self.root / "seen_index.sqlite"
 
-    def part(self, task: int) -> Path:
-        return self.work / "parts" / f"{task:06d}.json"
+    def task_report(self, task: int) -> Path:
+        return self.root / "tasks" / f"{task:06d}.json"
 
     def shard_report(self, split: str, index: int) -> Path:
-        return self.work / "shards" / f"{split}-{index:05d}.json"
+        return self.root / "shards" / f"{split}-{index:05d}.json"
 
     def finished(self) -> Manifest | None:
         """The manifest of a finished output, or None. ShardError when it cannot be read."""
@@ -73,6 +76,26 @@ class Workspace:
     def staged(self) -> Manifest | None:
         """The manifest of an output that is complete but not yet published, or None."""
         return _manifest_of(self.stage)
+
+    def finished_record(self) -> PlanRecord | None:
+        """What the finished output was made from, as far as this machine knows."""
+        return _read_record(self.root / RECORD)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """What an output is made from. `provenance` goes into the manifest too, `source` never leaves this machine."""
+
+    name: str
+    plan_sha256: str
+    provenance: dict[str, Any]
+    source: SourceState
+
+
+def is_unfinished(out_dir: Path) -> bool:
+    """True when a conversion into this folder is under way or was stopped."""
+    root = Workspace(out_dir).root
+    return root.exists() and {path.name for path in root.iterdir()} - {"lock"} != {RECORD}
 
 
 @contextmanager
@@ -89,7 +112,7 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
         is_new = not out_dir.exists()
         _check_ours(workspace)
         _make(workspace)
-        lock = FileLock(workspace.work / "lock", timeout=0)
+        lock = FileLock(workspace.root / "lock", timeout=0)
         try:
             lock.acquire()
         except Timeout:
@@ -101,36 +124,45 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
         lock.release()
 
 
-def begin(workspace: Workspace, plan_sha256: str, recipe: dict[str, Any], *, overwrite: bool) -> None:
-    """Start the plan, or go on with it where an earlier run of the same plan was stopped.
+def begin(workspace: Workspace, wanted: PlanRecord, *, overwrite: bool) -> tuple[str, ...]:
+    """Start the plan, or resume it where an earlier run of the same plan was stopped.
 
-    Raises UsageError when the folder holds an unfinished conversion of another plan and `overwrite` is False.
+    An unfinished conversion of a source or by a converter that has changed since is started over, which is a warning.
+    Raises UsageError when the folder holds an unfinished conversion of other options and `overwrite` is False.
     """
-    path = workspace.work / "plan.json"
-    wanted = {"plan_sha256": plan_sha256, **recipe}
-    found = _read_json(path)
-    if found is not None and found != wanted:
-        if not overwrite:
-            raise UsageError(
-                str(workspace.out_dir),
-                f"holds an unfinished conversion that differs in {_differences(wanted, found)}",
-                "Repeat its command to finish it, or pass --overwrite to start again",
-            )
-        _forget(workspace)
+    path, warnings = workspace.root / PLAN, tuple[str, ...]()
+    if path.exists():
+        found = _read_record(path)
+        if found is None or not found.source.is_same(wanted.source) or replace(found, source=wanted.source) != wanted:
+            if found is not None and not overwrite:
+                warnings = (f"{_changed_since(found, wanted, workspace)}: the conversion starts over",)
+            for name in ("stage", "tasks", "shards", PLAN):  # what it has made; the converter's own files stay
+                _remove(workspace.root / name)
     with atomic_write(path) as file:
-        file.write(json.dumps(wanted, indent=1, sort_keys=True).encode())
+        file.write(json.dumps(asdict(wanted), indent=1, sort_keys=True).encode())
+    return warnings
 
 
-def _forget(workspace: Workspace) -> None:
-    """Remove what an unfinished conversion has made; its scratch stays."""
-    for name in ("stage", "parts", "shards", "items", "plan.json"):
-        _remove(workspace.work / name)
+def _changed_since(found: PlanRecord, wanted: PlanRecord, workspace: Workspace) -> str:
+    """What has changed since a stopped run. UsageError where that is more than the source or the converter's code."""
+    keys: list[str] = ["the dataset"] if found.name != wanted.name else []
+    for group in ("options", "versions"):
+        a, b = wanted.provenance[group], found.provenance[group]
+        keys += sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+    if keys:
+        raise UsageError(
+            str(workspace.out_dir),
+            f"holds an unfinished conversion that differs in {', '.join(keys)}",
+            "Repeat its command to finish it, or pass --overwrite to start again",
+        )
+    is_code = found.provenance["converter_version"] != wanted.provenance["converter_version"]
+    return f"{'the converter' if is_code else 'the source'} has changed since the stopped run"
 
 
 def discard(workspace: Workspace) -> None:
-    """Empty the work folder, but for the lock, which is still held."""
-    for path in workspace.work.iterdir():
-        if path.name != "lock":
+    """Empty the work folder, but for the lock, which is still held, and the record of a finished output."""
+    for path in workspace.root.iterdir():
+        if path.name not in ("lock", RECORD):
             _remove(path)
 
 
@@ -138,7 +170,7 @@ def publish(workspace: Workspace) -> Manifest:
     """Move the staged output into place, manifest last, and clean up. Safe to repeat after any interruption."""
     manifest = workspace.staged()
     assert manifest is not None, "publish needs a staged manifest"
-    old_folder = workspace.work / "old"
+    old_folder = workspace.root / "old"
     names = sorted(path.name for path in workspace.stage.iterdir() if path.name != MANIFEST)
     with environment_problems(workspace.out_dir):
         if not old_folder.exists():
@@ -148,6 +180,8 @@ def publish(workspace: Workspace) -> Manifest:
         for name in names:
             _move(workspace.out_dir, old_folder, [name])
             _move(workspace.stage, workspace.out_dir, [name])
+        if (workspace.root / PLAN).exists():  # a stopped publish may have done it
+            (workspace.root / PLAN).replace(workspace.root / RECORD)
         os.sync()
         _move(workspace.stage, workspace.out_dir, [MANIFEST])
         discard(workspace)
@@ -171,7 +205,7 @@ def _outdated(folder: Path) -> set[str]:
 
 
 def _check_free(workspace: Workspace, names: list[str]) -> None:
-    """UsageError when a file of somebody else stands where a new dataset would go."""
+    """UsageError when a file of somebody else is where a new dataset would go."""
     taken = [name for name in names if (workspace.out_dir / name).exists()]
     if taken and not (workspace.out_dir / MANIFEST).exists():
         raise _not_ours(workspace.out_dir, taken[0])
@@ -182,13 +216,13 @@ def _not_ours(out_dir: Path, name: str) -> UsageError:
     return UsageError("--out_dir", what, "Pass a new or empty folder, or move that away")
 
 
-def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    """The keys at which two plans differ, those inside their options and versions by their own names."""
-    keys: list[str] = []
-    for group in ("options", "versions"):
-        a, b = wanted.get(group, {}), found.get(group, {})
-        keys += sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-    return ", ".join(keys) or "its inputs"
+def _read_record(path: Path) -> PlanRecord | None:
+    """The record at `path`; None where there is none, or one that this version does not know."""
+    try:
+        value = json.loads(path.read_bytes())
+        return PlanRecord(**(value | {"source": SourceState(**value["source"])}))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _entries(manifest: Manifest) -> set[str]:
@@ -215,10 +249,12 @@ def _remove(path: Path) -> None:
 
 def _remove_if_idle(workspace: Workspace, is_new: bool) -> None:
     """Remove the work folder when nothing in it is worth keeping, and a new output folder that stayed empty."""
-    kept = [path for path in workspace.work.iterdir() if path.name not in ("lock", "source")]
-    if kept or (workspace.scratch.exists() and any(workspace.scratch.iterdir())):
+    names = {path.name for path in workspace.root.iterdir()}
+    if names == {"lock", RECORD}:
+        (workspace.root / "lock").unlink()
+    if names - {"lock", "source", "items"} or (workspace.source.exists() and any(workspace.source.iterdir())):
         return
-    shutil.rmtree(workspace.work, ignore_errors=True)
+    shutil.rmtree(workspace.root, ignore_errors=True)
     if is_new and not any(workspace.out_dir.iterdir()):
         workspace.out_dir.rmdir()
 
@@ -236,15 +272,7 @@ def _check_ours(workspace: Workspace) -> None:
 
 def _make(workspace: Workspace) -> None:
     try:
-        workspace.work.mkdir(parents=True, exist_ok=True)
+        workspace.root.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
         hint = "" if isinstance(error, FileNotFoundError) else "A file is in its way"
         raise UsageError("--out_dir", f"{str(workspace.out_dir)!r} cannot be a folder", hint) from None
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    value = json.loads(path.read_bytes())
-    assert isinstance(value, dict)
-    return value

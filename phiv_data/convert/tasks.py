@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phiv_data.convert.base import Item
-from phiv_data.convert.plan import Plan, Task, load_items, row_id
+from phiv_data.convert.plan import ConversionPlan, ConversionTask, load_items, row_id
 from phiv_data.convert.staging import Workspace
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import EncodedImage, Sample
@@ -20,7 +20,7 @@ from phiv_schemas import Conversation, ImageMeta, Reject
 from phiv_schemas.conversation import Contract
 
 
-class Row(Contract):
+class WrittenRow(Contract):
     """A written row: its record and its images' metadata, in the order of `conversation.image_paths`."""
 
     conversation: Conversation
@@ -30,46 +30,46 @@ class Row(Contract):
 class TaskReport(Contract):
     """What became of every input of a task: `len(rows) + len(rejects) + unlabeled` is their number."""
 
-    rows: list[Row]
+    rows: list[WrittenRow]
     rejects: list[Reject]
     unlabeled: int
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ConversionJob:
     """What every task of a conversion shares; pickled to each worker once."""
 
-    plan: Plan
+    plan: ConversionPlan
     workspace: Workspace
     include_unlabeled: bool = False
     crashed: frozenset[int] = frozenset()
 
-    def without(self, crashed: frozenset[int]) -> Job:
+    def without(self, crashed: frozenset[int]) -> ConversionJob:
         """The same job, rejecting the inputs at these indices unseen: they kill the process that reads them."""
         return replace(self, crashed=crashed)
 
 
-def run_task(job: Job, index: int) -> int:
+def run_task(job: ConversionJob, index: int) -> int:
     """Do task `index`, unless its report is there and its images are whole. The number of its inputs."""
     task = job.plan.tasks[index]
     if not is_done(job, task):
         report = convert_rows(job, task, range(task.first, task.stop))
-        with atomic_write(job.workspace.part(index)) as file:
+        with atomic_write(job.workspace.task_report(index)) as file:
             file.write(report.model_dump_json(exclude_defaults=True).encode())
     return task.stop - task.first
 
 
-def try_rows(probe: tuple[Job, Task, range], index: int) -> None:
+def try_rows(probe: tuple[ConversionJob, ConversionTask, range], index: int) -> None:
     """Make some rows of a task and keep nothing of them but staged images: a probe for inputs that kill."""
     convert_rows(*probe)
 
 
-def convert_rows(job: Job, task: Task, indices: range) -> TaskReport:
+def convert_rows(job: ConversionJob, task: ConversionTask, indices: range) -> TaskReport:
     """Make the rows at `indices`, which are of `task`: images of kept rows are staged, records and rejects returned."""
-    rows: list[Row] = []
+    rows: list[WrittenRow] = []
     rejects: list[Reject] = []
     unlabeled = 0
-    items = load_items(job.workspace.items, task)
+    items = load_items(task)
     for index in indices:
         item = items[index - task.first]
         try:
@@ -84,12 +84,12 @@ def convert_rows(job: Job, task: Task, indices: range) -> TaskReport:
     return TaskReport(rows=rows, rejects=rejects, unlabeled=unlabeled)
 
 
-def load_report(job: Job, task: Task) -> TaskReport:
+def load_report(job: ConversionJob, task: ConversionTask) -> TaskReport:
     """The report of a finished task."""
-    return TaskReport.model_validate_json(job.workspace.part(task.index).read_bytes())
+    return TaskReport.model_validate_json(job.workspace.task_report(task.index).read_bytes())
 
 
-def is_done(job: Job, task: Task) -> bool:
+def is_done(job: ConversionJob, task: ConversionTask) -> bool:
     """True when the report is there and every image it names has its full size (a power cut can shorten one)."""
     try:
         report = load_report(job, task)
@@ -99,14 +99,14 @@ def is_done(job: Job, task: Task) -> bool:
         return False
 
 
-def iter_samples(job: Job, task: Task, rows: slice) -> Iterator[Sample]:
+def iter_samples(job: ConversionJob, task: ConversionTask, rows: slice) -> Iterator[Sample]:
     """The rows of a finished task as samples, image bytes read from the stage."""
     for row in load_report(job, task).rows[rows]:
         images = [EncodedImage(m, (job.workspace.staged_images / m.path).read_bytes()) for m in row.media]
         yield Sample(row.conversation, tuple(images))
 
 
-def _convert(job: Job, item: Item, index: int) -> Sample:
+def _convert(job: ConversionJob, item: Item, index: int) -> Sample:
     converter = job.plan.converter
     if index in job.crashed:
         raise RejectInput(item.key, "crashed", "reading it kills the process (a decoder bug or out of memory)")
@@ -122,16 +122,16 @@ def _convert(job: Job, item: Item, index: int) -> Sample:
     return Sample(conversation, draft.images)
 
 
-def _stage(workspace: Workspace, sample: Sample) -> Row:
+def _stage(workspace: Workspace, sample: Sample) -> WrittenRow:
     """Write the sample's images to the stage, unless another row has: a page of a document has many questions.
 
-    Other bytes under the same path are written over what is there: `collect` sees both reports and says so.
+    Other bytes under the same path are written over what is there: `assemble` sees both reports and says so.
     """
     for image in {image.meta.path: image for image in sample.images}.values():
         if not _holds(workspace.staged_images / image.meta.path, image.data):
             with atomic_write(workspace.staged_images / image.meta.path, durable=False) as file:
                 file.write(image.data)
-    return Row(conversation=sample.conversation, media=[image.meta for image in sample.images])
+    return WrittenRow(conversation=sample.conversation, media=[image.meta for image in sample.images])
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -29,7 +29,7 @@ from typing import Any
 
 from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_data.convert.engine import Outcome, convert
-from phiv_data.convert.plan import Plan, make_plan
+from phiv_data.convert.plan import ConversionPlan, list_inputs, make_plan
 from phiv_data.reports import text
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.testing.helpers import (
@@ -171,8 +171,9 @@ def check_options(case: Case, tmp: Path) -> None:
 def check_drafts_are_pure(case: Case, tmp: Path) -> None:
     """A draft depends on its item alone: drafted again, and in reverse order, the same."""
     plan = _open(case, tmp)
-    first = drafts_of(plan.converter, plan.items)
-    again = drafts_of(plan.converter, list(reversed(plan.items)))[::-1]
+    items = list(plan.items())
+    first = drafts_of(plan.converter, items)
+    again = drafts_of(plan.converter, items[::-1])[::-1]
     demand_same_drafts(plan, first, again, "drafted twice", "Let draft() depend on its item alone: no state, no clock")
 
 
@@ -180,19 +181,19 @@ def check_pickles(case: Case, tmp: Path) -> None:
     """A pickled converter and its items draft the same in another process."""
     plan = _open(case, tmp)
     try:
-        converter, items = pickle.loads(pickle.dumps((plan.converter, list(plan.items))))
+        converter, items = pickle.loads(pickle.dumps((plan.converter, list(plan.items()))))
     except Exception as error:  # whatever a third party's state raises
         what = f"converter and items do not pickle ({type(error).__name__}: {error})"
         raise AssertionError(
             f"{what}. Make the converter a frozen dataclass of plain values, at a module's top"
         ) from error
-    drafts = drafts_of(plan.converter, plan.items), drafts_of(converter, items)
+    drafts = drafts_of(plan.converter, list(plan.items())), drafts_of(converter, items)
     demand_same_drafts(plan, *drafts, "drafted by a pickled copy", "Keep in fields what draft() needs")
 
 
 def check_items_are_small(case: Case, tmp: Path) -> None:
     """An item says where its data are; a million of them must fit in memory."""
-    sizes = {item.key: len(pickle.dumps(item)) for item in _open(case, tmp).items}
+    sizes = {item.key: len(pickle.dumps(item)) for item in _open(case, tmp).items()}
     key = max(sizes, key=sizes.__getitem__)
     what = f"{key}: an item of {sizes[key]} bytes, over {MAX_ITEM_BYTES}"
     demand(sizes[key] <= MAX_ITEM_BYTES, what, "Keep a name or an offset in payload, and read the data in draft()")
@@ -240,9 +241,9 @@ def check_accounting(case: Case, tmp: Path) -> None:
     rejects = rejects_of(tmp / "out")
     first = f"{rejects[0].input}: {rejects[0].reason}" if rejects else ""
     demand(not rejects, f"a sound input is rejected ({first}). Fix draft() or the source")
-    total = len(plan.items) + account.duplicates
+    total = plan.num_items + account.duplicates
     demand(account.inputs == total, f"{account.inputs} inputs in the manifest, {total} listed. List the same each time")
-    notices = [line for line in outcome.notices if "\n" in line]
+    notices = [line for line in outcome.warnings if "\n" in line]
     demand(not notices, f"a notice is more than a line ({notices[:1]!r}). Say it in one")
 
 
@@ -379,10 +380,10 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
 # Helpers -------------------------------------------------------------------------------------------------------------
 
 
-def _open(case: Case, tmp: Path) -> Plan:
+def _open(case: Case, tmp: Path) -> ConversionPlan:
     converter = _opened(case, tmp)
     with _sound_source():
-        return make_plan(converter, converter.inputs())
+        return make_plan(converter, list_inputs(converter), tmp / "items", tmp / "scratch")
 
 
 def _opened(case: Case, tmp: Path) -> Converter:

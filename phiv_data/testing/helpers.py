@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from phiv_data.convert.base import Converter, Item
-from phiv_data.convert.plan import Plan
+from phiv_data.convert.plan import ConversionPlan
 from phiv_data.media.images import image_size, open_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import Draft, EncodedImage
@@ -39,9 +39,10 @@ def drafts_of(converter: Converter, items: Sequence[Item]) -> list[Draft | str]:
     return drafts
 
 
-def sound_drafts(plan: Plan) -> list[tuple[Item, Draft]]:
+def sound_drafts(plan: ConversionPlan) -> list[tuple[Item, Draft]]:
     """The items of a plan that are not rejected, in its order, with their drafts."""
-    drafts = zip(plan.items, drafts_of(plan.converter, plan.items), strict=True)
+    items = list(plan.items())
+    drafts = zip(items, drafts_of(plan.converter, items), strict=True)
     return [(item, draft) for item, draft in drafts if isinstance(draft, Draft)]
 
 
@@ -55,9 +56,9 @@ def looked_at(image: EncodedImage) -> tuple[int, int, str, int, str]:
     return size.width, size.height, size.format, len(image.data), hashlib.sha256(image.data).hexdigest()
 
 
-def demand_same_drafts(plan: Plan, a: list[Draft | str], b: list[Draft | str], how: str, hint: str) -> None:
+def demand_same_drafts(plan: ConversionPlan, a: list[Draft | str], b: list[Draft | str], how: str, hint: str) -> None:
     """AssertionError where the drafts `a` and `b` of the plan's items differ."""
-    other = [item.key for item, one, two in zip(plan.items, a, b, strict=True) if one != two]
+    other = [item.key for item, one, two in zip(plan.items(), a, b, strict=True) if one != two]
     demand(not other, f"{len(other)} items give another draft when {how} (first: {other[:1]})", hint)
 
 
@@ -75,9 +76,10 @@ def demand_valid(out: Path) -> None:
 
 
 def hashes(root: Path) -> dict[str, str]:
-    """Every file below `root` by its relative path, or `root` itself where it is a file."""
+    """Every file below `root` by its relative path, or `root` itself where it is a file; none of `.phiv/`."""
     files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    return {path.relative_to(root).as_posix(): sha256_file(path) for path in files}
+    names = {path.relative_to(root).as_posix(): path for path in files}
+    return {name: sha256_file(path) for name, path in names.items() if not name.startswith(".phiv/")}
 
 
 def record_lines(out: Path) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+from phiv_data.convert.staging import is_unfinished
 from phiv_data.storage.dataset import FIXES, MANIFEST, NO_ROWS, manifest_files, read_manifest
 from phiv_data.validation.core.image_stats import IMAGE_KEYS
 from phiv_data.validation.core.key_index import KeyIndex
@@ -64,7 +65,7 @@ def plan_path(path: Path, job: Job, findings: Findings, scratch: Callable[[], Pa
     if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
         _check_shard_names(path, shards, findings)
         return _plan_shards(path, shards, job)
-    if (path / ".phiv").exists():
+    if is_unfinished(path):
         _note_no_manifest(path, findings)
         return Planned(job, _nothing_more)
     raise UsageError(str(path), "holds no manifest.json, jsonl file or shard", "Pass what phiv-convert wrote")
@@ -155,7 +156,7 @@ def _check_shard_names(folder: Path, shards: list[Path], findings: Findings) -> 
 
 
 def _note_no_manifest(folder: Path, findings: Findings) -> None:
-    unfinished = (folder / ".phiv").exists()
+    unfinished = is_unfinished(folder)
     what = "unfinished conversion" if unfinished else "hashes and row counts cannot be checked"
     hint = "Run its phiv-convert command again" if unfinished else ""
     if not unfinished and any(folder.glob("arrow/*/*.arrow")):

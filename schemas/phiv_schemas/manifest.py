@@ -78,7 +78,12 @@ class Manifest(Contract):
     synthetic: bool = Field(default=False, description="True for drawn demo data.")
     options: dict[str, Any] = Field(description="Every converter option that shapes the output.")
     versions: dict[str, str] = Field(description="phiv and every library that shapes the output's bytes.")
-    plan_sha256: Sha256 = Field(description="Of the plan: the sorted inputs, their sizes and the options.")
+    converter_version: str | None = Field(
+        default=None, description="Of the converter: what it declares, or a hash of its source code."
+    )
+    plan_sha256: Sha256 = Field(
+        description="Of the plan: the inputs with their contents (of files the sizes), the options and the converter."
+    )
     accounting: Accounting
     splits: list[SplitInfo]
     rejects: FileInfo

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiv_converters.cauldron import CauldronOptions
+from phiv_converters.cauldron.options import CauldronOptions
 from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.export.cauldron import Cauldron
@@ -87,7 +87,7 @@ def test_finevision_has_the_source_beside_the_texts_and_ratings_nobody_reads(tmp
     source = write(tmp_path / "in/ai2d_merged/train-00000-of-00001.parquet", [record], **more)
     outcome = run(CauldronOptions(source), tmp_path / "out")
     assert read(tmp_path / "out")[0].conversation.source == "ai2d"
-    assert outcome.notices == ("columns that are not read: relevance_min",)
+    assert outcome.warnings == ("columns that are not read: relevance_min",)
 
 
 @pytest.mark.parametrize(("named", "wanted"), [(None, "nlvr2"), ("  ", "nlvr2"), ("a", "a")])
@@ -208,7 +208,7 @@ def test_other_tables_are_told_apart(tmp_path: Path) -> None:
 def test_a_missing_shard_is_told(tmp_path: Path) -> None:
     source = write(tmp_path / "in/train-00000-of-00002.parquet", [row(1)])
     outcome = run(CauldronOptions(source), tmp_path / "out")
-    assert outcome.notices == ("1 files of the source are not there, the first is train-00001-of-00002.parquet",)
+    assert outcome.warnings == ("1 files of the source are not there, the first is train-00001-of-00002.parquet",)
 
 
 def conformance_case(folder: Path) -> Case:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from phiv_converters.chat_json.convert import LlavaOptions, SharegptOptions, SwiftOptions, TrlOptions
+from phiv_converters.chat_json.options import LlavaOptions, SharegptOptions, SwiftOptions, TrlOptions
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.formats import FORMATS
 from phiv_data.formats.files import safe_name, stripped
@@ -284,10 +284,10 @@ def test_flags_that_make_no_sense_are_usage_errors(options: Callable[..., Any], 
 # What is left out is told --------------------------------------------------------------------------------------------
 
 
-def test_what_is_left_out_is_counted_in_notices(tmp_path: Path) -> None:
+def test_what_is_left_out_is_counted_in_warnings(tmp_path: Path) -> None:
     rows = [row(None, "u", id=1, category="x"), row(None, "What is <image>?", category="y"), row("gone.jpg", id=2)]
     outcome = converted(LlavaOptions(write_lines(tmp_path / "rows.jsonl", rows)), tmp_path)
-    assert outcome.notices == (
+    assert outcome.warnings == (
         "2 rows have 'category', which is left out",
         "2 rows have an id, which is left out (--keep_ids keeps it)",
         "1 rows without images have <image> in their text: it is kept as text",
@@ -421,11 +421,11 @@ def test_real_rows_come_out_as_they_went_in(shared: Path, tmp_path: Path) -> Non
 _LIST = """
 import resource, sys
 from pathlib import Path
-from phiv_converters.chat_json.convert import LlavaOptions
+from phiv_converters.chat_json.options import LlavaOptions
 from phiv_data.convert.plan import make_plan
 def listed(name):
     converter = LlavaOptions(Path(name)).open(Path("."))
-    plan = make_plan(converter, converter.inputs())
+    plan = make_plan(converter, converter.inputs(), Path(name + ".items"), Path("."))
     return plan.num_items, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 _, before = listed(sys.argv[1])
 count, after = listed(sys.argv[2])

@@ -174,7 +174,7 @@ def test_shards_that_are_not_there_are_told(drawn: Path, tmp_path: Path) -> None
     source = LAYOUTS["lmms"](drawn, tmp_path / "in")
     (source / "DocVQA/train-00001-of-00002.parquet").unlink()
     outcome = run(source, tmp_path / "out")
-    assert outcome.notices[0] == "1 files of the dataset are not here (first: train-00001-of-00002.parquet)"
+    assert outcome.warnings[0] == "1 files of the dataset are not here (first: train-00001-of-00002.parquet)"
 
 
 def test_one_json_file_can_be_the_source(drawn: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_of_two_files_of_a_split_the_one_with_question_types_is_read(drawn: Path
     (source / "train_v1.0.json").write_bytes((source / "train_v1.0_withQT.json").read_bytes())
     outcome = run(source, tmp_path / "out")
     assert outcome.manifest.accounting.inputs == 204
-    assert outcome.notices == ("other files of the same splits were left alone: train_v1.0.json",)
+    assert outcome.warnings == ("other files of the same splits were left alone: train_v1.0.json",)
 
 
 def test_the_thousands_of_ocr_files_are_not_opened(drawn: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_without_a_val_split_whole_documents_of_train_become_it(tmp_path: Path) 
     assert not train & val
     assert len(train | val) == 60
     assert 4 <= len(val) <= 20
-    assert outcome.notices == (f"{len(val)} of 60 documents of train are val, as the source has none",)
+    assert outcome.warnings == (f"{len(val)} of 60 documents of train are val, as the source has none",)
     run(train_only(tmp_path / "half", range(30)), tmp_path / "out2", val_fraction=0.2)
     assert documents(tmp_path / "out2", "val") == {name for name in val if int(name[3:]) < 30}
 
@@ -332,7 +332,7 @@ def test_documents_in_two_splits_are_told(tmp_path: Path) -> None:
     pages = {"a_1.png": page_bytes(1), "a_2.png": page_bytes(2)}
     splits = {"train": [question(1, "a_1.png", "x")], "val": [question(2, "a_2.png", "x")]}
     outcome = run(release(tmp_path / "in", splits, pages), tmp_path / "out")
-    assert outcome.notices == ("1 documents are in several splits of the source",)
+    assert outcome.warnings == ("1 documents are in several splits of the source",)
 
 
 # Traps ------------------------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def test_files_go_to_the_splits_that_are_asked_for(tmp_path: Path) -> None:
     options = HatefulMemesOptions(official(tmp_path / "in"), val=("dev_seen",), test=())
     outcome = convert(options, tmp_path / "out", num_workers=0)
     assert [(split.name, split.rows) for split in outcome.manifest.splits] == [("train", 4), ("val", 3)]
-    assert outcome.notices == ("files of no split were left alone: dev_unseen, test_seen, test_unseen",)
+    assert outcome.warnings == ("files of no split were left alone: dev_unseen, test_seen, test_unseen",)
 
 
 def test_a_meme_in_two_splits_is_an_error_not_a_leak(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_directories_must_leave_something_to_train_on(tmp_path: Path) -> None:
 def test_without_directories_no_val_is_invented(tmp_path: Path) -> None:
     rows = {"train": [row("train-1-0-0"), row("train-2-0-0")]}
     outcome = convert(Nlvr2Options(official(tmp_path / "in", rows)), tmp_path / "out", num_workers=0)
-    assert outcome.notices == ("train has no `directory` buckets: no val split was made of it",)
+    assert outcome.warnings == ("train has no `directory` buckets: no val split was made of it",)
     assert [(split.name, split.rows) for split in outcome.manifest.splits] == [("train", 2), ("val", 0)]
 
 
@@ -409,7 +409,7 @@ def test_images_that_are_not_the_official_ones_are_rejected(tmp_path: Path) -> N
     (source / "util/hashes").mkdir(parents=True)
     (source / "util/hashes/dev_hashes.json").write_text(json.dumps(hashes))
     outcome = convert(Nlvr2Options(source), tmp_path / "out", num_workers=0)
-    assert outcome.notices == ("official hashes of 4 images are checked",)
+    assert outcome.warnings == ("official hashes of 4 images are checked",)
     assert outcome.manifest.accounting.rejected == {"hash-mismatch": 1}
     assert "(its hash differs in 5 of 64 bits)" in rejects(tmp_path / "out")["dev-5-1-0"]
     assert run(tmp_path / "out2", source, ignore_hashes=True).accounting.rejected == {}

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiv_converters.own_jsonl import JsonlOptions
+from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_data import ConversationDataset, read_jsonl, validate
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.testing import check_converter
@@ -120,7 +120,7 @@ def test_rows_without_id_and_source_are_given_them(tmp_path: Path) -> None:
     outcome = run(write(tmp_path / "birds_val.jsonl", row, record(1)), tmp_path / "out")
     rows = list(read_jsonl(tmp_path / "out" / "birds_val.jsonl"))
     assert [(r.id, r.source) for r in rows] == [("val-0000000000", "birds"), ("mine-1", "own")]
-    assert outcome.notices == ("1 rows have no id and are given one",)
+    assert outcome.warnings == ("1 rows have no id and are given one",)
 
 
 def test_a_row_given_twice_is_written_once_and_counted(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_changed_row_of_the_same_length_is_seen(tmp_path: Path) -> None:
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from phiv_converters.own_jsonl import JsonlOptions
+from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_data.convert.engine import convert
 import phiv_data.convert.assemble, phiv_data.convert.seen_index, phiv_data.storage.jsonl, phiv_data.storage.shards
 import phiv_data.sources.image_index, pyarrow, sqlite3

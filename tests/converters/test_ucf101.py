@@ -347,8 +347,8 @@ def test_what_is_left_alone_is_told(shared: Path, tmp_path: Path) -> None:
     (source / "validation").mkdir()
     (source / "train/loose.avi").touch()
     (source / "train/Archery/notes.txt").touch()
-    notices = convert(Ucf101Options(source), tmp_path / "out", num_workers=0, arrow=False).notices
-    assert notices == (
+    warnings = convert(Ucf101Options(source), tmp_path / "out", num_workers=0, arrow=False).warnings
+    assert warnings == (
         "folders that are no split were left alone: validation",
         "2 files or folders that are not <Class>/*.avi were left alone",
     )

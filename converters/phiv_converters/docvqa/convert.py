@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 from phiv_converters.base import HubFolder, Release, open_source
 from phiv_converters.docvqa.layouts import find_layout
 from phiv_converters.docvqa.listing import list_questions
-from phiv_converters.docvqa.options import PROMPTS, DocvqaOptions
+from phiv_converters.docvqa.options import PROMPTS, SHARING, DocvqaOptions
 from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, DocvqaQuestion, QuestionLocation
 from phiv_converters.synthetic.documents import make_synthetic_docvqa
 from phiv_data.convert.base import Inputs, Item
@@ -41,6 +41,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image, opened, read_image
 from phiv_data.storage.sample import Draft, EncodedImage
 from phiv_schemas import Turn
+from phiv_schemas.sharing import Sharing
 
 HUB = {
     "mini": HubFolder("nielsr/docvqa_1200_examples", "data"),
@@ -63,6 +64,7 @@ class Docvqa(Release):
     """An opened source: lists its questions and turns one, or those of a page, into a draft."""
 
     name: ClassVar[str] = "docvqa"
+    sharing: ClassVar[Sharing] = SHARING
     demo_content: ClassVar[str] = "pages"
 
     flags: DocvqaOptions

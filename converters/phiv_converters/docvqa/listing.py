@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
+from phiv_converters.base import row_digest
 from phiv_converters.docvqa.questions import DocvqaLayout, DocvqaQuestion, QuestionLocation
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
@@ -26,9 +28,10 @@ def list_questions(layout: DocvqaLayout, *, by_page: bool, val_fraction: float) 
     for (split, key), locations in listing.locations.items():
         item_split = "val" if split == "train" and listing.documents[split, key] in val else split
         payload = tuple(location for _, location in sorted(locations))
-        items.append(Item(item_split, key, listing.sizes[split, key], payload))
-    items += [Item(split, key, size, reject) for split, key, size, reject in listing.rejects]
-    return Inputs(tuple(items), notices=(*layout.warnings, *warnings), duplicates=tuple(listing.duplicates))
+        items.append(Item(item_split, key, tuple(listing.contents[split, key]), payload, listing.sizes[split, key]))
+    items += [Item(split, key, str(reject).encode(), reject, size) for split, key, size, reject in listing.rejects]
+    items.sort(key=lambda item: item.key)  # question ids in ten digits: the same order in every layout
+    return Inputs(items, warnings=(*layout.warnings, *warnings), duplicates=tuple(listing.duplicates))
 
 
 class FirstRow(NamedTuple):
@@ -36,7 +39,7 @@ class FirstRow(NamedTuple):
 
     location: QuestionLocation
     split: str
-    content: int
+    content: bytes
 
 
 @dataclass
@@ -46,6 +49,7 @@ class QuestionListing:
     layout: DocvqaLayout
     by_page: bool
     locations: dict[tuple[str, str], list[tuple[str, QuestionLocation]]] = field(default_factory=dict)
+    contents: dict[tuple[str, str], list[bytes | Path]] = field(default_factory=dict)
     sizes: dict[tuple[str, str], int] = field(default_factory=dict)
     documents: dict[tuple[str, str], str] = field(default_factory=dict)
     rejects: list[tuple[str, str, int, RejectInput]] = field(default_factory=list)
@@ -68,7 +72,7 @@ class QuestionListing:
         """False for an exact repetition. RejectInput where one id has two different questions."""
         if question.id is None:
             return True
-        content = hash((question.text, question.answers, question.page))  # of this process; both are read by it
+        content = row_digest(question.text, question.answers, question.page)
         first = self.first_rows.setdefault(question.id, FirstRow(location, split, content))
         if first.location == location:
             return True
@@ -87,6 +91,8 @@ class QuestionListing:
         labeled = "" if question.answers is not None else "#unlabeled"  # kept apart: those with answers are trained on
         key = (split, question.page + labeled if self.by_page else own)
         self.locations.setdefault(key, []).append((own, location))
+        content = self.contents.setdefault(key, [self.layout.page_file(location, question)])
+        content.append(row_digest(question))
         self.sizes[key] = self.sizes.get(key, size) + location.length
         self.documents[key] = question.document
         self.num_with_page += size > 0

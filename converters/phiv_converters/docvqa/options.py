@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from phiv_converters.flags import check_demo, check_fraction, fixed_options
+from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
+from phiv_schemas.sharing import Sharing
 
 if TYPE_CHECKING:
     from phiv_converters.docvqa.convert import Docvqa
 
 PROMPTS = {"recipe": "{question}\nAnswer briefly.", "plain": "{question}"}
+SHARING = Sharing(group="document", group_pattern=r"(?:^|/)([a-z]{4}\d{4})_\d+\.[a-z]+$", shares=("similar",))
 
 
 @dataclass(frozen=True)
-class DocvqaOptions:
+class DocvqaOptions(ConverterOptions):
     """DocVQA pages and questions to document question answering, every accepted answer kept."""
+
+    sharing: ClassVar[Sharing] = SHARING
 
     source: Path | None = None
     """Folder, archive or file: the official release, unpacked or as its archives in one folder; lmms-lab/DocVQA,
@@ -62,4 +67,4 @@ class DocvqaOptions:
         """The options that affect the output, as plain JSON values."""
         seed = self.seed if self.answer == "seeded" else None
         names = ("prompt", "answer", "group", "val_fraction")
-        return {name: getattr(self, name) for name in names} | {"seed": seed}
+        return {name: getattr(self, name) for name in names} | {"seed": seed, "prompt_text": PROMPTS[self.prompt]}

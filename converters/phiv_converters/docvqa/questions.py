@@ -100,6 +100,13 @@ class DocvqaLayout:
         """The page's file. RejectInput `missing-image` or `ambiguous-image`."""
         return self.images.find(f"{self.files[location.file].split}/{question.image}", where=self.where(location))
 
+    def page_file(self, location: QuestionLocation, question: DocvqaQuestion) -> Path:
+        """The page's file, or where it would be."""
+        try:
+            return self.find_page(location, question)
+        except RejectInput:
+            return self.files[location.file].path.parent / question.image
+
     def page_size(self, location: QuestionLocation, question: DocvqaQuestion) -> int:
         """Bytes of the page; 0 where it is not there."""
         try:

@@ -28,7 +28,7 @@ from typing import ClassVar
 from phiv_converters.base import HubFolder, Release, open_source
 from phiv_converters.hateful_memes.layouts import Meme, MemeLayout, find_layout
 from phiv_converters.hateful_memes.listing import list_memes
-from phiv_converters.hateful_memes.options import PLAIN, SPLITS, WORDINGS, HatefulMemesOptions
+from phiv_converters.hateful_memes.options import PLAIN, SHARING, SPLITS, WORDINGS, HatefulMemesOptions
 from phiv_converters.synthetic.documents import make_synthetic_hateful_memes
 from phiv_data.convert.base import Inputs, Item
 from phiv_data.media.reject import RejectInput
@@ -37,6 +37,7 @@ from phiv_data.sources.json_stream import text_of
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
 from phiv_schemas.errors import UsageError
+from phiv_schemas.sharing import Sharing
 
 HUB = HubFolder("HuggingFaceM4/the_cauldron", "hateful_memes")
 
@@ -59,6 +60,7 @@ class HatefulMemes(Release):
     """An opened source: lists its memes and turns one into a draft."""
 
     name: ClassVar[str] = "hateful_memes"
+    sharing: ClassVar[Sharing] = SHARING
     demo_content: ClassVar[str] = "memes"
 
     flags: HatefulMemesOptions

@@ -110,6 +110,16 @@ class MemeLayout:
             return (meme.img or f"{meme.key}.png") in self.images
         return True
 
+    def image_file(self, location: MemeLocation, meme: Meme) -> Path:
+        """The file that `image` reads, or where it would be; of a table the table itself."""
+        file = self.files[location.file]
+        if not isinstance(file, Path) and _image_column(file):
+            return file.path
+        try:
+            return self.images.find(meme.img or f"{meme.key}.png")
+        except RejectInput:
+            return self.root / (meme.img or f"{meme.key}.png")
+
     def size_bytes(self, location: MemeLocation, meme: Meme) -> int:
         """Of the row and its image, as far as it is there; of a table its whole size."""
         file = self.files[location.file]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from phiv_converters.base import row_digest
 from phiv_converters.hateful_memes.layouts import Meme, MemeLayout, MemeLocation
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
@@ -24,10 +25,12 @@ def list_memes(layout: MemeLayout, source: str) -> Inputs:
         raise SourceError(source, f"no row has its image ({found})", hint)
     items = []
     for (split, key), (location, meme) in listing.memes.items():
-        items.append(Item(split, key, layout.size_bytes(location, meme), location))
+        content = (row_digest(meme), layout.image_file(location, meme))
+        items.append(Item(split, key, content, location, layout.size_bytes(location, meme)))
     for split, location, reject in listing.rejects:
-        items.append(Item(split, layout.fallback_key(location), location.length, reject))
-    return Inputs(tuple(items), notices=layout.warnings, duplicates=tuple(listing.duplicates))
+        items.append(Item(split, layout.fallback_key(location), str(reject).encode(), reject, location.length))
+    items.sort(key=lambda item: item.key)
+    return Inputs(items, warnings=layout.warnings, duplicates=tuple(listing.duplicates))
 
 
 @dataclass

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from phiv_converters.flags import check_demo, fixed_options
+from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
+from phiv_schemas.sharing import Sharing
 
 if TYPE_CHECKING:
     from phiv_converters.hateful_memes.convert import HatefulMemes
@@ -33,11 +35,14 @@ WORDINGS = tuple(
     )
 )
 PLAIN = "Is this meme hateful? Answer yes or no."
+SHARING = Sharing(shares=("images",))
 
 
 @dataclass(frozen=True)
-class HatefulMemesOptions:
+class HatefulMemesOptions(ConverterOptions):
     """Hateful Memes to yes/no questions about an image with a caption."""
+
+    sharing: ClassVar[Sharing] = SHARING
 
     source: Path | None = None
     """Folder, archive or file: the official img/ and *.jsonl (or their zip), or a hub dataset as parquet or
@@ -84,4 +89,6 @@ class HatefulMemesOptions:
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
         names = ("prompt", "with_text")
-        return {name: getattr(self, name) for name in names} | {name: list(getattr(self, name)) for name in SPLITS}
+        prompt_text = list(WORDINGS) if self.prompt == "recipe" else PLAIN
+        values = {name: getattr(self, name) for name in names} | {name: list(getattr(self, name)) for name in SPLITS}
+        return values | {"prompt_text": prompt_text}

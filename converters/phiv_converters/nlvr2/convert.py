@@ -34,7 +34,7 @@ from phiv_converters.base import HubFolder, Release, open_source
 from phiv_converters.nlvr2.layouts import Nlvr2Example, Nlvr2Layout, SentenceLocation, find_layout
 from phiv_converters.nlvr2.listing import list_sentences
 from phiv_converters.nlvr2.official_hashes import average_hash, find_hash_files, read_hashes
-from phiv_converters.nlvr2.options import PLAIN, WORDINGS, Nlvr2Options
+from phiv_converters.nlvr2.options import PLAIN, SHARING, WORDINGS, Nlvr2Options
 from phiv_converters.synthetic.documents import make_synthetic_nlvr2
 from phiv_data.convert.base import Inputs, Item
 from phiv_data.media.reject import RejectInput
@@ -42,6 +42,7 @@ from phiv_data.sources.image_index import checked_image, opened
 from phiv_data.storage.sample import Draft
 from phiv_data.utils.atomic import sha256_file
 from phiv_schemas import Turn
+from phiv_schemas.sharing import Sharing
 
 SPLITS = ("train", "val", "dev", "test1", "test2")
 HUB = HubFolder("HuggingFaceM4/the_cauldron", "nlvr2")
@@ -65,6 +66,7 @@ class Nlvr2(Release):
     """An opened source: lists its rows and turns one, or those of a pair, into a draft."""
 
     name: ClassVar[str] = "nlvr2"
+    sharing: ClassVar[Sharing] = SHARING
     demo_content: ClassVar[str] = "pairs"
 
     flags: Nlvr2Options
@@ -92,7 +94,7 @@ class Nlvr2(Release):
         )
         if hashes := read_hashes(self.hash_files):
             warning = f"official hashes of {len(hashes)} images are checked"
-            return replace(inputs, notices=(*inputs.notices, warning))
+            return replace(inputs, warnings=(*inputs.warnings, warning))
         return inputs
 
     def draft(self, item: Item) -> Draft:

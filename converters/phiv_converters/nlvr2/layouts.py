@@ -119,6 +119,16 @@ class Nlvr2Annotations:
         where = self.where(location)
         return [(name, read_image(self.image_index.find(name, where=where), where)) for name in names]
 
+    def image_files(self, location: SentenceLocation, example: Nlvr2Example) -> list[Path]:
+        """The files that `images` reads, or where they would be."""
+        files = []
+        for name in (f"{example.pair}-img{side}.png" for side in (0, 1)):
+            try:
+                files.append(self.image_index.find(name))
+            except RejectInput:
+                files.append(self.files[location.file].parent / name)
+        return files
+
     def size_bytes(self, location: SentenceLocation, example: Nlvr2Example) -> int:
         """Of the row and its images, as far as they are there."""
         return location.length + sum(self._image_size(f"{example.pair}-img{side}.png") for side in (0, 1))
@@ -217,6 +227,10 @@ class Nlvr2Tables:
         return [
             _name_image(*image_cell(cell, where), side, example, table, location) for side, cell in enumerate(cells)
         ]
+
+    def image_files(self, location: SentenceLocation, example: Nlvr2Example) -> list[Path]:
+        """The table itself."""
+        return [self.tables[location.file].path]
 
     def size_bytes(self, location: SentenceLocation, example: Nlvr2Example) -> int:
         return self.tables[location.file].path.stat().st_size

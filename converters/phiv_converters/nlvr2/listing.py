@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from phiv_converters.base import row_digest
 from phiv_converters.nlvr2.layouts import Nlvr2Example, Nlvr2Layout, Nlvr2Row, SentenceLocation
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
@@ -24,9 +26,10 @@ def list_sentences(layout: Nlvr2Layout, *, by_pair: bool, val_directories: int, 
     for (name, key), locations in listing.locations.items():
         image_set = "-".join(key.split("-")[:2])  # train-10171 of train-10171-0 and train-10171-0-1
         split = "val" if name == "train" and image_set in val else name
-        items.append(Item(split, key, listing.sizes[name, key], tuple(locations)))
-    items += [Item(name, key, size, reject) for name, key, size, reject in listing.rejects]
-    return Inputs(tuple(items), notices=tuple(warnings), duplicates=tuple(listing.duplicates))
+        items.append(Item(split, key, tuple(listing.contents[name, key]), tuple(locations), listing.sizes[name, key]))
+    items += [Item(name, key, str(reject).encode(), reject, size) for name, key, size, reject in listing.rejects]
+    items.sort(key=lambda item: item.key)
+    return Inputs(items, warnings=tuple(warnings), duplicates=tuple(listing.duplicates))
 
 
 @dataclass
@@ -37,17 +40,18 @@ class SentenceListing:
     by_pair: bool
     num_with_images: int = 0
     locations: dict[tuple[str, str], list[SentenceLocation]] = field(default_factory=dict)
+    contents: dict[tuple[str, str], list[bytes | Path]] = field(default_factory=dict)
     sizes: dict[tuple[str, str], int] = field(default_factory=dict)
     rejects: list[tuple[str, str, int, RejectInput]] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
     directories: dict[str, set[str]] = field(default_factory=dict)
-    first_rows: dict[tuple[str, str], tuple[SentenceLocation, int]] = field(default_factory=dict)
+    first_rows: dict[tuple[str, str], tuple[SentenceLocation, bytes]] = field(default_factory=dict)
 
     def add(self, row: Nlvr2Row) -> None:
         """Add one row: to the inputs, to the duplicates or to the rejects."""
         example, where = row.example, self.layout.where
         if not isinstance(example, RejectInput) and example.identifier:
-            content = hash((example.sentence, example.label))  # of this process; both rows are read by it
+            content = row_digest(example.sentence, example.label)
             first, before = self.first_rows.setdefault((row.set_name, example.identifier), (row.location, content))
             if first != row.location and before == content:
                 self.duplicates.append(Duplicate(where(first), where(row.location)))
@@ -64,6 +68,8 @@ class SentenceListing:
         own = (example.pair or row.group) if self.by_pair else (example.identifier or row.key)
         key = (row.set_name, own)
         self.locations.setdefault(key, []).append(row.location)
+        content = self.contents.setdefault(key, [*self.layout.image_files(row.location, example)])
+        content.append(row_digest(example))
         self.sizes[key] = self.sizes.get(key, 0) + self.layout.size_bytes(row.location, example)
         self.num_with_images += self.layout.has_images(example)
         if row.set_name == "train":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from phiv_converters.flags import check_demo, check_range, fixed_options
+from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
+from phiv_schemas.sharing import Sharing
 
 if TYPE_CHECKING:
     from phiv_converters.nlvr2.convert import Nlvr2
@@ -30,11 +32,14 @@ WORDINGS = tuple(
     )
 )
 PLAIN = "{sentence}\nIs this sentence true or false of the two images?"
+SHARING = Sharing(group="image set", group_pattern=r"(?:^|/)([a-z]+\d?-\d+)-\d+-img[01]\.", shares=("images",))
 
 
 @dataclass(frozen=True)
-class Nlvr2Options:
+class Nlvr2Options(ConverterOptions):
     """NLVR2 image pairs with true and false sentences to two-image questions."""
+
+    sharing: ClassVar[Sharing] = SHARING
 
     source: Path | None = None
     """Folder, archive or file: the official repository (or its nlvr2/data), HuggingFaceM4/NLVR2, lmms-lab/NLVR2 or
@@ -74,4 +79,5 @@ class Nlvr2Options:
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
         names = ("subset", "prompt", "group", "val_directories", "ignore_hashes")
-        return {name: getattr(self, name) for name in names}
+        prompt_text = list(WORDINGS) if self.prompt == "recipe" else PLAIN
+        return {name: getattr(self, name) for name in names} | {"prompt_text": prompt_text}

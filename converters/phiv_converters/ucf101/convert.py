@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 from phiv_converters.base import Release
 from phiv_converters.synthetic.clips import make_synthetic_ucf101
 from phiv_converters.ucf101.layouts import SPLITS, Clip, Ucf101Layout, find_layout, list_clips
-from phiv_converters.ucf101.options import HUB_SHA256, Ucf101Options
+from phiv_converters.ucf101.options import HUB_SHA256, PROMPT, SHARING, Ucf101Options
 from phiv_data.convert.base import Inputs, Item
 from phiv_data.media.images import encode_jpeg
 from phiv_data.media.reject import hash_input
@@ -42,6 +42,7 @@ from phiv_data.sources.image_index import opened
 from phiv_data.storage.sample import Draft, encoded_image
 from phiv_schemas import Turn
 from phiv_schemas.errors import SourceError, UsageError
+from phiv_schemas.sharing import Sharing
 
 HUB_REPO, HUB_FILE = "sayakpaul/ucf101-subset", "UCF101_subset.tar.gz"
 
@@ -64,6 +65,7 @@ class Ucf101(Release):
     """An opened source: lists its clips and turns one into a draft."""
 
     name: ClassVar[str] = "ucf101"
+    sharing: ClassVar[Sharing] = SHARING
     demo_content: ClassVar[str] = "clips"
     splits: ClassVar[tuple[str, ...]] = SPLITS
 
@@ -84,7 +86,7 @@ class Ucf101(Release):
     @property
     def prompt(self) -> str:
         """The recipe's question, the same for every clip."""
-        return f"Classify the video into one of the following classes: {', '.join(self.classes)}."
+        return PROMPT.format(classes=", ".join(self.classes))
 
     def options(self) -> dict[str, Any]:
         """Everything that affects the output; of a folder also what was found in it."""
@@ -107,8 +109,8 @@ class Ucf101(Release):
                 "Leave out --require_all to convert what is there",
             )
         clips = self._select(listing.clips)
-        items = tuple(Item(clip.split, clip.key, _size(clip.path), clip) for clip in clips)
-        return Inputs(items, absent=len(listing.absent), notices=listing.warnings)
+        items = [Item(clip.split, clip.key, clip.path, clip) for clip in clips]
+        return Inputs(items, absent=len(listing.absent), warnings=listing.warnings)
 
     def _select(self, clips: tuple[Clip, ...]) -> list[Clip]:
         """At most `max_per_class` clips of each class and split. SourceError where two would write the same frames."""
@@ -152,11 +154,3 @@ class Ucf101(Release):
         )
         turn = Turn(images=tuple(image.meta.path for image in images), user=self.prompt, assistant=clip.label)
         return Draft((turn,), images)
-
-
-def _size(path: Path) -> int:
-    """Bytes; 0 for a file that cannot be read, which `draft` then rejects."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from phiv_converters.flags import check_demo, check_range, fixed_options
+from phiv_data.convert.base import ConverterOptions
+from phiv_schemas.sharing import Sharing
 
 if TYPE_CHECKING:
     from phiv_converters.ucf101.convert import Ucf101
 
+PROMPT = "Classify the video into one of the following classes: {classes}."
 HUB_SHA256 = "e9fcc76af48d320be88c5265f2e0576ecd615956976f6ce4742fdf2b042b71eb"
+SHARING = Sharing(group="source video", group_pattern=r"(?:^|/)v_([^/]+_g\d\d)_c\d\d\.")
 
 
 @dataclass(frozen=True)
-class Ucf101Options:
+class Ucf101Options(ConverterOptions):
     """UCF-101 action clips to image-sequence classification conversations."""
+
+    sharing: ClassVar[Sharing] = SHARING
 
     source: Path | None = None
     """Folder or archive: UCF101_subset/{train,val,test}/<Class>/*.avi, or UCF-101/ with ucfTrainTestlist/ beside it.
@@ -65,4 +71,5 @@ class Ucf101Options:
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
         names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "max_per_class", "fold", "val_groups")
-        return {name: getattr(self, name) for name in names} | {"classes": sorted(self.classes)}
+        values = {name: getattr(self, name) for name in names}
+        return values | {"classes": sorted(self.classes), "prompt_text": PROMPT}

@@ -115,7 +115,7 @@ def test_an_input_that_kills_its_process_is_found_among_many(tmp_path: Path) -> 
 def test_an_input_listed_twice_is_an_error(
     tmp_path: Path, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = tuple(Item("train", key, 1, 0) for key in keys)
+    items = tuple(Item("train", key, b"", 0) for key in keys)
     monkeypatch.setattr(ListOptions, "inputs", lambda self: Inputs(items))
     with pytest.raises(SourceError, match="input 'b' is listed twice in 'train'"):
         run(tmp_path / "out", Row())
