@@ -61,7 +61,7 @@ class ReleaseLayout(Protocol):
 
 
 def row_digest(*values: object) -> bytes:
-    """16 bytes that stand for what a parsed row contains: any change of a value changes them."""
+    """A hash of 16 bytes over the values of a parsed row."""
     return hashlib.sha256(repr(values).encode()).digest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Hateful Memes on drawn memes in every layout, and on harmless real ones. Nothing here is hateful."""
+"""Hateful Memes on synthetic memes in every layout, and on harmless real ones. Nothing here is hateful."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_rows_without_label_are_counted_and_written_on_demand(tmp_path: Path) ->
     assert [row.turns[0].assistant for row in read(tmp_path / "all", "test")] == [None] * 3
 
 
-def test_every_row_ends_somewhere_and_says_why(tmp_path: Path) -> None:
+def test_every_row_ends_somewhere_with_a_reason(tmp_path: Path) -> None:
     rows = [
         meme(1),
         meme(2, label=2),
@@ -362,7 +362,7 @@ def test_an_encrypted_zip_opens_with_its_password_and_no_other(tmp_path: Path) -
         assert not (tmp_path / "out3").exists()
 
 
-def test_a_zip_with_aes_says_which_program_opens_it(tmp_path: Path) -> None:
+def test_a_zip_with_aes_names_a_program_that_opens_it(tmp_path: Path) -> None:
     archive = encrypted_zip(tmp_path / "hm.zip", official(tmp_path / "in", {"train": [meme(1)]}), b"x")
     raw = bytearray(archive.read_bytes())
     with zipfile.ZipFile(archive) as opened:
@@ -378,7 +378,7 @@ def test_a_zip_with_aes_says_which_program_opens_it(tmp_path: Path) -> None:
         run(tmp_path / "out", archive, password="x")
 
 
-def test_a_login_page_saved_as_the_zip_is_said(tmp_path: Path) -> None:
+def test_a_login_page_saved_as_the_zip_is_reported(tmp_path: Path) -> None:
     (tmp_path / "hm.zip").write_text("<!DOCTYPE html><title>Log in</title>")
     with pytest.raises(SourceError, match="a login, licence or error page was saved under its name"):
         run(tmp_path / "out", tmp_path / "hm.zip")
@@ -408,7 +408,7 @@ def test_an_odd_file_name_is_kept(shared: Path, tmp_path: Path) -> None:
 
 
 def test_real_annotations_whose_images_are_not_here_are_accounted(shared: Path, tmp_path: Path) -> None:
-    """The official images may not be passed on: drawn ones stand in for all but one."""
+    """The official images may not be passed on: synthetic ones replace all but one."""
     source = tmp_path / "in"
     shutil.copytree(shared / "samples/hateful_memes", source)
     source.chmod(0o755)
@@ -438,7 +438,7 @@ def test_options_that_do_not_go_are_named(arguments: dict[str, Any], message: st
         HatefulMemesOptions(**arguments)
 
 
-def test_what_is_no_release_says_what_is_there(tmp_path: Path) -> None:
+def test_what_is_no_release_reports_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "in/memes").mkdir(parents=True)
     with pytest.raises(SourceError, match=r"neither .*jsonl with img/ .* \(found: memes\)"):
         run(tmp_path / "out", tmp_path / "in")
@@ -454,7 +454,7 @@ def test_the_demo_is_marked_and_valid(tmp_path: Path) -> None:
     assert validate(tmp_path / "out").ok
 
 
-def test_without_source_and_network_one_line_says_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_source_and_network_it_names_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     with pytest.raises(EnvironmentProblem, match=r"the_cauldron: .*Pass --source .* or --demo") as raised:

@@ -1,4 +1,4 @@
-"""NLVR2 on drawn pairs in every layout, and on the real annotations."""
+"""NLVR2 on synthetic pairs in every layout, and on the real annotations."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def test_subsets_are_read_from_their_own_files(tmp_path: Path) -> None:
 # Rows that cannot be used ------------------------------------------------------------------------------------------
 
 
-def test_every_row_ends_somewhere_and_says_why(tmp_path: Path) -> None:
+def test_every_row_ends_somewhere_with_a_reason(tmp_path: Path) -> None:
     rows = {
         "dev": [
             row("dev-1-0-0"),
@@ -426,7 +426,7 @@ def test_a_broken_hash_file_is_one_line(tmp_path: Path, content: str) -> None:
 # Sources ---------------------------------------------------------------------------------------------------------
 
 
-def test_images_may_lie_in_archives_of_their_own(tmp_path: Path) -> None:
+def test_images_may_be_in_archives_of_their_own(tmp_path: Path) -> None:
     source = official(tmp_path / "in")
     (source / "images").rename(tmp_path / "elsewhere")
     with tarfile.open(tmp_path / "dev_img.tar.gz", "w:gz") as tar:
@@ -448,7 +448,7 @@ def test_annotations_without_any_image_say_what_is_missing(tmp_path: Path) -> No
         run(tmp_path / "out", source)
 
 
-def test_what_is_no_nlvr2_says_what_is_there(tmp_path: Path) -> None:
+def test_what_is_no_nlvr2_reports_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "in/photos").mkdir(parents=True)
     with pytest.raises(SourceError, match=r"neither data/.* \(found: photos\)"):
         run(tmp_path / "out", tmp_path / "in")
@@ -491,7 +491,7 @@ def test_the_demo_is_marked_and_valid(tmp_path: Path) -> None:
     assert convert(Nlvr2Options(demo=True), tmp_path / "out").found_finished
 
 
-def test_without_source_and_network_one_line_says_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_source_and_network_it_names_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     with pytest.raises(EnvironmentProblem, match=r"the_cauldron: .*Pass --source .* or --demo") as raised:

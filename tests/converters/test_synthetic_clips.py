@@ -1,4 +1,4 @@
-"""The drawn demo set: shaped like UCF-101, the same for a seed, and its classes visible in the images alone."""
+"""The synthetic demo set: shaped like UCF-101, the same for a seed, and its classes visible in the images alone."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class MarkedOptions(ChatJsonOptions):
 
     markers: Literal["strict", "lenient"] = "strict"
     """strict: a row whose `<image>` markers are not as many as its images is rejected; lenient: markers that are
-    missing stand before the first text, and those after the last image are text. A row without images keeps its
+    missing are put before the first text, and those after the last image are text. A row without images keeps its
     markers as text in any case."""
 
     def parser_options(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class TrlOptions(ChatJsonOptions):
     format: ClassVar[str] = "trl"
 
     marker: str = ""
-    """Text that stands where the images do, for rows whose parts say only which there are: xtuner has <IMG_CONTEXT>."""
+    """Text in place of the images, for rows whose parts only name the images: xtuner has <IMG_CONTEXT>."""
 
     def parser_options(self) -> dict[str, Any]:
         """`marker`."""

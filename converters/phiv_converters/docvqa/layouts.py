@@ -6,7 +6,7 @@
     tables with question (or query), answers, image    lmms-lab, HuggingFaceM4, pixparse, nielsr
     tables with images, texts                          The Cauldron: questions and answers already worded
 
-Rows say `documents/pybv0228_81.png` whatever the pages' folder is called, so pages are found by base name.
+Rows name `documents/pybv0228_81.png` whatever the pages' folder is called, so pages are found by base name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DEPTH = 3
 
 
 def find_layout(root: Path, images: tuple[Path, ...], work_dir: Path, name: str) -> DocvqaLayout:
-    """The layout of `root`, with pages below it and in `images`; `name` stands for `root` in errors.
+    """The layout of `root`, with pages below it and in `images`; errors call it `name`.
 
     The official layout wins where both are there. SourceError where none is.
     """

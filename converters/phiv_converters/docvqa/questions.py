@@ -41,7 +41,7 @@ class DocvqaQuestion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class QuestionFile:
-    """A JSON file of rows: JSON lines, or the array at `key`. `name` stands for it in messages."""
+    """A JSON file of rows: JSON lines, or the array at `key`. Messages call it `name`."""
 
     path: Path
     split: str
@@ -51,7 +51,7 @@ class QuestionFile:
 
 @dataclass(frozen=True)
 class DocvqaLayout:
-    """A recognised source; `name` stands for it in errors."""
+    """A recognised source; errors call it `name`."""
 
     name: str
     files: tuple[QuestionFile, ...]

@@ -80,7 +80,7 @@ def _select_tables(tables: list[Table], name: str) -> list[Table]:
         tables = [table for table in tables if (table.config or "").lower().rpartition("/")[2] == "docvqa"] or tables
     if len({(table.config, _table_kind(table)) for table in tables}) > 1:
         configs = sorted({table.config or "-" for table in tables})
-        raise SourceError(name, f"several datasets lie here ({', '.join(configs)})", "Pass the folder of one")
+        raise SourceError(name, f"several datasets are here ({', '.join(configs)})", "Pass the folder of one")
     if unknown := sorted({table.split for table in tables if standard_split(table.split) not in SPLITS}):
         raise SourceError(name, f"the split {unknown[0]!r} is none of train, val and test", "Rename its files")
     return tables

@@ -214,7 +214,7 @@ def _is_text(value: Any) -> bool:
 
 
 def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], work_dir: Path, name: str) -> MemeLayout:
-    """The layout of `root`; `name` stands for it in errors. `mapping` gives the split of each file or hub split.
+    """The layout of `root`; errors call it `name`. `mapping` gives the split of each file or hub split.
 
     The official layout wins where both are there. SourceError where none is, or none of its files has a split.
     """

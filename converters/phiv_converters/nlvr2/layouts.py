@@ -217,7 +217,7 @@ class Nlvr2Tables:
         return f"{self._name(self.tables[location.file])}:{location.line}"
 
     def images(self, location: SentenceLocation, example: Nlvr2Example) -> list[tuple[str, bytes]]:
-        """Names and bytes of the left and the right image: the official names where the row tells them."""
+        """Names and bytes of the left and the right image: the official names where the row has an identifier."""
         table, where = self.tables[location.file], self.where(location)
         columns = ["images"] if self.is_cauldron else ["left_image", "right_image"]
         row = read_row(table, location.at, columns)
@@ -296,7 +296,7 @@ Nlvr2Layout: TypeAlias = Nlvr2Annotations | Nlvr2Tables
 
 
 def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str) -> Nlvr2Layout:
-    """The layout of `root`, with images below it and in `images`; `name` stands for `root` in errors.
+    """The layout of `root`, with images below it and in `images`; errors call it `name`.
 
     The official layout wins where both are there. SourceError where none is.
     """
@@ -318,7 +318,7 @@ def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str)
     if subset != "all":
         tables = [table for table in tables if table.split == "train" or table.split.startswith(f"{subset}_")]
     if not tables or len({_table_kind(table) for table in tables}) > 1:
-        raise SourceError(name, "several hub datasets lie here, or none of this subset", "Pass the folder of one")
+        raise SourceError(name, "several hub datasets are here, or none of this subset", "Pass the folder of one")
     if unknown := sorted({table.split for table in tables} - _SPLITS.keys()):
         raise SourceError(name, f"no split of NLVR2 is called {unknown[0]!r}", f"Known: {', '.join(_SPLITS)}")
     is_cauldron = _table_kind(tables[0]) == "cauldron"

@@ -1,4 +1,4 @@
-"""Your own jsonl files: found, and the split that each one's name says."""
+"""The files of own jsonl data, and the split that each file name contains."""
 
 from __future__ import annotations
 

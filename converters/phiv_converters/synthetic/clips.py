@@ -5,7 +5,7 @@ PosixPath('demo/UCF101_subset')
 
 Each class is a shape with a motion. Colours, area, length and speed depend on the split and the clip's number
 alone, so clip i of every class shares them: the class shows in the moving images and nowhere else. Left and
-right, rising and falling take more than one frame to tell apart.
+right, rising and falling take more than one frame to distinguish.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Each returns the root of the set, made in under a second; the same version of Pi
 set that is already there is returned as it is; an interrupted one is made again.
 
 Every answer can be read off the images. DocVQA's test questions have no answers and the memes' test rows no labels,
-as in the official files. Nothing in the memes is hateful: label 1 stands for "the caption contradicts the image".
+as in the official files. Nothing in the memes is hateful: label 1 means "the caption contradicts the image".
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def _draw_meme(root: Path, number: int) -> dict[str, Any]:
 
 
 def _draw_shape(pen: ImageDraw, shape: str, colour: str, centre: tuple[int, int], radius: int) -> None:
-    # The first side is level, so a square stands on its side and a triangle points up.
+    # The first side is level: a triangle points up.
     pen.regular_polygon((*centre, radius), CORNERS[shape], fill=COLOURS[colour])
 
 

@@ -59,7 +59,7 @@ class ClipListing:
 
 
 def find_layout(root: Path, fold: int | None, name: str) -> Ucf101Layout:
-    """The layout of `root`, or of the one folder in it; `name` stands for it in errors.
+    """The layout of `root`, or of the one folder in it; errors call it `name`.
 
     The official layout wins where both are there. SourceError where none is.
     """
