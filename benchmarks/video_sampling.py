@@ -93,9 +93,9 @@ def main() -> None:
     print(decoder_version(), "NumPy", np.__version__)
     with tempfile.TemporaryDirectory() as scratch:
         if options.folder is None:
-            from phiv_converters.synthetic.clips import draw_demo_source
+            from phiv_converters.synthetic.clips import make_synthetic_ucf101
 
-            options.folder = draw_demo_source(Path(scratch), size=(320, 240), train=5, val=1, test=1)
+            options.folder = make_synthetic_ucf101(Path(scratch), size=(320, 240), train=5, val=1, test=1)
         compare(sorted(options.folder.rglob("*.avi")), options.rounds)
 
 

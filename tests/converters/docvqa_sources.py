@@ -37,14 +37,14 @@ def question(number: Any, page: str, *answers: str, text: str = "What is it?", *
 
 
 def release(folder: Path, rows: Rows, pages: dict[str, bytes] | None = None, *, images: str = "documents") -> Path:
-    """An unpacked official release; pages that are not given are drawn."""
+    """An unpacked official release; pages that are not given are made."""
     (folder / images).mkdir(parents=True)
     for split, elements in rows.items():
         body = {"dataset_name": "docvqa", "dataset_version": "1.0", "dataset_split": split, "data": elements}
         (folder / f"{split}_v1.0_withQT.json").write_text(json.dumps(body, indent=1), encoding="utf-8")
     names = {str(row["image"]).rpartition("/")[2] for elements in rows.values() for row in elements}
-    drawn = {name: page_bytes(60 + i) for i, name in enumerate(sorted(names))}
-    for name, data in (drawn if pages is None else pages).items():
+    made = {name: page_bytes(60 + i) for i, name in enumerate(sorted(names))}
+    for name, data in (made if pages is None else pages).items():
         (folder / images / name).write_bytes(data)
     return folder
 

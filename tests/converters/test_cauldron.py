@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiv_converters.cauldron import CauldronOptions
-from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_converters.cauldron.options import CauldronOptions
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.export.cauldron import Cauldron
 from phiv_data.export.engine import export
@@ -87,7 +87,7 @@ def test_finevision_has_the_source_beside_the_texts_and_ratings_nobody_reads(tmp
     source = write(tmp_path / "in/ai2d_merged/train-00000-of-00001.parquet", [record], **more)
     outcome = run(CauldronOptions(source), tmp_path / "out")
     assert read(tmp_path / "out")[0].conversation.source == "ai2d"
-    assert outcome.notices == ("columns that are not read: relevance_min",)
+    assert outcome.warnings == ("columns that are not read: relevance_min",)
 
 
 @pytest.mark.parametrize(("named", "wanted"), [(None, "nlvr2"), ("  ", "nlvr2"), ("a", "a")])
@@ -194,7 +194,7 @@ def test_a_fraction_that_is_none_is_refused(fraction: float) -> None:
 # Sources that will not do -----------------------------------------------------------------------------------------
 
 
-def test_other_tables_are_told_apart(tmp_path: Path) -> None:
+def test_other_tables_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(SourceError, match="no tables in"):
         run(CauldronOptions(tmp_path / "in"), tmp_path / "out")
@@ -205,10 +205,10 @@ def test_other_tables_are_told_apart(tmp_path: Path) -> None:
         run(CauldronOptions(tmp_path / "nothing"), tmp_path / "out")
 
 
-def test_a_missing_shard_is_told(tmp_path: Path) -> None:
+def test_a_missing_shard_is_reported(tmp_path: Path) -> None:
     source = write(tmp_path / "in/train-00000-of-00002.parquet", [row(1)])
     outcome = run(CauldronOptions(source), tmp_path / "out")
-    assert outcome.notices == ("1 files of the source are not there, the first is train-00001-of-00002.parquet",)
+    assert outcome.warnings == ("1 files of the source are not there, the first is train-00001-of-00002.parquet",)
 
 
 def conformance_case(folder: Path) -> Case:
@@ -254,7 +254,7 @@ def test_the_demo_goes_there_and_back(demo: Path, tmp_path: Path) -> None:
         assert [s.conversation.turns[0].images for s in before] != [s.conversation.turns[0].images for s in after]
 
 
-def test_an_export_of_another_format_is_told_from_a_cauldron(demo: Path, tmp_path: Path) -> None:
+def test_an_export_of_another_format_is_distinguished_from_a_cauldron(demo: Path, tmp_path: Path) -> None:
     export(Hub(), demo, tmp_path / "hub")
     with pytest.raises(SourceError, match="has no column texts"):
         run(CauldronOptions(tmp_path / "hub"), tmp_path / "back")
@@ -294,9 +294,9 @@ def test_there_and_back_again(tmp_path_factory: pytest.TempPathFactory, rows: li
 
 
 def test_drafts_need_no_engine(tmp_path: Path) -> None:
-    converter = CauldronOptions(write(tmp_path / "in/train.parquet", [row(1), row(2)])).open(tmp_path / "scratch")
-    items = converter.inputs().items
+    converter = CauldronOptions(write(tmp_path / "in/train.parquet", [row(1), row(2)])).open(tmp_path / "work")
+    items = list(converter.inputs().items)
     draft = converter.draft(items[-1])
     assert isinstance(draft, Draft)
-    assert [item.key for item in items[0:2]] == ["train.parquet:00000000", "train.parquet:00000001"]
+    assert [item.key for item in items] == ["train.parquet:00000000", "train.parquet:00000001"]
     assert draft.turns[0].user == "q2.0"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from phiv_converters.chat_json.convert import LlavaOptions, SharegptOptions, SwiftOptions, TrlOptions
+from phiv_converters.chat_json.options import LlavaOptions, SharegptOptions, SwiftOptions, TrlOptions
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.formats import FORMATS
 from phiv_data.formats.files import safe_name, strip_folders
@@ -75,7 +75,7 @@ def tiny(format: str, folder: Path) -> Case:
     for i in range(4):
         draw(folder / f"images/{i}/a.jpg", 40 * i)
         turn = Turn(images=(f"images/{i}/a.jpg",), user="What?", assistant="It." if i != 3 else None)
-        rows.append(FORMATS[format].render(Conversation(id=str(i), source="drawn", conversations=[turn])))
+        rows.append(FORMATS[format].render(Conversation(id=str(i), source="synthetic", conversations=[turn])))
     (folder / "train.json").write_text(json.dumps(rows[:2], indent=1))
     write_lines(folder / "validation.jsonl", rows[2:])
     options = OPTIONS[format]
@@ -100,7 +100,7 @@ def test_rows_of_phiv_come_back_with_their_ids_and_sources(format: str, tmp_path
     converted(OPTIONS[format](case.source, keep_ids=True), tmp_path, arrow=True, include_unlabeled=True)
     found = [*records(tmp_path, f"{format}_train"), *records(tmp_path, f"{format}_val")]
     assert [(c.id, c.source, c.image_paths) for c in found] == [
-        (str(i), "drawn", (f"{'train' if i < 2 else 'val'}/images/{i}/a.jpg",)) for i in range(4)
+        (str(i), "synthetic", (f"{'train' if i < 2 else 'val'}/images/{i}/a.jpg",)) for i in range(4)
     ]
     assert [c.turns[0].user for c in found] == ["What?"] * 4
     assert len(ConversationDataset(tmp_path / "out", "val")) == 2
@@ -217,7 +217,7 @@ def test_a_image_shown_twice_in_a_row_is_stored_once(tmp_path: Path) -> None:
         ("mllm_demo.json", "train"), ("eval.ndjson", "test"),
     ],
 )  # fmt: skip
-def test_splits_are_told_by_the_names_of_files(name: str, split: str, tmp_path: Path) -> None:
+def test_splits_follow_the_names_of_files(name: str, split: str, tmp_path: Path) -> None:
     write_lines(tmp_path / "in" / name, [row(None, "u")])
     outcome = converted(LlavaOptions(tmp_path / "in"), tmp_path)
     assert [s.name for s in outcome.manifest.splits] == [split]
@@ -230,7 +230,7 @@ def test_the_folder_around_the_source_tells_no_split(tmp_path: Path) -> None:
     assert [s.name for s in converted(LlavaOptions(source), tmp_path).manifest.splits] == ["train"]
 
 
-def test_arrays_lines_and_lines_of_arrays_are_told_apart(tmp_path: Path) -> None:
+def test_arrays_lines_and_lines_of_arrays_are_distinguished(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
     write_lines(tmp_path / "in/lines.json", [{"messages": messages}] * 2)
     write_lines(tmp_path / "in/lists.jsonl", [messages] * 3)
@@ -246,7 +246,7 @@ def test_arrays_lines_and_lines_of_arrays_are_told_apart(tmp_path: Path) -> None
     ("text", "what"),
     [
         ('{\n "root": "data/",\n "annotation": "x.jsonl"\n}', "one JSON object"),
-        ('[{"messages": []},\n{"messages": []}]\n[1]', "continues after the end"),
+        ('[{"messages": []},\n{"messages": []}]\n[1]', "after the end"),
         ('[{"messages": []},', "cut"),
         ("<!DOCTYPE html><html>", "web page"),
         ('{"text": "The sky is blue."}\n', "none of them is one"),
@@ -255,7 +255,7 @@ def test_arrays_lines_and_lines_of_arrays_are_told_apart(tmp_path: Path) -> None
         ("[]", "no inputs"),
     ],
 )
-def test_a_file_that_holds_no_such_rows_is_told(text: str, what: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_such_rows_is_reported(text: str, what: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(SourceError, match=what):
         converted(LlavaOptions(tmp_path / "rows.json"), tmp_path)
@@ -281,13 +281,13 @@ def test_flags_that_make_no_sense_are_usage_errors(options: Callable[..., Any], 
         options(Path("rows.json"))
 
 
-# What is left out is told --------------------------------------------------------------------------------------------
+# What is left out is reported ---------------------------------------------------------------------------------------
 
 
-def test_what_is_left_out_is_counted_in_notices(tmp_path: Path) -> None:
+def test_what_is_left_out_is_counted_in_warnings(tmp_path: Path) -> None:
     rows = [row(None, "u", id=1, category="x"), row(None, "What is <image>?", category="y"), row("gone.jpg", id=2)]
     outcome = converted(LlavaOptions(write_lines(tmp_path / "rows.jsonl", rows)), tmp_path)
-    assert outcome.notices == (
+    assert outcome.warnings == (
         "2 rows have 'category', which is left out",
         "2 rows have an id, which is left out (--keep_ids keeps it)",
         "1 rows without images have <image> in their text: it is kept as text",
@@ -363,7 +363,7 @@ def test_dataset_info_names_files_columns_and_roles(name: str, dataset: str | No
         ([], None, "no object of datasets"),
     ],
 )
-def test_a_dataset_info_that_does_not_fit_is_told(entries: Any, dataset: str | None, what: str, tmp_path: Path) -> None:
+def test_a_wrong_dataset_info_is_reported(entries: Any, dataset: str | None, what: str, tmp_path: Path) -> None:
     folder = described(tmp_path / "in", entries)
     with pytest.raises(SourceError, match=what):
         converted(SharegptOptions(folder, dataset=dataset), tmp_path)
@@ -421,7 +421,7 @@ def test_real_rows_come_out_as_they_went_in(shared: Path, tmp_path: Path) -> Non
 _LIST = """
 import resource, sys
 from pathlib import Path
-from phiv_converters.chat_json.convert import LlavaOptions
+from phiv_converters.chat_json.options import LlavaOptions
 from phiv_data.convert.plan import make_plan
 def listed(name):
     converter = LlavaOptions(Path(name)).open(Path("."))

@@ -19,10 +19,10 @@ from phiv_data.testing import conformance as testing
 
 
 def ucf101(folder: Path) -> Case:
-    from phiv_converters.synthetic.clips import draw_demo_source
-    from phiv_converters.ucf101.convert import Ucf101Options
+    from phiv_converters.synthetic.clips import make_synthetic_ucf101
+    from phiv_converters.ucf101.options import Ucf101Options
 
-    source = draw_demo_source(folder, train=2, val=1, test=1, size=(64, 48))
+    source = make_synthetic_ucf101(folder, train=2, val=1, test=1, size=(64, 48))
     options = partial(Ucf101Options, num_frames=2, classes=("BouncingBall", "SpinningStar"))
     return Case(
         options,
@@ -39,10 +39,10 @@ def ucf101(folder: Path) -> Case:
 
 
 def docvqa(folder: Path) -> Case:
-    from phiv_converters.docvqa.convert import DocvqaOptions
-    from phiv_converters.synthetic.documents import draw_docvqa
+    from phiv_converters.docvqa.options import DocvqaOptions
+    from phiv_converters.synthetic.documents import make_synthetic_docvqa
 
-    source = draw_docvqa(folder)
+    source = make_synthetic_docvqa(folder)
     for file in source.glob("*.json"):
         body = json.loads(file.read_text())
         body["data"] = body["data"][:9]  # a page and a half, of two documents
@@ -57,10 +57,10 @@ def docvqa(folder: Path) -> Case:
 
 
 def nlvr2(folder: Path) -> Case:
-    from phiv_converters.nlvr2.convert import Nlvr2Options
-    from phiv_converters.synthetic.documents import draw_nlvr2
+    from phiv_converters.nlvr2.options import Nlvr2Options
+    from phiv_converters.synthetic.documents import make_synthetic_nlvr2
 
-    source = draw_nlvr2(folder)
+    source = make_synthetic_nlvr2(folder)
     for split, keep in {"train": {"0", "1", "22", "23"}, "dev": {"0"}, "test1": {"0", "1"}}.items():
         file = source / f"data/{split}.json"
         lines = file.read_text().splitlines(keepends=True)
@@ -73,10 +73,10 @@ def nlvr2(folder: Path) -> Case:
 
 
 def hateful_memes(folder: Path) -> Case:
-    from phiv_converters.hateful_memes.convert import HatefulMemesOptions
-    from phiv_converters.synthetic.documents import draw_hateful_memes
+    from phiv_converters.hateful_memes.options import HatefulMemesOptions
+    from phiv_converters.synthetic.documents import make_synthetic_hateful_memes
 
-    source = draw_hateful_memes(folder)
+    source = make_synthetic_hateful_memes(folder)
     for file in source.glob("*.jsonl"):
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:10]))
     changed = (

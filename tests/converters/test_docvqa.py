@@ -1,4 +1,4 @@
-"""DocVQA on the real sample, on the drawn set, and on every layout and trap the sources have."""
+"""DocVQA on the real sample, on the synthetic set, and on every layout and trap the sources have."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 from docvqa_sources import IMAGE, LAYOUTS, archives, copy, page_bytes, question, release, rows_of, write_shards
 
-from phiv_converters.docvqa.convert import DocvqaOptions, chosen_answer
-from phiv_converters.synthetic.documents import draw_docvqa
+from phiv_converters.docvqa.convert import choose_answer
+from phiv_converters.docvqa.options import DocvqaOptions
+from phiv_converters.synthetic.documents import make_synthetic_docvqa
 from phiv_data import validate
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.testing import Case, Check, conformance_checks
@@ -47,8 +48,8 @@ def sample(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_docvqa(tmp_path_factory.mktemp("drawn"))
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_synthetic_docvqa(tmp_path_factory.mktemp("synthetic"))
 
 
 # The real sample --------------------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def test_the_sample_gives_the_same_records_in_every_layout(
 
 
 @pytest.mark.parametrize("name", ["squad", "layoutlm"])
-def test_questions_over_ocr_text_are_told_apart(shared: Path, tmp_path: Path, name: str) -> None:
+def test_questions_over_ocr_text_are_distinguished(shared: Path, tmp_path: Path, name: str) -> None:
     folder = shared / "samples/docvqa" / name
     for source in (folder, next(folder.iterdir())):
         with pytest.raises(SourceError, match=r"OCR text \(SQuAD or LayoutLM form\), which names no pages\. Pass the"):
@@ -122,9 +123,9 @@ def test_pages_alone_are_no_source(shared: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_all_splits_come_out_the_same_in_every_layout(drawn: Path, tmp_path: Path, layout: str) -> None:
-    plain = run(drawn, tmp_path / "official", include_unlabeled=True).manifest
-    other = run(LAYOUTS[layout](drawn, tmp_path / "in"), tmp_path / "out", include_unlabeled=True).manifest
+def test_all_splits_come_out_the_same_in_every_layout(synthetic: Path, tmp_path: Path, layout: str) -> None:
+    plain = run(synthetic, tmp_path / "official", include_unlabeled=True).manifest
+    other = run(LAYOUTS[layout](synthetic, tmp_path / "in"), tmp_path / "out", include_unlabeled=True).manifest
     assert [split.rows for split in plain.splits] == [144, 36, 24]
     assert other.accounting == plain.accounting
     assert outputs(tmp_path / "out") == outputs(tmp_path / "official")
@@ -140,83 +141,81 @@ def test_all_splits_come_out_the_same_in_every_layout(drawn: Path, tmp_path: Pat
         ("saved", "hub layout: arrow tables with question, answers, image; splits test, train, validation"),
     ],
 )
-def test_the_layout_is_told(drawn: Path, tmp_path: Path, layout: str, description: str) -> None:
-    source = LAYOUTS[layout](drawn, tmp_path / "in")
-    assert DocvqaOptions(source).open(tmp_path / "scratch").describe().startswith(description)
+def test_the_layout_is_reported(synthetic: Path, tmp_path: Path, layout: str, description: str) -> None:
+    source = LAYOUTS[layout](synthetic, tmp_path / "in")
+    assert DocvqaOptions(source).open(tmp_path / "work").describe().startswith(description)
 
 
-def test_other_configs_of_the_same_repository_are_left_alone(drawn: Path, tmp_path: Path) -> None:
-    source = LAYOUTS["lmms"](drawn, tmp_path / "in")
+def test_other_configs_of_the_same_repository_are_left_alone(synthetic: Path, tmp_path: Path) -> None:
+    source = LAYOUTS["lmms"](synthetic, tmp_path / "in")
     cell = {"question": "x", "image": {"bytes": b"", "path": None}}
     write_shards(source / "InfographicVQA", "validation", [cell], 1)
     assert run(source, tmp_path / "out").manifest.accounting.inputs == 204
     (source / "DocVQA").rename(source / "Other")
-    with pytest.raises(SourceError, match=r"several datasets lie here \(InfographicVQA, Other\)\. Pass the folder"):
+    with pytest.raises(SourceError, match=r"several datasets are here \(InfographicVQA, Other\)\. Pass the folder"):
         run(source, tmp_path / "again")
 
 
-def test_archives_beside_tables_are_not_unpacked(drawn: Path, tmp_path: Path) -> None:
-    source = LAYOUTS["lmms"](drawn, tmp_path / "in")
+def test_archives_beside_tables_are_not_unpacked(synthetic: Path, tmp_path: Path) -> None:
+    source = LAYOUTS["lmms"](synthetic, tmp_path / "in")
     (source / "extra.zip").write_bytes(b"no archive")
     assert run(source, tmp_path / "out").manifest.accounting.inputs == 204
 
 
-def test_a_split_of_an_unknown_name_is_refused(drawn: Path, tmp_path: Path) -> None:
-    source = LAYOUTS["pixparse"](drawn, tmp_path / "in")
+def test_a_split_of_an_unknown_name_is_refused(synthetic: Path, tmp_path: Path) -> None:
+    source = LAYOUTS["pixparse"](synthetic, tmp_path / "in")
     path = source / "data/test-00000-of-00001.parquet"
     path.rename(path.with_name("extra-00000-of-00001.parquet"))
     with pytest.raises(SourceError, match=r"the split 'extra' is none of train, val and test"):
         run(source, tmp_path / "out")
 
 
-def test_shards_that_are_not_there_are_told(drawn: Path, tmp_path: Path) -> None:
-    source = LAYOUTS["lmms"](drawn, tmp_path / "in")
+def test_shards_that_are_not_there_are_reported(synthetic: Path, tmp_path: Path) -> None:
+    source = LAYOUTS["lmms"](synthetic, tmp_path / "in")
     (source / "DocVQA/train-00001-of-00002.parquet").unlink()
     outcome = run(source, tmp_path / "out")
-    assert outcome.notices[0] == "1 files of the dataset are not here (first: train-00001-of-00002.parquet)"
+    assert outcome.warnings[0] == "1 files of the dataset are not here (first: train-00001-of-00002.parquet)"
 
 
-def test_one_json_file_can_be_the_source(drawn: Path, tmp_path: Path) -> None:
-    manifest = run(drawn / "val_v1.0_withQT.json", tmp_path / "out").manifest
+def test_one_json_file_can_be_the_source(synthetic: Path, tmp_path: Path) -> None:
+    manifest = run(synthetic / "val_v1.0_withQT.json", tmp_path / "out").manifest
     assert [(split.name, split.rows) for split in manifest.splits] == [("val", 36)]
 
 
-def test_of_two_files_of_a_split_the_one_with_question_types_is_read(drawn: Path, tmp_path: Path) -> None:
-    source = copy(drawn, tmp_path / "in")
+def test_of_two_files_of_a_split_the_one_with_question_types_is_read(synthetic: Path, tmp_path: Path) -> None:
+    source = copy(synthetic, tmp_path / "in")
     (source / "train_v1.0.json").write_bytes((source / "train_v1.0_withQT.json").read_bytes())
     outcome = run(source, tmp_path / "out")
     assert outcome.manifest.accounting.inputs == 204
-    assert outcome.notices == ("other files of the same splits were left alone: train_v1.0.json",)
+    assert outcome.warnings == ("other files of the same splits were left alone: train_v1.0.json",)
 
 
-def test_the_thousands_of_ocr_files_are_not_opened(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from phiv_converters.docvqa import layouts as docvqa_layout
-
-    opened: list[str] = []
-    real = docvqa_layout._head
-    monkeypatch.setattr(docvqa_layout, "_head", lambda path: opened.append(path.name) or real(path))
-    source = LAYOUTS["older"](drawn, tmp_path / "in")
-    DocvqaOptions(source).open(tmp_path / "scratch")
-    assert {"train_v1.0.json"} <= set(opened) <= {f"{split}_v1.0.json" for split in ("train", "val", "test")}
+def test_the_thousands_of_ocr_files_are_not_opened(synthetic: Path, tmp_path: Path) -> None:
+    """Links to nothing stand in for them: opening one is an error."""
+    source = LAYOUTS["older"](synthetic, tmp_path / "in")
+    ocr_files = [path for path in source.rglob("*.json") if "ocr" in path.parent.name]
+    assert ocr_files
+    for path in ocr_files:
+        path.unlink()
+        path.symlink_to(tmp_path / "nothing.json")
+    DocvqaOptions(source).open(tmp_path / "work")
 
 
-def test_pages_may_lie_elsewhere(drawn: Path, tmp_path: Path) -> None:
-    source = copy(drawn, tmp_path / "in")
+def test_pages_may_be_elsewhere(synthetic: Path, tmp_path: Path) -> None:
+    source = copy(synthetic, tmp_path / "in")
     (source / "spdocvqa_images").rename(tmp_path / "pages")
     with pytest.raises(
         SourceError, match=r"no question has its page \(204 rows .* Pass the folder or archive with the"
     ):
         run(source, tmp_path / "none")
     run(source, tmp_path / "out", images=(tmp_path / "pages",))
-    run(drawn, tmp_path / "official")
+    run(synthetic, tmp_path / "official")
     assert outputs(tmp_path / "out") == outputs(tmp_path / "official")
 
 
 @pytest.mark.parametrize("layout", ["archives", "lmms", "saved"])
-def test_conversion_goes_on_and_ends_the_same_with_workers(drawn: Path, tmp_path: Path, layout: str) -> None:
-    source = LAYOUTS[layout](drawn, tmp_path / "in")
+def test_conversion_resumes_and_ends_the_same_with_workers(synthetic: Path, tmp_path: Path, layout: str) -> None:
+    source = LAYOUTS[layout](synthetic, tmp_path / "in")
     run(source, tmp_path / "one")
     convert(DocvqaOptions(source), tmp_path / "two", num_workers=2, arrow=False)
     assert outputs(tmp_path / "one") == outputs(tmp_path / "two")
@@ -239,22 +238,22 @@ def test_questions_stay_as_they_are_spelled(tmp_path: Path) -> None:
     assert [row.turns[0].user for row in rows(tmp_path / "out", "val")] == [f"{t}\nAnswer briefly." for t in texts]
 
 
-def test_seeded_answers_are_the_same_each_time_and_follow_the_stated_rule(drawn: Path, tmp_path: Path) -> None:
-    run(drawn, tmp_path / "a", answer="seeded", seed=1)
-    run(drawn, tmp_path / "b", answer="seeded", seed=1)
-    run(drawn, tmp_path / "c", answer="seeded", seed=2)
+def test_seeded_answers_are_the_same_each_time_and_follow_the_stated_rule(synthetic: Path, tmp_path: Path) -> None:
+    run(synthetic, tmp_path / "a", answer="seeded", seed=1)
+    run(synthetic, tmp_path / "b", answer="seeded", seed=1)
+    run(synthetic, tmp_path / "c", answer="seeded", seed=2)
     assert outputs(tmp_path / "a") == outputs(tmp_path / "b") != outputs(tmp_path / "c")
-    by_id = sorted(rows_of(drawn)["train"], key=lambda row: row["questionId"])
+    by_id = sorted(rows_of(synthetic)["train"], key=lambda row: row["questionId"])
     for row, source in zip(rows(tmp_path / "a", "train"), by_id, strict=True):
         answers = source["answers"]
         assert row.turns[0].answers == tuple(answers)
-        assert row.turns[0].assistant == answers[chosen_answer(1, f"{source['questionId']:010d}", len(answers))]
+        assert row.turns[0].assistant == answers[choose_answer(1, f"{source['questionId']:010d}", len(answers))]
 
 
 def test_seeded_answers_take_each_about_as_often() -> None:
-    counts = Counter(chosen_answer(0, f"{i:010d}", 3) for i in range(3000))
+    counts = Counter(choose_answer(0, f"{i:010d}", 3) for i in range(3000))
     assert all(900 < counts[i] < 1100 for i in range(3))
-    assert chosen_answer(7, "0000049153", 5) == 4  # pinned: a change of the rule changes people's data
+    assert choose_answer(7, "0000049153", 5) == 4  # pinned: a change of the rule changes people's data
 
 
 def test_a_page_becomes_one_dialogue_with_the_page_in_its_first_turn(sample: Path, tmp_path: Path) -> None:
@@ -280,11 +279,11 @@ def test_unlabeled_questions_do_not_take_their_pages_others_along(tmp_path: Path
     assert (manifest.accounting.inputs, manifest.accounting.unlabeled) == (3, 2)
 
 
-def test_test_questions_are_left_out_unless_asked_for(drawn: Path, tmp_path: Path) -> None:
-    account = run(drawn, tmp_path / "out").manifest.accounting
+def test_test_questions_are_left_out_unless_asked_for(synthetic: Path, tmp_path: Path) -> None:
+    account = run(synthetic, tmp_path / "out").manifest.accounting
     assert (account.inputs, account.written, account.unlabeled) == (204, 180, 24)
     assert rows(tmp_path / "out", "test") == []
-    run(drawn, tmp_path / "all", include_unlabeled=True)
+    run(synthetic, tmp_path / "all", include_unlabeled=True)
     turns = [row.turns[0] for row in rows(tmp_path / "all", "test")]
     assert len(turns) == 24
     assert all(turn.assistant is None and turn.answers is None for turn in turns)
@@ -312,7 +311,7 @@ def test_without_a_val_split_whole_documents_of_train_become_it(tmp_path: Path) 
     assert not train & val
     assert len(train | val) == 60
     assert 4 <= len(val) <= 20
-    assert outcome.notices == (f"{len(val)} of 60 documents of train are val, as the source has none",)
+    assert outcome.warnings == (f"{len(val)} of 60 documents of train are val, as the source has none",)
     run(train_only(tmp_path / "half", range(30)), tmp_path / "out2", val_fraction=0.2)
     assert documents(tmp_path / "out2", "val") == {name for name in val if int(name[3:]) < 30}
 
@@ -324,22 +323,22 @@ def test_val_is_never_empty_and_can_be_left_out(tmp_path: Path) -> None:
     assert [split.name for split in run(source, tmp_path / "none", val_fraction=0).manifest.splits] == ["train"]
 
 
-def test_official_splits_are_kept_whatever_the_fraction(drawn: Path, tmp_path: Path) -> None:
-    run(drawn, tmp_path / "a")
-    assert run(drawn, tmp_path / "a", val_fraction=0.5).found_finished
+def test_official_splits_are_kept_whatever_the_fraction(synthetic: Path, tmp_path: Path) -> None:
+    run(synthetic, tmp_path / "a")
+    assert run(synthetic, tmp_path / "a", val_fraction=0.5).found_finished
 
 
-def test_documents_in_two_splits_are_told(tmp_path: Path) -> None:
+def test_documents_in_two_splits_are_reported(tmp_path: Path) -> None:
     pages = {"a_1.png": page_bytes(1), "a_2.png": page_bytes(2)}
     splits = {"train": [question(1, "a_1.png", "x")], "val": [question(2, "a_2.png", "x")]}
     outcome = run(release(tmp_path / "in", splits, pages), tmp_path / "out")
-    assert outcome.notices == ("1 documents are in several splits of the source",)
+    assert outcome.warnings == ("1 documents are in several splits of the source",)
 
 
 # Traps ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_png_that_is_a_jpeg_keeps_its_name_and_bytes_and_says_what_it_is(tmp_path: Path) -> None:
+def test_a_png_that_is_a_jpeg_keeps_its_name_and_bytes_and_is_recorded_as_one(tmp_path: Path) -> None:
     data = page_bytes(format="JPEG")
     source = release(tmp_path / "in", {"val": [question(1, "a_1.png", "x")]}, {"a_1.png": data})
     convert(DocvqaOptions(source), tmp_path / "out", num_workers=0)
@@ -354,8 +353,8 @@ LOGIN = b"<!DOCTYPE html>\n<html><head><title>RRC - Log in</title></head><body>P
 
 
 @pytest.mark.parametrize("name", ["spdocvqa_qas.zip", "spdocvqa_images.tar.gz"])
-def test_a_login_page_saved_as_an_archive_is_one_line(drawn: Path, tmp_path: Path, name: str) -> None:
-    source = archives(drawn, tmp_path / "in")
+def test_a_login_page_saved_as_an_archive_is_one_line(synthetic: Path, tmp_path: Path, name: str) -> None:
+    source = archives(synthetic, tmp_path / "in")
     (source / name).write_bytes(LOGIN)
     with pytest.raises(SourceError, match=rf"{name}: is not a tar or zip archive \(found a web page: a login") as error:
         run(source, tmp_path / "out")
@@ -364,15 +363,15 @@ def test_a_login_page_saved_as_an_archive_is_one_line(drawn: Path, tmp_path: Pat
         run(source / name, tmp_path / "out")
 
 
-def test_a_login_page_saved_as_the_questions_is_one_line(drawn: Path, tmp_path: Path) -> None:
-    source = copy(drawn, tmp_path / "in")
+def test_a_login_page_saved_as_the_questions_is_one_line(synthetic: Path, tmp_path: Path) -> None:
+    source = copy(synthetic, tmp_path / "in")
     (source / "val_v1.0_withQT.json").write_bytes(LOGIN)
     with pytest.raises(SourceError, match=r"val_v1\.0_withQT\.json: is a web page"):
         run(source, tmp_path / "out")
 
 
-def test_a_cut_file_of_questions_is_one_line(drawn: Path, tmp_path: Path) -> None:
-    source = copy(drawn, tmp_path / "in")
+def test_a_cut_file_of_questions_is_one_line(synthetic: Path, tmp_path: Path) -> None:
+    source = copy(synthetic, tmp_path / "in")
     file = source / "val_v1.0_withQT.json"
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(SourceError, match=r"val_v1\.0_withQT\.json:\d+: "):
@@ -446,7 +445,7 @@ def test_broken_pages_reject_their_questions_only(tmp_path: Path, data: bytes, c
     assert (account.written, account.rejected) == (1, {code: 2})
 
 
-def test_rows_that_share_a_line_are_still_told_apart(tmp_path: Path) -> None:
+def test_rows_that_share_a_line_are_still_distinguished(tmp_path: Path) -> None:
     body = {"dataset_split": "val", "data": [question(1, "a_1.png", "x"), question(1, "a_1.png", "y")]}
     source = release(tmp_path / "in", {"val": body["data"]})  # type: ignore[dict-item]  # a list of rows
     (source / "val_v1.0_withQT.json").write_text(json.dumps(body))
@@ -616,11 +615,11 @@ def test_a_changed_table_is_unpacked_again(tmp_path: Path) -> None:
     """A run that was stopped leaves the unpacked tables to the next one, which may find others."""
     source = table(tmp_path / "in", [cell(1, {"bytes": page_bytes(10), "path": "a.png"})])
     path = next(source.iterdir())
-    first = DocvqaOptions(source).open(tmp_path / "scratch").layout
-    assert DocvqaOptions(source).open(tmp_path / "scratch").layout == first
+    first = DocvqaOptions(source).open(tmp_path / "work").layout
+    assert DocvqaOptions(source).open(tmp_path / "work").layout == first
     table(source, [cell(1, {"bytes": page_bytes(11), "path": "a.png"})])
     os.utime(path, ns=(1, 1))
-    converter = DocvqaOptions(source).open(tmp_path / "scratch")
+    converter = DocvqaOptions(source).open(tmp_path / "work")
     (item,) = converter.inputs().items
     assert converter.draft(item).images[0].data == page_bytes(11)
 
@@ -641,7 +640,7 @@ def test_a_damaged_table_is_one_line(tmp_path: Path) -> None:
     [
         ({"val_fraction": 1.0}, "--val_fraction: must be 0 or more and below 1 "),
         ({"val_fraction": -0.1}, "--val_fraction: must be"),
-        ({"demo": True, "source": Path()}, "--demo: draws its own pages"),
+        ({"demo": True, "source": Path()}, "--demo: makes its own synthetic data"),
         ({"images": (Path(),)}, "--images: needs the questions too"),
     ],
 )
@@ -650,10 +649,10 @@ def test_options_out_of_range_are_named(arguments: dict[str, Any], message: str)
         DocvqaOptions(**arguments)
 
 
-def test_the_drawn_set_says_that_it_is_drawn(tmp_path: Path) -> None:
+def test_the_demo_declares_itself_synthetic(tmp_path: Path) -> None:
     manifest = run(None, tmp_path / "out", demo=True).manifest
     assert manifest.synthetic
-    assert manifest.source.startswith("drawn demo pages, official layout")
+    assert manifest.source.startswith("synthetic demo pages, official layout")
     assert rows(tmp_path / "out", "val")[0].source == "docvqa-synthetic"
 
 

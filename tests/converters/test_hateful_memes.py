@@ -1,4 +1,4 @@
-"""Hateful Memes on drawn memes in every layout, and on harmless real ones. Nothing here is hateful."""
+"""Hateful Memes on synthetic memes in every layout, and on harmless real ones. Nothing here is hateful."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from phiv_converters.hateful_memes.convert import PLAIN, WORDINGS, HatefulMemesOptions, recipe_question
+from phiv_converters.hateful_memes.convert import recipe_question
+from phiv_converters.hateful_memes.options import PLAIN, WORDINGS, HatefulMemesOptions
 from phiv_data import validate
 from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, Manifest, SourceError, UsageError
@@ -147,7 +148,7 @@ def test_rows_without_label_are_counted_and_written_on_demand(tmp_path: Path) ->
     assert [row.turns[0].assistant for row in read(tmp_path / "all", "test")] == [None] * 3
 
 
-def test_every_row_ends_somewhere_and_says_why(tmp_path: Path) -> None:
+def test_every_row_ends_somewhere_with_a_reason(tmp_path: Path) -> None:
     rows = [
         meme(1),
         meme(2, label=2),
@@ -207,7 +208,7 @@ def test_files_go_to_the_splits_that_are_asked_for(tmp_path: Path) -> None:
     options = HatefulMemesOptions(official(tmp_path / "in"), val=("dev_seen",), test=())
     outcome = convert(options, tmp_path / "out", num_workers=0)
     assert [(split.name, split.rows) for split in outcome.manifest.splits] == [("train", 4), ("val", 3)]
-    assert outcome.notices == ("files of no split were left alone: dev_unseen, test_seen, test_unseen",)
+    assert outcome.warnings == ("files of no split were left alone: dev_unseen, test_seen, test_unseen",)
 
 
 def test_a_meme_in_two_splits_is_an_error_not_a_leak(tmp_path: Path) -> None:
@@ -361,7 +362,7 @@ def test_an_encrypted_zip_opens_with_its_password_and_no_other(tmp_path: Path) -
         assert not (tmp_path / "out3").exists()
 
 
-def test_a_zip_with_aes_says_which_program_opens_it(tmp_path: Path) -> None:
+def test_a_zip_with_aes_names_a_program_that_opens_it(tmp_path: Path) -> None:
     archive = encrypted_zip(tmp_path / "hm.zip", official(tmp_path / "in", {"train": [meme(1)]}), b"x")
     raw = bytearray(archive.read_bytes())
     with zipfile.ZipFile(archive) as opened:
@@ -377,7 +378,7 @@ def test_a_zip_with_aes_says_which_program_opens_it(tmp_path: Path) -> None:
         run(tmp_path / "out", archive, password="x")
 
 
-def test_a_login_page_saved_as_the_zip_is_said(tmp_path: Path) -> None:
+def test_a_login_page_saved_as_the_zip_is_reported(tmp_path: Path) -> None:
     (tmp_path / "hm.zip").write_text("<!DOCTYPE html><title>Log in</title>")
     with pytest.raises(SourceError, match="a login, licence or error page was saved under its name"):
         run(tmp_path / "out", tmp_path / "hm.zip")
@@ -407,7 +408,7 @@ def test_an_odd_file_name_is_kept(shared: Path, tmp_path: Path) -> None:
 
 
 def test_real_annotations_whose_images_are_not_here_are_accounted(shared: Path, tmp_path: Path) -> None:
-    """The official images may not be passed on: drawn ones stand in for all but one."""
+    """The official images may not be passed on: synthetic ones replace all but one."""
     source = tmp_path / "in"
     shutil.copytree(shared / "samples/hateful_memes", source)
     source.chmod(0o755)
@@ -427,7 +428,7 @@ def test_real_annotations_whose_images_are_not_here_are_accounted(shared: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"demo": True, "source": Path()}, "--demo: draws its own images"),
+        ({"demo": True, "source": Path()}, "--demo: makes its own synthetic data"),
         ({"val": ("dev_seen", "train")}, "--val: 'train' is given to two splits"),
         ({"password": "x", "source": Path()}, "--password: opens a zip"),
     ],
@@ -437,7 +438,7 @@ def test_options_that_do_not_go_are_named(arguments: dict[str, Any], message: st
         HatefulMemesOptions(**arguments)
 
 
-def test_what_is_no_release_says_what_is_there(tmp_path: Path) -> None:
+def test_what_is_no_release_reports_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "in/memes").mkdir(parents=True)
     with pytest.raises(SourceError, match=r"neither .*jsonl with img/ .* \(found: memes\)"):
         run(tmp_path / "out", tmp_path / "in")
@@ -453,7 +454,7 @@ def test_the_demo_is_marked_and_valid(tmp_path: Path) -> None:
     assert validate(tmp_path / "out").ok
 
 
-def test_without_source_and_network_one_line_says_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_source_and_network_it_names_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     with pytest.raises(EnvironmentProblem, match=r"the_cauldron: .*Pass --source .* or --demo") as raised:

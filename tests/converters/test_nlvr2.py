@@ -1,4 +1,4 @@
-"""NLVR2 on drawn pairs in every layout, and on the real annotations."""
+"""NLVR2 on synthetic pairs in every layout, and on the real annotations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from phiv_converters.nlvr2.convert import WORDINGS, Nlvr2Options, average_hash, recipe_question
+from phiv_converters.nlvr2.convert import recipe_question
+from phiv_converters.nlvr2.official_hashes import average_hash
+from phiv_converters.nlvr2.options import WORDINGS, Nlvr2Options
 from phiv_data import validate
 from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, Manifest, SourceError, UsageError
@@ -288,7 +290,7 @@ def test_directories_must_leave_something_to_train_on(tmp_path: Path) -> None:
 def test_without_directories_no_val_is_invented(tmp_path: Path) -> None:
     rows = {"train": [row("train-1-0-0"), row("train-2-0-0")]}
     outcome = convert(Nlvr2Options(official(tmp_path / "in", rows)), tmp_path / "out", num_workers=0)
-    assert outcome.notices == ("train has no `directory` buckets: no val split was made of it",)
+    assert outcome.warnings == ("train has no `directory` buckets: no val split was made of it",)
     assert [(split.name, split.rows) for split in outcome.manifest.splits] == [("train", 2), ("val", 0)]
 
 
@@ -304,7 +306,7 @@ def test_subsets_are_read_from_their_own_files(tmp_path: Path) -> None:
 # Rows that cannot be used ------------------------------------------------------------------------------------------
 
 
-def test_every_row_ends_somewhere_and_says_why(tmp_path: Path) -> None:
+def test_every_row_ends_somewhere_with_a_reason(tmp_path: Path) -> None:
     rows = {
         "dev": [
             row("dev-1-0-0"),
@@ -407,7 +409,7 @@ def test_images_that_are_not_the_official_ones_are_rejected(tmp_path: Path) -> N
     (source / "util/hashes").mkdir(parents=True)
     (source / "util/hashes/dev_hashes.json").write_text(json.dumps(hashes))
     outcome = convert(Nlvr2Options(source), tmp_path / "out", num_workers=0)
-    assert outcome.notices == ("official hashes of 4 images are checked",)
+    assert outcome.warnings == ("official hashes of 4 images are checked",)
     assert outcome.manifest.accounting.rejected == {"hash-mismatch": 1}
     assert "(its hash differs in 5 of 64 bits)" in rejects(tmp_path / "out")["dev-5-1-0"]
     assert run(tmp_path / "out2", source, ignore_hashes=True).accounting.rejected == {}
@@ -424,7 +426,7 @@ def test_a_broken_hash_file_is_one_line(tmp_path: Path, content: str) -> None:
 # Sources ---------------------------------------------------------------------------------------------------------
 
 
-def test_images_may_lie_in_archives_of_their_own(tmp_path: Path) -> None:
+def test_images_may_be_in_archives_of_their_own(tmp_path: Path) -> None:
     source = official(tmp_path / "in")
     (source / "images").rename(tmp_path / "elsewhere")
     with tarfile.open(tmp_path / "dev_img.tar.gz", "w:gz") as tar:
@@ -446,7 +448,7 @@ def test_annotations_without_any_image_say_what_is_missing(tmp_path: Path) -> No
         run(tmp_path / "out", source)
 
 
-def test_what_is_no_nlvr2_says_what_is_there(tmp_path: Path) -> None:
+def test_what_is_no_nlvr2_reports_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "in/photos").mkdir(parents=True)
     with pytest.raises(SourceError, match=r"neither data/.* \(found: photos\)"):
         run(tmp_path / "out", tmp_path / "in")
@@ -472,7 +474,7 @@ def test_a_split_that_nlvr2_does_not_have_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"val_directories": 100}, "--val_directories: must be 0 to 99"),
-        ({"demo": True, "source": Path()}, "--demo: draws its own images"),
+        ({"demo": True, "source": Path()}, "--demo: makes its own synthetic data"),
         ({"images": (Path(),)}, "--images: needs the annotations too"),
     ],
 )
@@ -489,7 +491,7 @@ def test_the_demo_is_marked_and_valid(tmp_path: Path) -> None:
     assert convert(Nlvr2Options(demo=True), tmp_path / "out").found_finished
 
 
-def test_without_source_and_network_one_line_says_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_source_and_network_it_names_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     with pytest.raises(EnvironmentProblem, match=r"the_cauldron: .*Pass --source .* or --demo") as raised:
@@ -501,15 +503,15 @@ def test_without_source_and_network_one_line_says_what_to_pass(tmp_path: Path, m
 
 
 def test_the_real_dev_file_parses_to_the_published_counts(shared: Path) -> None:
-    from phiv_converters.nlvr2.layouts import Annotations, Example, find_layout
+    from phiv_converters.nlvr2.layouts import Nlvr2Annotations, Nlvr2Example, find_layout
 
     real = shared / "samples/nlvr2"
     for subset, count in (("all", 6982), ("balanced", 2300)):
         layout = find_layout(real, (), subset, "it")  # type: ignore[arg-type]  # one of the literals
-        assert isinstance(layout, Annotations)
+        assert isinstance(layout, Nlvr2Annotations)
         examples = [listed.example for listed in layout.rows()]
         assert len(examples) == count
-        assert all(isinstance(example, Example) and example.label is not None for example in examples)
+        assert all(isinstance(example, Nlvr2Example) and example.label is not None for example in examples)
     hashes = json.loads((real / "util/hashes/dev_hashes.json").read_bytes())
     rows = [json.loads(line) for line in (real / "data/dev.json").read_bytes().splitlines()]
     assert {f"{r['identifier'].rpartition('-')[0]}-img{k}.png" for r in rows for k in (0, 1)} == set(hashes)

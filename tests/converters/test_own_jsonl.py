@@ -1,4 +1,4 @@
-"""`jsonl`: the user's own rows come back as they are, or are told what is wrong with them."""
+"""`jsonl`: the user's own rows come back as they are, or are rejected with what is wrong with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiv_converters.own_jsonl import JsonlOptions
+from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_data import ConversationDataset, read_jsonl, validate
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.testing import check_converter
@@ -120,7 +120,7 @@ def test_rows_without_id_and_source_are_given_them(tmp_path: Path) -> None:
     outcome = run(write(tmp_path / "birds_val.jsonl", row, record(1)), tmp_path / "out")
     rows = list(read_jsonl(tmp_path / "out" / "birds_val.jsonl"))
     assert [(r.id, r.source) for r in rows] == [("val-0000000000", "birds"), ("mine-1", "own")]
-    assert outcome.notices == ("1 rows have no id and are given one",)
+    assert outcome.warnings == ("1 rows have no id and are given one",)
 
 
 def test_a_row_given_twice_is_written_once_and_counted(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_row_given_twice_is_written_once_and_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_another_row_with_the_same_id_is_rejected_and_told_where_the_first_is(tmp_path: Path) -> None:
+def test_another_row_with_the_same_id_is_rejected_with_where_the_first_is(tmp_path: Path) -> None:
     run(write(tmp_path / "train.jsonl", record(0), record(0, source="else")), tmp_path / "out")
     (reject,) = rejects(tmp_path / "out")
     assert (reject.input, reject.code) == ("train.jsonl:00000002", "duplicate-id")
@@ -205,7 +205,7 @@ def test_byte_order_mark_windows_ends_and_blank_lines_are_understood(tmp_path: P
         ("Größe (1)_val.jsonl", {}, "val", "Größe_1"),
     ],
 )
-def test_the_split_of_a_file_is_told_or_in_its_name(
+def test_the_split_of_a_file_is_given_or_in_its_name(
     tmp_path: Path, file: str, options: dict[str, str], split: str, name: str
 ) -> None:
     manifest = run(write(tmp_path / file, record()), tmp_path / "out", **options).manifest
@@ -264,7 +264,7 @@ def test_sources_that_will_not_do(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_web_page_under_the_name_is_told(tmp_path: Path) -> None:
+def test_a_web_page_under_the_name_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is a web page"):
         run(write(tmp_path / "train.jsonl", "<!DOCTYPE html><html>Log in</html>"), tmp_path / "out")
 
@@ -280,27 +280,27 @@ def test_a_changed_row_of_the_same_length_is_seen(tmp_path: Path) -> None:
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from phiv_converters.own_jsonl import JsonlOptions
+from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_data.convert.engine import convert
 import phiv_data.convert.assemble, phiv_data.utils.seen_index, phiv_data.storage.jsonl, phiv_data.storage.shards
 import phiv_data.sources.image_index, pyarrow, sqlite3
 
-source, out, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+source, out, space = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 convert(JsonlOptions(source / "warm.jsonl"), out / "warm", num_workers=0)  # pools and caches at their usual size
 used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()  # data and stack
-resource.setrlimit(resource.RLIMIT_DATA, (used + room, used + room))
+resource.setrlimit(resource.RLIMIT_DATA, (used + space, used + space))
 print(convert(JsonlOptions(source / "rows.jsonl"), out / "rows", num_workers=0).manifest.rows)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
-    """5,000 rows of 16 kB, 80 MB as text and more as objects, with room for 48 MB: one by one they fit."""
-    filler = "x" * 16_000
+    """5,000 rows of 16 kB, 80 MB as text and more as objects, with 48 MB of memory: one by one they fit."""
+    padding = "x" * 16_000
     with (tmp_path / "rows.jsonl").open("w") as file:
         for i in range(5000):
-            file.write(json.dumps(record(i, system=hashlib.sha256(b"%d" % i).hexdigest() + filler)) + "\n")
-    write(tmp_path / "warm.jsonl", *(record(i, system=filler) for i in range(300)))
+            file.write(json.dumps(record(i, system=hashlib.sha256(b"%d" % i).hexdigest() + padding)) + "\n")
+    write(tmp_path / "warm.jsonl", *(record(i, system=padding) for i in range(300)))
     command = [sys.executable, "-c", LIMITED, str(tmp_path), str(tmp_path / "out"), str(48 * 2**20)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "5000\n", done.stderr[-2000:]

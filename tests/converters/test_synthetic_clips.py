@@ -1,4 +1,4 @@
-"""The drawn demo set: shaped like UCF-101, the same for a seed, and its classes visible in the images alone."""
+"""The synthetic demo set: shaped like UCF-101, the same for a seed, and its classes visible in the images alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phiv_converters.synthetic.clips import KINDS, draw_demo_source
+from phiv_converters.synthetic.clips import CLASSES, make_synthetic_ucf101
 from phiv_data.media.video import sample_frames
 
 NAME = re.compile(r"v_(?P<label>\w+)_g(?P<group>\d\d)_c(?P<clip>\d\d)\.avi")
@@ -17,7 +17,7 @@ NAME = re.compile(r"v_(?P<label>\w+)_g(?P<group>\d\d)_c(?P<clip>\d\d)\.avi")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_demo_source(tmp_path_factory.mktemp("demo"), train=5, val=2, test=2)
+    return make_synthetic_ucf101(tmp_path_factory.mktemp("demo"), train=5, val=2, test=2)
 
 
 def clips(root: Path) -> list[Path]:
@@ -30,7 +30,7 @@ def names(root: Path) -> list[str]:
 
 def test_layout_and_names_are_ucf101s(root: Path) -> None:
     assert root.name == "UCF101_subset"
-    assert len(clips(root)) == len(KINDS) * 9
+    assert len(clips(root)) == len(CLASSES) * 9
     for clip in clips(root):
         match = NAME.fullmatch(clip.name)
         assert match is not None
@@ -46,8 +46,8 @@ def test_no_group_is_in_two_splits(root: Path) -> None:
 
 
 def test_the_same_seed_draws_the_same_bytes_and_another_seed_others(root: Path, tmp_path: Path) -> None:
-    again = draw_demo_source(tmp_path / "a", train=5, val=2, test=2)
-    other = draw_demo_source(tmp_path / "b", train=5, val=2, test=2, seed=1)
+    again = make_synthetic_ucf101(tmp_path / "a", train=5, val=2, test=2)
+    other = make_synthetic_ucf101(tmp_path / "b", train=5, val=2, test=2, seed=1)
     assert names(again) == names(root) == names(other)
     assert [clip.read_bytes() for clip in clips(again)] == [clip.read_bytes() for clip in clips(root)]
     assert all(a.read_bytes() != b.read_bytes() for a, b in zip(clips(again), clips(other), strict=True))
@@ -63,7 +63,7 @@ def test_every_clip_is_sound_and_different(root: Path) -> None:
 def test_length_and_colour_tell_nothing_of_the_class(root: Path) -> None:
     """Clip i of every class has the same length, and the same average colour."""
     for split in ("train", "val", "test"):
-        rows = [sorted((root / split / label).iterdir()) for label in sorted(KINDS)]
+        rows = [sorted((root / split / label).iterdir()) for label in sorted(CLASSES)]
         for same_i in zip(*rows, strict=True):
             seen = [sample_frames(clip, 1) for clip in same_i]
             colours = np.array([frames[0].image.mean(axis=(0, 1)) for _, frames in seen])
@@ -129,7 +129,7 @@ def test_an_interrupted_drawing_never_takes_the_name(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(shapes, "write_clip", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        draw_demo_source(tmp_path, train=1, val=0, test=0)
+        make_synthetic_ucf101(tmp_path, train=1, val=0, test=0)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    assert len(clips(draw_demo_source(tmp_path, train=1, val=0, test=0))) == len(KINDS)
+    assert len(clips(make_synthetic_ucf101(tmp_path, train=1, val=0, test=0))) == len(CLASSES)

@@ -1,4 +1,4 @@
-"""The drawn sets are what they say: official layouts, the same bytes each time, answers that the images hold."""
+"""The synthetic sets are what they say: official layouts, the same bytes each time, answers that the images hold."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from typing import Any
 
 import pytest
 
-from phiv_converters.synthetic import documents as drawn
-from phiv_converters.synthetic.documents import COLOURS, draw_docvqa, draw_hateful_memes, draw_nlvr2
+from phiv_converters.synthetic import documents
+from phiv_converters.synthetic.documents import (
+    COLOURS,
+    make_synthetic_docvqa,
+    make_synthetic_hateful_memes,
+    make_synthetic_nlvr2,
+)
 from phiv_data.media.images import image_size, open_image
 from phiv_data.utils.atomic import sha256_file
 
-DRAW = [draw_docvqa, draw_nlvr2, draw_hateful_memes]
+MAKERS = [make_synthetic_docvqa, make_synthetic_nlvr2, make_synthetic_hateful_memes]
 
 
 @pytest.fixture(name="sets", scope="module")
 def _sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    for draw in DRAW:
-        draw(folder)
+    folder = tmp_path_factory.mktemp("synthetic")
+    for make in MAKERS:
+        make(folder)
     return folder
 
 
@@ -34,29 +39,29 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
-def test_drawn_twice_the_bytes_are_the_same(draw: Callable[[Path], Path], sets: Path, tmp_path: Path) -> None:
-    root = draw(tmp_path)
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_made_twice_the_bytes_are_the_same(make: Callable[[Path], Path], sets: Path, tmp_path: Path) -> None:
+    root = make(tmp_path)
     assert hashes(root) == hashes(sets / root.name) != {}
 
 
-@pytest.mark.parametrize("draw", DRAW, ids=lambda draw: draw.__name__)
-def test_an_interrupted_drawing_leaves_nothing_and_a_finished_one_is_kept(
-    draw: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_an_interrupted_set_leaves_nothing_and_a_finished_one_is_kept(
+    make: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    name = draw.__name__.removeprefix("draw_")
+    name = make.__name__.removeprefix("make_synthetic_")
     with monkeypatch.context() as patch:
         patch.setattr(json, "dumps", stop)
         with pytest.raises(KeyboardInterrupt):
-            draw(tmp_path)
+            make(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    root = draw(tmp_path)
+    root = make(tmp_path)
     assert root == tmp_path / name
     (root / "mine.txt").write_text("kept")
-    assert draw(tmp_path) == root
+    assert make(tmp_path) == root
     assert (root / "mine.txt").exists()
 
 
@@ -169,6 +174,6 @@ def test_memes_have_the_official_files(sets: Path) -> None:
     assert {path.name for path in (root / "img").iterdir()} == {f"{i:05d}.png" for i in set().union(*ids.values())}
 
 
-def test_nothing_but_words_about_shapes_is_said(sets: Path) -> None:
+def test_nothing_but_words_about_shapes_is_written(sets: Path) -> None:
     words = {w for row in json_lines(sets / "hateful_memes/train.jsonl") for w in row["text"].split()}
-    assert words <= {*COLOURS, *drawn.CORNERS, "what", "a", "nice", "when", "you", "see", "this", "is", "so"}
+    assert words <= {*COLOURS, *documents.CORNERS, "what", "a", "nice", "when", "you", "see", "this", "is", "so"}

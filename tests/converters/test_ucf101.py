@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from phiv_converters.ucf101.convert import Ucf101Options
 from phiv_converters.ucf101.layouts import find_layout, list_clips
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data import validate
 from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, SourceError, UsageError
@@ -252,7 +252,7 @@ def test_an_unknown_class_names_its_neighbour(shared: Path, tmp_path: Path) -> N
     [
         ({"num_frames": 0}, "--num_frames: must be 1 to"),
         ({"jpeg_quality": 101}, "--jpeg_quality: must be 1 to 95"),
-        ({"demo": True, "source": Path()}, "--demo: draws its own clips"),
+        ({"demo": True, "source": Path()}, "--demo: makes its own synthetic data"),
     ],
 )
 def test_options_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
@@ -341,14 +341,14 @@ def test_another_archive_is_never_served_from_an_earlier_ones_leftovers(shared: 
     assert convert(Ucf101Options(right), out, num_workers=0).manifest.rows == 12
 
 
-def test_what_is_left_alone_is_told(shared: Path, tmp_path: Path) -> None:
+def test_what_is_left_alone_is_reported(shared: Path, tmp_path: Path) -> None:
     source = tmp_path / "UCF101_subset"
     shutil.copytree(shared / "samples/ucf101/UCF101_subset", source)
     (source / "validation").mkdir()
     (source / "train/loose.avi").touch()
     (source / "train/Archery/notes.txt").touch()
-    notices = convert(Ucf101Options(source), tmp_path / "out", num_workers=0, arrow=False).notices
-    assert notices == (
+    warnings = convert(Ucf101Options(source), tmp_path / "out", num_workers=0, arrow=False).warnings
+    assert warnings == (
         "folders that are no split were left alone: validation",
         "2 files or folders that are not <Class>/*.avi were left alone",
     )
@@ -377,14 +377,14 @@ def test_salvage_keeps_the_decodable_frames_of_a_cut_clip(shared: Path, tmp_path
     assert len(rows(tmp_path / "out", "train")[0].image_paths) == 8
 
 
-def test_a_folder_of_neither_layout_says_what_is_there(tmp_path: Path) -> None:
+def test_a_folder_of_neither_layout_reports_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "in" / "videos").mkdir(parents=True)
     with pytest.raises(SourceError, match=r"neither UCF101_subset/.* \(found: videos\)"):
         convert(Ucf101Options(tmp_path / "in"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_without_source_and_network_one_line_says_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_source_and_network_it_names_what_to_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     with pytest.raises(EnvironmentProblem, match=r"Pass --source .* or --demo") as raised:

@@ -17,11 +17,11 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The drawn demo set, converted: 24 rows to train on and 6 in each other split, of 2 images each."""
-    from phiv_converters.synthetic.clips import draw_demo_source
-    from phiv_converters.ucf101.convert import Ucf101Options
+    from phiv_converters.synthetic.clips import make_synthetic_ucf101
+    from phiv_converters.ucf101.options import Ucf101Options
     from phiv_data.convert.engine import convert
 
     folder = tmp_path_factory.mktemp("demo")
-    source = draw_demo_source(folder, train=4, val=1, test=1, size=(64, 48))
+    source = make_synthetic_ucf101(folder, train=4, val=1, test=1, size=(64, 48))
     convert(Ucf101Options(source=source, num_frames=2), folder / "converted", num_workers=1)
     return folder / "converted"

@@ -5,167 +5,83 @@
     phiv-convert swift --source train.jsonl --out_dir out
     phiv-convert trl --source train.jsonl --split train --out_dir out
 
-Files of JSON lines or one JSON array. What a row of each format may look like, and what becomes of it, is for
-`phiv_data.formats`; here are the files, and the images, whose bytes are copied as they are.
+Before, an element of a LLaVA file:
+
+    {"id": "0", "image": "coco/1.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
+                                                         {"from": "gpt", "value": "A bus."}]}
+
+After, a record (and the image's file, copied byte for byte):
+
+    {"id": "train-0000000000", "source": "llava", "conversations": [{"images": ["train/coco/1.jpg"],
+      "user": "What is it?", "assistant": "A bus."}]}
+
+Files of JSON lines or one JSON array. `phiv_data.formats` defines what a row of each format may contain and what
+becomes of it; this package finds the files and their images.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any
 
-from phiv_data.convert.base import Converter, ConverterOptions
-from phiv_schemas.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from phiv_converters.chat_json.files import RowFile
-    from phiv_data.convert.base import Inputs, Item
-    from phiv_data.formats import ParsedRow
-    from phiv_data.formats.fields import ParsedTurn
-    from phiv_data.storage.sample import Draft, EncodedImage
+from phiv_converters.chat_json.files import (
+    ChatFile,
+    find_described,
+    find_files,
+    find_image,
+    read_file,
+    roots_of,
+    row_key,
+)
+from phiv_converters.chat_json.listing import ChatRows, IgnoredContent
+from phiv_converters.chat_json.options import ChatJsonOptions, SharegptOptions
+from phiv_data.convert.base import Converter, Inputs, Item
+from phiv_data.formats import FORMATS, ParsedRow, sharegpt
+from phiv_data.formats.files import locate
+from phiv_data.media.reject import RejectInput
+from phiv_data.sources.image_index import checked_image
+from phiv_data.sources.json_stream import read_value
+from phiv_data.storage.sample import Draft
+from phiv_schemas import Turn
+from phiv_schemas.conversation import check_name
+from phiv_schemas.errors import SourceError
 
 SPLIT_ORDER = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class _Options(ConverterOptions):
-    """What the four have in common."""
+def open_chat_json(flags: ChatJsonOptions) -> ChatJson:
+    """Find the files of rows, and for sharegpt their entries of dataset_info.json."""
+    if isinstance(flags, SharegptOptions):
+        files = find_described(flags.source, flags.split, flags.dataset)
+    else:
+        files = find_files(flags.source, flags.split)
+    for file in files:
+        row_parser(flags, file)  # raises now where an entry is of another format
+    return ChatJson(flags, files)
 
-    format: ClassVar[str]
 
-    source: Path
-    """File of rows (one JSON array, or JSON lines), or a folder: its *.json and *.jsonl files, or else those of the
-    folders in it."""
-    images: Path | None = None
-    """Folder that the paths of images start from. They are looked for beside the file of rows too."""
-    strip_folders: int = 0
-    """Leave out so many folders at the front of each image's path: 1 makes `resource/a.jpg` of `./old/resource/a.jpg`.
-    For rows that were written in another place."""
-    split: str | None = None
-    """Split of all rows. By default the file's name says it (train, val, test and what else they are called), and
-    train where it does not."""
-    keep_ids: bool = False
-    """Rows keep the ids they have, which must then be there and all differ. By default phiv numbers them."""
-
-    def __post_init__(self) -> None:
-        if self.strip_folders < 0:
-            raise UsageError("--strip_folders", f"must be 0 or more (found {self.strip_folders})")
-        if self.split is not None and not self.split.replace("_", "").isalnum():
-            raise UsageError("--split", f"must be letters, digits and _ (found {self.split!r})")
-        if self.images is not None and not self.images.is_dir():
-            raise UsageError("--images", f"no such folder {str(self.images)!r}", "Check the path")
-
-    def identity(self) -> dict[str, Any] | None:
-        """None: files can change."""
-        return None
-
-    def open(self, scratch: Path) -> Interchange:
-        """Find the files of rows."""
-        from phiv_converters.chat_json.files import find_files
-
-        return Interchange(self, find_files(self.source, self.split))
-
-    def parser(self, file: RowFile) -> Callable[..., ParsedRow]:
-        """`parse(record, where)` for the rows of a file."""
-        from phiv_data.formats import FORMATS
-
-        return partial(FORMATS[self.format].parse, **self.reading())
-
-    def reading(self) -> dict[str, Any]:
-        """The options of the format's own parser, as plain JSON values."""
-        return {}
+def row_parser(flags: ChatJsonOptions, file: ChatFile) -> Callable[..., ParsedRow]:
+    """`parse(row, where)` for the rows of a file, by the names of its entry of dataset_info.json if it has one."""
+    parse = partial(FORMATS[flags.format].parse, **flags.parser_options())
+    return parse if file.entry is None else partial(parse, names=sharegpt.names_of(file.entry, file.name))
 
 
 @dataclass(frozen=True)
-class _MarkedOptions(_Options):
-    """Formats with `<image>` in their text."""
-
-    markers: Literal["strict", "lenient"] = "strict"
-    """strict: a row whose `<image>` markers are not as many as its images is rejected; lenient: markers that are
-    missing stand before the first text, and those after the last image are text. A row without images keeps its
-    markers as text in any case."""
-
-    def reading(self) -> dict[str, Any]:
-        """`markers`."""
-        return {"markers": self.markers}
-
-
-@dataclass(frozen=True)
-class LlavaOptions(_MarkedOptions):
-    """LLaVA json (image, conversations of from and value) to conversations."""
-
-    format: ClassVar[str] = "llava"
-
-
-@dataclass(frozen=True)
-class SharegptOptions(_MarkedOptions):
-    """ShareGPT and LLaMA-Factory json (messages or conversations, images) to conversations."""
-
-    format: ClassVar[str] = "sharegpt"
-
-    dataset: str | None = None
-    """Entry of the dataset_info.json beside the rows, which names their file, columns and roles. By default the entry
-    that names the file is used; without one, every usual name is read."""
-
-    def open(self, scratch: Path) -> Interchange:
-        """Find the files of rows, and what dataset_info.json says of them."""
-        from phiv_converters.chat_json.files import find_described
-
-        files = find_described(self.source, self.split, self.dataset)
-        for file in files:
-            self.parser(file)  # an entry of another format is told now
-        return Interchange(self, files)
-
-    def parser(self, file: RowFile) -> Callable[..., ParsedRow]:
-        """`parse(record, where)` by the names of the file's entry."""
-        from phiv_data.formats import sharegpt
-
-        parse = partial(sharegpt.parse, **self.reading())
-        return parse if file.entry is None else partial(parse, names=sharegpt.names_of(file.entry, file.name))
-
-
-@dataclass(frozen=True)
-class SwiftOptions(_MarkedOptions):
-    """ms-swift json (messages, or query, response and history; images) to conversations."""
-
-    format: ClassVar[str] = "swift"
-
-
-@dataclass(frozen=True)
-class TrlOptions(_Options):
-    """TRL and OpenAI json (messages or prompt and completion, contents of parts, images) to conversations."""
-
-    format: ClassVar[str] = "trl"
-
-    marker: str = ""
-    """Text that stands where the images do, for rows whose parts say only which there are: xtuner has <IMG_CONTEXT>."""
-
-    def reading(self) -> dict[str, Any]:
-        """`marker`."""
-        return {"marker": self.marker}
-
-
-@dataclass(frozen=True)
-class Interchange(Converter):
+class ChatJson(Converter):
     """Opened files of rows: lists the rows, and turns one with its images into a draft."""
 
-    options_: _Options
-    files: tuple[RowFile, ...]
-    synthetic: bool = False
+    flags: ChatJsonOptions
+    files: tuple[ChatFile, ...]
 
     @property
     def name(self) -> str:
-        """The format's name."""
-        return self.options_.format
-
-    @property
-    def record_source(self) -> str:
-        """The format's name, for rows without a `source` of their own."""
-        return self.options_.format
+        """The format's name; also the source of rows that name none."""
+        return self.flags.format
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -174,72 +90,77 @@ class Interchange(Converter):
         return (*(s for s in SPLIT_ORDER if s in found), *sorted(found - set(SPLIT_ORDER)))
 
     def describe(self) -> str:
-        """The files and what they are."""
-        truncated_repr = [f"{file.name} ({file.kind})" for file in self.files[:4]]
+        """The files and their kinds."""
+        shown = [f"{file.name} ({file.kind})" for file in self.files[:4]]
         more = f" and {len(self.files) - 4} more" if len(self.files) > 4 else ""
         return f"{self.name} rows in {', '.join(truncated_repr)}{more}"
 
     def options(self) -> dict[str, Any]:
-        """Everything that shapes the output, the files of rows by their hashes among it."""
-        o = self.options_
+        """Everything that affects the output, with the hashes of the files of rows."""
+        flags = self.flags
         files = {file.name: file.sha256 for file in self.files}
-        entries = {"entries": {f.name: f.entry for f in self.files if f.entry}}
-        own = {"strip_folders": o.strip_folders, "split": o.split, "keep_ids": o.keep_ids, "files": files}
-        return own | o.reading() | (entries if entries["entries"] else {})
+        entries = {file.name: file.entry for file in self.files if file.entry}
+        own = {"strip_folders": flags.strip_folders, "split": flags.split, "keep_ids": flags.keep_ids, "files": files}
+        return own | flags.parser_options() | ({"entries": entries} if entries else {})
 
     def versions(self) -> dict[str, str]:
-        """Images are copied, so only what checks them matters."""
-        from importlib.metadata import version
-
+        """Images are copied, so only Pillow, which checks them, matters."""
         return {"pillow": version("pillow")}
 
     def inputs(self) -> Inputs:
-        """Every row, also those that cannot be used: they are rejected."""
-        from phiv_converters.chat_json.files import list_rows
+        """Every row in the order of splits and files, also those that cannot be used: they are rejected."""
+        rows, ignored, codes = ChatRows(self.files), IgnoredContent(self.flags.keep_ids), Counter[str]()
+        first_reject = ""
+        rank = {split: i for i, split in enumerate(self.splits)}
+        for i, file in sorted(enumerate(self.files), key=lambda indexed: (rank[indexed[1].split], indexed[0])):
+            parse = row_parser(self.flags, file)
+            for number, row in enumerate(read_file(file)):
+                images, where = list[Path](), row_key(file, number)
+                try:
+                    if row.problem:
+                        raise RejectInput(where, "bad-row", f"line {row.line} is {row.problem}")
+                    parsed = parse(row.value, where)
+                    images = self._image_files(parsed, file)
+                    ignored.add(parsed)
+                except RejectInput as reject:
+                    codes[reject.code] += 1
+                    first_reject = first_reject or str(reject)
+                rows.add(i, number, row, images)
+        if len(rows) == codes["bad-row"] and first_reject:
+            hint = "Pass rows of that format, or convert with that of the file"
+            raise SourceError(self.describe(), f"none of them is one (first: {first_reject})", hint)
+        return Inputs(rows.items(), warnings=ignored.warnings())
 
-        return list_rows(self)
-
-    def parse(self, file: int, record: Any, where: str) -> ParsedRow:
-        """What a row of `files[file]` says. RejectInput where it cannot be used."""
-        return self.options_.parser(self.files[file])(record, where)
+    def _image_files(self, row: ParsedRow, file: ChatFile) -> list[Path]:
+        """The files of a row's images, without those that are missing."""
+        files, roots = [], roots_of(file, self.flags.images)
+        for ref in dict.fromkeys(row.image_refs):
+            try:
+                found = locate(ref, roots, self.flags.strip_folders)
+            except (OSError, ValueError):
+                continue
+            files += [found[0]] if found else []
+        return files
 
     def draft(self, item: Item) -> Draft:
         """A row and its images."""
-        from phiv_data.sources.json_stream import read_value
-        from phiv_data.storage.sample import Draft
-
-        file, offset, length = item.payload
-        record = read_value(self.files[file].path, offset, length, where=item.key)
-        row = self.parse(file, record, item.key)
-        by_ref = self._images(item, self.files[file], row)
-        turns = tuple(_turn(turn, by_ref) for turn in row.turns)
-        images = tuple(by_ref[ref] for ref in row.image_refs)
-        row_id = _own_id(row.id, item.key) if self.options_.keep_ids else None
-        return Draft(turns, images, row.system, row.source, row_id)
-
-    def _images(self, item: Item, file: RowFile, row: ParsedRow) -> dict[str, EncodedImage]:
-        """Each image of a row by its reference."""
-        from phiv_converters.chat_json.files import find_image, roots_of
-        from phiv_data.sources.image_index import checked_image
-
-        found, roots = {}, roots_of(file, self.options_.images)
+        index, offset, length = item.payload
+        file, where = self.files[index], item.key
+        row = row_parser(self.flags, file)(read_value(file.path, offset, length, where=where), where)
+        by_ref, roots = {}, roots_of(file, self.flags.images)
         for ref in dict.fromkeys(row.image_refs):
-            name, data = find_image(ref, roots, self.options_.strip_folders, item.key)
-            found[ref] = checked_image(f"{item.split}/{name}", data, item.key, source=name)
-        return found
+            name, data = find_image(ref, roots, self.flags.strip_folders, where)
+            by_ref[ref] = checked_image(f"{item.split}/{name}", data, where, source=name)
+        turns = []
+        for turn in row.turns:
+            paths = tuple(by_ref[ref].meta.path for ref in turn.images)
+            offsets = turn.image_offsets
+            turns.append(Turn(images=paths, user=turn.user, assistant=turn.assistant, image_offsets=offsets))
+        row_id = _kept_id(row.id, where) if self.flags.keep_ids else None
+        return Draft(tuple(turns), tuple(by_ref[ref] for ref in row.image_refs), row.system, row.source, row_id)
 
 
-def _turn(turn: ParsedTurn, by_ref: dict[str, EncodedImage]) -> Any:
-    from phiv_schemas import Turn
-
-    paths = tuple(by_ref[ref].meta.path for ref in turn.images)
-    return Turn(images=paths, user=turn.user, assistant=turn.assistant, image_offsets=turn.image_offsets)
-
-
-def _own_id(row_id: str | None, where: str) -> str:
-    from phiv_data.media.reject import RejectInput
-    from phiv_schemas.conversation import check_name
-
+def _kept_id(row_id: str | None, where: str) -> str:
     if row_id is None:
         raise RejectInput(where, "bad-row", "no 'id' to keep")
     try:

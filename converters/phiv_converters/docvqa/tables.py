@@ -1,10 +1,10 @@
-"""DocVQA from tables: written out once as the official layout has it, row files and one file per page.
+"""DocVQA from tables: written once in the official layout, as row files and one file per page.
 
 The hub repeats a page's image in the row of each of its questions, in an order of its own. One pass over the tables
 writes every page once and leaves rows that can be read in any order, with little memory.
 
-    <scratch>/tables-<hash>/0000.jsonl            the rows of the first table, one line each
-    <scratch>/tables-<hash>/pages/<split>/*.png   bytes as in the table
+    <work_dir>/tables-<hash>/0000.jsonl            the rows of the first table, one line each
+    <work_dir>/tables-<hash>/pages/<split>/*.png   bytes as in the table
 
 A page is called `<ucsf_document_id>_<page>.png` as in the release, else as the table calls it, else by the first row
 that shows it.
@@ -20,9 +20,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from phiv_converters.docvqa.layouts import SPLITS, Layout, RowFile
+from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, QuestionFile
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_layout import standard_split
@@ -44,68 +44,68 @@ _FILE_NAME = re.compile(r"[^\W_][\w.\- ]{0,199}")
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}
 
 
-def find_table_layout(root: Path, scratch: Path, name: str) -> Layout | None:
-    """The layout of the tables at `root`, unpacked below `scratch`; None where there are none of DocVQA."""
-    tables = _chosen([table for table in find_tables(root) if _kind(table)], name)
+def find_table_layout(root: Path, work_dir: Path, name: str) -> DocvqaLayout | None:
+    """The layout of the tables at `root`, unpacked below `work_dir`; None where there are none of DocVQA."""
+    tables = _select_tables([table for table in find_tables(root) if _table_kind(table)], name)
     if not tables:
         return None
-    folder = _unpacked(tables, root, scratch)
+    folder = _write_official_files(tables, root, work_dir)
     names = [table.path.name for table in tables]
     shown = [_relative(table, root) if names.count(table.path.name) > 1 else table.path.name for table in tables]
     files = [
-        RowFile(folder / f"{i:04d}.jsonl", standard_split(table.split), shown[i], None)
+        QuestionFile(folder / f"{i:04d}.jsonl", standard_split(table.split), shown[i], None)
         for i, table in enumerate(tables)
     ]
-    lost = missing_shards(tables)
-    notices = (f"{len(lost)} files of the dataset are not here (first: {lost[0]})",) if lost else ()
-    return Layout(name, tuple(files), index_images(folder / "pages"), _described(tables), notices)
-
-
-def _described(tables: list[Table]) -> str:
-    columns = "images, texts (The Cauldron)" if _kind(tables[0]) == "cauldron" else "question, answers, image"
+    columns = "images, texts (The Cauldron)" if _table_kind(tables[0]) == "cauldron" else "question, answers, image"
     if "query" in tables[0].columns:
         columns = "query, answers, image (docvqa_1200_examples)"
     splits = ", ".join(sorted({table.split for table in tables}))
     config = f" of config {tables[0].config}" if tables[0].config else ""
-    return f"hub layout: {tables[0].kind} tables{config} with {columns}; splits {splits}"
+    description = f"hub layout: {tables[0].kind} tables{config} with {columns}; splits {splits}"
+    lost = missing_shards(tables)
+    warnings = (f"{len(lost)} files of the dataset are not here (first: {lost[0]})",) if lost else ()
+    return DocvqaLayout(name, tuple(files), index_images(folder / "pages"), description, warnings)
 
 
-def _kind(table: Table) -> str:
+def _table_kind(table: Table) -> str:
     columns = set(table.columns)
     if {"images", "texts"} <= columns:
         return "cauldron"
     return "rows" if "image" in columns and columns & {"question", "query"} else ""
 
 
-def _chosen(tables: list[Table], name: str) -> list[Table]:
+def _select_tables(tables: list[Table], name: str) -> list[Table]:
     """The tables of config DocVQA where there are several configs. SourceError where it is not clear what to take."""
     if len({table.config for table in tables}) > 1:
         tables = [table for table in tables if (table.config or "").lower().rpartition("/")[2] == "docvqa"] or tables
-    if len({(table.config, _kind(table)) for table in tables}) > 1:
+    if len({(table.config, _table_kind(table)) for table in tables}) > 1:
         configs = sorted({table.config or "-" for table in tables})
-        raise SourceError(name, f"several datasets lie here ({', '.join(configs)})", "Pass the folder of one")
+        raise SourceError(name, f"several datasets are here ({', '.join(configs)})", "Pass the folder of one")
     if unknown := sorted({table.split for table in tables if standard_split(table.split) not in SPLITS}):
         raise SourceError(name, f"the split {unknown[0]!r} is none of train, val and test", "Rename its files")
     return tables
 
 
-# Unpacking -------------------------------------------------------------------------------------------------------
+# Writing ---------------------------------------------------------------------------------------------------------
 
 
-def _unpacked(tables: list[Table], root: Path, scratch: Path) -> Path:
-    """The tables as row files and pages, once: the folder is named by what it is made of, and complete or not there."""
+def _write_official_files(tables: list[Table], root: Path, work_dir: Path) -> Path:
+    """The folder with the tables as row files and pages: named by a hash of the tables, and always complete."""
     stats = [(_relative(t, root), t.split, t.path.stat().st_size, t.path.stat().st_mtime_ns) for t in tables]
-    target = scratch / f"tables-{hashlib.sha256(repr(stats).encode()).hexdigest()[:16]}"
+    target = work_dir / f"tables-{hashlib.sha256(repr(stats).encode()).hexdigest()[:16]}"
     if target.is_dir():
         return target
-    unfinished = scratch / f"{TMP_PREFIX}{secrets.token_hex(8)}"
-    with environment_problems(scratch):
+    unfinished = work_dir / f"{TMP_PREFIX}{secrets.token_hex(8)}"
+    with environment_problems(work_dir):
         try:
             (unfinished / "pages").mkdir(parents=True)
             pages = _Pages(unfinished / "pages")
             for i, table in enumerate(tables):
+                rows = _cauldron_rows(table, pages) if _table_kind(table) == "cauldron" else _plain_rows(table, pages)
                 with (unfinished / f"{i:04d}.jsonl").open("w", encoding="utf-8") as file:
-                    _write_rows(table, pages, file)
+                    # What JSON cannot hold becomes an object, which no field may be: the row is rejected, not misread.
+                    for row in rows:
+                        file.write(json.dumps(row, default=lambda value: {"found": type(value).__name__}) + "\n")
             unfinished.rename(target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -116,19 +116,13 @@ def _relative(table: Table, root: Path) -> str:
     return table.path.relative_to(root).as_posix() if root.is_dir() else table.path.name
 
 
-def _write_rows(table: Table, pages: _Pages, file: IO[str]) -> None:
-    rows = _cauldron_rows(table, pages) if _kind(table) == "cauldron" else _plain_rows(table, pages)
-    for row in rows:
-        # What JSON cannot hold becomes an object, which no field may be: the row is rejected, not misread.
-        file.write(json.dumps(row, default=lambda value: {"found": type(value).__name__}) + "\n")
-
-
 def _plain_rows(table: Table, pages: _Pages) -> Iterator[dict[str, Any]]:
     wanted = {name for names in _FIELDS.values() for name in names} | {_NESTED, "image"}
     for number, cells in enumerate(iter_rows(table, [name for name in table.columns if name in wanted]), 1):
         row = _fields(cells)
-        image = pages.add(table, number, cells.get("image"), _official_name(row))
-        yield {"row": number, **row, **image}
+        document, page = row.get("ucsf_document_id"), row.get("ucsf_document_page_no")
+        official_name = f"{document}_{page}.png" if document and page is not None else None
+        yield {"row": number, **row, **pages.add(table, number, cells.get("image"), official_name)}
 
 
 def _fields(cells: dict[str, Any]) -> dict[str, Any]:
@@ -139,11 +133,6 @@ def _fields(cells: dict[str, Any]) -> dict[str, Any]:
     if isinstance(row["question"], dict):  # docvqa_1200_examples has it in five languages; the recipe takes English
         row["question"] = row["question"].get("en")
     return {key: value for key, value in row.items() if value is not None}
-
-
-def _official_name(row: dict[str, Any]) -> str | None:
-    document, page = row.get("ucsf_document_id"), row.get("ucsf_document_page_no")
-    return f"{document}_{page}.png" if document and page is not None else None
 
 
 def _cauldron_rows(table: Table, pages: _Pages) -> Iterator[dict[str, Any]]:

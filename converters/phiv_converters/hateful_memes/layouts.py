@@ -4,32 +4,30 @@
     tables with image (or img), text, label, id         hub copies; neuralcatcher's `img` is a path and no image
     tables with images, texts                           The Cauldron: questions and answers already worded
 
-Ids are numbers or strings, padded to five digits as file names are. A row is listed once, as a `Place`, and read
-again when it is converted.
+Ids are numbers or strings, padded to five digits as file names are. A row is listed once, with its `MemeLocation`, and
+read again when it is converted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import ImageIndex, index_images, read_image, unpack
+from phiv_data.sources.hf_tables import Table, class_names, find_tables, image_cell, iter_rows, read_row
+from phiv_data.sources.image_index import Images, index_images, read_image, unpacked
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
 from phiv_schemas import SourceError
-
-if TYPE_CHECKING:
-    from phiv_data.convert.base import Duplicate, Inputs
-    from phiv_data.sources.hf_tables import Table
 
 FILES = ("train", "dev", "dev_seen", "dev_unseen", "test", "test_seen", "test_unseen")
 _ALIASES = {"validation": "dev", "valid": "dev", "val": "dev"}
 _ARCHIVES = ("img.tar.gz", "img.tgz", "img.tar", "img.zip")
 
 
-class Place(NamedTuple):
+class MemeLocation(NamedTuple):
     """Where a row is: a span of bytes of a jsonl file, or a row of a table."""
 
     file: int
@@ -39,7 +37,7 @@ class Place(NamedTuple):
 
 
 class Meme(NamedTuple):
-    """A row. `key` is the padded id, or the row's place; `user` is set where the question is worded already."""
+    """A row. `key` is the padded id, or the row's location; `user` is set where the question is worded already."""
 
     key: str
     text: Any
@@ -49,8 +47,8 @@ class Meme(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A source that was recognised: jsonl files or tables, each with the split it becomes, and images by name."""
+class MemeLayout:
+    """A recognised source: jsonl files or tables, each with the split it becomes, and images by name."""
 
     root: Path
     files: tuple[Path | Table, ...]
@@ -58,39 +56,40 @@ class Layout:
     labels: tuple[tuple[str, ...], ...]
     images: ImageIndex
     description: str
-    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_cauldron(self) -> bool:
         return not isinstance(self.files[0], Path) and "texts" in self.files[0].columns
 
-    def rows(self) -> Iterator[tuple[Place, Meme | RejectInput]]:
+    def rows(self) -> Iterator[tuple[MemeLocation, Meme | RejectInput]]:
         """Every row, good or bad, read without the images."""
         for index, file in enumerate(self.files):
-            for place, row, problem in _rows(index, file):
-                yield place, self._caught(place, row, problem)
+            for location, row, problem in _iter_rows(index, file):
+                try:
+                    if problem:
+                        raise RejectInput(self.where(location), "bad-row", problem)
+                    yield location, self._parse(location, row)
+                except RejectInput as reject:
+                    yield location, reject
 
-    def read(self, place: Place) -> Meme:
-        """The row at `place`. RejectInput where it cannot be used."""
-        from phiv_data.sources.hf_tables import read_row
-
-        file, where = self.files[place.file], self.where(place)
+    def read(self, location: MemeLocation) -> Meme:
+        """The row at `location`. RejectInput where it cannot be used."""
+        file, where = self.files[location.file], self.where(location)
         if isinstance(file, Path):
-            return self._meme(place, read_value(file, place.at, place.length, where=where))
-        return self._meme(place, read_row(file, place.at, _columns(file)))
+            return self._parse(location, read_value(file, location.at, location.length, where=where))
+        return self._parse(location, read_row(file, location.at, _columns(file)))
 
-    def where(self, place: Place) -> str:
-        return f"{self._name(place)}:{place.line}"
+    def where(self, location: MemeLocation) -> str:
+        return f"{self._name(location)}:{location.line}"
 
-    def image(self, place: Place, meme: Meme) -> tuple[str, bytes]:
+    def image(self, location: MemeLocation, meme: Meme) -> tuple[str, bytes]:
         """Name and bytes of the image: by its path in the row or by its id, or out of the table."""
-        from phiv_data.sources.hf_tables import image_cell, read_row
-
-        file, where = self.files[place.file], self.where(place)
+        file, where = self.files[location.file], self.where(location)
         if isinstance(file, Path) or not (column := _image_column(file)):
             path = self.images.find(meme.img or f"{meme.key}.png", where=where)
             return path.name, read_image(path, where)
-        cell = read_row(file, place.at, [column])[column]
+        cell = read_row(file, location.at, [column])[column]
         if column == "images":
             if len(cell or ()) != 1:
                 raise RejectInput(where, "missing-image", f"the row has {len(cell or ())} images, not one")
@@ -99,17 +98,21 @@ class Layout:
             path = self.images.find(cell, where=where)
             return path.name, read_image(path, where)
         data, name = image_cell(cell, where)
-        return _base(name) or _invented(meme.key, data, where), data
+        base = (name or "").replace("\\", "/").rpartition("/")[2]
+        if not base:
+            suffix = image_size(data, where=where).format.lower().replace("jpeg", "jpg")
+            base = f"{meme.key.replace('/', '-').replace(':', '-')}.{suffix}"
+        return base, data
 
-    def has_image(self, place: Place, meme: Meme) -> bool:
-        file = self.files[place.file]
+    def has_image(self, location: MemeLocation, meme: Meme) -> bool:
+        file = self.files[location.file]
         if isinstance(file, Path) or not _image_column(file):
             return (meme.img or f"{meme.key}.png") in self.images
         return True
 
-    def image_file(self, place: Place, meme: Meme) -> Path:
-        """The file that `image` reads, or where it would be."""
-        file = self.files[place.file]
+    def image_file(self, location: MemeLocation, meme: Meme) -> Path:
+        """The file that `image` reads, or where it would be; of a table the table itself."""
+        file = self.files[location.file]
         if not isinstance(file, Path) and _image_column(file):
             return file.path
         try:
@@ -117,43 +120,35 @@ class Layout:
         except RejectInput:
             return self.root / (meme.img or f"{meme.key}.png")
 
-    def size_bytes(self, place: Place, meme: Meme) -> int:
+    def size_bytes(self, location: MemeLocation, meme: Meme) -> int:
         """Of the row and its image, as far as it is there; of a table its whole size."""
-        file = self.files[place.file]
+        file = self.files[location.file]
         if not isinstance(file, Path):
             return file.path.stat().st_size
         try:
-            return place.length + self.images.find(meme.img or f"{meme.key}.png").stat().st_size
+            return location.length + self.images.find(meme.img or f"{meme.key}.png").stat().st_size
         except (RejectInput, OSError):
-            return place.length
+            return location.length
 
-    def fallback_key(self, place: Place) -> str:
+    def fallback_key(self, location: MemeLocation) -> str:
         """Names a row without an id."""
-        return f"{self._name(place)}:{place.line if place.length else place.at:08d}"
+        return f"{self._name(location)}:{location.line if location.length else location.at:08d}"
 
-    def _name(self, place: Place) -> str:
-        file = self.files[place.file]
+    def _name(self, location: MemeLocation) -> str:
+        file = self.files[location.file]
         path = file if isinstance(file, Path) else file.path
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
-    def _caught(self, place: Place, row: Any, problem: str) -> Meme | RejectInput:
-        if problem:
-            return RejectInput(self.where(place), "bad-row", problem)
-        try:
-            return self._meme(place, row)
-        except RejectInput as reject:
-            return reject
-
-    def _meme(self, place: Place, row: Any) -> Meme:
-        where = self.where(place)
+    def _parse(self, location: MemeLocation, row: Any) -> Meme:
+        where = self.where(location)
         if self.is_cauldron:
-            return _worded(row, self.fallback_key(place), where)
+            return _parse_cauldron_row(row, self.fallback_key(location), where)
         if not isinstance(row, dict):
-            typed(row, "id", (int, str), where)  # says what is there instead
-        has_id = isinstance(self.files[place.file], Path) or row.get("id") is not None
-        key = _padded(row, where) if has_id else self.fallback_key(place)
+            typed(row, "id", (int, str), where)  # raises: it names what is there instead
+        has_id = isinstance(self.files[location.file], Path) or row.get("id") is not None
+        key = _padded_id(row, where) if has_id else self.fallback_key(location)
         img = typed(row, "img", str, where) if row.get("img") is not None and _is_text(row["img"]) else ""
-        return Meme(key, row.get("text"), hateful(row.get("label"), self.labels[place.file], where), img)
+        return Meme(key, row.get("text"), hateful(row.get("label"), self.labels[location.file], where), img)
 
 
 def hateful(label: Any, names: tuple[str, ...], where: str) -> bool | None:
@@ -168,13 +163,13 @@ def hateful(label: Any, names: tuple[str, ...], where: str) -> bool | None:
     raise RejectInput(where, "bad-row", f"label is neither 0 nor 1 (found {label!r})")
 
 
-def _padded(row: dict[str, Any], where: str) -> str:
+def _padded_id(row: dict[str, Any], where: str) -> str:
     name = str(typed(row, "id", (int, str), where)).strip()
     text_of({"id": name}, "id", where)
     return name.zfill(5) if name.isdecimal() and name.isascii() else name
 
 
-def _worded(row: dict[str, Any], key: str, where: str) -> Meme:
+def _parse_cauldron_row(row: dict[str, Any], key: str, where: str) -> Meme:
     """A row of The Cauldron: its first question as it is, as the recipe takes it, and yes or no."""
     texts = row["texts"]
     if not texts:
@@ -186,15 +181,13 @@ def _worded(row: dict[str, Any], key: str, where: str) -> Meme:
     return Meme(key, None, None if assistant is None else word == "yes", "", user)
 
 
-def _rows(index: int, file: Path | Table) -> Iterator[tuple[Place, Any, str]]:
-    from phiv_data.sources.hf_tables import iter_rows
-
+def _iter_rows(index: int, file: Path | Table) -> Iterator[tuple[MemeLocation, Any, str]]:
     if isinstance(file, Path):
         for row in read_rows(file):
-            yield Place(index, row.offset, row.length, row.line), row.value, row.problem
-        return
-    for number, found in enumerate(iter_rows(file, _columns(file))):
-        yield Place(index, number, 0, number + 1), found, ""
+            yield MemeLocation(index, row.offset, row.length, row.line), row.value, row.problem
+    else:
+        for number, cells in enumerate(iter_rows(file, _columns(file))):
+            yield MemeLocation(index, number, 0, number + 1), cells, ""
 
 
 def _columns(table: Table) -> list[str]:
@@ -207,128 +200,52 @@ def _image_column(table: Table) -> str:
     """The column with images; "" where there is none. A column `img` of strings only names files."""
     if "images" in table.columns:
         return "images"
-    return "image" if "image" in table.columns else "" if _holds_text(table, "img") else "img"
-
-
-def _holds_text(table: Table, name: str) -> bool:
-    from phiv_data.sources.hf_tables import iter_rows
-
-    if name not in table.columns:
-        return True
-    return all(_is_text(row[name]) for row, _ in zip(iter_rows(table, [name]), range(3), strict=False))
+    if "image" in table.columns or "img" not in table.columns:
+        return "image" if "image" in table.columns else ""
+    first_rows = zip(iter_rows(table, ["img"]), range(3), strict=False)
+    return "" if all(_is_text(row["img"]) for row, _ in first_rows) else "img"
 
 
 def _is_text(value: Any) -> bool:
     return not isinstance(value, (bytes, dict))
 
 
-def _base(name: str | None) -> str:
-    return (name or "").replace("\\", "/").rpartition("/")[2]
-
-
-def _invented(key: str, data: bytes, where: str) -> str:
-    from phiv_data.media.images import image_size
-
-    kind = image_size(data, where=where).format
-    return f"{key.replace('/', '-').replace(':', '-')}.{'jpg' if kind == 'JPEG' else kind.lower()}"
-
-
-# Listing ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Listing:
-    """Memes by split and key as they come; `places` of those that can be used."""
-
-    layout: Layout
-    memes: dict[tuple[str, str], tuple[Place, Meme]] = field(default_factory=dict)
-    rejects: list[tuple[str, Place, RejectInput]] = field(default_factory=list)
-    duplicates: list[Duplicate] = field(default_factory=list)
-    split_of: dict[str, tuple[str, Place]] = field(default_factory=dict)
-
-    def add(self, place: Place, meme: Meme) -> None:
-        """Take one row. Of a meme given twice, the row with a label stays."""
-        from phiv_data.convert.base import Duplicate
-
-        split, where = self.layout.splits[place.file], self.layout.where
-        other, before = self.split_of.setdefault(meme.key, (split, place))
-        if other != split:
-            what = f"meme {meme.key} is in {other} ({where(before)}) and in {split} ({where(place)})"
-            raise SourceError(self.layout.root.name, what, "Give the files that share memes to one split")
-        first, kept = self.memes.setdefault((split, meme.key), (place, meme))
-        if first == place:
-            return
-        if meme.text != kept.text or (None not in (meme.label, kept.label) and meme.label != kept.label):
-            what = f"meme {meme.key} is on {where(first)} too, with another text or label"
-            self.rejects.append((split, place, RejectInput(where(place), "bad-row", what)))
-        elif kept.label is None and meme.label is not None:
-            self.memes[split, meme.key] = (place, meme)
-            self.duplicates.append(Duplicate(where(place), where(first)))
-        else:
-            self.duplicates.append(Duplicate(where(first), where(place)))
-
-
-def list_inputs(layout: Layout, source: str) -> Inputs:
-    """Items by id; a row that cannot be used is one of its own, with the reason as payload."""
-    from phiv_data.convert.base import Inputs, Item
-
-    listing = _Listing(layout)
-    for place, meme in layout.rows():
-        if isinstance(meme, RejectInput):
-            listing.rejects.append((layout.splits[place.file], place, meme))
-        else:
-            listing.add(place, meme)
-    if not any(layout.has_image(place, meme) for place, meme in listing.memes.values()):
-        found = f"{len(listing.memes) + len(listing.rejects)} rows in {layout.description}"
-        hint = "Pass the official img/ folder or its archive as --images"
-        raise SourceError(source, f"no row has its image ({found})", hint)
-    items = [
-        Item(split, key, (repr(meme).encode(), layout.image_file(place, meme)), place, layout.size_bytes(place, meme))
-        for (split, key), (place, meme) in listing.memes.items()
-    ]
-    items += [
-        Item(split, layout.fallback_key(place), str(error).encode(), error, place.length)
-        for split, place, error in listing.rejects
-    ]
-    items.sort(key=lambda item: item.key)
-    return Inputs(items, warnings=layout.notices, duplicates=tuple(listing.duplicates))
-
-
 # Finding ---------------------------------------------------------------------------------------------------------
 
 
-def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], scratch: Path, name: str) -> Layout:
-    """The layout of `root`, called `name` in errors. `mapping` gives the split of each file or hub split.
+def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], work_dir: Path, name: str) -> MemeLayout:
+    """The layout of `root`; errors call it `name`. `mapping` gives the split of each file or hub split.
 
     The official layout wins where both are there. SourceError where none is, or none of its files has a split.
     """
-    found = _official_files(root)
-    if found:
-        names = [path.stem for path in found]
-        files: list[Path | Table] = list(found)
+    files: list[Path | Table]
+    if official := _official_files(root):
+        files, names = list(official), [path.stem for path in official]
         described = "official layout: "
-        images += _packed_images(found[0].parent, scratch)
+        folder = official[0].parent
+        archives = [folder / name for name in _ARCHIVES if (folder / name).is_file()]
+        if archives and not (folder / "img").is_dir():
+            images += (unpacked(archives[0], work_dir),)
     else:
-        tables = _tables(root, name)
-        names = [_ALIASES.get(table.split, table.split) for table in tables]
-        files = list(tables)
-        described = f"hub layout: {_kind(tables[0])}, "
+        tables = _find_meme_tables(root, name)
+        files, names = list(tables), [_ALIASES.get(table.split, table.split) for table in tables]
+        described = f"hub layout: {_table_kind(tables[0])}, "
     chosen = [(file, mapping[of], of) for file, of in zip(files, names, strict=True) if of in mapping]
     if not chosen:
         hint = "Give some of them to --train, --val or --test"
         raise SourceError(name, f"no file has a split (found: {', '.join(names)})", hint)
     left = sorted(set(names) - mapping.keys())
-    notices = (f"files of no split were left alone: {', '.join(left)}",) if left else ()
+    warnings = (f"files of no split were left alone: {', '.join(left)}",) if left else ()
     used, splits, used_names = zip(*chosen, strict=True)
     around = root if root.is_dir() else root.parent
-    return Layout(
+    return MemeLayout(
         around,
         used,
         splits,
-        tuple(_labels(file) for file in used),
+        tuple(() if isinstance(file, Path) else class_names(file).get("label", ()) for file in used),
         index_images(around, *images),
         described + ", ".join(f"{of} as {split}" for of, split in dict(zip(used_names, splits, strict=True)).items()),
-        notices,
+        warnings,
     )
 
 
@@ -343,16 +260,8 @@ def _official_files(root: Path) -> list[Path]:
     return []
 
 
-def _packed_images(folder: Path, scratch: Path) -> tuple[Path, ...]:
-    """The images' own archive, unpacked, where the release holds one and no folder of that name."""
-    archives = [folder / name for name in _ARCHIVES if (folder / name).is_file()]
-    return (unpack(archives[0], scratch),) if archives and not (folder / "img").is_dir() else ()
-
-
-def _tables(root: Path, name: str) -> list[Table]:
-    from phiv_data.sources.hf_tables import find_tables
-
-    tables = [table for table in find_tables(root) if _kind(table)]
+def _find_meme_tables(root: Path, name: str) -> list[Table]:
+    tables = [table for table in find_tables(root) if _table_kind(table)]
     if len({table.config for table in tables}) > 1:
         tables = [table for table in tables if table.config == "hateful_memes"]
     if not tables:
@@ -365,16 +274,10 @@ def _tables(root: Path, name: str) -> list[Table]:
     return tables
 
 
-def _kind(table: Table) -> str:
+def _table_kind(table: Table) -> str:
     columns = set(table.columns)
     if {"images", "texts"} <= columns:
         return "The Cauldron's images and texts"
     if "image" in columns and columns & {"label", "text"}:
         return "tables with image, text, label"
     return "tables with img, text, label" if {"img", "label"} <= columns else ""
-
-
-def _labels(file: Path | Table) -> tuple[str, ...]:
-    from phiv_data.sources.hf_tables import class_names
-
-    return () if isinstance(file, Path) else class_names(file).get("label", ())

@@ -5,25 +5,24 @@
     tables with left_image, right_image           HuggingFaceM4/NLVR2 (sentence, label), lmms-lab (question, answer)
     tables with images, texts                     The Cauldron: questions and answers already worded
 
-A row is listed once, as a `Place`, and read again when it is converted.
+A row is listed once, with its `SentenceLocation`, and read again when it is converted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
+from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import ImageIndex, index_images, read_image
+from phiv_data.sources.hf_tables import Table, class_names, find_tables, image_cell, iter_rows, read_row
+from phiv_data.sources.image_index import Images, index_images, read_image
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
 from phiv_schemas import SourceError
-
-if TYPE_CHECKING:
-    from phiv_data.sources.hf_tables import Table
 
 Subset = Literal["all", "balanced", "unbalanced"]
 SETS = ("train", "dev", "test1", "test2")
@@ -36,7 +35,7 @@ _SPLITS = {
 }
 
 
-class Place(NamedTuple):
+class SentenceLocation(NamedTuple):
     """Where a row is: a span of bytes of a JSON file, or a row of a table (and one of its texts)."""
 
     file: int
@@ -46,7 +45,7 @@ class Place(NamedTuple):
     turn: int = 0
 
 
-class Example(NamedTuple):
+class Nlvr2Example(NamedTuple):
     """A row. `identifier` is empty where there is none; `user`, `assistant` are set where they are worded already."""
 
     identifier: str
@@ -67,24 +66,24 @@ class Example(NamedTuple):
         return self.pair.rpartition("-")[0]
 
 
-class Listed(NamedTuple):
-    """A row as it is found: of which official set, where, and what it holds or what is wrong with it.
+class Nlvr2Row(NamedTuple):
+    """A listed row: of which official set, where it is, and what it contains or what is wrong with it.
 
     `key` and `group` name it and its pair where it has no identifier.
     """
 
     set_name: str
-    place: Place
+    location: SentenceLocation
     key: str
     group: str
-    example: Example | RejectInput
+    example: Nlvr2Example | RejectInput
 
 
 # The official files ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Annotations:
+class Nlvr2Annotations:
     """Official JSON files, and the images below the source's folder."""
 
     files: tuple[Path, ...]
@@ -95,46 +94,46 @@ class Annotations:
     def sets(self) -> tuple[str, ...]:
         return tuple(name for name in SETS if name in map(_set_of, self.files))
 
-    def rows(self) -> Iterator[Listed]:
+    def rows(self) -> Iterator[Nlvr2Row]:
         """Every row, good or bad."""
         for index, file in enumerate(self.files):
             for row in read_rows(file):
                 where = f"{file.name}:{row.line}"
-                place = Place(index, row.offset, row.length, row.line)
+                location = SentenceLocation(index, row.offset, row.length, row.line)
                 key = f"{file.name}:{row.line:08d}"
-                yield Listed(_set_of(file), place, key, key, _caught(_official, row.value, where, row.problem))
+                example = _parse_row(_parse_official, row.value, where, row.problem)
+                yield Nlvr2Row(_set_of(file), location, key, key, example)
 
-    def read(self, place: Place) -> Example:
-        """The row at `place`. RejectInput where it cannot be used."""
-        file = self.files[place.file]
-        where = self.where(place)
-        return _official(read_value(file, place.at, place.length, where=where), where)
+    def read(self, location: SentenceLocation) -> Nlvr2Example:
+        """The row at `location`. RejectInput where it cannot be used."""
+        file = self.files[location.file]
+        where = self.where(location)
+        return _parse_official(read_value(file, location.at, location.length, where=where), where)
 
-    def where(self, place: Place) -> str:
-        return f"{self.files[place.file].name}:{place.line}"
+    def where(self, location: SentenceLocation) -> str:
+        return f"{self.files[location.file].name}:{location.line}"
 
-    def images(self, place: Place, example: Example) -> list[tuple[str, bytes]]:
+    def images(self, location: SentenceLocation, example: Nlvr2Example) -> list[tuple[str, bytes]]:
         """Names and bytes of the left and the right image."""
         names = [f"{example.pair}-img{side}.png" for side in (0, 1)]
-        where = self.where(place)
+        where = self.where(location)
         return [(name, read_image(self.image_index.find(name, where=where), where)) for name in names]
 
-    def image_files(self, place: Place, example: Example) -> list[Path]:
+    def image_files(self, location: SentenceLocation, example: Nlvr2Example) -> list[Path]:
         """The files that `images` reads, or where they would be."""
-        found = []
-        for side in (0, 1):
-            name = f"{example.pair}-img{side}.png"
+        files = []
+        for name in (f"{example.pair}-img{side}.png" for side in (0, 1)):
             try:
-                found.append(self.image_index.find(name))
+                files.append(self.image_index.find(name))
             except RejectInput:
-                found.append(self.files[place.file].parent / name)
-        return found
+                files.append(self.files[location.file].parent / name)
+        return files
 
-    def size_bytes(self, place: Place, example: Example) -> int:
+    def size_bytes(self, location: SentenceLocation, example: Nlvr2Example) -> int:
         """Of the row and its images, as far as they are there."""
-        return place.length + sum(self._image_size(f"{example.pair}-img{side}.png") for side in (0, 1))
+        return location.length + sum(self._image_size(f"{example.pair}-img{side}.png") for side in (0, 1))
 
-    def has_images(self, example: Example) -> bool:
+    def has_images(self, example: Nlvr2Example) -> bool:
         return f"{example.pair}-img0.png" in self.image_index
 
     def _image_size(self, name: str) -> int:
@@ -144,12 +143,12 @@ class Annotations:
             return 0
 
 
-def _official(row: Any, where: str) -> Example:
+def _parse_official(row: Any, where: str) -> Nlvr2Example:
     identifier = text_of(row, "identifier", where)
     if not _IDENTIFIER.fullmatch(identifier):
         raise RejectInput(where, "bad-row", f"identifier is not split-set-pair-sentence (found {identifier!r})")
     directory = typed(row, "directory", (int, str), where) if row.get("directory") is not None else ""
-    return Example(identifier, text_of(row, "sentence", where), truth(row.get("label"), where), str(directory))
+    return Nlvr2Example(identifier, text_of(row, "sentence", where), truth(row.get("label"), where), str(directory))
 
 
 def truth(label: Any, where: str) -> bool | None:
@@ -163,26 +162,27 @@ def truth(label: Any, where: str) -> bool | None:
     raise RejectInput(where, "bad-row", f"label is neither 'True' nor 'False' (found {label!r})")
 
 
-def _caught(parse: Any, row: Any, where: str, problem: str = "") -> Example | RejectInput:
+def _parse_row(
+    parse: Callable[[Any, str], Nlvr2Example], row: Any, where: str, problem: str = ""
+) -> Nlvr2Example | RejectInput:
     if problem:
         return RejectInput(where, "bad-row", problem)
     try:
-        example: Example = parse(row, where)
+        return parse(row, where)
     except RejectInput as reject:
         return reject
-    return example
 
 
 def _set_of(file: Path) -> str:
     return file.stem.removeprefix("un").removeprefix("balanced_")
 
 
-# Tables of the hub -----------------------------------------------------------------------------------------------
+# Nlvr2Tables of the hub -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Tables:
-    """Tables with the images in them, of either hub layout."""
+class Nlvr2Tables:
+    """Nlvr2Tables with the images in them, of either hub layout."""
 
     root: Path
     tables: tuple[Table, ...]
@@ -197,71 +197,64 @@ class Tables:
     def is_cauldron(self) -> bool:
         return "texts" in self.tables[0].columns
 
-    def rows(self) -> Iterator[Listed]:
+    def rows(self) -> Iterator[Nlvr2Row]:
         """Every row, or every text of The Cauldron's rows, read without the images."""
-        from phiv_data.sources.hf_tables import iter_rows
-
         for index, table in enumerate(self.tables):
             for number, row in enumerate(iter_rows(table, self._columns(table))):
-                for turn in range(self._turns(row)):
-                    place = Place(index, number, 0, number + 1, turn)
+                for turn in range(max(len(row["texts"] or ()), 1) if self.is_cauldron else 1):
+                    location = SentenceLocation(index, number, 0, number + 1, turn)
                     group = f"{self._name(table)}:{number:08d}"
                     key = f"{group}-{turn}" if self.is_cauldron else group
-                    found = _caught(partial(self._example, place), row, self.where(place))
-                    yield Listed(_SPLITS[table.split], place, key, group, found)
+                    example = _parse_row(partial(self._parse, location), row, self.where(location))
+                    yield Nlvr2Row(_SPLITS[table.split], location, key, group, example)
 
-    def read(self, place: Place) -> Example:
-        """The row at `place`. RejectInput where it cannot be used."""
-        from phiv_data.sources.hf_tables import read_row
+    def read(self, location: SentenceLocation) -> Nlvr2Example:
+        """The row at `location`. RejectInput where it cannot be used."""
+        table = self.tables[location.file]
+        return self._parse(location, read_row(table, location.at, self._columns(table)), self.where(location))
 
-        table = self.tables[place.file]
-        return self._example(place, read_row(table, place.at, self._columns(table)), self.where(place))
+    def where(self, location: SentenceLocation) -> str:
+        return f"{self._name(self.tables[location.file])}:{location.line}"
 
-    def where(self, place: Place) -> str:
-        return f"{self._name(self.tables[place.file])}:{place.line}"
-
-    def images(self, place: Place, example: Example) -> list[tuple[str, bytes]]:
-        """Names and bytes of the left and the right image: the official names where the row tells them."""
-        from phiv_data.sources.hf_tables import image_cell, read_row
-
-        table, where = self.tables[place.file], self.where(place)
+    def images(self, location: SentenceLocation, example: Nlvr2Example) -> list[tuple[str, bytes]]:
+        """Names and bytes of the left and the right image: the official names where the row has an identifier."""
+        table, where = self.tables[location.file], self.where(location)
         columns = ["images"] if self.is_cauldron else ["left_image", "right_image"]
-        row = read_row(table, place.at, columns)
+        row = read_row(table, location.at, columns)
         cells = list(row["images"] or ()) if self.is_cauldron else [row[name] for name in columns]
         if len(cells) != 2:
             raise RejectInput(where, "missing-image", f"the row has {len(cells)} images, not two")
-        return [_named(*image_cell(cell, where), side, example, table, place) for side, cell in enumerate(cells)]
+        return [
+            _name_image(*image_cell(cell, where), side, example, table, location) for side, cell in enumerate(cells)
+        ]
 
-    def image_files(self, place: Place, example: Example) -> list[Path]:
+    def image_files(self, location: SentenceLocation, example: Nlvr2Example) -> list[Path]:
         """The table itself."""
-        return [self.tables[place.file].path]
+        return [self.tables[location.file].path]
 
-    def size_bytes(self, place: Place, example: Example) -> int:
-        return self.tables[place.file].path.stat().st_size
+    def size_bytes(self, location: SentenceLocation, example: Nlvr2Example) -> int:
+        return self.tables[location.file].path.stat().st_size
 
-    def has_images(self, example: Example) -> bool:
+    def has_images(self, example: Nlvr2Example) -> bool:
         return True
 
     def _columns(self, table: Table) -> list[str]:
         wanted = ("identifier", "question_id", "sentence", "question", "label", "answer", "directory", "texts")
         return [name for name in wanted if name in table.columns]
 
-    def _turns(self, row: dict[str, Any]) -> int:
-        return max(len(row["texts"] or ()), 1) if self.is_cauldron else 1
-
     def _name(self, table: Table) -> str:
         path = table.path
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
-    def _example(self, place: Place, row: dict[str, Any], where: str) -> Example:
+    def _parse(self, location: SentenceLocation, row: dict[str, Any], where: str) -> Nlvr2Example:
         if self.is_cauldron:
-            return _worded(row, place.turn, where)
+            return _parse_cauldron_text(row, location.turn, where)
         found = [str(row.get(name) or "") for name in ("identifier", "question_id")]
         label = row.get("label", row.get("answer"))
         if type(label) is int:
-            names = self.labels[place.file]
+            names = self.labels[location.file]
             label = names[label] if 0 <= label < len(names) else None if label == -1 else label
-        return Example(
+        return Nlvr2Example(
             next((name for name in found if _IDENTIFIER.fullmatch(name)), ""),
             text_of(row, "sentence" if "sentence" in row else "question", where),
             truth(label, where),
@@ -269,7 +262,7 @@ class Tables:
         )
 
 
-def _worded(row: dict[str, Any], turn: int, where: str) -> Example:
+def _parse_cauldron_text(row: dict[str, Any], turn: int, where: str) -> Nlvr2Example:
     """A text of The Cauldron: its question as it is, the sentence that is quoted in it, and yes or no."""
     texts = row["texts"]
     if not texts:
@@ -281,34 +274,38 @@ def _worded(row: dict[str, Any], turn: int, where: str) -> Example:
         raise RejectInput(where, "bad-row", f"the answer is neither yes nor no (found {assistant!r})")
     quoted = re.search(r'"(.+)"', user, re.DOTALL)
     sentence = quoted[1] if quoted else ""
-    return Example("", sentence, None if assistant is None else word == "yes", "", user, assistant)
+    return Nlvr2Example("", sentence, None if assistant is None else word == "yes", "", user, assistant)
 
 
-def _named(data: bytes, name: str | None, side: int, example: Example, table: Table, place: Place) -> tuple[str, bytes]:
+def _name_image(
+    data: bytes, name: str | None, side: int, example: Nlvr2Example, table: Table, location: SentenceLocation
+) -> tuple[str, bytes]:
     if example.identifier:
         return f"{example.pair}-img{side}.png", data
     base = (name or "").replace("\\", "/").rpartition("/")[2]
     if re.fullmatch(r"[A-Za-z0-9]+-\d+-\d+-img[01]\.\w+", base):
         return base, data
-    from phiv_data.media.images import image_size
-
     suffix = {"JPEG": "jpg", "TIFF": "tif"}.get(kind := image_size(data, where=table.path.name).format, kind.lower())
-    return f"{table.path.stem}-{place.at:08d}-img{side}.{suffix}", data
+    return f"{table.path.stem}-{location.at:08d}-img{side}.{suffix}", data
+
+
+Nlvr2Layout: TypeAlias = Nlvr2Annotations | Nlvr2Tables
 
 
 # Finding ---------------------------------------------------------------------------------------------------------
 
 
-def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str) -> Annotations | Tables:
-    """The layout of `root`, called `name` in errors; images are looked for below it and in `images`.
+def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str) -> Nlvr2Layout:
+    """The layout of `root`, with images below it and in `images`; errors call it `name`.
 
     The official layout wins where both are there. SourceError where none is.
     """
     if files := _official_files(root, subset):
-        return _annotations(root, files, images, subset)
-    from phiv_data.sources.hf_tables import class_names, find_tables
-
-    tables = [table for table in find_tables(root) if _kind(table)]
+        around = root if root.is_dir() else root.parent.parent if root.parent.name == "data" else root.parent
+        described = f"official layout: {', '.join(file.name for file in files)}"
+        described += f" ({subset} subsets)" if subset != "all" else ""
+        return Nlvr2Annotations(tuple(files), index_images(around, *images), described)
+    tables = [table for table in find_tables(root) if _table_kind(table)]
     if not tables:
         found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) if root.is_dir() else root.name
         raise SourceError(
@@ -316,20 +313,19 @@ def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str)
             f"neither data/{{train,dev,test1,test2}}.json nor tables of NLVR2 (found: {found or 'nothing'})",
             "Pass the folder of the official repository, or of a hub dataset (parquet or save_to_disk)",
         )
-    tables = _chosen(tables, subset, name)
-    kind = (
-        "The Cauldron's images and texts" if _kind(tables[0]) == "cauldron" else "tables with left_image, right_image"
-    )
+    if len({table.config for table in tables}) > 1:
+        tables = [table for table in tables if table.config == "nlvr2"]
+    if subset != "all":
+        tables = [table for table in tables if table.split == "train" or table.split.startswith(f"{subset}_")]
+    if not tables or len({_table_kind(table) for table in tables}) > 1:
+        raise SourceError(name, "several hub datasets are here, or none of this subset", "Pass the folder of one")
+    if unknown := sorted({table.split for table in tables} - _SPLITS.keys()):
+        raise SourceError(name, f"no split of NLVR2 is called {unknown[0]!r}", f"Known: {', '.join(_SPLITS)}")
+    is_cauldron = _table_kind(tables[0]) == "cauldron"
+    kind = "The Cauldron's images and texts" if is_cauldron else "tables with left_image, right_image"
     described = f"hub layout: {kind} ({', '.join(sorted({table.split for table in tables}))})"
     labels = tuple(class_names(table).get("label", ()) for table in tables)
-    return Tables(root if root.is_dir() else root.parent, tuple(tables), labels, described)
-
-
-def _annotations(root: Path, files: list[Path], images: tuple[Path, ...], subset: Subset) -> Annotations:
-    around = root if root.is_dir() else root.parent.parent if root.parent.name == "data" else root.parent
-    names = ", ".join(file.name for file in files)
-    described = f"official layout: {names}" + (f" ({subset} subsets)" if subset != "all" else "")
-    return Annotations(tuple(files), index_images(around, *images), described)
+    return Nlvr2Tables(root if root.is_dir() else root.parent, tuple(tables), labels, described)
 
 
 def _official_files(root: Path, subset: Subset) -> list[Path]:
@@ -344,20 +340,7 @@ def _official_files(root: Path, subset: Subset) -> list[Path]:
     return []
 
 
-def _kind(table: Table) -> str:
+def _table_kind(table: Table) -> str:
     if {"images", "texts"} <= set(table.columns):
         return "cauldron"
     return "pairs" if {"left_image", "right_image"} <= set(table.columns) else ""
-
-
-def _chosen(tables: list[Table], subset: Subset, name: str) -> list[Table]:
-    """The tables of one layout, config nlvr2 where there are several, and of the subset that was asked for."""
-    if len({table.config for table in tables}) > 1:
-        tables = [table for table in tables if table.config == "nlvr2"]
-    if subset != "all":
-        tables = [table for table in tables if table.split == "train" or table.split.startswith(f"{subset}_")]
-    if not tables or len({_kind(table) for table in tables}) > 1:
-        raise SourceError(name, "several hub datasets lie here, or none of this subset", "Pass the folder of one")
-    if unknown := sorted({table.split for table in tables} - _SPLITS.keys()):
-        raise SourceError(name, f"no split of NLVR2 is called {unknown[0]!r}", f"Known: {', '.join(_SPLITS)}")
-    return tables

@@ -1,11 +1,11 @@
-"""A small UCF-101-shaped set of clips, drawn on the spot: what the demo and the tests convert without a network.
+"""Synthetic UCF-101: a small set of clips in the subset layout, for the demo and the tests offline.
 
->>> draw_demo_source(Path("demo"))      # -> demo/UCF101_subset/{train,val,test}/<Class>/v_<Class>_gNN_cNN.avi
+>>> make_synthetic_ucf101(Path("demo"))      # -> demo/UCF101_subset/{train,val,test}/<Class>/v_<Class>_gNN_cNN.avi
 PosixPath('demo/UCF101_subset')
 
-Each class is a shape with a motion. Colours, area, length and speed are drawn from the split and the clip's number
+Each class is a shape with a motion. Colours, area, length and speed depend on the split and the clip's number
 alone, so clip i of every class shares them: the class shows in the moving images and nowhere else. Left and
-right, rising and falling take more than one frame to tell apart.
+right, rising and falling take more than one frame to distinguish.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CLIPS_PER_GROUP = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ClipClass:
     """A class: the corners of its outline, every second one at radius `inset`, and how it moves."""
 
     corners: int
@@ -39,18 +39,18 @@ class Kind:
     turned: float = 0.0
 
 
-KINDS = {
-    "BouncingBall": Kind(48, "bounce"),
-    "FallingTriangle": Kind(3, "down"),
-    "RisingTriangle": Kind(3, "up"),
-    "SlidingSquareLeft": Kind(4, "left", turned=math.pi / 4),
-    "SlidingSquareRight": Kind(4, "right", turned=math.pi / 4),
-    "SpinningStar": Kind(10, "spin", inset=0.45),
+CLASSES = {
+    "BouncingBall": ClipClass(48, "bounce"),
+    "FallingTriangle": ClipClass(3, "down"),
+    "RisingTriangle": ClipClass(3, "up"),
+    "SlidingSquareLeft": ClipClass(4, "left", turned=math.pi / 4),
+    "SlidingSquareRight": ClipClass(4, "right", turned=math.pi / 4),
+    "SpinningStar": ClipClass(10, "spin", inset=0.45),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ClipStyle:
     """What clip i of every class shares. Colours are RGB."""
 
     num_frames: int
@@ -59,16 +59,16 @@ class Look:
     area: float
     """Pixels the shape covers."""
     travel: float
-    """How far it moves, as a share of the way there is."""
+    """How far it moves, as a share of the free way."""
 
 
-def draw_demo_source(
+def make_synthetic_ucf101(
     folder: Path, *, train: int = 80, val: int = 8, test: int = 8, size: tuple[int, int] = (160, 120), seed: int = 0
 ) -> Path:
-    """Draw `train`, `val` and `test` clips per class below `folder`; returns the root of the set.
+    """Make `train`, `val` and `test` clips per class below `folder`; returns the root of the set.
 
-    The same seed gives the same bytes on the same versions of PyAV and Pillow. A set that is already there is
-    returned untouched; one that was interrupted never is.
+    The same seed gives the same bytes on the same versions of PyAV and Pillow. A complete set that is already there is
+    returned as it is; an interrupted one is made again.
     """
     target = folder / "UCF101_subset"
     if target.is_dir():
@@ -77,28 +77,28 @@ def draw_demo_source(
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f"{TMP_PREFIX}{secrets.token_hex(8)}"
         try:
-            _draw_set(unfinished, {"train": train, "val": val, "test": test}, size, seed)
+            _write_set(unfinished, {"train": train, "val": val, "test": test}, size, seed)
             unfinished.rename(target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 
-def _draw_set(root: Path, clips: dict[str, int], size: tuple[int, int], seed: int) -> None:
+def _write_set(root: Path, clips: dict[str, int], size: tuple[int, int], seed: int) -> None:
     first_group = 1
     for split, count in clips.items():
-        looks = [_look(Random(f"{seed}/{split}/{i}"), size) for i in range(count)]
-        for name, kind in KINDS.items():
+        styles = [_clip_style(Random(f"{seed}/{split}/{i}"), size) for i in range(count)]
+        for name, clip_class in CLASSES.items():
             (root / split / name).mkdir(parents=True)
-            for i, look in enumerate(looks):
+            for i, style in enumerate(styles):
                 group, number = first_group + i // _CLIPS_PER_GROUP, 1 + i % _CLIPS_PER_GROUP
                 path = root / split / name / f"v_{name}_g{group:02d}_c{number:02d}.avi"
-                write_clip(path, draw_clip(kind, look, size, Random(f"{seed}/{split}/{i}/{name}")), size)
+                write_clip(path, draw_clip(clip_class, style, size, Random(f"{seed}/{split}/{i}/{name}")), size)
         first_group += math.ceil(count / _CLIPS_PER_GROUP)
 
 
-def _look(random: Random, size: tuple[int, int]) -> Look:
-    return Look(
+def _clip_style(random: Random, size: tuple[int, int]) -> ClipStyle:
+    return ClipStyle(
         num_frames=random.randint(24, 40),
         ink=_colour(random, 190, 255),
         paper=_colour(random, 0, 40),
@@ -111,44 +111,47 @@ def _colour(random: Random, low: int, high: int) -> tuple[int, int, int]:
     return random.randint(low, high), random.randint(low, high), random.randint(low, high)
 
 
-def draw_clip(kind: Kind, look: Look, size: tuple[int, int], random: Random) -> Iterator[Image]:
+def draw_clip(clip_class: ClipClass, style: ClipStyle, size: tuple[int, int], random: Random) -> Iterator[Image]:
     """The images of one clip, `size` (width, height) pixels each."""
     from PIL import Image, ImageDraw
 
-    outline = _outline(kind, look.area)
+    outline = _outline(clip_class, style.area)
     reach = max(abs(point) for point in outline)
     tilt = random.uniform(-0.3, 0.3)
-    for corner, turned in _path(kind.motion, look, complex(size[0] - 2 * reach, size[1] - 2 * reach), random):
+    for corner, turned in _moves(clip_class.motion, style, complex(size[0] - 2 * reach, size[1] - 2 * reach), random):
         centre, angle = corner + complex(reach, reach), cmath.rect(1, tilt + turned)
         points = [centre + angle * point for point in outline]
-        image = Image.new("RGB", size, look.paper)
-        ImageDraw.Draw(image).polygon([(p.real, p.imag) for p in points], fill=look.ink)
+        image = Image.new("RGB", size, style.paper)
+        ImageDraw.Draw(image).polygon([(p.real, p.imag) for p in points], fill=style.ink)
         yield image
 
 
-def _outline(kind: Kind, area: float) -> list[complex]:
+def _outline(clip_class: ClipClass, area: float) -> list[complex]:
     """Corners around 0 in the complex plane, enclosing `area`; before `turned`, the first one points up."""
-    n = kind.corners
-    unit = [cmath.rect(kind.inset if i % 2 else 1.0, 2 * math.pi * i / n - math.pi / 2 + kind.turned) for i in range(n)]
+    n = clip_class.corners
+    unit = [
+        cmath.rect(clip_class.inset if i % 2 else 1.0, 2 * math.pi * i / n - math.pi / 2 + clip_class.turned)
+        for i in range(n)
+    ]
     enclosed = sum((a.conjugate() * b).imag for a, b in zip(unit, unit[1:] + unit[:1], strict=True)) / 2
     return [point * math.sqrt(area / enclosed) for point in unit]
 
 
-def _path(motion: str, look: Look, room: complex, random: Random) -> Iterator[tuple[complex, float]]:
-    """(place within `room`, radians turned) for each frame; the start is random."""
-    slack, along = random.random() * (1 - look.travel), random.random()
-    for step in range(look.num_frames):
-        t = step / (look.num_frames - 1)
-        moved = slack + look.travel * t
+def _moves(motion: str, style: ClipStyle, space: complex, random: Random) -> Iterator[tuple[complex, float]]:
+    """(place within `space`, radians turned) for each frame; the start is random."""
+    slack, along = random.random() * (1 - style.travel), random.random()
+    for step in range(style.num_frames):
+        t = step / (style.num_frames - 1)
+        moved = slack + style.travel * t
         x, y, turned = {
             "right": (moved, along, 0.0),
             "left": (1 - moved, along, 0.0),
             "down": (along, moved, 0.0),
             "up": (along, 1 - moved, 0.0),
             "bounce": (along, 1 - abs(math.sin(math.pi * (slack + 2 * t))), 0.0),
-            "spin": (along, slack / (1 - look.travel), 2 * math.pi * t),
+            "spin": (along, slack / (1 - style.travel), 2 * math.pi * t),
         }[motion]
-        yield complex(x * room.real, y * room.imag), turned
+        yield complex(x * space.real, y * space.imag), turned
 
 
 def write_clip(path: Path, images: Iterable[Image], size: tuple[int, int]) -> None:

@@ -1,14 +1,14 @@
-"""DocVQA, NLVR2 and Hateful Memes in their official layouts, small and drawn on the spot: demos and tests offline.
+"""Synthetic DocVQA, NLVR2 and Hateful Memes: small sets in the official layouts, for demos and tests offline.
 
-    draw_docvqa(folder: Path) -> Path          # folder/docvqa/: train_v1.0_withQT.json, ..., spdocvqa_images/*.png
-    draw_nlvr2(folder: Path) -> Path           # folder/nlvr2/: data/train.json, ..., images/train/<directory>/*.png
-    draw_hateful_memes(folder: Path) -> Path   # folder/hateful_memes/: train.jsonl, dev_seen.jsonl, ..., img/*.png
+    make_synthetic_docvqa(folder)          # folder/docvqa/: train_v1.0_withQT.json, ..., spdocvqa_images/*.png
+    make_synthetic_nlvr2(folder)           # folder/nlvr2/: data/train.json, ..., images/train/<directory>/*.png
+    make_synthetic_hateful_memes(folder)   # folder/hateful_memes/: train.jsonl, dev_seen.jsonl, ..., img/*.png
 
-Each returns the root of the set, drawn in under a second; the same version of Pillow gives the same bytes. A set that
-is already there is returned untouched; one that was interrupted never is.
+Each returns the root of the set, made in under a second; the same version of Pillow gives the same bytes. A complete
+set that is already there is returned as it is; an interrupted one is made again.
 
 Every answer can be read off the images. DocVQA's test questions have no answers and the memes' test rows no labels,
-as in the official files. Nothing in the memes is hateful: label 1 stands for "the caption contradicts the image".
+as in the official files. Nothing in the memes is hateful: label 1 means "the caption contradicts the image".
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ COLOURS = {"red": (214, 40, 40), "green": (30, 150, 60), "blue": (40, 80, 210), 
 CORNERS = {"circle": 40, "square": 4, "triangle": 3}
 
 
-def draw_docvqa(folder: Path) -> Path:
+def make_synthetic_docvqa(folder: Path) -> Path:
     """Forms of two pages with names, dates and amounts, and questions that ask for them."""
-    return _draw_once(folder / "docvqa", _docvqa)
+    return _make_once(folder / "docvqa", _write_docvqa)
 
 
-def draw_nlvr2(folder: Path) -> Path:
+def make_synthetic_nlvr2(folder: Path) -> Path:
     """Pairs of images with a few shapes each, and sentences that are true or false of the pair."""
-    return _draw_once(folder / "nlvr2", _nlvr2)
+    return _make_once(folder / "nlvr2", _write_nlvr2)
 
 
-def draw_hateful_memes(folder: Path) -> Path:
+def make_synthetic_hateful_memes(folder: Path) -> Path:
     """A coloured shape over a caption that names its colour (label 0) or another one (label 1)."""
-    return _draw_once(folder / "hateful_memes", _hateful_memes)
+    return _make_once(folder / "hateful_memes", _write_hateful_memes)
 
 
-def _draw_once(target: Path, draw: Callable[[Path], None]) -> Path:
+def _make_once(target: Path, draw: Callable[[Path], None]) -> Path:
     if target.is_dir():
         return target
     with environment_problems(target):
@@ -72,7 +72,7 @@ _TITLES = ("INVOICE", "RECEIPT", "ORDER FORM", "DELIVERY NOTE")
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
+class FormField:
     """A line of a page, the question about it, and every accepted answer, as the page writes it first."""
 
     label: str
@@ -80,7 +80,7 @@ class _Field:
     answers: tuple[str, ...]
 
 
-def _docvqa(root: Path) -> None:
+def _write_docvqa(root: Path) -> None:
     (root / "spdocvqa_images").mkdir()
     question_id, doc_id = 1001, 1
     for split, documents in _DOCUMENTS.items():
@@ -88,11 +88,11 @@ def _docvqa(root: Path) -> None:
         for _ in range(documents):
             for page in (1, 2):
                 random = Random(f"docvqa/{doc_id}/{page}")
-                title, fields = random.choice(_TITLES), _fields(random)
+                title, fields = random.choice(_TITLES), _make_fields(random)
                 name = f"drwn{doc_id:04d}_{page}.png"
                 _draw_page(title, fields, f"Page {page} of 2").save(root / "spdocvqa_images" / name)
                 for field in random.sample(fields, 3):
-                    rows.append(_question(split, question_id, field, name, doc_id, page))
+                    rows.append(_question_row(split, question_id, field, name, doc_id, page))
                     question_id += 1
             doc_id += 1
         body = {"dataset_name": "docvqa", "dataset_version": "1.0", "dataset_split": split, "data": rows}
@@ -100,7 +100,7 @@ def _docvqa(root: Path) -> None:
         (root / file).write_text(json.dumps(body), encoding="utf-8")
 
 
-def _question(split: str, question_id: int, field: _Field, name: str, doc_id: int, page: int) -> dict[str, Any]:
+def _question_row(split: str, question_id: int, field: FormField, name: str, doc_id: int, page: int) -> dict[str, Any]:
     """One element of `data`, keys and types as in the official files: ids are ints, the page number is a string."""
     row: dict[str, Any] = {"questionId": question_id, "question": field.question}
     if split != "test":
@@ -116,22 +116,22 @@ def _question(split: str, question_id: int, field: _Field, name: str, doc_id: in
     return row | {"data_split": split}
 
 
-def _fields(random: Random) -> list[_Field]:
+def _make_fields(random: Random) -> list[FormField]:
     name, other = random.sample(_NAMES, 2)
     day, month, year = random.randint(1, 28), random.choice(_MONTHS), random.randint(1960, 1999)
     total, number = 10 * random.randint(1, 99), random.randint(100, 999)
     fields = [
-        _Field("From:", "Who sent it?", (f"Mr. {name}", name)),
-        _Field("To:", "Who is it addressed to?", (f"Ms. {other}", other)),
-        _Field("Date:", "What is the date?", (f"{day} {month} {year}", f"{month} {day}, {year}")),
-        _Field("Total:", "What is the total amount?", (f"$ {total}", f"${total}", str(total))),
-        _Field("Number:", "What is the number of the form?", (str(number),)),
+        FormField("From:", "Who sent it?", (f"Mr. {name}", name)),
+        FormField("To:", "Who is it addressed to?", (f"Ms. {other}", other)),
+        FormField("Date:", "What is the date?", (f"{day} {month} {year}", f"{month} {day}, {year}")),
+        FormField("Total:", "What is the total amount?", (f"$ {total}", f"${total}", str(total))),
+        FormField("Number:", "What is the number of the form?", (str(number),)),
     ]
     random.shuffle(fields)
     return fields
 
 
-def _draw_page(title: str, fields: list[_Field], footer: str) -> Image:
+def _draw_page(title: str, fields: list[FormField], footer: str) -> Image:
     from PIL import Image, ImageDraw, ImageFont
 
     page = Image.new("L", _PAGE, 250)
@@ -156,23 +156,23 @@ _Counts = tuple[int, int]  # shapes in the left and in the right image
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
+class Claim:
     """A sentence with `{things}` in it, and when it is true."""
 
     sentence: str
     holds: Callable[[_Counts], bool]
 
 
-def _claims(number: int) -> tuple[_Claim, ...]:
+def _claims(number: int) -> tuple[Claim, ...]:
     return (
-        _Claim(f"There are exactly {number} {{things}} in total.", lambda n: sum(n) == number),
-        _Claim("The left image shows more {things} than the right image.", lambda n: n[0] > n[1]),
-        _Claim("The right image shows more {things} than the left image.", lambda n: n[1] > n[0]),
-        _Claim("Both images show the same number of {things}.", lambda n: n[0] == n[1]),
+        Claim(f"There are exactly {number} {{things}} in total.", lambda n: sum(n) == number),
+        Claim("The left image shows more {things} than the right image.", lambda n: n[0] > n[1]),
+        Claim("The right image shows more {things} than the left image.", lambda n: n[1] > n[0]),
+        Claim("Both images show the same number of {things}.", lambda n: n[0] == n[1]),
     )
 
 
-def _nlvr2(root: Path) -> None:
+def _write_nlvr2(root: Path) -> None:
     (root / "data").mkdir()
     for split, sets in _SETS.items():
         lines: list[dict[str, Any]] = []
@@ -200,8 +200,8 @@ def _draw_set(folder: Path, split: str, set_id: int, directory: int | None) -> l
             rows.append(
                 {
                     "sentence": claim.sentence.format(things=f"{colour} {shape}s"),
-                    "left_url": f"https://example.org/drawn/{split}-{set_id}-{pair}-img0.png",
-                    "right_url": f"https://example.org/drawn/{split}-{set_id}-{pair}-img1.png",
+                    "left_url": f"https://example.org/synthetic/{split}-{set_id}-{pair}-img0.png",
+                    "right_url": f"https://example.org/synthetic/{split}-{set_id}-{pair}-img1.png",
                     "writer": "0",
                     "label": str(claim.holds(counts)),  # the string "True" or "False", as in the official files
                     "synset": shape,
@@ -213,7 +213,7 @@ def _draw_set(folder: Path, split: str, set_id: int, directory: int | None) -> l
     return rows
 
 
-def _balanced_pairs(claim: _Claim, random: Random) -> list[_Counts]:
+def _balanced_pairs(claim: Claim, random: Random) -> list[_Counts]:
     """Four different pairs of counts of 1 to `_MOST`, the claim true of two of them, in random order."""
     every = [(left, right) for left in range(1, _MOST + 1) for right in range(1, _MOST + 1)]
     true = [counts for counts in every if claim.holds(counts)]
@@ -242,7 +242,7 @@ _CAPTIONS = ("what a nice {colour} {shape}", "when you see a {colour} {shape}", 
 _MEMES = {"train": range(96), "dev_seen": range(96, 120), "dev_unseen": range(104, 132), "test_seen": range(132, 148)}
 
 
-def _hateful_memes(root: Path) -> None:
+def _write_hateful_memes(root: Path) -> None:
     """The dev files overlap, as the official ones do; ids are ints with gaps, file names padded to five digits."""
     (root / "img").mkdir()
     rows = {i: _draw_meme(root, i) for i in range(max(r.stop for r in _MEMES.values()))}
@@ -271,7 +271,7 @@ def _draw_meme(root: Path, number: int) -> dict[str, Any]:
 
 
 def _draw_shape(pen: ImageDraw, shape: str, colour: str, centre: tuple[int, int], radius: int) -> None:
-    # The first side is level, so a square stands on its side and a triangle points up.
+    # The first side is level: a triangle points up.
     pen.regular_polygon((*centre, radius), CORNERS[shape], fill=COLOURS[colour])
 
 

@@ -3,7 +3,18 @@
     phiv-convert ucf101 --source UCF101_subset.tar.gz --out_dir ucf101     the recipe's subset, folder or archive
     phiv-convert ucf101 --source /data/ucf --fold 1 --out_dir ucf101       official UCF-101/ + ucfTrainTestlist/
     phiv-convert ucf101 --out_dir ucf101                                   downloads the recipe's subset
-    phiv-convert ucf101 --demo --out_dir out                               draws a small synthetic set, offline
+    phiv-convert ucf101 --demo --out_dir out                               makes a small synthetic set, offline
+
+Before, a clip of a class folder:
+
+    UCF101_subset/val/BenchPress/v_BenchPress_g08_c01.avi
+
+After, a record (and eight JPEG files):
+
+    {"id": "val-0000000300", "source": "ucf101", "conversations": [{
+      "images": ["val/BenchPress/v_BenchPress_g08_c01.0.jpg", ..., "val/BenchPress/v_BenchPress_g08_c01.7.jpg"],
+      "user": "Classify the video into one of the following classes: ApplyEyeMakeup, ..., BenchPress.",
+      "assistant": "BenchPress"}]}
 
 Output tree, file names, ids, prompt and keys are those of the Phi-3.5-vision recipe. Frame k of n is decodable frame
 `(k*T)//n` in decode order, which equals the recipe's choice for n = 8.
@@ -11,256 +22,135 @@ Output tree, file names, ids, prompt and keys are those of the Phi-3.5-vision re
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar
 
-from phiv_data.convert.base import Converter, ConverterOptions
+from phiv_converters.base import Release
+from phiv_converters.synthetic.clips import make_synthetic_ucf101
+from phiv_converters.ucf101.layouts import SPLITS, Clip, Ucf101Layout, find_layout, list_clips
+from phiv_converters.ucf101.options import HUB_SHA256, PROMPT, SHARING, Ucf101Options
+from phiv_data.convert.base import Inputs, Item
+from phiv_data.media.images import encode_jpeg
+from phiv_data.media.reject import hash_input
+from phiv_data.media.video import decoder_version, library_versions, sample_frames
+from phiv_data.sources.hub import download
+from phiv_data.sources.image_index import opened
+from phiv_data.storage.sample import Draft, encoded_image
+from phiv_schemas import Turn
 from phiv_schemas.errors import SourceError, UsageError
+from phiv_schemas.sharing import Sharing
 
-if TYPE_CHECKING:
-    from phiv_converters.ucf101.layouts import Clip, Layout
-    from phiv_data.convert.base import Inputs, Item
-    from phiv_data.media.video import VideoFrame
-    from phiv_data.storage.sample import Draft, EncodedImage
-
-SPLITS = ("train", "val", "test")
 HUB_REPO, HUB_FILE = "sayakpaul/ucf101-subset", "UCF101_subset.tar.gz"
-HUB_SHA256 = "e9fcc76af48d320be88c5265f2e0576ecd615956976f6ce4742fdf2b042b71eb"
+
+
+def open_ucf101(flags: Ucf101Options, work_dir: Path) -> Ucf101:
+    """Find, unpack, download or make the source, and recognise its layout."""
+    fixed = flags.identity()
+    if flags.demo:
+        root = make_synthetic_ucf101(work_dir / "demo")
+    elif flags.source is None:
+        hint = "Pass --source (UCF101_subset folder or archive, or UCF-101/ with ucfTrainTestlist/), or --demo"
+        root = opened(download(HUB_REPO, HUB_FILE, sha256=HUB_SHA256, hint=hint), work_dir, sha256=HUB_SHA256)
+    else:
+        root = opened(flags.source, work_dir, sha256=fixed["source"] if fixed else None)
+    return Ucf101(flags, find_layout(root, flags.fold, str(flags.source or HUB_FILE)), fixed)
 
 
 @dataclass(frozen=True)
-class Ucf101Options(ConverterOptions):
-    """UCF-101 action clips to image-sequence classification conversations."""
-
-    source: Path | None = None
-    """Folder or archive: UCF101_subset/{train,val,test}/<Class>/*.avi, or UCF-101/ with ucfTrainTestlist/ beside it.
-    Without it, the recipe's subset is downloaded from the Hugging Face hub."""
-    demo: bool = False
-    """Draw a small synthetic set instead: needs no network and no source."""
-    fold: Literal[1, 2, 3] | None = None
-    """Which of the three official train/test lists to use (official layout only; 1 when not given)."""
-    val_groups: int = 2
-    """Official layout: the groups (source videos) with the highest numbers in the train list become val."""
-    num_frames: int = 8
-    """Frames per clip, evenly spaced over those that decode."""
-    classes: tuple[str, ...] = ()
-    """Convert these classes only; the prompt then lists only them."""
-    max_per_class: int | None = None
-    """At most this many clips per class and split, the first by name."""
-    jpeg_quality: int = 75
-    """JPEG quality of the frames, 1 to 95; 75 is the recipe's."""
-    decoder: Literal["pyav", "decord"] = "pyav"
-    """Video decoder; decord needs the extra phiv[decord]."""
-    on_corrupt: Literal["reject", "salvage"] = "reject"
-    """A damaged clip is rejected, or its decodable frames are used."""
-    require_all: bool = False
-    """Fail when a clip of the official lists has no file (by default these are counted as absent)."""
-
-    def __post_init__(self) -> None:
-        _check_range("--num_frames", self.num_frames, 1, 10_000)
-        _check_range("--jpeg_quality", self.jpeg_quality, 1, 95)
-        _check_range("--val_groups", self.val_groups, 0, 24)
-        if self.max_per_class is not None:
-            _check_range("--max_per_class", self.max_per_class, 1, 10**9)
-        if self.demo and self.source is not None:
-            raise UsageError("--demo", "draws its own clips, so it does not go with --source", "Pass one of them")
-
-    def identity(self) -> dict[str, Any] | None:
-        """The options of a source that cannot change (demo, archive, hub); None for a folder."""
-        if self.demo:
-            return self.shape() | {"source": "demo"}
-        if self.source is None:
-            return self.shape() | {"source": HUB_SHA256}
-        if self.source.is_file():
-            from phiv_data.utils.atomic import sha256_file
-
-            return self.shape() | {"source": sha256_file(self.source)}
-        return None
-
-    def open(self, scratch: Path) -> Ucf101:
-        """Find, unpack, download or draw the source, and tell its layout."""
-        from phiv_converters.ucf101.layouts import find_layout
-
-        identity = self.identity()  # hashes an archive: once
-        layout = find_layout(self._root(scratch, identity), self.fold, str(self.source or HUB_FILE))
-        return Ucf101(self, layout, identity)
-
-    def _root(self, scratch: Path, identity: dict[str, Any] | None) -> Path:
-        if self.demo:
-            return _drawn(scratch)
-        if identity is not None:
-            return _unpacked(self.source or _downloaded(), scratch, identity["source"])
-        assert self.source is not None
-        if not self.source.is_dir():
-            raise SourceError("--source", f"no such file or folder {str(self.source)!r}")
-        return self.source
-
-    def shape(self) -> dict[str, Any]:
-        """The options that shape the output, as plain JSON values."""
-        names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "max_per_class", "fold", "val_groups")
-        return {name: getattr(self, name) for name in names} | {"classes": sorted(self.classes)}
-
-
-@dataclass(frozen=True)
-class Ucf101(Converter):
+class Ucf101(Release):
     """An opened source: lists its clips and turns one into a draft."""
 
-    options_: Ucf101Options
-    layout: Layout
-    fixed_identity: dict[str, Any] | None
-    name: str = "ucf101"
-    splits: tuple[str, ...] = SPLITS
+    name: ClassVar[str] = "ucf101"
+    sharing: ClassVar[Sharing] = SHARING
+    demo_content: ClassVar[str] = "clips"
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+
+    flags: Ucf101Options
+    layout: Ucf101Layout
     classes: tuple[str, ...] = field(init=False)
+    """The classes to convert, sorted."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", _chosen(self.layout.classes, self.options_.classes))
+        asked, present = self.flags.classes, self.layout.classes
+        for name in asked:
+            if name not in present:
+                close = get_close_matches(name, present, n=1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"The source has: {', '.join(present)}"
+                raise UsageError("--classes", f"no class {name!r}", hint)
+        object.__setattr__(self, "classes", tuple(sorted(set(asked) or present)))
 
     @property
-    def synthetic(self) -> bool:
-        """True for the drawn demo set."""
-        return self.options_.demo
-
-    @property
-    def record_source(self) -> str:
-        """`ucf101`, or `ucf101-synthetic` for drawn clips: every row says so."""
-        return "ucf101-synthetic" if self.synthetic else "ucf101"
-
-    def describe(self) -> str:
-        """The layout found and why."""
-        return ("drawn demo clips, " if self.synthetic else "") + self.layout.description
+    def prompt(self) -> str:
+        """The recipe's question, the same for every clip."""
+        return PROMPT.format(classes=", ".join(self.classes))
 
     def options(self) -> dict[str, Any]:
-        """Everything that shapes the output; of a folder also what was found in it."""
+        """Everything that affects the output; of a folder also what was found in it."""
         found: dict[str, Any] = {"fold": self.layout.fold, "classes": list(self.classes)}
         if self.layout.kind == "subset":
             found["val_groups"] = None  # the subset has its own val split
-        return self.fixed_identity or self.options_.shape() | found
+        return self.fixed or self.flags.output_options() | found
 
     def versions(self) -> dict[str, str]:
         """The decoder's and the JPEG encoder's versions."""
-        from importlib.metadata import version
-
-        from phiv_data.media.video import library_versions
-
-        return {"pillow": version("pillow"), "numpy": version("numpy")} | library_versions(self.options_.decoder)
+        return {"pillow": version("pillow"), "numpy": version("numpy")} | library_versions(self.flags.decoder)
 
     def inputs(self) -> Inputs:
         """The clips of the chosen classes, with what is absent from the official lists."""
-        from phiv_converters.ucf101.layouts import list_clips
-        from phiv_data.convert.base import Inputs, Item
-
-        listing = list_clips(self.layout, self.options_.val_groups, set(self.classes))
-        if listing.absent and self.options_.require_all:
+        listing = list_clips(self.layout, self.flags.val_groups, set(self.classes))
+        if listing.absent and self.flags.require_all:
             raise SourceError(
                 self.name,
                 f"{len(listing.absent)} clips of the official lists have no file (first: {listing.absent[0]!r})",
                 "Leave out --require_all to convert what is there",
             )
-        clips = _first_per_class(listing.clips, self.options_.max_per_class)
-        _check_stems(clips)
-        items = tuple(Item(clip.split, clip.key, clip.path, clip) for clip in clips)  # sorted by key
-        return Inputs(items, absent=len(listing.absent), warnings=listing.notices)
+        clips = self._select(listing.clips)
+        items = [Item(clip.split, clip.key, clip.path, clip) for clip in clips]
+        return Inputs(items, absent=len(listing.absent), warnings=listing.warnings)
+
+    def _select(self, clips: tuple[Clip, ...]) -> list[Clip]:
+        """At most `max_per_class` clips of each class and split. SourceError where two would write the same frames."""
+        selected: list[Clip] = []
+        counts: Counter[tuple[str, str]] = Counter()
+        first: dict[tuple[str, str, str], Clip] = {}
+        for clip in sorted(clips, key=lambda clip: clip.key):
+            counts[clip.split, clip.label] += 1
+            if self.flags.max_per_class is not None and counts[clip.split, clip.label] > self.flags.max_per_class:
+                continue
+            other = first.setdefault((clip.split, clip.label, clip.path.stem), clip)
+            if other is not clip:
+                what = f"its frames would have the names of those of {str(other.path)!r}"
+                raise SourceError(str(clip.path), what, "Rename one")
+            selected.append(clip)
+        return selected
 
     def draft(self, item: Item) -> Draft:
         """One clip as one turn: its frames, the recipe's question, the class."""
-        from phiv_data.media.reject import hash_input
-        from phiv_data.media.video import sample_frames
-        from phiv_data.storage.sample import Draft
-        from phiv_schemas import Turn
-
         clip: Clip = item.payload
         sha256 = hash_input(clip.path, item.key)
         _, frames = sample_frames(
             clip.path,
-            self.options_.num_frames,
-            decoder=self.options_.decoder,
-            on_corrupt=self.options_.on_corrupt,
+            self.flags.num_frames,
+            decoder=self.flags.decoder,
+            on_corrupt=self.flags.on_corrupt,
         )
-        images = tuple(self._encode(clip, k, frame, sha256) for k, frame in enumerate(frames))
-        turn = Turn(images=tuple(i.meta.path for i in images), user=self.prompt, assistant=clip.label)
-        return Draft((turn,), images)
-
-    @property
-    def prompt(self) -> str:
-        """The recipe's question, the same for every clip."""
-        return f"Classify the video into one of the following classes: {', '.join(self.classes)}."
-
-    def _encode(self, clip: Clip, k: int, frame: VideoFrame, source_sha256: str) -> EncodedImage:
-        from phiv_data.media.images import encode_jpeg
-        from phiv_data.media.video import decoder_version
-        from phiv_data.storage.sample import encoded_image
-
-        return encoded_image(
-            f"{clip.split}/{clip.label}/{clip.path.stem}.{k}.jpg",
-            encode_jpeg(frame.image, self.options_.jpeg_quality),
-            size=(frame.width, frame.height),
-            format="JPEG",
-            source=clip.key,
-            source_sha256=source_sha256,
-            frame_index=frame.index,
-            timestamp=frame.timestamp,
-            decoder=decoder_version(self.options_.decoder),
-        )
-
-
-def _check_range(flag: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise UsageError(flag, f"must be {low} to {high} (found {value})")
-
-
-def _chosen(present: tuple[str, ...], asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes to convert, sorted. UsageError for one the source does not have."""
-    from difflib import get_close_matches
-
-    for name in asked:
-        if name not in present:
-            close = get_close_matches(name, present, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"The source has: {', '.join(present)}"
-            raise UsageError("--classes", f"no class {name!r}", hint)
-    return tuple(sorted(set(asked) or present))
-
-
-def _first_per_class(clips: tuple[Clip, ...], limit: int | None) -> list[Clip]:
-    from collections import Counter
-
-    kept: list[Clip] = []
-    seen: Counter[tuple[str, str]] = Counter()
-    for clip in sorted(clips, key=lambda clip: clip.key):
-        seen[clip.split, clip.label] += 1
-        if limit is None or seen[clip.split, clip.label] <= limit:
-            kept.append(clip)
-    return kept
-
-
-def _check_stems(clips: list[Clip]) -> None:
-    """Two clips that differ in nothing but the suffix would write the same frames."""
-    first: dict[tuple[str, str, str], Clip] = {}
-    for clip in clips:
-        other = first.setdefault((clip.split, clip.label, clip.path.stem), clip)
-        if other is not clip:
-            raise SourceError(
-                str(clip.path), f"its frames would have the names of those of {str(other.path)!r}", "Rename one"
+        images = tuple(
+            encoded_image(
+                f"{clip.split}/{clip.label}/{clip.path.stem}.{k}.jpg",
+                encode_jpeg(frame.image, self.flags.jpeg_quality),
+                size=(frame.width, frame.height),
+                format="JPEG",
+                source=clip.key,
+                source_sha256=sha256,
+                frame_index=frame.index,
+                timestamp=frame.timestamp,
+                decoder=decoder_version(self.flags.decoder),
             )
-
-
-def _drawn(scratch: Path) -> Path:
-    from phiv_converters.synthetic.clips import draw_demo_source
-
-    return draw_demo_source(scratch / "demo")
-
-
-def _unpacked(archive: Path, scratch: Path, sha256: str) -> Path:
-    """`archive` unpacked below `scratch`, once: the folder is named by its hash, and complete or not there."""
-    from phiv_data.sources.archives import extract
-
-    target = scratch / f"unpacked-{sha256[:16]}"
-    return target if target.is_dir() else extract(archive, target)
-
-
-def _downloaded() -> Path:
-    """The archive the recipe downloads, from the hub's cache or the network, its sha256 checked."""
-    from phiv_data.sources.hub import download
-
-    hint = "Pass --source (UCF101_subset folder or archive, or UCF-101/ with ucfTrainTestlist/), or --demo"
-    return download(HUB_REPO, HUB_FILE, sha256=HUB_SHA256, hint=hint)
+            for k, frame in enumerate(frames)
+        )
+        turn = Turn(images=tuple(image.meta.path for image in images), user=self.prompt, assistant=clip.label)
+        return Draft((turn,), images)

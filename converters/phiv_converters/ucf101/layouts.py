@@ -27,8 +27,8 @@ GROUP = re.compile(r"_g(\d+)_c\d+$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """A source that was recognised. `lists` and `fold` are set for the official layout."""
+class Ucf101Layout:
+    """A recognised source. `lists` and `fold` are set for the official layout."""
 
     kind: Literal["subset", "official"]
     clips: Path
@@ -36,12 +36,12 @@ class Layout:
     description: str
     lists: Path | None = None
     fold: int | None = None
-    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One clip. `key` names it in rejects and fixes its place in the split."""
+    """One clip. `key` names it in rejects; the clips of a split are sorted by it."""
 
     split: str
     label: str
@@ -50,25 +50,26 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """The clips to convert, entries of the lists without a file, and remarks for a person."""
+class ClipListing:
+    """The clips to convert, entries of the lists without a file, and warnings for the user."""
 
     clips: tuple[Clip, ...]
     absent: tuple[str, ...]
-    notices: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
-def find_layout(root: Path, fold: int | None, name: str) -> Layout:
-    """The layout of `root`, called `name` in errors; one folder around it is looked into.
+def find_layout(root: Path, fold: int | None, name: str) -> Ucf101Layout:
+    """The layout of `root`, or of the one folder in it; errors call it `name`.
 
     The official layout wins where both are there. SourceError where none is.
     """
-    for folder in (root, *_only_folder(root)):
+    inner = [Path(entry.path) for entry in _scan(root) if entry.is_dir()]
+    for folder in (root, *(inner if len(inner) == 1 else ())):  # archives are often packed with one folder around them
         official, subset = _find_official(folder), _find_subset(folder)
         if official or subset:
             break
     if official is not None:
-        return _official(*official, fold or 1, also_subset=subset is not None)
+        return _official_layout(*official, fold or 1, also_subset=subset is not None)
     if subset is None:
         found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         raise SourceError(
@@ -78,15 +79,19 @@ def find_layout(root: Path, fold: int | None, name: str) -> Layout:
         )
     if fold is not None:
         raise UsageError("--fold", f"the subset layout has its own splits (found {subset.name}/train)", "Leave it out")
-    return _subset(subset)
+    classes = {path.parent.name for split in SPLITS for path in _in_class_folders(subset / split) if _is_avi(path)}
+    description = f"subset layout: {subset.name if subset.name == SUBSET_NAME else 'folder'} with train/, val/, test/"
+    others = [entry.name for entry in _scan(subset) if entry.is_dir() and entry.name not in SPLITS]
+    warnings = (f"folders that are no split were left alone: {', '.join(others)}",) if others else ()
+    return Ucf101Layout("subset", subset, tuple(sorted(classes)), description, warnings=warnings)
 
 
-def list_clips(layout: Layout, val_groups: int, classes: set[str]) -> Listing:
+def list_clips(layout: Ucf101Layout, val_groups: int, classes: set[str]) -> ClipListing:
     """Every clip of `classes`, in no particular order."""
     listing = _list_subset(layout) if layout.kind == "subset" else _list_official(layout, val_groups)
     clips = tuple(clip for clip in listing.clips if clip.label in classes)
     absent = tuple(entry for entry in listing.absent if entry.split("/")[0] in classes)
-    return Listing(clips, absent, layout.notices + listing.notices)
+    return ClipListing(clips, absent, layout.warnings + listing.warnings)
 
 
 # The subset ------------------------------------------------------------------------------------------------------
@@ -99,15 +104,7 @@ def _find_subset(root: Path) -> Path | None:
     return None
 
 
-def _subset(folder: Path) -> Layout:
-    classes = {path.parent.name for split in SPLITS for path in _in_class_folders(folder / split) if _is_avi(path)}
-    description = f"subset layout: {folder.name if folder.name == SUBSET_NAME else 'folder'} with train/, val/, test/"
-    others = [entry.name for entry in _scan(folder) if entry.is_dir() and entry.name not in SPLITS]
-    notices = (f"folders that are no split were left alone: {', '.join(others)}",) if others else ()
-    return Layout("subset", folder, tuple(sorted(classes)), description, notices=notices)
-
-
-def _list_subset(layout: Layout) -> Listing:
+def _list_subset(layout: Ucf101Layout) -> ClipListing:
     clips: list[Clip] = []
     others = 0
     for split in SPLITS:
@@ -117,8 +114,8 @@ def _list_subset(layout: Layout) -> Listing:
                 clips.append(Clip(split, path.parent.name, path.relative_to(layout.clips).as_posix(), path))
             else:
                 others += 1
-    notices = (f"{others} files or folders that are not <Class>/*.avi were left alone",) if others else ()
-    return Listing(tuple(clips), (), notices)
+    warnings = (f"{others} files or folders that are not <Class>/*.avi were left alone",) if others else ()
+    return ClipListing(tuple(clips), (), warnings)
 
 
 def _in_class_folders(folder: Path) -> Iterator[Path]:
@@ -134,12 +131,6 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         return []
     with os.scandir(folder) as entries:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
-
-
-def _only_folder(root: Path) -> list[Path]:
-    """The one folder in `root`, where archives were packed with one around them."""
-    folders = [Path(entry.path) for entry in _scan(root) if entry.is_dir()]
-    return folders if len(folders) == 1 else []
 
 
 def _is_avi(path: Path) -> bool:
@@ -159,26 +150,33 @@ def _find_official(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def _official(clips: Path, lists: Path, fold: int, *, also_subset: bool) -> Layout:
+def _official_layout(clips: Path, lists: Path, fold: int, *, also_subset: bool) -> Ucf101Layout:
     for name in (f"trainlist0{fold}.txt", f"testlist0{fold}.txt"):
         if not (lists / name).is_file():
             there = ", ".join(sorted(path.name for path in lists.iterdir()))
             raise SourceError(str(lists), f"no {name} for --fold {fold} (found: {there})")
     classes = tuple(sorted(_class_indices(lists)))
-    notices = (f"{SUBSET_NAME}/ is here too: pass that folder as --source to convert it",) if also_subset else ()
+    warnings = (f"{SUBSET_NAME}/ is here too: pass that folder as --source to convert it",) if also_subset else ()
     description = f"official layout: {clips.name}/ with {LISTS_NAME}/, fold {fold}"
-    return Layout("official", clips, classes, description, lists, fold, notices)
+    return Ucf101Layout("official", clips, classes, description, lists, fold, warnings)
 
 
-def _list_official(layout: Layout, val_groups: int) -> Listing:
+def _list_official(layout: Ucf101Layout, val_groups: int) -> ClipListing:
     assert layout.lists is not None
     files = _files_by_name(layout.clips)
     labels = _class_indices(layout.lists)
     train = list(_read_list(layout.lists / f"trainlist0{layout.fold}.txt", labels))
     test = list(_read_list(layout.lists / f"testlist0{layout.fold}.txt", labels))
-    _check_unique([*train, *test])
-    held_out = _val_groups(train, val_groups)
-    split_of = [("val" if _group(entry.name) in held_out else "train", entry) for entry in train]
+    first: dict[str, _ListEntry] = {}
+    for entry in (*train, *test):
+        other = first.setdefault(entry.name.casefold(), entry)
+        if other is not entry:
+            raise SourceError(entry.line, f"{entry.name!r} is listed before, on {other.line}", "Fix the lists")
+    groups = sorted({_group(entry.name) for entry in train})
+    if val_groups and val_groups >= len(groups):
+        raise UsageError("--val_groups", f"{val_groups} would leave nothing to train on (found {len(groups)} groups)")
+    val = set(groups[len(groups) - val_groups :])
+    split_of = [("val" if _group(entry.name) in val else "train", entry) for entry in train]
     clips: list[Clip] = []
     absent: list[str] = []
     for split, entry in [*split_of, *(("test", entry) for entry in test)]:
@@ -188,35 +186,19 @@ def _list_official(layout: Layout, val_groups: int) -> Listing:
         else:
             clips.append(Clip(split, entry.label, f"{entry.label}/{path.name}", path))
     unlisted = (f"{len(files)} clips are in no list of fold {layout.fold} and were left alone",) if files else ()
-    return Listing(tuple(clips), tuple(absent), unlisted)
-
-
-def _check_unique(entries: list[_Entry]) -> None:
-    first: dict[str, _Entry] = {}
-    for entry in entries:
-        other = first.setdefault(entry.name.casefold(), entry)
-        if other is not entry:
-            raise SourceError(entry.line, f"{entry.name!r} is listed before, on {other.line}", "Fix the lists")
-
-
-def _val_groups(train: list[_Entry], count: int) -> set[int]:
-    """The `count` highest group numbers of the train list."""
-    groups = sorted({_group(entry.name) for entry in train})
-    if count and count >= len(groups):
-        raise UsageError("--val_groups", f"{count} would leave nothing to train on (found {len(groups)} groups)")
-    return set(groups[len(groups) - count :])
+    return ClipListing(tuple(clips), tuple(absent), unlisted)
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A line of an official list; `line` says which."""
+class _ListEntry:
+    """A line of an official list; `line` is its file and number."""
 
     label: str
     name: str
     line: str
 
 
-def _read_list(path: Path, labels: dict[str, int]) -> Iterator[_Entry]:
+def _read_list(path: Path, labels: dict[str, int]) -> Iterator[_ListEntry]:
     """Entries of a train list (`Class/file.avi 1`) or a test list (`Class/file.avi`); CRLF and blanks are common."""
     by_name = {label.casefold(): label for label in labels}
     for number, line in _lines(path):
@@ -229,7 +211,7 @@ def _read_list(path: Path, labels: dict[str, int]) -> Iterator[_Entry]:
             raise SourceError(
                 f"{path.name}:{number}", f"{folder} has index {words[1]}, in classInd.txt {labels[label]}"
             )
-        yield _Entry(label, name, f"{path.name}:{number}")
+        yield _ListEntry(label, name, f"{path.name}:{number}")
 
 
 def _class_indices(lists: Path) -> dict[str, int]:

@@ -12,7 +12,7 @@ def make(folder: Path) -> None:
     from data_builders import rewrite_shard
     from media_tools import numbered_clip
 
-    from phiv_converters.ucf101.convert import Ucf101Options
+    from phiv_converters.ucf101.options import Ucf101Options
     from phiv_data.convert.engine import convert
     from phiv_data.storage.sample import EncodedImage
 

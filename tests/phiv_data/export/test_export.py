@@ -452,10 +452,10 @@ def test_rows_are_those_of_the_format_and_images_lie_beside(name: str, layout: A
 
 @pytest.mark.parametrize("name", ["llava", "sharegpt", "swift", "trl"])
 def test_the_converter_reads_the_folder_back(name: str, data: Path, tmp_path: Path) -> None:
-    from phiv_converters.chat_json import convert as interchange
+    from phiv_converters.chat_json import options as chat_json
 
     export({w.name: w for w in WRITERS}[name], data, tmp_path / "out")
-    options = getattr(interchange, f"{name.capitalize()}Options")
+    options = getattr(chat_json, f"{name.capitalize()}Options")
     there = options(source=tmp_path / "out", images=tmp_path / "out/images", keep_ids=True)
     convert(there, tmp_path / "back", num_workers=0)
     for split in ("train", "val"):

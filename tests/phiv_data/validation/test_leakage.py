@@ -13,10 +13,10 @@ import pytest
 from data_builders import encoded, write_dataset
 from PIL import Image
 
-from phiv_converters.docvqa.convert import DocvqaOptions
-from phiv_converters.hateful_memes.convert import HatefulMemesOptions
-from phiv_converters.nlvr2.convert import Nlvr2Options
-from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_converters.docvqa.options import DocvqaOptions
+from phiv_converters.hateful_memes.options import HatefulMemesOptions
+from phiv_converters.nlvr2.options import Nlvr2Options
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.storage.sample import Sample
 from phiv_data.validation import run as dataset

@@ -17,9 +17,9 @@ from media_tools import number_image, numbered_clip
 from PIL import Image
 from toy_converter import ToyOptions, draw_toy_source
 
-from phiv_converters.docvqa.convert import DocvqaOptions
-from phiv_converters.hateful_memes.convert import HatefulMemesOptions
-from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_converters.docvqa.options import DocvqaOptions
+from phiv_converters.hateful_memes.options import HatefulMemesOptions
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.media import video
 from phiv_data.media.images import encode_jpeg

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from data_builders import encoded, image_bytes, samples, write_dataset
 
-from phiv_converters.docvqa.convert import DocvqaOptions
-from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_converters.docvqa.options import DocvqaOptions
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.storage.sample import Sample

@@ -471,7 +471,7 @@ def test_without_images_no_image_part_is_trained(
     turns = '"conversations": [{"images": [], "user": "Which?", "assistant": "yes"}]'
     rows = "".join(f'{{"id": "r{i}", "source": "t", {turns}}}\n' for i in range(8))
     (tmp_path / "train.jsonl").write_text(rows + rows.replace('"yes"', "null").replace('"r', '"u'))
-    from phiv_converters.own_jsonl import JsonlOptions
+    from phiv_converters.own_jsonl.options import JsonlOptions
     from phiv_data.convert.engine import convert
 
     convert(JsonlOptions(tmp_path / "train.jsonl"), tmp_path / "data", num_workers=0, include_unlabeled=True)
@@ -495,7 +495,7 @@ def test_a_step_takes_no_more_than_all_rows(packing: bool, packs: int) -> None:
 @pytest.mark.soak
 def test_the_demo_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the README promises, on the set phiv-convert ucf101 --demo makes."""
-    from phiv_converters.ucf101.convert import Ucf101Options
+    from phiv_converters.ucf101.options import Ucf101Options
     from phiv_data.convert.engine import convert
 
     convert(Ucf101Options(demo=True), tmp_path / "demo", num_workers=1)

@@ -1,0 +1,94 @@
+"""What the converters of published datasets share: how a source is opened, and how an opened one describes itself.
+
+    root = open_source(options.source, work_dir, HubFolder("nielsr/docvqa_1200_examples", "data"), hint="Pass --source")
+
+    @dataclass(frozen=True)
+    class Docvqa(Release):
+        flags: DocvqaOptions
+        layout: DocvqaLayout
+
+`ucf101/convert.py` shows one that is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from phiv_data.convert.base import Converter
+from phiv_data.sources.hub import download_folder
+from phiv_data.sources.image_index import is_archive, opened
+
+
+class HubFolder(NamedTuple):
+    """A folder of a dataset repository on the Hugging Face hub."""
+
+    repo: str
+    folder: str
+
+
+def open_source(source: Path | None, work_dir: Path, hub: HubFolder, *, hint: str, password: str | None = None) -> Path:
+    """The folder or file of rows to read: `source` itself, its archive unpacked below `work_dir`, or a download."""
+    if source is None:
+        return download_folder(hub.repo, hub.folder, hint=hint)
+    is_row_file = source.is_file() and not is_archive(source)
+    return source if is_row_file else opened(source, work_dir, password=password)
+
+
+class ReleaseFlags(Protocol):
+    """What the options of every published dataset have."""
+
+    @property
+    def demo(self) -> bool:
+        """True for the synthetic demo set."""
+        ...
+
+    def output_options(self) -> dict[str, Any]:
+        """The options that affect the output, as plain JSON values."""
+        ...
+
+
+class ReleaseLayout(Protocol):
+    """Where the rows of a source are."""
+
+    @property
+    def description(self) -> str:
+        """The layout and why it was recognised, in one line."""
+        ...
+
+
+def row_digest(*values: object) -> bytes:
+    """A hash of 16 bytes over the values of a parsed row."""
+    return hashlib.sha256(repr(values).encode()).digest()[:16]
+
+
+@dataclass(frozen=True)
+class Release(Converter):
+    """An opened published dataset. `fixed` are the options of a source that cannot change, else None."""
+
+    demo_content: ClassVar[str]
+    """What the demo set consists of: `clips`."""
+
+    flags: ReleaseFlags
+    layout: ReleaseLayout
+    fixed: dict[str, Any] | None
+
+    @property
+    def synthetic(self) -> bool:
+        """True for the demo set."""
+        return self.flags.demo
+
+    def describe(self) -> str:
+        """The layout found and why."""
+        return (f"synthetic demo {self.demo_content}, " if self.synthetic else "") + self.layout.description
+
+    def options(self) -> dict[str, Any]:
+        """Everything that affects the output."""
+        return self.fixed or self.flags.output_options()
+
+    def versions(self) -> dict[str, str]:
+        """Images are copied, so only Pillow, which checks them, matters."""
+        return {"pillow": version("pillow")}

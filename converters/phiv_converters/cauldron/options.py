@@ -1,0 +1,45 @@
+"""Options of the converter for The Cauldron and FineVision. Light: `phiv-convert --help` imports this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from phiv_converters.flags import check_fraction, fixed_options
+from phiv_data.convert.base import ConverterOptions
+
+if TYPE_CHECKING:
+    from phiv_converters.cauldron.convert import CauldronConverter
+
+
+@dataclass(frozen=True)
+class CauldronOptions(ConverterOptions):
+    """Tables of The Cauldron or FineVision (columns images and texts) to conversations."""
+
+    source: Path
+    """Folder, archive or file: Parquet files, a save_to_disk folder, or a folder of such per config."""
+    config: str | None = None
+    """Convert this config (sub-folder) only; by default all that are there."""
+    turns: Literal["all", "first"] = "all"
+    """All pairs of a row, or its first one only."""
+    val_fraction: float = 0.0
+    """Move about this share of train to val, by the hash of a row's first image (or its texts where it has none):
+    rows that begin with the same image stay together. Reads every image once more."""
+
+    def __post_init__(self) -> None:
+        check_fraction("--val_fraction", self.val_fraction)
+
+    def identity(self) -> dict[str, Any] | None:
+        """The options with the hash of an archive; None for a folder or a table, which can change."""
+        return fixed_options(self.output_options(), [self.source])
+
+    def output_options(self) -> dict[str, Any]:
+        """The options that affect the output, as plain JSON values."""
+        return {"config": self.config, "turns": self.turns, "val_fraction": self.val_fraction}
+
+    def open(self, work_dir: Path) -> CauldronConverter:
+        """Find the tables and check their columns."""
+        from phiv_converters.cauldron.convert import open_cauldron
+
+        return open_cauldron(self, work_dir)

@@ -1,0 +1,105 @@
+"""Options of the converters for llava, sharegpt, swift and trl JSON. Light: `phiv-convert --help` imports this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from phiv_data.convert.base import ConverterOptions
+from phiv_schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from phiv_converters.chat_json.convert import ChatJson
+
+
+@dataclass(frozen=True)
+class ChatJsonOptions(ConverterOptions):
+    """What the options of the four formats have in common."""
+
+    format: ClassVar[str]
+
+    source: Path
+    """File of rows (one JSON array, or JSON lines), or a folder: its *.json and *.jsonl files, or else those of the
+    folders in it."""
+    images: Path | None = None
+    """Folder that the paths of images start from. The folder of the file of rows is searched too."""
+    strip_folders: int = 0
+    """Leave out so many folders at the front of each image's path: 1 makes `resource/a.jpg` of `./old/resource/a.jpg`.
+    For rows that were written in another place."""
+    split: str | None = None
+    """Split of all rows. By default the one in the file's name (train, val, test and their other names), else
+    train."""
+    keep_ids: bool = False
+    """Rows keep the ids they have, which must then be there and all differ. By default phiv numbers them."""
+
+    def __post_init__(self) -> None:
+        if self.strip_folders < 0:
+            raise UsageError("--strip_folders", f"must be 0 or more (found {self.strip_folders})")
+        if self.split is not None and not self.split.replace("_", "").isalnum():
+            raise UsageError("--split", f"must be letters, digits and _ (found {self.split!r})")
+        if self.images is not None and not self.images.is_dir():
+            raise UsageError("--images", f"no such folder {str(self.images)!r}", "Check the path")
+
+    def open(self, work_dir: Path) -> ChatJson:
+        """Find the files of rows."""
+        from phiv_converters.chat_json.convert import open_chat_json
+
+        return open_chat_json(self)
+
+    def parser_options(self) -> dict[str, Any]:
+        """The options of the format's own parser, as plain JSON values."""
+        return {}
+
+
+@dataclass(frozen=True)
+class MarkedOptions(ChatJsonOptions):
+    """Formats with `<image>` in their text."""
+
+    markers: Literal["strict", "lenient"] = "strict"
+    """strict: a row whose `<image>` markers are not as many as its images is rejected; lenient: markers that are
+    missing are put before the first text, and those after the last image are text. A row without images keeps its
+    markers as text in any case."""
+
+    def parser_options(self) -> dict[str, Any]:
+        """`markers`."""
+        return {"markers": self.markers}
+
+
+@dataclass(frozen=True)
+class LlavaOptions(MarkedOptions):
+    """LLaVA json (image, conversations of from and value) to conversations."""
+
+    format: ClassVar[str] = "llava"
+
+
+@dataclass(frozen=True)
+class SharegptOptions(MarkedOptions):
+    """ShareGPT and LLaMA-Factory json (messages or conversations, images) to conversations."""
+
+    format: ClassVar[str] = "sharegpt"
+
+    dataset: str | None = None
+    """Entry of the dataset_info.json beside the rows, which names their file, columns and roles. By default the entry
+    that names the file is used; without one, every usual name is read."""
+
+
+@dataclass(frozen=True)
+class SwiftOptions(MarkedOptions):
+    """ms-swift json (messages, or query, response and history; images) to conversations."""
+
+    format: ClassVar[str] = "swift"
+
+
+@dataclass(frozen=True)
+class TrlOptions(ChatJsonOptions):
+    """TRL and OpenAI json (messages or prompt and completion, contents of parts, images) to conversations."""
+
+    format: ClassVar[str] = "trl"
+
+    marker: str = ""
+    """Text in place of the images, for rows whose parts only name the images: xtuner has <IMG_CONTEXT>."""
+
+    def parser_options(self) -> dict[str, Any]:
+        """`marker`."""
+        return {"marker": self.marker}

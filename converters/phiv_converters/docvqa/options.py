@@ -1,0 +1,70 @@
+"""Options of the DocVQA converter. Light: `phiv-convert --help` imports this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from phiv_converters.flags import check_demo, check_fraction, fixed_options
+from phiv_data.convert.base import ConverterOptions
+from phiv_schemas.errors import UsageError
+from phiv_schemas.sharing import Sharing
+
+if TYPE_CHECKING:
+    from phiv_converters.docvqa.convert import Docvqa
+
+PROMPTS = {"recipe": "{question}\nAnswer briefly.", "plain": "{question}"}
+SHARING = Sharing(group="document", group_pattern=r"(?:^|/)([a-z]{4}\d{4})_\d+\.[a-z]+$", shares=("similar",))
+
+
+@dataclass(frozen=True)
+class DocvqaOptions(ConverterOptions):
+    """DocVQA pages and questions to document question answering, every accepted answer kept."""
+
+    sharing: ClassVar[Sharing] = SHARING
+
+    source: Path | None = None
+    """Folder, archive or file: the official release, unpacked or as its archives in one folder; lmms-lab/DocVQA,
+    HuggingFaceM4/DocumentVQA, pixparse/docvqa-single-page-questions, nielsr/docvqa_1200_examples or The Cauldron's
+    docvqa as parquet or save_to_disk folders. Without it, --hub is downloaded."""
+    images: tuple[Path, ...] = ()
+    """More folders or archives with pages of the official layout; --source itself is always searched."""
+    demo: bool = False
+    """Make a small synthetic set instead: needs no network and no source."""
+    hub: Literal["mini", "full"] = "mini"
+    """What to download without --source, as the recipe does: mini is nielsr/docvqa_1200_examples, full is the docvqa
+    config of HuggingFaceM4/the_cauldron."""
+    prompt: Literal["recipe", "plain"] = "recipe"
+    """recipe: the question and `Answer briefly.` on a line of its own; plain: the question alone. The Cauldron's
+    questions are worded already and stay as they are."""
+    answer: Literal["first", "seeded"] = "first"
+    """Which accepted answer `assistant` is: the first listed, or one chosen by the hash of --seed and the question."""
+    seed: int = 0
+    """For --answer seeded."""
+    group: Literal["question", "page"] = "question"
+    """One row per question, or one per page with its questions as turns and the page in the first of them."""
+    val_fraction: float = 0.05
+    """Where the source has train and no val: this share of train's documents, whole ones, becomes val."""
+
+    def __post_init__(self) -> None:
+        check_fraction("--val_fraction", self.val_fraction)
+        check_demo(self.demo, [self.source, *self.images])
+        if self.images and self.source is None:
+            raise UsageError("--images", "needs the questions too", "Pass them as --source")
+
+    def identity(self) -> dict[str, Any] | None:
+        """The options of a source that cannot change (demo, archives); None for a folder or a table."""
+        return fixed_options(self.output_options(), [self.source, *self.images], demo=self.demo)
+
+    def open(self, work_dir: Path) -> Docvqa:
+        """Find, unpack, download or make the source, and recognise its layout."""
+        from phiv_converters.docvqa.convert import open_docvqa
+
+        return open_docvqa(self, work_dir)
+
+    def output_options(self) -> dict[str, Any]:
+        """The options that affect the output, as plain JSON values."""
+        seed = self.seed if self.answer == "seeded" else None
+        names = ("prompt", "answer", "group", "val_fraction")
+        return {name: getattr(self, name) for name in names} | {"seed": seed, "prompt_text": PROMPTS[self.prompt]}

@@ -1,0 +1,62 @@
+"""The files of own jsonl data, and the split that each file name contains."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from phiv_data.storage.dataset import NO_ROWS
+from phiv_schemas.errors import SourceError, UsageError
+
+_ORDER = ("train", "val", "valid", "validation", "dev", "test")
+_SPLIT = re.compile(rf"(?:(?P<name>.*)[_-])?(?P<split>(?:{'|'.join(_ORDER)})\d*)")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFile:
+    """A jsonl file, the split it holds, and the name of the dataset that its own name contains."""
+
+    path: Path
+    split: str
+    name: str = ""
+
+
+def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
+    """The file `source`, or those in the folder `source` in the usual order of splits."""
+    if source.is_file():
+        match = _SPLIT.fullmatch(source.stem)
+        name = (match["name"] if match else source.stem) or ""
+        return (SplitFile(source, split or (match["split"] if match else "train"), name),)
+    if not source.is_dir():
+        raise SourceError("--source", f"no such file or folder {str(source)!r}")
+    if split is not None:
+        raise UsageError("--split", "names the split of a single file, and --source is a folder", "Pass the file")
+    files = []
+    for path in sorted(path for path in source.glob("*.jsonl") if path.is_file() and path.name not in NO_ROWS):
+        match = _SPLIT.fullmatch(path.stem)
+        if not match:
+            what = f"the name of {path.name!r} does not end in a split ({', '.join(_ORDER)}, or one with a number)"
+            raise SourceError("--source", what, "Rename it, or pass this file alone with --split")
+        files.append(SplitFile(path, match["split"], match["name"] or ""))
+    if not files:
+        raise SourceError("--source", f"no *.jsonl in {str(source)!r}", "Pass a jsonl file, or a folder of some")
+    files.sort(key=_rank)
+    for a, b in pairwise(files):
+        if a.split == b.split:
+            what = f"{a.path.name!r} and {b.path.name!r} are both {a.split}"
+            raise SourceError("--source", what, "Pass one file, or join them: rows of a split are one file")
+    return tuple(files)
+
+
+def _rank(file: SplitFile) -> tuple[int, int, str]:
+    word = file.split.rstrip("0123456789")
+    return _ORDER.index(word), int(file.split[len(word) :] or 0), file.split
+
+
+def common_name(files: tuple[SplitFile, ...]) -> str:
+    """What all files' names begin with, if it can be a name; else `own`."""
+    names = {file.name for file in files}
+    name = re.sub(r"[^\w.-]+", "_", names.pop()).strip("_.-") if len(names) == 1 else ""
+    return name or "own"

@@ -1,0 +1,99 @@
+"""The inputs of own jsonl files: every line that is not blank, each row once, in flat memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from phiv_converters.own_jsonl.files import SplitFile
+from phiv_data.convert.base import Duplicate, Item
+from phiv_data.convert.seen_index import SeenIndex
+from phiv_data.sources.json_stream import read_json_lines
+
+
+@dataclass(slots=True)
+class SplitLines:
+    """Where the lines of a split are: 16 bytes of memory per row."""
+
+    split: str
+    images: Path
+    path: Path = Path()
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    lengths: array[int] = field(default_factory=lambda: array("I"))
+    numbers: array[int] = field(default_factory=lambda: array("I"))  # of lines, from 1
+    num_records: int = 0  # rows that are objects with conversations, good or bad
+    clashes: dict[int, str] = field(default_factory=dict)  # line number to the location of the row that has its id
+
+    def items(self) -> Iterator[Item]:
+        """The inputs, each read again: their content is their bytes and the files of their images."""
+        if not self.offsets:
+            return
+        with self.path.open("rb") as file:
+            for offset, length, number in zip(self.offsets, self.lengths, self.numbers, strict=True):
+                file.seek(offset)
+                raw = file.read(length)
+                images = [self.images / name for name in _image_names(raw)]
+                content: tuple[bytes | Path, ...] = (hashlib.sha256(raw).digest(), *images)
+                payload = (self.path.name, offset, length, number, self.clashes.get(number))
+                yield Item(self.split, f"{self.path.name}:{number:08d}", content, payload, length)
+
+
+@dataclass(slots=True)
+class JsonlListing:
+    """What a pass over the files finds."""
+
+    splits: dict[str, SplitLines]
+    duplicates: list[Duplicate] = field(default_factory=list)
+    num_without_id: int = 0
+
+    def add_file(self, file: SplitFile, val_fraction: float, seen_index: SeenIndex) -> None:
+        """Add every line of a file, except those given twice."""
+        for row in read_json_lines(file.path):
+            row_id, digest, group = _identify(row.value)
+            location = f"{file.path.name}:{row.line:08d}"
+            before = seen_index.claim(row_id, digest, location) if row_id is not None else None
+            if before is not None and before[0] == digest:
+                self.duplicates.append(Duplicate(before[1], location))
+                continue
+            self.num_without_id += isinstance(row.value, dict) and "id" not in row.value
+            lines = self.splits["val" if _share(group) < val_fraction else file.split]
+            lines.path = file.path
+            lines.num_records += isinstance(row.value, dict) and "conversations" in row.value
+            lines.offsets.append(row.offset)
+            lines.lengths.append(row.length)
+            lines.numbers.append(row.line)
+            if before is not None:
+                lines.clashes[row.line] = before[1]
+
+
+def _identify(value: Any) -> tuple[str | None, str, str]:
+    """(id, hash of the content, what keeps rows in one split) of a line; `draft` rejects what is wrong with it."""
+    text = json.dumps(value, sort_keys=True)
+    row_id = value.get("id") if isinstance(value, dict) else None
+    if not isinstance(row_id, str) or any("\ud800" <= c <= "\udfff" for c in row_id):
+        row_id = None
+    try:
+        group = str(value["conversations"][0]["images"][0])
+    except (LookupError, TypeError):
+        group = row_id or text
+    return row_id, hashlib.sha256(text.encode()).hexdigest(), group
+
+
+def _share(group: str) -> float:
+    """A number in [0, 1) that depends on `group` alone."""
+    digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def _image_names(raw: bytes) -> list[str]:
+    """The images that a row names, as far as it can be read."""
+    try:
+        turns = json.loads(raw)["conversations"]
+        return [name for turn in turns for name in turn["images"] if isinstance(name, str)]
+    except (ValueError, LookupError, TypeError):
+        return []

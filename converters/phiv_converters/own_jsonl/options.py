@@ -1,0 +1,45 @@
+"""Options of the converter for your own jsonl files. Light: `phiv-convert --help` imports this."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phiv_converters.flags import check_fraction
+from phiv_data.convert.base import ConverterOptions
+from phiv_schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from phiv_converters.own_jsonl.convert import Jsonl
+
+
+@dataclass(frozen=True)
+class JsonlOptions(ConverterOptions):
+    """Your own jsonl files and images, in phiv's format, to a checked dataset with shards."""
+
+    source: Path
+    """A jsonl file, or a folder with {split}.jsonl or NAME_{split}.jsonl (train, val, test, ...)."""
+    images: Path | None = None
+    """Where the image paths of the rows start; the folder images/ beside the files when not given."""
+    split: str | None = None
+    """Split of a single file; by default what its name ends in (my_val.jsonl: val), else train."""
+    val_fraction: float = 0.0
+    """Move this share of train to val, chosen by a hash, so that it stays the same when rows are added; rows whose
+    first image is the same stay together."""
+    name: str | None = None
+    """Name of the dataset: what its files are called, and the source of rows that name none. By default from the files'
+    names."""
+
+    def __post_init__(self) -> None:
+        check_fraction("--val_fraction", self.val_fraction)
+        for flag, text in (("--name", self.name), ("--split", self.split)):
+            if text is not None and not re.fullmatch(r"\w[\w.-]*", text):
+                raise UsageError(flag, f"must be letters, digits, '_', '-' or '.' (found {text!r})")
+
+    def open(self, work_dir: Path) -> Jsonl:
+        """Find the files and their splits."""
+        from phiv_converters.own_jsonl.convert import open_jsonl
+
+        return open_jsonl(self, work_dir)

@@ -1,0 +1,75 @@
+"""Options of the UCF-101 converter. Light: `phiv-convert --help` imports this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from phiv_converters.flags import check_demo, check_range, fixed_options
+from phiv_data.convert.base import ConverterOptions
+from phiv_schemas.sharing import Sharing
+
+if TYPE_CHECKING:
+    from phiv_converters.ucf101.convert import Ucf101
+
+PROMPT = "Classify the video into one of the following classes: {classes}."
+HUB_SHA256 = "e9fcc76af48d320be88c5265f2e0576ecd615956976f6ce4742fdf2b042b71eb"
+SHARING = Sharing(group="source video", group_pattern=r"(?:^|/)v_([^/]+_g\d\d)_c\d\d\.")
+
+
+@dataclass(frozen=True)
+class Ucf101Options(ConverterOptions):
+    """UCF-101 action clips to image-sequence classification conversations."""
+
+    sharing: ClassVar[Sharing] = SHARING
+
+    source: Path | None = None
+    """Folder or archive: UCF101_subset/{train,val,test}/<Class>/*.avi, or UCF-101/ with ucfTrainTestlist/ beside it.
+    Without it, the recipe's subset is downloaded from the Hugging Face hub."""
+    demo: bool = False
+    """Make a small synthetic set instead: needs no network and no source."""
+    fold: Literal[1, 2, 3] | None = None
+    """Which of the three official train/test lists to use (official layout only; 1 when not given)."""
+    val_groups: int = 2
+    """Official layout: the groups (source videos) with the highest numbers in the train list become val."""
+    num_frames: int = 8
+    """Frames per clip, evenly spaced over those that decode."""
+    classes: tuple[str, ...] = ()
+    """Convert these classes only; the prompt then lists only them."""
+    max_per_class: int | None = None
+    """At most this many clips per class and split, the first by name."""
+    jpeg_quality: int = 75
+    """JPEG quality of the frames, 1 to 95; 75 is the recipe's."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """Video decoder; decord needs the extra phiv[decord]."""
+    on_corrupt: Literal["reject", "salvage"] = "reject"
+    """A damaged clip is rejected, or its decodable frames are used."""
+    require_all: bool = False
+    """Fail when a clip of the official lists has no file (by default these are counted as absent)."""
+
+    def __post_init__(self) -> None:
+        check_range("--num_frames", self.num_frames, 1, 10_000)
+        check_range("--jpeg_quality", self.jpeg_quality, 1, 95)
+        check_range("--val_groups", self.val_groups, 0, 24)
+        if self.max_per_class is not None:
+            check_range("--max_per_class", self.max_per_class, 1, 10**9)
+        check_demo(self.demo, [self.source])
+
+    def identity(self) -> dict[str, Any] | None:
+        """The options of a source that cannot change (demo, archive, hub); None for a folder."""
+        if self.source is None and not self.demo:
+            return self.output_options() | {"source": HUB_SHA256}
+        return fixed_options(self.output_options(), [self.source], demo=self.demo)
+
+    def open(self, work_dir: Path) -> Ucf101:
+        """Find, unpack, download or make the source, and recognise its layout."""
+        from phiv_converters.ucf101.convert import open_ucf101
+
+        return open_ucf101(self, work_dir)
+
+    def output_options(self) -> dict[str, Any]:
+        """The options that affect the output, as plain JSON values."""
+        names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "max_per_class", "fold", "val_groups")
+        values = {name: getattr(self, name) for name in names}
+        return values | {"classes": sorted(self.classes), "prompt_text": PROMPT}
