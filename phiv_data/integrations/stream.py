@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from phiv_data.storage.jsonl import Line, parse_line, record_error
 from phiv_data.storage.record_errors import schema_issues, shown
-from phiv_data.validation.core.finding import Found, RecordRule
+from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.partial_result import Findings
-from phiv_data.validation.rules.registry import RECORD_RULES
+from phiv_data.validation.rules.registry import record_finders
 from phiv_schemas import RULES, Conversation, EnvironmentProblem, Issue, UsageError, ValidationReport
 
 Record = str | bytes | Mapping[str, Any] | Conversation
@@ -135,11 +135,11 @@ def check_record(record: object, name: str, number: int | None = None, ignore: C
 
 
 def ask_rules(
-    line: Line, name: str, number: int | None, ignore: Collection[str] = (), rules: Iterable[RecordRule] = RECORD_RULES
+    line: Line, name: str, number: int | None, ignore: Collection[str] = (), *, is_plain: bool = False
 ) -> Line:
-    """`line`, which holds a record, with what `rules` find in it."""
+    """`line`, which holds a record, with what the record rules find in it."""
     assert line.conversation is not None
-    found = [one.at(name, number) for rule in rules for one in rule(line.conversation)]
+    found = [one.at(name, number) for find in record_finders(is_plain=is_plain) for one in find(line.conversation)]
     line.issues = tuple(issue for issue in (*line.issues, *found) if issue.code not in ignore)
     return line
 
@@ -154,7 +154,7 @@ def _parse_line(raw: bytes | bytearray, name: str, number: int | None) -> Line:
     text = bytes(raw).removeprefix(_BOM).rstrip(b"\r\n")
     line = parse_line(text, name, number) if text and not text.isspace() else Line(number or 0, 0, None)
     if raw.startswith(_BOM) and (line.issues or line.conversation):
-        line.issues = (Found("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
+        line.issues = (Finding("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
     return line
 
 
@@ -191,7 +191,7 @@ class _Ids:
             what, hint = f"the ids seen cannot be kept ({error})", "Make room, or set SQLITE_TMPDIR"
             raise EnvironmentProblem("temporary files", what, hint) from error
         message = f"duplicate id {shown(record_id)}, first seen at {name}:{first}"
-        return (Found("PV201", "$.id", message).at(name, number),)
+        return (Finding("PV201", "$.id", message).at(name, number),)
 
     def close(self) -> None:
         """Remove the file."""
