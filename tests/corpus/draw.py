@@ -1,6 +1,6 @@
-"""Draws the data sets of PV0xx to PV4xx that are older than this corpus: `python tests/corpus/draw.py [PVxxx ...]`.
+"""Makes the data sets of PV0xx to PV4xx that are older than this corpus: `python tests/corpus/draw.py [PVxxx ...]`.
 
-Others are drawn by a draw.py of their own, or written by hand. Then rewrite the reports (README.md).
+Others are made by a draw.py of their own, or written by hand. Then rewrite the reports (README.md).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ sys.path.insert(0, str(HERE.parent))
 Draw = Callable[[Path], object]
 
 
-def image(colour: str = "teal", size: tuple[int, int] = (4, 3), kind: str = "PNG") -> bytes:
-    """A small image in one colour."""
+def image(color: str = "teal", size: tuple[int, int] = (4, 3), kind: str = "PNG") -> bytes:
+    """A small image in one color."""
     from PIL import Image
 
     out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, kind)
+    Image.new("RGB", size, color).save(out, kind)
     return out.getvalue()
 
 
@@ -33,7 +33,7 @@ def record(number: int = 0, **changes: Any) -> dict[str, Any]:
     turn = {"images": [], "user": f"What is on page {number}?", "assistant": "a fox"}
     turn |= {key: value for key, value in changes.items() if key not in ("id", "source", "system")}
     top = {key: value for key, value in changes.items() if key in ("id", "source", "system")}
-    return {"id": f"val-{number}", "source": "drawn", "conversations": [turn]} | top
+    return {"id": f"val-{number}", "source": "dummy", "conversations": [turn]} | top
 
 
 def lines(folder: Path, *records: dict[str, Any] | bytes, name: str = "val.jsonl", images: Any = None) -> None:
@@ -59,7 +59,7 @@ def converted(folder: Path, *, arrow: bool = False, names: tuple[str, ...] = ("f
 
 
 def shard(path: Path, **facts: Any) -> None:
-    """A shard of one row with one image; `facts` are what is said of the image in place of the truth."""
+    """A shard of one row with one image; `facts` replace the true metadata of the image."""
     import hashlib
 
     from phiv_data.storage.sample import EncodedImage, Sample
@@ -87,7 +87,7 @@ UMLAUT = json.dumps(record(user="Wie heißt das Tier? 🦊", assistant="Füchsle
 
 def not_json(folder: Path) -> None:
     lines(folder / "broken", record(0), b"{'id': 'val-1'}\n", b"[\n", record(2))
-    lines(folder / "clean", record(0), b"\n", b'  {"id":"val-1","source":"drawn",' + TAIL, record(2))
+    lines(folder / "clean", record(0), b"\n", b'  {"id":"val-1","source":"dummy",' + TAIL, record(2))
 
 
 TAIL = b'"conversations":[{"images":[],"user":"{\'id\': [","assistant":null}]}  \r\n'
@@ -274,7 +274,7 @@ def unlabeled(folder: Path) -> None:
     lines(folder / "clean", record(0), record(1, assistant="null"))
 
 
-DRAWN: dict[str, Draw] = {
+FOLDERS: dict[str, Draw] = {
     "PV001-invalid-json": not_json,
     "PV002-schema": schema,
     "PV003-duplicate-key": duplicate_key,
@@ -306,7 +306,7 @@ DRAWN: dict[str, Draw] = {
 
 
 if __name__ == "__main__":
-    for name, draw in DRAWN.items():
+    for name, draw in FOLDERS.items():
         if not sys.argv[1:] or name[:5] in sys.argv[1:]:
             for part in ("broken", "clean"):
                 shutil.rmtree(HERE / name / part, ignore_errors=True)

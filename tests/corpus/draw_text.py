@@ -59,7 +59,7 @@ def labeled(broken: dict[str, dict[str, int]], clean: dict[str, dict[str, int]])
 
 
 PERSIAN, FAMILY = "می\u200cخواهم", "\U0001f469\u200d\U0001f469\u200d\U0001f467"
-DRAWN: dict[str, Draw] = {
+FOLDERS: dict[str, Draw] = {
     "PV203-duplicate-content": duplicate_content,
     "PV210-empty-user": texts([{"user": ""}, {"user": " \n"}], [{"user": "?"}, {"user": "0"}]),
     "PV211-empty-answer": texts([{"assistant": ""}, {"assistant": " \n"}], [{"assistant": "0"}, {"assistant": None}]),
@@ -116,7 +116,7 @@ DRAWN: dict[str, Draw] = {
 
 
 if __name__ == "__main__":
-    for name, draw in DRAWN.items():
+    for name, draw in FOLDERS.items():
         if not sys.argv[1:] or name[:5] in sys.argv[1:]:
             for part in ("broken", "clean"):
                 shutil.rmtree(HERE / name / part, ignore_errors=True)

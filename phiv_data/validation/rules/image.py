@@ -67,7 +67,7 @@ def check_suffix(image: DecodedImage) -> Iterable[Finding]:
     found = base_format(image.whole.format)
     if declared in (None, found):
         return ()
-    return (Finding("PV110", None, f"{shown_path(image.path)} is {found}, not the {declared} its {by} says"),)
+    return (Finding("PV110", None, f"{shown_path(image.path)} is {found}, not the {declared} its {by} names"),)
 
 
 def check_size(image: DecodedImage) -> Iterable[Finding]:
@@ -149,7 +149,7 @@ def declared_format(path: str) -> tuple[str | None, str]:
 def _describe_numbers(pixels: Image) -> str:
     """Pixels that are no bytes: RGB makes 255 of those above, 0 of those below, and drops fractions.
 
-    Some readers scale 16 bits to 8, as phiv's families do; nothing says which of 32 bits or floats is white.
+    Some readers scale 16 bits to 8, as phiv's families do; it is unknown which value of 32 bits or floats is white.
     """
     numbers = pixels if pixels.mode in ("I", "F") else pixels.convert("I")  # I;16B has no extremes
     low, high = cast(tuple[float, float], numbers.getextrema())  # of one channel: two numbers

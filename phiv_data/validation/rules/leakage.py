@@ -32,7 +32,7 @@ _MAX_INDEX = 2**16 - 1
 
 @lru_cache(maxsize=1024)
 def split_kind(split: str) -> int | None:
-    """0 for train, 1 for val, 2 for test, by the words in the name of a split; None where they say none, or two."""
+    """0 for train, 1 for val, 2 for test, by the words in a split's name; None without such a word, or with two."""
     words = re.split(r"[^a-z0-9]+", split.lower())  # train2017, train_set, trainset
     plain = [word if word in _KINDS else word.rstrip("0123456789").removesuffix("set") for word in words]
     kinds = {_KINDS[word] for word in plain if word in _KINDS}

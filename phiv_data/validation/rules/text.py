@@ -78,24 +78,24 @@ def _are_blanks_at_images(turn: Turn) -> bool:
 
 def find_unusual_text(record: Conversation) -> Iterable[Finding]:
     """What the `TEXT_RULES` find in any text of the record."""
-    said = ["" if record.system is None else record.system]
+    all_texts = ["" if record.system is None else record.system]
     for turn in record.conversations:
-        said += (turn.user, turn.assistant or "")
+        all_texts += (turn.user, turn.assistant or "")
         if turn.answers is not None:
-            said += turn.answers
-    rest = "".join(said).encode().translate(None, _PLAIN)
-    codes = _suspected_codes(said, rest) if rest.strip(b"\n") else ()
+            all_texts += turn.answers
+    rest = "".join(all_texts).encode().translate(None, _PLAIN)
+    codes = _suspected_codes(all_texts, rest) if rest.strip(b"\n") else ()
     if not codes:
         return ()
     found = ((code, path, TEXT_RULES[code](text)) for path, text in texts(record) for code in codes)
     return [Finding(code, path, what) for code, path, what in found if what]
 
 
-def _suspected_codes(said: list[str], rest: bytes) -> list[str]:
+def _suspected_codes(all_texts: list[str], rest: bytes) -> list[str]:
     """The rules that may find something in the texts; `rest` are their bytes that are not plain."""
-    joined, codes = "\n".join(said), []
+    joined, codes = "\n".join(all_texts), []
     if _COLON in rest and (
-        _ROLE_LINE.search("\n" + joined) or (_LINE_END in rest and any(map(check_role_markers, said)))
+        _ROLE_LINE.search("\n" + joined) or (_LINE_END in rest and any(map(check_role_markers, all_texts)))
     ):
         codes.append("PV215")
     if _LESS in rest or _BRACKET in rest:  # as numbers: ten times faster than as bytes

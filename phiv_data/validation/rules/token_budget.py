@@ -1,4 +1,4 @@
-"""PV250, PV251: rows in tokens, exactly as a model family will make them; and their histogram. On demand only.
+"""PV250, PV251: the length of rows in tokens, exactly as a model family encodes them. On demand only.
 
     budget = TokenBudget("phi3_vision", max_tokens=8192, tokenizer="checkpoint/")
     report = validate("out", row_rules=[budget])
@@ -29,7 +29,7 @@ _MEMO_ROWS = 8192
 
 Size = tuple[int, int]
 Length = int | Finding | None
-"""Tokens of a row; what keeps them from being told; None where its images' sizes are not known, which was told."""
+"""Tokens of a row; the finding that says why they are unknown; None where sizes of images are, which was reported."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class TokenBudget:
         return self._loaded().length(row.conversation, sizes) if isinstance(sizes, tuple) else sizes
 
     def aggregator(self) -> TokenCounts:
-        """What counts the lengths of all rows."""
-        self._loaded()  # what is missing is said at once, and by the process that was asked
+        """The aggregator of the lengths of all rows."""
+        self._loaded()  # what is missing is reported at once, and by the calling process
         return TokenCounts(self)
 
     def _loaded(self) -> _Measurer:
@@ -92,8 +92,8 @@ class TokenCounts:
     unmeasured: Counter[str] = field(default_factory=Counter)
 
     def observe(self, row: RowContext) -> None:
-        """Count its length; that it cannot be encoded was told."""
-        length = self.budget.measure(row)  # remembered since the rule was asked
+        """Count its length. A row that cannot be encoded was reported."""
+        length = self.budget.measure(row)  # remembered since the rule was called
         if isinstance(length, int):
             self.bins.setdefault(row.split, Counter())[length.bit_length()] += 1
         elif length is None:
@@ -191,7 +191,7 @@ def _shape(conversation: Conversation) -> Hashable:
 
 
 def _upto(conversation: Conversation, turn: int) -> Conversation:
-    """The dialogue as it stands when `turn` is asked. The record may be one of `fast`, hence no model_copy."""
+    """The dialogue up to the question of `turn`. The record may be one of `fast_parse`, hence no model_copy."""
     return Conversation.model_construct(
         id=conversation.id,
         source=conversation.source,

@@ -42,7 +42,7 @@ def jpeg(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def row(split: str, number: int, *images: str, source: str = "drawn", user: str = "") -> Row:
+def row(split: str, number: int, *images: str, source: str = "dummy", user: str = "") -> Row:
     """A row; each asks something of its own unless it is told what."""
     turn = {"images": list(images), "user": user or f"What is on {split} {number}?", "assistant": "patches"}
     return {"id": f"{split}-{number}", "source": source, "conversations": [turn]}

@@ -1,4 +1,4 @@
-"""Converts a drawn clip with the libraries that are here: with others, bytes that differ are no matter."""
+"""Converts a synthetic clip with the libraries that are here: with others, bytes that differ are no matter."""
 
 from __future__ import annotations
 

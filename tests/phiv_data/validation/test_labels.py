@@ -43,7 +43,7 @@ def issues(**splits: dict[str, int]) -> list[Issue]:
     )
 
 
-def told(**splits: dict[str, int]) -> list[tuple[str, str, int | None]]:
+def reported(**splits: dict[str, int]) -> list[tuple[str, str, int | None]]:
     return [(issue.code, issue.file, issue.line) for issue in issues(**splits)]
 
 
@@ -51,42 +51,42 @@ EVEN = dict.fromkeys(["Archery", "Biking", "Diving"], 40)
 
 
 def test_balanced_classes_in_every_split_are_fine() -> None:
-    assert told(train=EVEN, val=dict.fromkeys(EVEN, 8), test={"Archery": 3, "Biking": 2}) == []
-    assert told(train={"Yes.": 500, "No.": 300}, val={"No.": 10, "Yes.": 20}) == []
+    assert reported(train=EVEN, val=dict.fromkeys(EVEN, 8), test={"Archery": 3, "Biking": 2}) == []
+    assert reported(train={"Yes.": 500, "No.": 300}, val={"No.": 10, "Yes.": 20}) == []
 
 
 def test_one_answer_alone_is_no_set_of_classes() -> None:
-    assert told(train={"cat": 500}, val={"Cat": 3}) == []
+    assert reported(train={"cat": 500}, val={"Cat": 3}) == []
 
 
-def test_a_rare_class_is_told_of_train() -> None:
-    assert told(train={"cat": 400, "dog": 300, "fox": 20}) == [("PV230", "train.jsonl", None)]
-    assert told(train={"cat": 399, "dog": 300, "fox": 20}) == []
+def test_a_rare_class_is_reported_of_train() -> None:
+    assert reported(train={"cat": 400, "dog": 300, "fox": 20}) == [("PV230", "train.jsonl", None)]
+    assert reported(train={"cat": 399, "dog": 300, "fox": 20}) == []
     (issue,) = issues(
         train={"cat": 400, "dog": 300, "fox": 10, "owl": 20}, val={"cat": 2, "fox": 1, "owl": 1, "dog": 1}
     )
     assert issue.message == "class 'fox' has 10 rows of train, class 'cat' 400 (1 more classes are as rare)"
-    assert told(val={"cat": 400, "dog": 10}) == [("PV230", "val.jsonl", None)]
+    assert reported(val={"cat": 400, "dog": 10}) == [("PV230", "val.jsonl", None)]
 
 
-def test_a_class_that_train_lacks_is_told_at_its_first_row() -> None:
+def test_a_class_that_train_lacks_is_reported_at_its_first_row() -> None:
     found = issues(train=EVEN, val={"Archery": 20, "Rowing": 3}, test={"Rowing": 2})
     assert [(issue.code, issue.file, issue.line) for issue in found] == [
         *(("PV231", "test.jsonl", 1), ("PV231", "val.jsonl", 21)),
     ]
     assert found[1].message == "class 'Rowing' (3 rows of val) is in no row of train"
-    assert told(val={"Archery": 20, "Rowing": 30}, test={"Archery": 20}) == [], "there is no train"
+    assert reported(val={"Archery": 20, "Rowing": 30}, test={"Archery": 20}) == [], "there is no train"
 
 
-def test_a_class_that_a_large_split_lacks_is_told_of_its_file() -> None:
+def test_a_class_that_a_large_split_lacks_is_reported_of_its_file() -> None:
     found = issues(train=EVEN, val={"Archery": 15, "Biking": 15})
     assert [(issue.code, issue.file, issue.line) for issue in found] == [("PV232", "val.jsonl", None)]
     assert found[0].message == "none of 30 rows of val has class 'Diving', which 40 rows of 120 of train have"
-    assert told(train=EVEN, val={"Archery": 15, "Biking": 14}) == [], "10 of 30 would be expected"
+    assert reported(train=EVEN, val={"Archery": 15, "Biking": 14}) == [], "10 of 30 would be expected"
 
 
 @pytest.mark.parametrize("spelling", ["archery", "Archery ", "ARCHERY.", '"Archery"', "Archery\t", "(archery)"])
-def test_another_spelling_of_a_class_is_told_where_it_stands_first(spelling: str) -> None:
+def test_another_spelling_of_a_class_is_reported_where_it_is_first(spelling: str) -> None:
     found = issues(train={**EVEN, spelling: 3}, val={spelling: 1, "Biking": 1})
     assert [(issue.code, issue.file, issue.line) for issue in found] == [("PV233", "train.jsonl", 121)]
     assert found[0].message == f"answer {spelling!r} (4 rows) is class 'Archery' (40 rows) in another spelling"
@@ -94,15 +94,15 @@ def test_another_spelling_of_a_class_is_told_where_it_stands_first(spelling: str
 
 
 def test_blanks_underscores_and_hyphens_are_one() -> None:
-    assert [code for code, *_ in told(train={"ice cream": 90, "ice_cream": 3, "Ice-Cream": 2, "fox": 90})] == [
+    assert [code for code, *_ in reported(train={"ice cream": 90, "ice_cream": 3, "Ice-Cream": 2, "fox": 90})] == [
         "PV233"
     ] * 2
 
 
 def test_names_that_differ_in_more_or_are_as_frequent_are_classes_of_their_own() -> None:
-    assert told(train={"a": 50, "A": 50, "b": 50, "B": 40}) == []
-    assert told(train={"C": 60, "C++": 60, "C#": 60, "F#": 6}) == []
-    assert told(train={"+": 60, "-": 60, "_": 5, "*": 60}) == []
+    assert reported(train={"a": 50, "A": 50, "b": 50, "B": 40}) == []
+    assert reported(train={"C": 60, "C++": 60, "C#": 60, "F#": 6}) == []
+    assert reported(train={"+": 60, "-": 60, "_": 5, "*": 60}) == []
 
 
 FREE: dict[str, dict[str, int]] = {
@@ -124,8 +124,8 @@ FREE: dict[str, dict[str, int]] = {
 
 
 @pytest.mark.parametrize("answers", FREE.values(), ids=FREE)
-def test_free_text_is_never_taken_for_classes(answers: dict[str, int]) -> None:
-    assert told(train=answers, val={"Cat": 3, "a new one": 30}) == []
+def test_free_text_is_never_mistaken_for_classes(answers: dict[str, int]) -> None:
+    assert reported(train=answers, val={"Cat": 3, "a new one": 30}) == []
 
 
 def test_dialogues_and_questions_with_several_accepted_answers_are_free_text() -> None:
@@ -150,7 +150,7 @@ def test_sources_are_judged_by_themselves() -> None:
     assert [issue.code for issue in count_labels([*classes, *text]).findings()] == ["PV233"]
 
 
-# The law -----------------------------------------------------------------------------------------------------------
+# Division ----------------------------------------------------------------------------------------------------------
 
 ROWS = st.builds(
     context,
@@ -162,7 +162,9 @@ ROWS = st.builds(
 
 
 @given(st.lists(st.lists(ROWS, max_size=8), max_size=5), st.randoms(use_true_random=False))
-def test_the_tally_is_the_same_however_rows_are_divided(parts: list[list[RowContext]], shuffled: random.Random) -> None:
+def test_the_aggregator_is_the_same_however_rows_are_divided(
+    parts: list[list[RowContext]], shuffled: random.Random
+) -> None:
     rows = [row for part in parts for row in part]
     patched = {"MAX_SOURCES": 3, "MAX_USES": 6}
     with pytest.MonkeyPatch.context() as patch:
@@ -214,7 +216,7 @@ def test_real_answers_to_questions_about_documents_are_free_text(shared: Path) -
     assert not find_classes((found.sources or {}).get("s") or {})
 
 
-def test_a_validation_tells_it_with_file_and_line(tmp_path: Path) -> None:
+def test_a_validation_reports_it_with_file_and_line(tmp_path: Path) -> None:
     for split, names in (("train", ["cat", "dog"] * 50 + ["Dog "]), ("val", ["cat", "dog", "emu"])):
         rows = [
             {"id": f"{split}-{i}", "source": "s", "conversations": [{"images": [], "user": f"{i}?", "assistant": name}]}

@@ -23,7 +23,7 @@ def a_hint(row: RowContext) -> Iterator[Finding]:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_rules_of_ones_own_are_asked_about_every_row(tmp_path: Path, num_workers: int) -> None:
+def test_own_rules_are_called_for_every_row(tmp_path: Path, num_workers: int) -> None:
     out = write_dataset(tmp_path / "out", {"val": samples("val", 2)})
     report = validate(out, row_rules=[no_archery, a_hint], num_workers=num_workers)
     assert report.totals == {"error": {"PV901": 2}, "warning": {"PV902": 2}}

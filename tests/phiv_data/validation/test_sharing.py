@@ -134,7 +134,7 @@ def test_shared_images_are_similar_ones_too() -> None:
     assert [(one.shares_images, one.shares_similar) for one in shared] == [(False, False), (False, True), (True, True)]
 
 
-def test_any_number_of_sources_can_be_asked_for() -> None:
+def test_any_number_of_sources_can_be_checked_for() -> None:
     table = SharingTable()
     assert {table.of(f"source {i}").group for i in range(20_000)} == {b""}
     assert installed_sharing("source 1") is None

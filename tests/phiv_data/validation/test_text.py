@@ -60,7 +60,7 @@ USER, ANSWER = "$.conversations[0].user", "$.conversations[0].assistant"
         ({"user": " What is it?", "image_offsets": [12]}, [("PV212", USER)]),
     ],
 )
-def test_empty_texts_and_blank_edges_are_found(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+def test_empty_texts_and_outer_blanks_are_found(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     assert found(find_blank_text(record(**changes))) == expected
     assert not list(find_unusual_text(record(**changes)))
 
@@ -81,11 +81,11 @@ def test_empty_texts_and_blank_edges_are_found(changes: dict[str, Any], expected
         {"answers": ["a fox", " a fox", ""]},
     ],
 )
-def test_texts_with_something_to_say_are_fine(changes: dict[str, Any]) -> None:
+def test_texts_with_content_are_fine(changes: dict[str, Any]) -> None:
     assert list(find_blank_text(record(**changes))) == []
 
 
-def test_messages_say_what_was_found() -> None:
+def test_messages_contain_what_was_found() -> None:
     assert [one.message for one in find_blank_text(record(user="", images=[]))] == [
         "asks nothing and shows no image (found '')"
     ]
@@ -166,7 +166,7 @@ def test_real_text_is_fine(text: str) -> None:
     assert list(find_unusual_text(record(user=text, assistant=text))) == []
 
 
-def test_every_text_is_asked_and_named_by_its_path() -> None:
+def test_every_text_is_checked_and_named_by_its_path() -> None:
     row = record(system="\0", user="\0", assistant="\0", answers=["a", "\0", "\0b"])
     assert [path for _, path in found(find_unusual_text(row))] == [
         "$.system",
@@ -190,7 +190,7 @@ SAID = st.lists(PIECES | st.text(max_size=3), max_size=4).map("".join)
 
 
 @given(SAID, SAID, st.lists(SAID, max_size=2), st.none() | SAID)
-def test_the_quick_look_at_a_record_misses_nothing(user: str, said: str, more: list[str], system: str | None) -> None:
+def test_the_fast_check_of_a_record_misses_nothing(user: str, said: str, more: list[str], system: str | None) -> None:
     row = record(user=user, assistant=said, answers=[*more, said], **({} if system is None else {"system": system}))
     slow = [(code, path) for path, text in texts(row) for code, find in TEXT_RULES.items() if find(text)]
     assert found(find_unusual_text(row)) == slow
@@ -241,7 +241,7 @@ SENTENCES = [
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
 @pytest.mark.parametrize("text", SENTENCES)
-def test_sentences_read_as_another_encoding_are_found_and_told_what_they_were(text: str, encoding: str) -> None:
+def test_sentences_decoded_as_another_encoding_are_found_with_the_original(text: str, encoding: str) -> None:
     wrong = "".join(bytes([byte]).decode(encoding, "ignore") or chr(byte) for byte in text.encode())
     pair = find_mojibake(wrong)
     assert pair is not None
@@ -254,7 +254,7 @@ WORDS = ["é", "CAFÉ", "Spaß", "voilà", "olá", "lá", "É", "Ä", "Å", "ñ"
 AFTER = ["…", "’", "”", "“", "»", "«", "\xa0", "–", "—", "®", "™", "©", "°", "•", "²", "´", "¿", "¡", "!", "É", ""]
 
 
-def test_no_word_before_any_punctuation_is_taken_for_mojibake() -> None:
+def test_no_word_before_any_punctuation_is_mistaken_for_mojibake() -> None:
     for word, first, second, last in product(WORDS, AFTER, AFTER, ["", " y", "."]):
         text = f"{word}{first}{second}{last}"
         assert find_mojibake(text) is None, text
@@ -270,7 +270,7 @@ def strings(value: Any) -> list[str]:
     return [text for one in inner for text in strings(one)]
 
 
-def test_the_texts_of_real_datasets_hold_nothing_odd_but_markers(shared: Path) -> None:
+def test_the_texts_of_real_datasets_hold_nothing_unusual_but_markers(shared: Path) -> None:
     """The formats of other tools hold markers, which is what PV401 is for."""
     files = [path for path in sorted((shared / "samples").rglob("*.json*")) if path.stat().st_size]
     count = 0
