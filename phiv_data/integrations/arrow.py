@@ -30,7 +30,6 @@ from phiv_data.storage.shards import schema
 from phiv_data.validation.inputs.fast_parse import quick
 from phiv_data.validation.inputs.shard_checks import RowChecks, row_line
 from phiv_data.validation.partial_result import Findings
-from phiv_data.validation.rules.registry import PLAIN_RULES, RECORD_RULES
 from phiv_schemas import RULES, Issue, Turn, UsageError
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def _check_lines(columns: Columns, ignore: Collection[str]) -> Iterator[Checked]
         known = quick(text) if isinstance(text, bytes) else None
         if known:
             record, _, is_plain = known
-            line = ask_rules(Line(1, 0, record), _NAME, None, ignore, PLAIN_RULES if is_plain else RECORD_RULES)
+            line = ask_rules(Line(1, 0, record), _NAME, None, ignore, is_plain=is_plain)
         else:
             line = check_record(text, _NAME, None, ignore)
         yield line.conversation.id if line.conversation else _id_in(text), line.issues

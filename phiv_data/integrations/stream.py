@@ -21,11 +21,10 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from phiv_data.storage.jsonl import Line, parse_line, record_error
-from phiv_data.storage.record_errors import schema_issues, short_repr
-from phiv_data.utils.lines import BOM
-from phiv_data.validation.core.finding import Found, RecordRule
+from phiv_data.storage.record_errors import schema_issues, shown
+from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.partial_result import Findings
-from phiv_data.validation.rules.registry import RECORD_RULES
+from phiv_data.validation.rules.registry import record_finders
 from phiv_schemas import RULES, Conversation, EnvironmentProblem, Issue, UsageError, ValidationReport
 
 Record = str | bytes | Mapping[str, Any] | Conversation
@@ -135,11 +134,11 @@ def check_record(record: object, name: str, number: int | None = None, ignore: C
 
 
 def ask_rules(
-    line: Line, name: str, number: int | None, ignore: Collection[str] = (), rules: Iterable[RecordRule] = RECORD_RULES
+    line: Line, name: str, number: int | None, ignore: Collection[str] = (), *, is_plain: bool = False
 ) -> Line:
-    """`line`, which holds a record, with what `rules` find in it."""
+    """`line`, which holds a record, with what the record rules find in it."""
     assert line.conversation is not None
-    found = [one.at(name, number) for rule in rules for one in rule(line.conversation)]
+    found = [one.at(name, number) for find in record_finders(is_plain=is_plain) for one in find(line.conversation)]
     line.issues = tuple(issue for issue in (*line.issues, *found) if issue.code not in ignore)
     return line
 
@@ -153,8 +152,8 @@ def _parse_line(raw: bytes | bytearray, name: str, number: int | None) -> Line:
     """Any line may be the first of its file, so a byte order mark is that of a file."""
     text = bytes(raw).removeprefix(BOM).rstrip(b"\r\n")
     line = parse_line(text, name, number) if text and not text.isspace() else Line(number or 0, 0, None)
-    if raw.startswith(BOM) and (line.issues or line.conversation):
-        line.issues = (Found("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
+    if raw.startswith(_BOM) and (line.issues or line.conversation):
+        line.issues = (Finding("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
     return line
 
 
@@ -190,8 +189,8 @@ class _Ids:
         except sqlite3.Error as error:
             what, hint = f"the ids seen cannot be kept ({error})", "Make room, or set SQLITE_TMPDIR"
             raise EnvironmentProblem("temporary files", what, hint) from error
-        message = f"duplicate id {short_repr(record_id)}, first seen at {name}:{first}"
-        return (Found("PV201", "$.id", message).at(name, number),)
+        message = f"duplicate id {shown(record_id)}, first seen at {name}:{first}"
+        return (Finding("PV201", "$.id", message).at(name, number),)
 
     def close(self) -> None:
         """Remove the file."""

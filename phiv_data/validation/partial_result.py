@@ -18,14 +18,14 @@ from itertools import chain
 from itertools import count as numbers
 from typing import Any
 
-from phiv_data.storage.record_errors import quote_path, short_repr
-from phiv_data.validation.core.aggregators import CountingRule, MeasuringTally, NoImagesFolder, Tally
+from phiv_data.storage.record_errors import shown, shown_path
+from phiv_data.validation.core.aggregators import AggregatingRule, Aggregator, MissingImagesFolder, StatsAggregator
 from phiv_data.validation.core.finding import RowContext, Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS, image_stats
 from phiv_data.validation.core.key_index import QUOTED, Key, KeyBlock, KeyIndex, pack
 from phiv_data.validation.core.row_stats import RowStats, with_fields
 from phiv_data.validation.inputs.image_checks import image_key
-from phiv_data.validation.rules.registry import INDEX_RULES, KEY_RULES, TALLIES
+from phiv_data.validation.rules.registry import AGGREGATORS, GROUP_RULES, INDEX_RULES
 from phiv_schemas import Conversation, Issue, ValidationReport
 from phiv_schemas.rules import Severity
 
@@ -118,30 +118,30 @@ class Partial:
     findings: Findings = field(default_factory=Findings)
     rows: Counter[str] = field(default_factory=Counter)
     stats: RowStats = field(default_factory=RowStats)
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    aggregators: dict[str, Aggregator] = field(default_factory=dict)
     keys: tuple[KeyBlock, ...] = ()
 
 
 def merge(a: Partial, b: Partial) -> Partial:
     """The Partial of the rows of both. Neither is changed."""
-    tallies = dict(a.tallies)
-    for name, tally in b.tallies.items():
-        tallies[name] = tallies[name].merge(tally) if name in tallies else tally
-    return Partial(a.findings.merge(b.findings), a.rows + b.rows, a.stats.merge(b.stats), tallies, a.keys + b.keys)
+    aggregators = dict(a.aggregators)
+    for name, aggregator in b.aggregators.items():
+        aggregators[name] = aggregators[name].merge(aggregator) if name in aggregators else aggregator
+    return Partial(a.findings.merge(b.findings), a.rows + b.rows, a.stats.merge(b.stats), aggregators, a.keys + b.keys)
 
 
 class Builder:
     """Makes the Partial of consecutive rows of one file. `more` are new tallies beside the usual ones."""
 
-    def __init__(self, file: str, split: str, settings: Settings, more: Mapping[str, Tally] | None = None) -> None:
+    def __init__(self, file: str, split: str, settings: Settings, more: Mapping[str, Aggregator] | None = None) -> None:
         self.file, self.split, self.settings = file, split, settings
         self.findings = Findings.of(settings)
         self.num_rows = 0
         self._stats = RowStats()
-        self._tallies: dict[str, Tally] = {name: new() for name, new in TALLIES.items()} | dict(more or {})
-        counting = (rule for rule in settings.row_rules if isinstance(rule, CountingRule))
-        self._tallies |= {f"row rule {i}": rule.tally() for i, rule in enumerate(counting)}
-        self._keys = {name: bytearray() for name in (*KEY_RULES, IMAGE_KEYS)}
+        self._aggregators: dict[str, Aggregator] = {name: new() for name, new in AGGREGATORS.items()} | dict(more or {})
+        counting = (rule for rule in settings.row_rules if isinstance(rule, AggregatingRule))
+        self._aggregators |= {f"row rule {i}": rule.aggregator() for i, rule in enumerate(counting)}
+        self._keys = {name: bytearray() for name in (*GROUP_RULES, IMAGE_KEYS)}
 
     def observe(self, rows: Sequence[RowContext], num_rows: int, *, no_folder: bool = False) -> None:
         """Show good rows, of `num_rows` in all, to everything that counts rows or wants keys.
@@ -151,12 +151,12 @@ class Builder:
         self.num_rows += num_rows
         self._stats.observe(self.split, rows)
         if no_folder:
-            self._tallies.setdefault("", NoImagesFolder())
-        for tally in self._tallies.values():
+            self._aggregators.setdefault("", MissingImagesFolder())
+        for aggregator in self._aggregators.values():
             for row in rows:
-                tally.observe(row)
+                aggregator.observe(row)
         seen = [row for row in rows if row.images]
-        for name, rule in KEY_RULES.items():
+        for name, rule in GROUP_RULES.items():
             self._keys[name] += pack(rule.keys, seen if rule.of_images else rows)
         self._keys[IMAGE_KEYS] += pack(_image_keys, seen)
 
@@ -164,7 +164,7 @@ class Builder:
         """What was built."""
         blocks = tuple(KeyBlock(name, self.file, self.split, bytes(data)) for name, data in self._keys.items() if data)
         rows = Counter({self.file: self.num_rows} if self.num_rows else {})
-        return Partial(self.findings, rows, self._stats, self._tallies, blocks)
+        return Partial(self.findings, rows, self._stats, self._aggregators, blocks)
 
 
 def _image_keys(row: RowContext) -> Iterable[Key]:
@@ -178,15 +178,15 @@ def finish(whole: Partial, index: KeyIndex, path: str, find_rows: FindRows, *, n
     """
     index.add(whole.keys)
     findings = whole.findings.merge(_of_keys(index, whole.findings, find_rows))
-    findings.extend(chain.from_iterable(tally.findings() for tally in whole.tallies.values()))
+    findings.extend(chain.from_iterable(aggregator.findings() for aggregator in whole.aggregators.values()))
     issues = findings.listed()
     stats = with_fields(whole.stats.report(), image_stats(index))
-    for tally in whole.tallies.values():
-        stats = with_fields(stats, tally.stats() if isinstance(tally, MeasuringTally) else {})
+    for aggregator in whole.aggregators.values():
+        stats = with_fields(stats, aggregator.stats() if isinstance(aggregator, StatsAggregator) else {})
     return ValidationReport(
         path=path,
         rows=sum(whole.rows.values()),
-        images=sum(len(entries) for entries in index.firsts(IMAGE_KEYS)) + num_images,
+        images=sum(len(entries) for entries in index.first_entries(IMAGE_KEYS)) + num_images,
         totals=findings.by_severity(),
         stats=stats,
         issues=issues,
@@ -197,9 +197,11 @@ def finish(whole: Partial, index: KeyIndex, path: str, find_rows: FindRows, *, n
 def _of_keys(index: KeyIndex, like: Findings, find_rows: FindRows) -> Findings:
     """What the rules over equal keys find, with their quotes filled in where they are kept."""
     findings = Findings(like.limit, like.ignore, _LATE)
-    for name, rule in KEY_RULES.items():
-        if judge := rule.judge:
-            findings.extend(one.at(seen.file, seen.line) for group in index.groups(name) for seen, one in judge(group))
+    for name, rule in GROUP_RULES.items():
+        if check_group := rule.check_group:
+            findings.extend(
+                one.at(seen.file, seen.line) for group in index.groups(name) for seen, one in check_group(group)
+            )
     for index_rule in INDEX_RULES:
         findings.extend(one.at(seen.file, seen.line) for seen, one in index_rule(index))
     findings = findings.merge(Findings())  # cuts what is kept to the limit

@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from phiv_data.convert.staging import is_unfinished
 from phiv_data.storage.dataset import FIXES, MANIFEST, NO_ROWS, manifest_files, read_manifest
 from phiv_data.validation.core.image_stats import IMAGE_KEYS
 from phiv_data.validation.core.key_index import KeyIndex
+from phiv_data.validation.core.sharing import SharingTable
 from phiv_data.validation.inputs.checksums import Listing, make_listing, read_listing
 from phiv_data.validation.inputs.image_checks import ImageChecks
 from phiv_data.validation.partial_result import Findings, Partial
@@ -179,6 +180,7 @@ def _plan_converted(folder: Path, job: Job, findings: Findings, scratch: Callabl
         where = error.where.removeprefix(str(folder / MANIFEST)).removeprefix(": ") or None
         findings.add("PV304", MANIFEST, error.what, json_path=where, hint=error.hint)
         return Planned(job, _nothing_more)
+    job.settings = replace(job.settings, sharing=SharingTable(manifest.sharing))
     there = {info.path for info in manifest.files if _plan_file(folder, info, job, findings)}
     job.images_root, job.has_images = job.images_root or folder / "images", True  # where it is gone, all are missing
     job.listing = _read_listing(folder, manifest, there, findings, scratch)
@@ -243,7 +245,7 @@ def _check_listed(folder: Path, manifest: Manifest, job: Job, index: KeyIndex, f
     if job.listing is None or job.images_root is None or not job.settings.images:
         return 0
     name, listing = manifest.image_hashes.path, job.listing
-    unseen = listing.unseen(index.firsts(IMAGE_KEYS))
+    unseen = listing.unseen(index.first_entries(IMAGE_KEYS))
     if not unseen.any():
         return 0
     deep, most, threads = job.settings.deep, job.settings.max_pixels, min(8, os.cpu_count() or 1)

@@ -18,9 +18,8 @@ from typing import Any
 from phiv_data.storage.jsonl import Line, parse_line, read_range
 from phiv_data.storage.shards import ShardRow, to_conversation
 from phiv_data.utils.atomic import sha256_file
-from phiv_data.utils.lines import UTF16_MARKS
-from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
-from phiv_data.validation.core.aggregators import Tally
+from phiv_data.utils.process_pool import WorkerDied, can_start, default_workers, run_local, survives
+from phiv_data.validation.core.aggregators import Aggregator
 from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings
 from phiv_data.validation.inputs.chat_images import Addresses, ExternalImages
 from phiv_data.validation.inputs.chat_rows import ExternalRows, read_external, whole_record
@@ -29,9 +28,9 @@ from phiv_data.validation.inputs.fast_parse import quick, same
 from phiv_data.validation.inputs.image_checks import ImageChecks
 from phiv_data.validation.inputs.shard_checks import RowChecks, read_batches, shard_lines
 from phiv_data.validation.partial_result import Builder, Findings, Partial
-from phiv_data.validation.rules.leakage import has_roles
-from phiv_data.validation.rules.registry import PLAIN_RULES, RECORD_RULES
-from phiv_schemas import Conversation
+from phiv_data.validation.rules.leakage import spans_split_kinds
+from phiv_data.validation.rules.registry import record_finders
+from phiv_schemas import Conversation, EnvironmentProblem
 
 AGAIN = "Run the same phiv-convert command with --overwrite"
 PIECE_BYTES = 2**22  # of jsonl: some 10,000 rows
@@ -110,10 +109,10 @@ class Job:
             elif self.settings.images and self.images_root and self.has_images:
                 more: Any = {"listing": self.listing, "threads": self.threads, "max_pixels": most}
                 images = ImageChecks(self.images_root, deep=deep, **more)
-            look = deep and has_roles(piece.split for piece in self.pieces)
+            phash = deep and spans_split_kinds(piece.split for piece in self.pieces)
             if images:
-                images.look = look
-            self._open = (images, RowChecks(deep=deep, files=images, look=look, max_pixels=most))
+                images.phash = phash
+            self._open = (images, RowChecks(deep=deep, files=images, phash=phash, max_pixels=most))
         return self._open
 
     def close(self) -> None:
@@ -208,7 +207,9 @@ def _check_hash(job: Job, piece: Piece) -> Partial:
     return builder.partial()
 
 
-def _check_lines(job: Job, piece: Piece, lines: Iterator[Line], more: Mapping[str, Tally] | None = None) -> Partial:
+def _check_lines(
+    job: Job, piece: Piece, lines: Iterator[Line], more: Mapping[str, Aggregator] | None = None
+) -> Partial:
     builder = Builder(piece.file, piece.split, job.settings, more)
     for _ in _checked(job, builder, lines):
         pass
@@ -241,13 +242,14 @@ def _look_at(images: ImageChecks, lines: Sequence[Line]) -> list[tuple[ImageFact
 def _check_chunk(builder: Builder, lines: Sequence[Line], facts: Sequence[tuple[ImageFacts, ...]] | None) -> None:
     """Consecutive rows, with what is known of their images; None where images were not looked at."""
     rows, file, split, extend = [], builder.file, builder.split, builder.findings.extend
+    sharing = builder.settings.sharing
     for line, images in zip(lines, repeat(()) if facts is None else facts, strict=False):
         if line.issues:
             extend(line.issues)
         if (record := line.conversation) is not None:
-            rows.append(RowContext(file, line.number, split, record, images))
-            for rule in PLAIN_RULES if line.is_plain else RECORD_RULES:
-                for found in rule(record):
+            rows.append(RowContext(file, line.number, split, record, images, sharing))
+            for find in record_finders(is_plain=line.is_plain):
+                for found in find(record):
                     extend((found.at(file, line.number),))
             for row_rule in builder.settings.row_rules:
                 extend(found.at(file, line.number) for found in row_rule(rows[-1]))

@@ -1,4 +1,4 @@
-"""The contract: one line of a phiv jsonl file is one `Conversation`.
+"""The model of a record: one line of a phiv jsonl file is one `Conversation`.
 
     >>> line = '{"id": "val-0000000300", "source": "ucf101", "conversations": [' \\
     ...        '{"images": ["val/A/v.0.jpg"], "user": "What is it?", "assistant": "A"}]}'
@@ -32,7 +32,7 @@ def check_image_path(path: str) -> str:
 
 
 def _explain(path: str) -> str:
-    """Say what is wrong with a path, check by check; the tests hold it against the one match above."""
+    """Raise ValueError with what is wrong with a path, check by check. Tests compare it with the match above."""
     if not path or path.startswith("/") or _DRIVE.match(path):
         raise ValueError("must be a relative path under images/")
     if "\\" in path or _CONTROL.search(path):
@@ -74,14 +74,14 @@ class Turn(Contract):
     images: Annotated[tuple[ImagePath, ...], _LISTS] = Field(
         description="Image paths relative to images/, forward slashes."
     )
-    user: Text = Field(description="What the user says. Plain text: markers such as <image> are text.")
+    user: Text = Field(description="The user's message. Plain text: markers such as <image> are text.")
     assistant: Text | None = Field(description="The answer to learn; null where the dataset has no label.")
     answers: Annotated[tuple[Text, ...], _LISTS, Field(min_length=1)] | None = Field(
         default=None, description="Every accepted answer; `assistant` is one of them."
     )
     image_offsets: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _LISTS] | None = Field(
         default=None,
-        description="Where each image stands, as character offsets into `user`, ascending. "
+        description="The position of each image, as character offsets into `user`, ascending. "
         "Absent: all images come before the text.",
     )
 

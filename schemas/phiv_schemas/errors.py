@@ -1,8 +1,8 @@
 """The errors phiv shows to people: one line, `where: what is wrong (what was found). What to do.`
 
     PhivError                     base; prints one line and ends with its exit code
-    ├── UsageError         (2)    the call is wrong: a flag, a combination, a path that makes no sense
-    ├── SourceError        (2)    the raw dataset is not what was asked for (missing list, unknown layout)
+    ├── UsageError         (2)    the call is wrong: a flag, a combination, a path that is invalid
+    ├── SourceError        (2)    the raw dataset is not the expected one (missing list, unknown layout)
     ├── EnvironmentProblem (3)    a backend, a permission, disk space or the network is missing
     ├── RecordError        (1)    one record breaks the contract
     └── ShardError         (1)    converted data is unfinished, cut, changed or missing

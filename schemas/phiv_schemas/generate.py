@@ -1,8 +1,8 @@
-"""Write the JSON Schema files that stand beside this package: `python -m phiv_schemas.generate`.
+"""Write the JSON Schema files beside this package: `python -m phiv_schemas.generate`.
 
 They are made from the pydantic models, so the models stay the one source; a test fails when a file is stale. Rules
 that span fields (an answer among `answers`, offsets within `user`, paths that stay below `images/`) are the models'
-alone: JSON Schema cannot say them.
+alone: JSON Schema cannot express them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What phiv says about data: issues of a validation, and the inputs a conversion turned down.
+"""The models of reports: issues of a validation, and the inputs a conversion rejected.
 
 The codes are those of `phiv_schemas.rules`.
 """
@@ -51,7 +51,7 @@ class SplitStats(Contract):
     assistant_characters: Counts = Field(default_factory=dict, description="Per turn that has an answer.")
     tokens_per_row: Counts = Field(
         default_factory=dict,
-        description="As the model family that was asked for makes them; of the prompt where the answer is null.",
+        description="As the requested model family encodes them; of the prompt where the answer is null.",
     )
     image_width: Counts = Field(default_factory=dict, description="Pixels, of distinct images that were decoded.")
     image_height: Counts = Field(default_factory=dict, description="As image_width.")
@@ -88,7 +88,7 @@ class Stats(Contract):
 
 
 def _and_what_follows(schema: dict[str, Any]) -> None:
-    """`ok` and `counts` follow from the rest, and stand in the file for readers without phiv."""
+    """`ok` and `counts` follow from the rest, and are in the file for readers without phiv."""
     counts = {"type": "object", "additionalProperties": {"type": "integer"}, "description": "Findings by code."}
     schema["properties"] |= {
         "ok": {"type": "boolean", "description": "True when no error was found."},
@@ -150,7 +150,7 @@ class ValidationReport(Contract):
 
 
 class Reject(Contract):
-    """One input a conversion turned down: a line of `rejects.jsonl`."""
+    """One input a conversion rejected: a line of `rejects.jsonl`."""
 
     id: str = Field(description="The id the row would have had.")
     split: str

@@ -1,6 +1,6 @@
-"""Draws the data sets of PV0xx to PV4xx that are older than this corpus: `python tests/corpus/draw.py [PVxxx ...]`.
+"""Makes the data sets of PV0xx to PV4xx that are older than this corpus: `python tests/corpus/draw.py [PVxxx ...]`.
 
-Others are drawn by a draw.py of their own, or written by hand. Then rewrite the reports (README.md).
+Others are made by a draw.py of their own, or written by hand. Then rewrite the reports (README.md).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ sys.path.insert(0, str(HERE.parent))
 Draw = Callable[[Path], object]
 
 
-def image(colour: str = "teal", size: tuple[int, int] = (4, 3), kind: str = "PNG") -> bytes:
-    """A small image in one colour."""
+def image(color: str = "teal", size: tuple[int, int] = (4, 3), kind: str = "PNG") -> bytes:
+    """A small image in one color."""
     from PIL import Image
 
     out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, kind)
+    Image.new("RGB", size, color).save(out, kind)
     return out.getvalue()
 
 
@@ -33,7 +33,7 @@ def record(number: int = 0, **changes: Any) -> dict[str, Any]:
     turn = {"images": [], "user": f"What is on page {number}?", "assistant": "a fox"}
     turn |= {key: value for key, value in changes.items() if key not in ("id", "source", "system")}
     top = {key: value for key, value in changes.items() if key in ("id", "source", "system")}
-    return {"id": f"val-{number}", "source": "drawn", "conversations": [turn]} | top
+    return {"id": f"val-{number}", "source": "dummy", "conversations": [turn]} | top
 
 
 def lines(folder: Path, *records: dict[str, Any] | bytes, name: str = "val.jsonl", images: Any = None) -> None:
@@ -59,7 +59,7 @@ def converted(folder: Path, *, arrow: bool = False, names: tuple[str, ...] = ("f
 
 
 def shard(path: Path, **facts: Any) -> None:
-    """A shard of one row with one image; `facts` are what is said of the image in place of the truth."""
+    """A shard of one row with one image; `facts` replace the true metadata of the image."""
     import hashlib
 
     from phiv_data.storage.sample import EncodedImage, Sample
@@ -87,7 +87,7 @@ UMLAUT = json.dumps(record(user="Wie heißt das Tier? 🦊", assistant="Füchsle
 
 def not_json(folder: Path) -> None:
     lines(folder / "broken", record(0), b"{'id': 'val-1'}\n", b"[\n", record(2))
-    lines(folder / "clean", record(0), b"\n", b'  {"id":"val-1","source":"drawn",' + TAIL, record(2))
+    lines(folder / "clean", record(0), b"\n", b'  {"id":"val-1","source":"dummy",' + TAIL, record(2))
 
 
 TAIL = b'"conversations":[{"images":[],"user":"{\'id\': [","assistant":null}]}  \r\n'
@@ -274,11 +274,11 @@ def unlabeled(folder: Path) -> None:
     lines(folder / "clean", record(0), record(1, assistant="null"))
 
 
-DRAWN: dict[str, Draw] = {
-    "PV001-not-json": not_json,
+FOLDERS: dict[str, Draw] = {
+    "PV001-invalid-json": not_json,
     "PV002-schema": schema,
     "PV003-duplicate-key": duplicate_key,
-    "PV004-cut-line": cut_line,
+    "PV004-truncated-line": cut_line,
     "PV005-encoding": encoding,
     "PV006-byte-order-mark": byte_order_mark,
     "PV007-unreadable-file": unreadable_file,
@@ -286,17 +286,17 @@ DRAWN: dict[str, Draw] = {
     "PV101-missing-image-folder": no_images_folder,
     "PV101-missing-image-pipe": pipe,
     "PV102-broken-image": broken_image,
-    "PV103-path-escapes": path_escapes,
-    "PV104-image-bytes-differ": image_bytes_differ,
-    "PV105-image-meta-differs": image_meta_differs,
+    "PV103-path-traversal": path_escapes,
+    "PV104-image-checksum-mismatch": image_bytes_differ,
+    "PV105-image-metadata-mismatch": image_meta_differs,
     "PV201-duplicate-id": duplicate_id,
-    "PV202-no-rows": no_rows,
+    "PV202-empty-dataset": no_rows,
     "PV301-missing-file": missing_file,
-    "PV302-changed-file": changed_file,
-    "PV303-no-manifest": no_manifest,
-    "PV303-no-manifest-unfinished": unfinished,
-    "PV304-bad-manifest": bad_manifest,
-    "PV304-bad-manifest-cut": cut_manifest,
+    "PV302-checksum-mismatch": changed_file,
+    "PV303-missing-manifest": no_manifest,
+    "PV303-missing-manifest-unfinished": unfinished,
+    "PV304-invalid-manifest": bad_manifest,
+    "PV304-invalid-manifest-cut": cut_manifest,
     "PV305-broken-shard": broken_shard,
     "PV306-shard-differs-from-jsonl": shard_differs,
     "PV401-image-marker-in-text": image_marker,
@@ -306,7 +306,7 @@ DRAWN: dict[str, Draw] = {
 
 
 if __name__ == "__main__":
-    for name, draw in DRAWN.items():
+    for name, draw in FOLDERS.items():
         if not sys.argv[1:] or name[:5] in sys.argv[1:]:
             for part in ("broken", "clean"):
                 shutil.rmtree(HERE / name / part, ignore_errors=True)

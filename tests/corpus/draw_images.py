@@ -26,9 +26,9 @@ def encoded(*pages: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
-def plain(colour: str | tuple[int, ...] = "teal", mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
-    """An image in one colour."""
-    return Image.new(mode, size, colour)
+def plain(color: str | tuple[int, ...] = "teal", mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
+    """An image in one color."""
+    return Image.new(mode, size, color)
 
 
 def turned(orientation: int, kind: str = "JPEG") -> bytes:
@@ -39,7 +39,7 @@ def turned(orientation: int, kind: str = "JPEG") -> bytes:
 
 
 def claims(width: int, height: int) -> bytes:
-    """A PNG whose header says this size of a few bytes."""
+    """A PNG whose header claims this size for a few bytes."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return image().replace(image()[12:33], header + struct.pack(">I", zlib.crc32(header)))
 
@@ -59,7 +59,7 @@ def spotted(hidden: tuple[int, int, int], alpha: int) -> bytes:
 
 
 def with_smaller_copy() -> bytes:
-    """A TIFF whose second page says of itself that it is the first in fewer pixels."""
+    """A TIFF whose second page claims to be a smaller version of the first."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     copy, tags, out = plain(size=(4, 3)), ImageFileDirectory_v2(), io.BytesIO()
@@ -89,8 +89,8 @@ def twice(folder: Path) -> None:
 
 
 GREY, PAIR = plain(), [plain(), plain("orange")]
-DRAWN: dict[str, Draw] = {
-    "PV110-suffix-lies": images(
+FOLDERS: dict[str, Draw] = {
+    "PV110-extension-mismatch": images(
         {"page.jpg": encoded(GREY), "page.png": encoded(GREY, kind="GIF"), "page.heic": encoded(GREY, kind="JPEG")},
         {
             "PAGE.PNG": encoded(GREY), "page.jfif": encoded(GREY, kind="JPEG"), "page": encoded(GREY),
@@ -120,7 +120,7 @@ DRAWN: dict[str, Draw] = {
             "smaller.tif": with_smaller_copy(),
         },
     ),
-    "PV116-odd-mode": images(
+    "PV116-lossy-rgb-conversion": images(
         {
             "print.jpg": encoded(plain((0, 128, 128, 0), "CMYK"), kind="JPEG"), "deep.png": deep(0, 65535),
             "hidden.png": spotted(BLACK, 0),
@@ -130,12 +130,12 @@ DRAWN: dict[str, Draw] = {
             "grey.jpg": encoded(plain(0, "L"), kind="JPEG"),
         },
     ),
-    "PV117-image-twice-in-row": twice,
+    "PV117-repeated-image": twice,
 }  # fmt: skip
 
 
 if __name__ == "__main__":
-    for name, draw in DRAWN.items():
+    for name, draw in FOLDERS.items():
         if not sys.argv[1:] or name[:5] in sys.argv[1:]:
             for part in ("broken", "clean"):
                 shutil.rmtree(HERE / name / part, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Laws of the contract: what is written is what is read, and the recipe's own line is ours."""
+"""Properties of the contract: what is written is what is read, and the recipe's own line is ours."""
 
 from __future__ import annotations
 

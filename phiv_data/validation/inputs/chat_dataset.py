@@ -24,10 +24,10 @@ from typing import Any
 from phiv_data.formats import FORMATS, sharegpt
 from phiv_data.formats.files import INFO, SUFFIXES, is_array, read_entries
 from phiv_data.formats.text import MARKER
-from phiv_data.sources.json_stream import JsonRow, read_json_array
-from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
-from phiv_data.utils.lines import BOM, UTF16_MARKS
-from phiv_data.validation.core.finding import Found
+from phiv_data.sources.json_stream import Row, read_json_array
+from phiv_data.storage.dataset import MANIFEST, NO_ROWS
+from phiv_data.storage.jsonl import UTF16_MARKS
+from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.chat_rows import ExternalRows, places_of
 from phiv_data.validation.partial_result import Findings, Partial
@@ -107,10 +107,12 @@ def passed_over(folder: Path, files: Iterable[ExternalFile]) -> Iterator[Issue]:
             continue
         format = _guess(file, None)
         if read and format is None and file.suffix == ".jsonl":
-            yield Found("PV504", None, "holds no rows of a format that phiv can tell: it was not checked").at(file.name)
+            yield Finding("PV504", None, "holds no rows of a format that phiv can tell: it was not checked").at(
+                file.name
+            )
         elif not read and format not in (None, "phiv") and file.suffix == ".json":
             what = f"holds {format} rows: it was not checked beside phiv's own"
-            yield Found("PV504", None, what, "Check it by itself").at(file.name)
+            yield Finding("PV504", None, what, "Check it by itself").at(file.name)
 
 
 def _entry_of(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.record_errors import quote_path
-from phiv_data.validation.core.finding import Found, ImageFacts, Opened
+from phiv_data.storage.record_errors import shown_path
+from phiv_data.validation.core.finding import DecodedImage, Finding, ImageFacts
 from phiv_data.validation.core.key_index import Key, digest
 from phiv_data.validation.inputs.checksums import Listing
 from phiv_data.validation.rules.registry import IMAGE_RULES
@@ -23,26 +23,26 @@ _VALUE = struct.Struct("<II8s")
 
 
 def decode(
-    data: bytes, path: str, sha256: bytes = b"", *, look: bool = False, max_pixels: int = MAX_PIXELS
+    data: bytes, path: str, sha256: bytes = b"", *, phash: bool = False, max_pixels: int = MAX_PIXELS
 ) -> ImageFacts:
     """Decode an image to its last byte, ask every rule about it, and keep what it looks like where that is wanted."""
     from phiv_data.media.images import decode_whole
-    from phiv_data.validation.imaging.perceptual_hash import look_of
+    from phiv_data.validation.imaging.perceptual_hash import perceptual_hash
 
     sha256 = sha256 or hashlib.sha256(data).digest()
     try:
         whole = decode_whole(data, where=path, max_pixels=max_pixels)
     except RejectInput as error:
         return _refused(path, sha256, error)
-    opened = Opened(path, data, whole)
+    opened = DecodedImage(path, data, whole)
     found = tuple([one for rule in IMAGE_RULES for one in rule(opened)])
-    strength, seen = look_of(whole) if look else (0, b"")
-    return ImageFacts(whole.size, whole.format, sha256, found, strength=strength, look=seen)
+    detail, seen = perceptual_hash(whole) if phash else (0, b"")
+    return ImageFacts(whole.size, whole.format, sha256, found, detail=detail, phash=seen)
 
 
 def broken(code: str, message: str, sha256: bytes = b"") -> ImageFacts:
     """The facts of an image there is no image of."""
-    return ImageFacts(None, "", sha256, (Found(code, None, message),))
+    return ImageFacts(None, "", sha256, (Finding(code, None, message),))
 
 
 def _refused(path: str, sha256: bytes, error: RejectInput) -> ImageFacts:
@@ -67,7 +67,7 @@ class ImageChecks:
     With `look`, what they look like is kept too.
     """
 
-    look = False
+    phash = False
 
     def __init__(
         self,
@@ -141,4 +141,4 @@ class ImageChecks:
             return broken(
                 "PV104", f"{what if listed else 'is not listed in images.sha256'} ({quote_path(path)})", sha256
             )
-        return decode(data, path, sha256, look=self.look, max_pixels=self._max_pixels)
+        return decode(data, path, sha256, phash=self.phash, max_pixels=self._max_pixels)

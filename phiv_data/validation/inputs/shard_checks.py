@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.jsonl import Line
-from phiv_data.storage.record_errors import quote_path, schema_issues
-from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
-from phiv_data.validation.core.finding import Found, ImageFacts
+from phiv_data.storage.record_errors import schema_issues, shown_path
+from phiv_data.storage.shards import Row, open_shard, to_conversation
+from phiv_data.validation.core.finding import Finding, ImageFacts
 from phiv_data.validation.inputs.fast_parse import fast_row
 from phiv_data.validation.inputs.image_checks import MAX_REMEMBERED, ImageChecks, decode
 from phiv_data.validation.partial_result import Findings
@@ -68,9 +68,9 @@ class RowChecks:
     bytes equal to a file's that was decoded need no second decoding."""
 
     def __init__(
-        self, *, deep: bool, files: ImageChecks | None = None, look: bool = False, max_pixels: int = MAX_PIXELS
+        self, *, deep: bool, files: ImageChecks | None = None, phash: bool = False, max_pixels: int = MAX_PIXELS
     ) -> None:
-        self._deep, self._files, self._look, self._max_pixels = deep, files, look, max_pixels
+        self._deep, self._files, self._look, self._max_pixels = deep, files, phash, max_pixels
         self._decoded: dict[tuple[bytes, str], ImageFacts] = {}  # by sha256 and path, which findings name
 
     def check(self, file: str, line: Line, row: ShardRow, findings: Findings) -> tuple[ImageFacts, ...]:
@@ -89,35 +89,35 @@ class RowChecks:
             findings.extend(one.at(file, line.number, f"$.images[{i}]") for one in found)
         return tuple(facts for facts, _ in checked)
 
-    def _facts(self, image: ShardRow, meta: ShardRow) -> tuple[ImageFacts, list[Found]]:
+    def _facts(self, image: Row, meta: Row) -> tuple[ImageFacts, list[Finding]]:
         """The facts of one image, and all that is wrong with it in this shard."""
         data, path = image["bytes"], image["path"]
         if not data:
-            return ImageFacts(), [Found("PV102", None, f"no bytes for image {quote_path(path)}")]
+            return ImageFacts(), [Finding("PV102", None, f"no bytes for image {shown_path(path)}")]
         found = []
         if len(data) != meta["size_bytes"]:
-            found.append(Found("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
+            found.append(Finding("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
         if not self._deep:
             width, height = meta["width"] or 0, meta["height"] or 0
-            return ImageFacts(declared=(width, height) if width > 0 < height else None), found
+            return ImageFacts(declared_size=(width, height) if width > 0 < height else None), found
         digest = hashlib.sha256(data).digest()
         if digest.hex() != meta["sha256"]:
             return ImageFacts(sha256=digest), [
                 *found,
-                Found("PV104", None, f"bytes are not those of sha256 in media ({quote_path(path)})"),
+                Finding("PV104", None, f"bytes are not those of sha256 in media ({shown_path(path)})"),
             ]
         facts, more = self._decode(data, path, digest)
         if facts.size not in (None, (meta["width"], meta["height"])):
             what = f"media says {meta['width']}x{meta['height']} for an image of {_by(facts.size)}"
-            more.append(Found("PV105", None, what))
+            more.append(Finding("PV105", None, what))
         return facts, found + more
 
-    def _decode(self, data: bytes, path: str, digest: bytes) -> tuple[ImageFacts, list[Found]]:
+    def _decode(self, data: bytes, path: str, digest: bytes) -> tuple[ImageFacts, list[Finding]]:
         listing = self._files.listing if self._files else None
         listed = listing.get(path) if listing else None
         found = []
         if listed not in (None, digest):
-            found.append(Found("PV104", None, f"bytes differ from the file's in images/ ({quote_path(path)})"))
+            found.append(Finding("PV104", None, f"bytes differ from the file's in images/ ({shown_path(path)})"))
         file = self._files.get(path) if self._files and listed == digest else None
         if file and file.size:
             return file, found  # what is odd in it is told of the file
@@ -125,7 +125,7 @@ class RowChecks:
         if facts is None:
             if len(self._decoded) > MAX_REMEMBERED:
                 self._decoded = {}
-            facts = decode(data, path, digest, look=self._look, max_pixels=self._max_pixels)
+            facts = decode(data, path, digest, phash=self._look, max_pixels=self._max_pixels)
             self._decoded[digest, path] = facts
         return facts, [*found, *facts.found]
 

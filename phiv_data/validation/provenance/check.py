@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import open_source
 from phiv_data.storage.dataset import MANIFEST, read_manifest
-from phiv_data.storage.record_errors import short_repr
-from phiv_data.storage.shards import ShardRow, open_shard
-from phiv_data.validation.core.finding import Found, Settings
+from phiv_data.storage.record_errors import shown
+from phiv_data.storage.shards import Row, open_shard
+from phiv_data.validation.core.finding import Finding, Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of, is_same_image
 from phiv_data.validation.partial_result import Findings, Partial, merge
 from phiv_data.validation.provenance.source_files import SourceFiles
@@ -99,7 +99,7 @@ class SourceJob(Job):
 
 def compare_sources(job: SourceJob, num_workers: int | None) -> Partial:
     """What is wrong with the images of a `source_job`."""
-    whole = Partial(Findings.of(job.settings), tallies={"sources": Unchecked(job.unchecked)})
+    whole = Partial(Findings.of(job.settings), aggregators={"sources": Unchecked(job.unchecked)})
     return reduce(merge, run_pieces(job, num_workers, check_sources), whole)
 
 
@@ -138,7 +138,7 @@ def check_sources(job: Job, index: int) -> Partial:
     check = _Check(job, piece.shard.file, findings)
     for line, row in job.rows(piece):
         check.row(line, row)
-    return Partial(check.findings, tallies={"sources": Unchecked(check.unchecked)})
+    return Partial(check.findings, aggregators={"sources": Unchecked(check.unchecked)})
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class Unchecked:
         """One for each reason."""
         for reason, count in sorted(self.images.items()):
             images = "1 image was" if count == 1 else f"{count} images were"
-            yield Found("PV313", None, f"{images} not compared with the source: {reason}").at(MANIFEST)
+            yield Finding("PV313", None, f"{images} not compared with the source: {reason}").at(MANIFEST)
 
 
 # One row ----------------------------------------------------------------------------------------------------------
@@ -172,8 +172,8 @@ class _Image:
     media: ShardRow
     data: bytes
 
-    def found(self, code: str, message: str, hint: str = "") -> Found:
-        return Found(code, f"$.images[{self.number}]", message, hint)
+    def found(self, code: str, message: str, hint: str = "") -> Finding:
+        return Finding(code, f"$.images[{self.number}]", message, hint)
 
 
 @dataclass(slots=True)
@@ -197,20 +197,20 @@ class _Check:
             for found in self._images(source, sha256, images):
                 self.findings.extend([found.at(self.file, line)])
 
-    def _images(self, source: str | None, sha256: str | None, images: list[_Image]) -> Iterator[Found]:
+    def _images(self, source: str | None, sha256: str | None, images: list[_Image]) -> Iterator[Finding]:
         if source is None or sha256 is None:
             self.unchecked[NO_SOURCE] += len(images)
             return
         found = self.job.files.find(source, sha256)
         if isinstance(found, str):
             self.unchecked[found] += len(images)
-        elif isinstance(found, Found):
+        elif isinstance(found, Finding):
             yield images[0].found(found.code, found.message)
         else:
             yield from self._copies(found, [one for one in images if one.media["frame_index"] is None])
             yield from self._frames(found, [one for one in images if one.media["frame_index"] is not None])
 
-    def _copies(self, file: Path, images: list[_Image]) -> Iterator[Found]:
+    def _copies(self, file: Path, images: list[_Image]) -> Iterator[Finding]:
         for image in images:
             source, sha256 = image.media["source_sha256"], hashlib.sha256(image.data).hexdigest()
             if sha256 == source:
@@ -220,7 +220,7 @@ class _Check:
             elif not is_same_image(image.data, file):
                 self.unchecked[REMADE] += 1
 
-    def _frames(self, file: Path, images: list[_Image]) -> Iterator[Found]:
+    def _frames(self, file: Path, images: list[_Image]) -> Iterator[Finding]:
         ours = [one for one in images if str(one.media["decoder"]).startswith(("pyav-", "decord-"))]
         if self.job.quality is None:
             ours = []
@@ -249,7 +249,7 @@ class _Check:
             self._clip = (file, {**self._clip[1], **made})
         return self._clip[1]
 
-    def _frame(self, image: _Image, again: bytes | None) -> Iterator[Found]:
+    def _frame(self, image: _Image, again: bytes | None) -> Iterator[Finding]:
         from phiv_data.media.video import decoder_version
 
         frame = f"frame {image.media['frame_index']} of {short_repr(image.media['source'])}"

@@ -11,7 +11,7 @@ from typing import Any
 from phiv_data.sources.image_index import ImageIndex, index_images
 from phiv_data.storage.record_errors import short_repr
 from phiv_data.utils.atomic import sha256_of
-from phiv_data.validation.core.finding import Found
+from phiv_data.validation.core.finding import Finding
 
 MAX_NAMESAKES = 16
 IN_ROW = "it was part of its row, not a file"
@@ -27,9 +27,9 @@ class SourceFiles:
     """Files below `root`. The whole tree is listed when a name is not found where it says, once in a process."""
 
     root: Path
-    _remembered: dict[tuple[str, str], Path | Found | str] = field(default_factory=dict)
+    _remembered: dict[tuple[str, str], Path | Finding | str] = field(default_factory=dict)
 
-    def find(self, source: str, sha256: str) -> Path | Found | str:
+    def find(self, source: str, sha256: str) -> Path | Finding | str:
         """The file of this name and hash; what is wrong with it; or why that cannot be told.
 
         Converters name files as they found them, so a name may lack the folders above it: of files of one base name,
@@ -42,7 +42,7 @@ class SourceFiles:
             self._remembered[key] = self._find(source, sha256)
         return self._remembered[key]
 
-    def _find(self, source: str, sha256: str) -> Path | Found | str:
+    def _find(self, source: str, sha256: str) -> Path | Finding | str:
         others = []
         for candidates in (self._exact, self._by_name):
             for file in candidates(source):
@@ -51,17 +51,17 @@ class SourceFiles:
                         if sha256_of(opened) == sha256:
                             return file
                 except OSError as error:
-                    return Found("PV311", None, f"its source {short_repr(source)} cannot be read: {error.strerror}")
+                    return Finding("PV311", None, f"its source {shown(source)} cannot be read: {error.strerror}")
                 others.append(file)
         if len(others) > MAX_NAMESAKES:
             return SEVERAL
         if others:
-            return Found("PV312", None, f"its source {short_repr(source)} has changed: it has another sha256")
+            return Finding("PV312", None, f"its source {shown(source)} has changed: it has another sha256")
         if (match := _EMBEDDED.fullmatch(source)) and sha256.startswith(match[1]):
             return IN_ROW
         if self._holder is not None:
-            return f"it is no file below the source, and may be in {short_repr(self._holder)}"
-        return Found("PV311", None, f"its source {short_repr(source)} is not there")
+            return f"it is no file below the source, and may be in {shown(self._holder)}"
+        return Finding("PV311", None, f"its source {shown(source)} is not there")
 
     def _exact(self, source: str) -> list[Path]:
         parts = source.split("/")

@@ -1,4 +1,4 @@
-"""PV250, PV251: rows in tokens, exactly as a model family will make them; and their histogram. On demand only.
+"""PV250, PV251: the length of rows in tokens, exactly as a model family encodes them. On demand only.
 
     budget = TokenBudget("phi3_vision", max_tokens=8192, tokenizer="checkpoint/")
     report = validate("out", row_rules=[budget])
@@ -20,7 +20,7 @@ from typing import Any
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
 from phiv_data.utils.plugins import load_plugins
-from phiv_data.validation.core.finding import Found, ImageFacts, RowContext
+from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
 from phiv_data.validation.core.row_stats import Bins, histograms
 from phiv_schemas import Conversation, EnvironmentProblem, Issue, RecordError, UsageError
 
@@ -28,8 +28,8 @@ GROUP = "phiv.families"
 _MEMO_ROWS = 8192
 
 Size = tuple[int, int]
-Length = int | Found | None
-"""Tokens of a row; what keeps them from being told; None where its images' sizes are not known, which was told."""
+Length = int | Finding | None
+"""Tokens of a row; the finding that says why they are unknown; None where sizes of images are, which was reported."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,24 @@ class TokenBudget:
         if self.num_crops is not None and self.num_crops < 1:
             raise UsageError("num_crops", f"must be at least 1 (found {self.num_crops})")
 
-    def __call__(self, row: RowContext) -> Iterator[Found]:
+    def __call__(self, row: RowContext) -> Iterator[Finding]:
         """PV250 where the row is over the budget, PV251 where the family cannot encode it."""
         length = self.measure(row)
-        if isinstance(length, Found):
+        if isinstance(length, Finding):
             yield length
         elif length is not None and self.max_tokens is not None and length > self.max_tokens:
-            yield Found("PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget")
+            yield Finding(
+                "PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget"
+            )
 
     def measure(self, row: RowContext) -> Length:
         """The row's tokens; of a row that waits for an answer, those of its prompt."""
         sizes = _sizes(row, self.images_root)
         return self._loaded().length(row.conversation, sizes) if isinstance(sizes, tuple) else sizes
 
-    def tally(self) -> TokenCounts:
-        """What counts the lengths of all rows."""
-        self._loaded()  # what is missing is said at once, and by the process that was asked
+    def aggregator(self) -> TokenCounts:
+        """The aggregator of the lengths of all rows."""
+        self._loaded()  # what is missing is reported at once, and by the calling process
         return TokenCounts(self)
 
     def _loaded(self) -> _Measurer:
@@ -90,8 +92,8 @@ class TokenCounts:
     unmeasured: Counter[str] = field(default_factory=Counter)
 
     def observe(self, row: RowContext) -> None:
-        """Count its length; that it cannot be encoded was told."""
-        length = self.budget.measure(row)  # remembered since the rule was asked
+        """Count its length. A row that cannot be encoded was reported."""
+        length = self.budget.measure(row)  # remembered since the rule was called
         if isinstance(length, int):
             self.bins.setdefault(row.split, Counter())[length.bit_length()] += 1
         elif length is None:
@@ -108,7 +110,7 @@ class TokenCounts:
         for file, count in sorted(self.unmeasured.items()):
             rows = "1 row was" if count == 1 else f"{count} rows were"
             what = f"{rows} not measured in tokens: sizes of images are not known"
-            yield Found("PV251", None, what).at(file)
+            yield Finding("PV251", None, what).at(file)
 
     def stats(self) -> dict[str, dict[str, dict[str, int]]]:
         """The histograms."""
@@ -118,16 +120,18 @@ class TokenCounts:
 # Sizes ------------------------------------------------------------------------------------------------------------
 
 
-def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Found | None:
+def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Finding | None:
     """(width, height) of each image of a row, upright; as `Length` where one is not known."""
     paths, sizes = row.conversation.image_paths, []
     if len(row.images) != len(paths):
         return None
     for i, (path, facts) in enumerate(zip(paths, row.images, strict=True)):
         try:
-            size = facts.size or facts.declared or _header_size(path, facts, root)
+            size = facts.size or facts.declared_size or _header_size(path, facts, root)
         except RejectInput as reject:
-            return Found("PV251", _place(row.conversation, i), f"no size of image {quote_path(path)}: {reject.reason}")
+            return Finding(
+                "PV251", _place(row.conversation, i), f"no size of image {shown_path(path)}: {reject.reason}"
+            )
         if size is None:
             return None
         sizes.append(size)
@@ -178,7 +182,7 @@ class _Measurer:
         try:
             return int(self.family.length(conversation, sizes, self.processor, generation=asked is not None))
         except RecordError as error:
-            return Found("PV251", None, f"{self.family.name} cannot encode it: {error.what}")
+            return Finding("PV251", None, f"{self.family.name} cannot encode it: {error.what}")
 
 
 def _shape(conversation: Conversation) -> Hashable:
@@ -187,7 +191,7 @@ def _shape(conversation: Conversation) -> Hashable:
 
 
 def _upto(conversation: Conversation, turn: int) -> Conversation:
-    """The dialogue as it stands when `turn` is asked. The record may be one of `fast`, hence no model_copy."""
+    """The dialogue up to the question of `turn`. The record may be one of `fast_parse`, hence no model_copy."""
     return Conversation.model_construct(
         id=conversation.id,
         source=conversation.source,

@@ -1,4 +1,4 @@
-"""Broken data sets beside the exact reports they give, and their nearest neighbours that are fine: tests/corpus.
+"""Broken data sets beside the exact reports they give, and their nearest neighbors that are fine: tests/corpus.
 
 After a wanted change, run this file with PHIV_WRITE_CORPUS=1 (with -k for single folders) and read the diff.
 """

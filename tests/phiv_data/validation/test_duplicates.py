@@ -23,7 +23,7 @@ def row(id_: str, assistant: str | None, user: str = "What is it?", **more: Any)
     return {"id": id_, "source": "s", "conversations": [turn, *then], **system}
 
 
-def told(folder: Path, **files: list[Any]) -> list[tuple[str, str, int | None]]:
+def reported(folder: Path, **files: list[Any]) -> list[tuple[str, str, int | None]]:
     """What these rules find in files of these rows."""
     for name, rows in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
@@ -34,16 +34,18 @@ def told(folder: Path, **files: list[Any]) -> list[tuple[str, str, int | None]]:
 DUPLICATE, CONFLICT = "PV203", "PV214"
 
 
-def test_a_row_that_stands_again_under_another_id_is_found_at_every_later_place(tmp_path: Path) -> None:
+def test_a_row_that_is_again_under_another_id_is_found_at_every_later_place(tmp_path: Path) -> None:
     long = "It is a fox that sleeps in the snow under a tree."
     rows = [row("a", long), row("b", "cat"), row("c", long), row("d", long), row("e", "cat")]
-    assert told(tmp_path, train=rows) == [(DUPLICATE, "train.jsonl", line) for line in (3, 4, 5)]
+    assert reported(tmp_path, train=rows) == [(DUPLICATE, "train.jsonl", line) for line in (3, 4, 5)]
     (first, *_) = validate(tmp_path, images=False, ignore=["PV303"]).issues
     assert str(first) == "train.jsonl:3: the same images, questions and answers as on line 1, under another id"
 
 
 def test_rows_of_text_alone_are_compared_too(tmp_path: Path) -> None:
-    assert told(tmp_path, train=[row("a", "4", images=[]), row("b", "4", images=[])]) == [(DUPLICATE, "train.jsonl", 2)]
+    assert reported(tmp_path, train=[row("a", "4", images=[]), row("b", "4", images=[])]) == [
+        (DUPLICATE, "train.jsonl", 2)
+    ]
 
 
 def test_what_differs_in_anything_is_no_duplicate(tmp_path: Path) -> None:
@@ -60,17 +62,17 @@ def test_what_differs_in_anything_is_no_duplicate(tmp_path: Path) -> None:
         row("h", long, image_offsets=[4]),
         row("i", None),
     ]
-    assert told(tmp_path, train=rows) == []
+    assert reported(tmp_path, train=rows) == []
 
 
 def test_splits_are_compared_within_themselves_and_one_id_is_left_to_its_own_rule(tmp_path: Path) -> None:
     rows = [row("a", "cat"), row("a", "cat")]
-    assert told(tmp_path, train=rows, val=[row("b", "cat")], test=[row("c", "dog")]) == []
+    assert reported(tmp_path, train=rows, val=[row("b", "cat")], test=[row("c", "dog")]) == []
 
 
 def test_another_short_answer_to_the_same_question_is_found(tmp_path: Path) -> None:
     rows = [row("a", "Yes."), row("b", "no"), row("c", "yes"), row("d", "Maybe"), row("e", "no")]
-    assert told(tmp_path, train=rows) == [
+    assert reported(tmp_path, train=rows) == [
         *((CONFLICT, "train.jsonl", 2), (DUPLICATE, "train.jsonl", 3)),
         *((CONFLICT, "train.jsonl", 4), (DUPLICATE, "train.jsonl", 5)),
     ]
@@ -88,7 +90,7 @@ def test_accepted_answers_that_overlap_do_not_conflict(tmp_path: Path) -> None:
         row("b", "ITC", answers=["ITC", "ITC Ltd"]),
         row("c", "ITC Ltd.", answers=["ITC Ltd."]),
     ]
-    assert told(tmp_path, train=rows) == [(CONFLICT, "train.jsonl", 3)]
+    assert reported(tmp_path, train=rows) == [(CONFLICT, "train.jsonl", 3)]
 
 
 def test_answers_that_may_both_be_right_are_not_compared(tmp_path: Path) -> None:
@@ -102,12 +104,12 @@ def test_answers_that_may_both_be_right_are_not_compared(tmp_path: Path) -> None
         row("g", None, user="Which?"),
         row("h", "cat", user="Which?"),
     ]
-    assert told(tmp_path, train=rows) == []
+    assert reported(tmp_path, train=rows) == []
 
 
 def test_a_question_with_very_many_answers_takes_bounded_memory(tmp_path: Path) -> None:
     rows = [row(f"a{i}", str(i)) for i in range(MAX_ANSWERS + 50)] + [row("b", "7"), row("c", str(MAX_ANSWERS + 20))]
-    report = told(tmp_path, train=rows)
+    report = reported(tmp_path, train=rows)
     assert report[-2:] == [(DUPLICATE, "train.jsonl", len(rows) - 1), (CONFLICT, "train.jsonl", len(rows))]
 
 

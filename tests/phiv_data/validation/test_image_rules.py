@@ -24,10 +24,10 @@ from PIL import Image
 from phiv_data.media.images import MAX_PAGES, MAX_PIXELS
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.validation import validate
-from phiv_data.validation.core.finding import Found
+from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.inputs.fast_parse import is_plain
 from phiv_data.validation.inputs.image_checks import decode
-from phiv_data.validation.rules.image import twice
+from phiv_data.validation.rules.image import find_repeated_images
 from phiv_schemas import Conversation, ImageMeta, Turn, ValidationReport
 
 SUFFIXES = {
@@ -46,7 +46,7 @@ NO_FORMATS = ("", ".", ".5", ".jpg_large", ".jpg?w=200", ".txt", ".json")
 PILLOWS_LIMIT = 178_956_970
 
 
-def told(data: bytes, path: str = "image", **more: Any) -> list[tuple[str, str]]:
+def reported(data: bytes, path: str = "image", **more: Any) -> list[tuple[str, str]]:
     """Codes and messages."""
     return [(one.code, one.message.removeprefix(f"{path!r} ")) for one in decode(data, path, **more).found]
 
@@ -60,8 +60,8 @@ def encoded(*pages: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return out.getvalue()
 
 
-def plain(mode: str = "RGB", size: tuple[int, int] = (16, 12), colour: Any = 0) -> Image.Image:
-    return Image.new(mode, size, colour)
+def plain(mode: str = "RGB", size: tuple[int, int] = (16, 12), color: Any = 0) -> Image.Image:
+    return Image.new(mode, size, color)
 
 
 def turned(orientation: int, kind: str, size: tuple[int, int] = (16, 12)) -> bytes:
@@ -74,37 +74,37 @@ def turned(orientation: int, kind: str, size: tuple[int, int] = (16, 12)) -> byt
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
-def test_a_suffix_lies_where_it_is_another_formats(kind: str) -> None:
+def test_a_suffix_is_wrong_where_it_is_another_formats(kind: str) -> None:
     data = encoded(plain(), kind=kind)
-    for said, suffixes in SUFFIXES.items():
-        lie = [] if said == kind else [("PV110", f"is {kind}, not the {said} its suffix says")]
-        assert [told(data, f"a.b/page.{suffix}") for suffix in suffixes] == [lie] * len(suffixes)
-    assert [told(data, f"page{end}") for end in NO_FORMATS] == [[]] * len(NO_FORMATS)
-    assert told(data, "page.heic") == [("PV110", f"is {kind}, not the HEIF its suffix says")]
+    for declared, suffixes in SUFFIXES.items():
+        lie = [] if declared == kind else [("PV110", f"is {kind}, not the {declared} its suffix names")]
+        assert [reported(data, f"a.b/page.{suffix}") for suffix in suffixes] == [lie] * len(suffixes)
+    assert [reported(data, f"page{end}") for end in NO_FORMATS] == [[]] * len(NO_FORMATS)
+    assert reported(data, "page.heic") == [("PV110", f"is {kind}, not the HEIF its suffix names")]
 
 
 def test_a_jpeg_with_another_behind_it_is_a_jpeg() -> None:
     data = encoded(plain(), plain(), kind="MPO")
     assert decode(data, "both.jpg").format == "MPO"
-    assert told(data, "both.jpg") == told(data, "both.mpo") == []
-    assert told(data, "both.png") == [("PV110", "is JPEG, not the PNG its suffix says")]
+    assert reported(data, "both.jpg") == reported(data, "both.mpo") == []
+    assert reported(data, "both.png") == [("PV110", "is JPEG, not the PNG its suffix names")]
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "lie"),
+    ("kind", "declared", "lie"),
     [
         ("PNG", "image/png", ""), ("JPEG", "image/jpeg", ""), ("JPEG", "image/jpg", ""), ("PNG", "Image/PNG", ""),
         ("PNG", "image/jpeg", "JPEG"), ("JPEG", "image/webp;charset=x", "WEBP"), ("PNG", "image/svg+xml", "SVG"),
         ("PNG", "text/plain", ""), ("PNG", "", ""), ("PNG", "image/x", ""),
     ],
 )  # fmt: skip
-def test_the_type_of_a_data_uri_lies(kind: str, said: str, lie: str, tmp_path: Path) -> None:
-    uri = f"data:{said};base64,{base64.b64encode(encoded(plain(), kind=kind)).decode()}"
+def test_the_type_of_a_data_uri_is_wrong(kind: str, declared: str, lie: str, tmp_path: Path) -> None:
+    uri = f"data:{declared};base64,{base64.b64encode(encoded(plain(), kind=kind)).decode()}"
     turns = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "a fox"}]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns, "images": [uri]}) + "\n")
     messages = [issue.message for issue in validate(tmp_path / "rows.jsonl").issues]
     start = uri[:30]
-    assert messages == ([f"{messages[0].split(' is ')[0]} is {kind}, not the {lie} its type says"] if lie else [])
+    assert messages == ([f"{messages[0].split(' is ')[0]} is {kind}, not the {lie} its type names"] if lie else [])
     assert all(message.startswith(f"'{start}") for message in messages)
 
 
@@ -132,17 +132,17 @@ def claims(width: int, height: int) -> bytes:
     ],
 )
 def test_too_large_begins_where_the_limit_ends(pixels: int, code: str, message: str) -> None:
-    ((found, said),) = told(claims(pixels, 1))
+    ((found, declared),) = reported(claims(pixels, 1))
     assert found == code
-    assert said.startswith(message)
+    assert declared.startswith(message)
     assert decode(claims(pixels, 1), "").size is None
 
 
 def test_the_limit_is_the_callers() -> None:
     data = encoded(plain())
-    assert told(data, max_pixels=16 * 12) == []
-    assert told(data, max_pixels=16 * 12 - 1) == [("PV111", "was not decoded: 16x12 pixels, over the limit of 191")]
-    assert [code for code, _ in told(claims(60_000, 60_000), max_pixels=10**12)] == ["PV113"]
+    assert reported(data, max_pixels=16 * 12) == []
+    assert reported(data, max_pixels=16 * 12 - 1) == [("PV111", "was not decoded: 16x12 pixels, over the limit of 191")]
+    assert [code for code, _ in reported(claims(60_000, 60_000), max_pixels=10**12)] == ["PV113"]
 
 
 def lying(kind: str) -> bytes:
@@ -166,7 +166,7 @@ def lying(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "JPEG", "PPM", "TIFF"])
 def test_a_bomb_of_any_format_is_not_decoded(kind: str) -> None:
-    assert [code for code, _ in told(lying(kind))] == ["PV113"]
+    assert [code for code, _ in reported(lying(kind))] == ["PV113"]
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -179,9 +179,9 @@ def chunk(name: bytes, data: bytes) -> bytes:
 def test_a_png_whose_text_or_profile_unpacks_to_very_much_is_refused(name: bytes, head: bytes) -> None:
     png = encoded(plain())
     bomb = png[:33] + chunk(name, head + zlib.compress(bytes(2**25))) + png[33:]
-    assert [code for code, _ in told(bomb)] == ["PV102"]
+    assert [code for code, _ in reported(bomb)] == ["PV102"]
     small = png[:33] + chunk(name, head + zlib.compress(bytes(2**10))) + png[33:]
-    assert told(small) == []
+    assert reported(small) == []
 
 
 BOMB = """
@@ -218,8 +218,8 @@ def test_a_gif_of_many_frames_on_a_huge_canvas_is_no_hang() -> None:
 def test_dots_and_strips(size: tuple[int, int], why: str) -> None:
     width, height = size
     expected = [("PV112", f"has {width}x{height} pixels: {why}")] if why else []
-    assert told(encoded(plain(size=size))) == expected
-    sideways = told(turned(6, "JPEG", size))
+    assert reported(encoded(plain(size=size))) == expected
+    sideways = reported(turned(6, "JPEG", size))
     upright = [("PV112", f"has {height}x{width} pixels: {why}")] if why else []
     assert [one for one in sideways if one[0] == "PV112"] == upright
 
@@ -234,19 +234,19 @@ STORED = {
 
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
-def test_what_is_stored_turned_says_how(kind: str, orientation: int) -> None:
+def test_what_is_stored_rotated_is_reported_with_its_orientation(kind: str, orientation: int) -> None:
     data = turned(orientation, kind)
     expected = (
         f"is stored {STORED.get(orientation)} (EXIF orientation {orientation}), and shown so where EXIF is ignored"
     )
-    assert told(data) == ([("PV114", expected)] if 2 <= orientation <= 8 else [])
+    assert reported(data) == ([("PV114", expected)] if 2 <= orientation <= 8 else [])
     assert decode(data, "").size == ((12, 16) if 5 <= orientation <= 8 else (16, 12))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_orientation_of_a_tiff_is_no_matter_of_exif(orientation: int) -> None:
     data = turned(orientation, "TIFF")
-    assert told(data) == []
+    assert reported(data) == []
     assert decode(data, "").size == ((12, 16) if orientation >= 5 else (16, 12))
 
 
@@ -257,24 +257,24 @@ def test_the_orientation_of_a_tiff_is_no_matter_of_exif(orientation: int) -> Non
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
 def test_more_than_one_image_is_counted(kind: str, number: int) -> None:
     parts = "pages" if kind == "TIFF" else "frames"
-    data = encoded(*(plain(colour=(k * 30, 0, 0)) for k in range(number)), kind=kind)
+    data = encoded(*(plain(color=(k * 30, 0, 0)) for k in range(number)), kind=kind)
     expected = [("PV115", f"has {number} {parts}, of which the first is used")] if number > 1 else []
-    assert told(data) == expected
+    assert reported(data) == expected
 
 
 def test_the_other_eye_of_a_camera_is_no_animation() -> None:
-    assert told(encoded(plain(), plain(), kind="MPO")) == []
+    assert reported(encoded(plain(), plain(), kind="MPO")) == []
 
 
 def test_pages_are_counted_to_a_limit() -> None:
     data = encoded(*[plain("L", (4, 3))] * (MAX_PAGES + 1), kind="TIFF")
-    assert told(data) == [("PV115", f"has {MAX_PAGES} or more pages, of which the first is used")]
+    assert reported(data) == [("PV115", f"has {MAX_PAGES} or more pages, of which the first is used")]
 
 
 def test_a_later_frame_that_is_broken_does_not_matter() -> None:
-    data = encoded(*(plain(colour=(k * 30, 0, 0)) for k in range(3)), kind="GIF")
+    data = encoded(*(plain(color=(k * 30, 0, 0)) for k in range(3)), kind="GIF")
     cut = data[: data.rindex(b"\x2c") + 5]
-    assert told(cut) == [("PV115", "has 2 frames, of which the first is used")]
+    assert reported(cut) == [("PV115", "has 2 frames, of which the first is used")]
 
 
 # --- PV116 ---
@@ -288,43 +288,44 @@ LOST = "and all outside 0 to 255 are lost in RGB"
 KEPT = "but not as bytes: black where scaled"
 
 
+CMYK = "contains colors for print (CMYK), which come out differently without their profile"
+
+
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (encoded(plain("CMYK"), kind="JPEG"), "holds colours for print (CMYK), which come out otherwise without their "
-         "profile"),
-        (encoded(plain("CMYK"), kind="TIFF"), "holds colours for print (CMYK), which come out otherwise without their "
-         "profile"),
-        (encoded(plain("LAB"), kind="TIFF"), "holds LAB colours, which Pillow does not convert to RGB"),
-        (deep(0, 7, 256), f"holds numbers from 0 to 256, {LOST}"),
-        (deep(0, 7, 65535, suffix="PNG"), f"holds numbers from 0 to 65535, {LOST}"),
-        (deep(0, 7, 255, suffix="PNG"), f"holds numbers from 0 to 255, {KEPT}"),
-        (deep(0, 7, 300, kind=np.dtype(">u2")), f"holds numbers from 0 to 300, {LOST}"),
-        (deep(-1, 7, 200, kind=np.int32), f"holds numbers from -1 to 200, {LOST}"),
-        (deep(1, 7, 200, kind=np.int32), f"holds numbers from 1 to 200, {KEPT}"),
-        (deep(0, 0.25, 1, kind=np.float32), "holds fractions from 0 to 1, which are black in RGB"),
-        (deep(0, 0.25, 1.5, kind=np.float32), f"holds numbers from 0 to 1.5, {KEPT}"),
-        (deep(-1, 0.25, 1, kind=np.float32), f"holds numbers from -1 to 1, {LOST}"),
-        (deep(1, 7, float("inf"), kind=np.float32), f"holds numbers from 1 to inf, {LOST}"),
+        (encoded(plain("CMYK"), kind="JPEG"), CMYK),
+        (encoded(plain("CMYK"), kind="TIFF"), CMYK),
+        (encoded(plain("LAB"), kind="TIFF"), "contains LAB colors, which Pillow does not convert to RGB"),
+        (deep(0, 7, 256), f"contains numbers from 0 to 256, {LOST}"),
+        (deep(0, 7, 65535, suffix="PNG"), f"contains numbers from 0 to 65535, {LOST}"),
+        (deep(0, 7, 255, suffix="PNG"), f"contains numbers from 0 to 255, {KEPT}"),
+        (deep(0, 7, 300, kind=np.dtype(">u2")), f"contains numbers from 0 to 300, {LOST}"),
+        (deep(-1, 7, 200, kind=np.int32), f"contains numbers from -1 to 200, {LOST}"),
+        (deep(1, 7, 200, kind=np.int32), f"contains numbers from 1 to 200, {KEPT}"),
+        (deep(0, 0.25, 1, kind=np.float32), "contains fractions from 0 to 1, which are black in RGB"),
+        (deep(0, 0.25, 1.5, kind=np.float32), f"contains numbers from 0 to 1.5, {KEPT}"),
+        (deep(-1, 0.25, 1, kind=np.float32), f"contains numbers from -1 to 1, {LOST}"),
+        (deep(1, 7, float("inf"), kind=np.float32), f"contains numbers from 1 to inf, {LOST}"),
     ],
 )  # fmt: skip
 def test_what_rgb_loses(data: bytes, what: str) -> None:
-    assert told(data) == [("PV116", what)]
+    assert reported(data) == [("PV116", what)]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
 def test_what_rgb_keeps(mode: str) -> None:
-    image = plain("L", colour=90).convert(mode)
-    assert told(encoded(image, kind="TIFF")) == []
-    assert told(encoded(image)) == []
+    image = plain("L", color=90).convert(mode)
+    assert reported(encoded(image, kind="TIFF")) == []
+    assert reported(encoded(image)) == []
 
 
-def test_a_jpeg_in_grey_is_not_odd() -> None:
-    assert told(encoded(plain("L"), kind="JPEG")) == told(encoded(plain(), kind="JPEG")) == []
+def test_a_jpeg_in_grey_loses_nothing() -> None:
+    assert reported(encoded(plain("L"), kind="JPEG")) == reported(encoded(plain(), kind="JPEG")) == []
 
 
 def half(hidden: tuple[int, int, int], alpha: int, pixels: int) -> Image.Image:
-    """A teal image of 20x50, some pixels of which are of another colour and transparent."""
+    """A teal image of 20x50, some pixels of which are of another color and transparent."""
     image = plain("RGBA", (20, 50), (0, 128, 128, 255))
     for i in range(pixels):
         image.putpixel((i % 20, i // 20), (*hidden, alpha))
@@ -347,35 +348,35 @@ def half(hidden: tuple[int, int, int], alpha: int, pixels: int) -> Image.Image:
         (half((223, 223, 223), 0, 500), "50%"),
     ],
 )
-def test_hidden_colours_are_told_where_they_are_seen(image: Image.Image, share: str) -> None:
+def test_hidden_colors_are_reported_where_they_are_seen(image: Image.Image, share: str) -> None:
     expected = [("PV116", f"is transparent: {share} of its pixels are darker in RGB than on white")] if share else []
-    assert told(encoded(image)) == expected
-    assert told(encoded(image, kind="WEBP", lossless=True, exact=True)) == expected
+    assert reported(encoded(image)) == expected
+    assert reported(encoded(image, kind="WEBP", lossless=True, exact=True)) == expected
 
 
-def test_one_colour_or_entry_of_a_palette_can_be_transparent() -> None:
+def test_one_color_or_entry_of_a_palette_can_be_transparent() -> None:
     expected = [("PV116", "is transparent: 50% of its pixels are darker in RGB than on white")]
     halves = plain("RGB", (20, 50), (0, 128, 128))
     halves.paste((9, 9, 9), (0, 0, 10, 50))
     grey, palette = halves.convert("L"), halves.quantize(2)
     entry = palette.getpixel((0, 0))
-    assert told(encoded(halves, transparency=(9, 9, 9))) == expected
-    assert told(encoded(grey, transparency=9)) == expected
-    assert told(encoded(grey.point(lambda level: 255 * (level > 9), "1"), transparency=0)) == expected
-    assert told(encoded(palette, transparency=entry)) == expected
-    assert told(encoded(palette, transparency=bytes([0 if i == entry else 255 for i in range(2)]))) == expected
-    assert told(encoded(palette, kind="GIF", transparency=entry)) == expected
-    assert told(encoded(palette, kind="GIF")) == told(encoded(halves, transparency=(1, 2, 3))) == []
+    assert reported(encoded(halves, transparency=(9, 9, 9))) == expected
+    assert reported(encoded(grey, transparency=9)) == expected
+    assert reported(encoded(grey.point(lambda level: 255 * (level > 9), "1"), transparency=0)) == expected
+    assert reported(encoded(palette, transparency=entry)) == expected
+    assert reported(encoded(palette, transparency=bytes([0 if i == entry else 255 for i in range(2)]))) == expected
+    assert reported(encoded(palette, kind="GIF", transparency=entry)) == expected
+    assert reported(encoded(palette, kind="GIF")) == reported(encoded(halves, transparency=(1, 2, 3))) == []
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([3, 255, 256, 257, 600]))
-def test_the_share_is_that_of_a_image_laid_on_white(seed: int, width: int, height: int) -> None:
+def test_the_share_is_that_of_an_image_laid_on_white(seed: int, width: int, height: int) -> None:
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (height, max(3, width), 4), np.uint8)
     pixels[..., 3] = np.where(generator.random(pixels.shape[:2]) < generator.random(), 255, pixels[..., 3])
     white, alpha = 255 - pixels[..., :3].astype(int).min(axis=2), 255 - pixels[..., 3].astype(int)
     darker = np.mean(white * alpha >= 32 * 255)
-    found = [message for code, message in told(encoded(Image.fromarray(pixels))) if code == "PV116"]
+    found = [message for code, message in reported(encoded(Image.fromarray(pixels))) if code == "PV116"]
     assert found == (
         [f"is transparent: {darker:.0%} of its pixels are darker in RGB than on white"] * int(darker >= 0.01)
     )
@@ -389,20 +390,20 @@ def row(*images: tuple[str, ...]) -> Conversation:
     return Conversation(id="a", source="b", conversations=turns)
 
 
-def test_an_image_that_a_turn_names_again_is_told_where_it_stands() -> None:
-    assert list(twice(row(("a", "b"), (), ("b", "a", "b", "b")))) == [
-        Found("PV117", "$.conversations[2].images[2]", "'b' is images[0] again"),
-        Found("PV117", "$.conversations[2].images[3]", "'b' is images[0] again"),
+def test_an_image_repeated_in_a_turn_is_reported_at_its_path() -> None:
+    assert list(find_repeated_images(row(("a", "b"), (), ("b", "a", "b", "b")))) == [
+        Finding("PV117", "$.conversations[2].images[2]", "'b' is images[0] again"),
+        Finding("PV117", "$.conversations[2].images[3]", "'b' is images[0] again"),
     ]
 
 
 @pytest.mark.parametrize("images", [((),), (("a",), ("a",)), (("a", "b"), ("b", "a")), (("a", "A", "a/a"),)])
 def test_an_image_may_be_shown_in_another_turn(images: tuple[tuple[str, ...], ...]) -> None:
-    assert list(twice(row(*images))) == []
+    assert list(find_repeated_images(row(*images))) == []
 
 
 @pytest.mark.parametrize("user", ["What is it?", "Wie heißt \\u0022es\\u0022?", "a <b> & [c]"])
-def test_plain_lines_and_others_are_asked(user: str, tmp_path: Path) -> None:
+def test_plain_lines_and_others_are_checked(user: str, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(encoded(plain()))
     line = json.dumps(row(("a.png", "a.png")).model_dump(exclude_none=True)).replace("What is it?", user)
@@ -418,7 +419,7 @@ def codes(report: ValidationReport) -> list[tuple[int | None, str]]:
     return [(issue.line, issue.code) for issue in report.issues]
 
 
-def test_a_shard_tells_equal_bytes_by_the_path_of_each(tmp_path: Path) -> None:
+def test_a_shard_distinguishes_equal_bytes_by_their_paths(tmp_path: Path) -> None:
     """The same bytes are decoded for each path that they go by: a suffix may lie of one and not of another."""
     data = encoded(plain())
     digest = hashlib.sha256(data).hexdigest()
@@ -430,17 +431,17 @@ def test_a_shard_tells_equal_bytes_by_the_path_of_each(tmp_path: Path) -> None:
     write_split(tmp_path, "val", rows)
     report = validate(tmp_path / "arrow" / "val" / "data-00000-of-00001.arrow")
     assert [(issue.line, issue.message) for issue in report.issues] == [
-        (2, "'b.jpg' is PNG, not the JPEG its suffix says"),
-        (3, "'c.gif' is PNG, not the GIF its suffix says"),
-        (4, "'b.jpg' is PNG, not the JPEG its suffix says"),
+        (2, "'b.jpg' is PNG, not the JPEG its suffix names"),
+        (3, "'c.gif' is PNG, not the GIF its suffix names"),
+        (4, "'b.jpg' is PNG, not the JPEG its suffix names"),
     ]
 
 
 @pytest.mark.parametrize("deep", [True, False])
-def test_images_are_asked_where_they_are_decoded(deep: bool, tmp_path: Path) -> None:
+def test_images_are_checked_where_they_are_decoded(deep: bool, tmp_path: Path) -> None:
     one = sample("val", 0, num_images=1)
     write_split(tmp_path, "val", [one])
-    (tmp_path / "images" / one.images[0].meta.path).write_bytes(encoded(plain(), plain(colour=9), kind="GIF"))
+    (tmp_path / "images" / one.images[0].meta.path).write_bytes(encoded(plain(), plain(color=9), kind="GIF"))
     report = validate(tmp_path / "ucf101_val.jsonl", deep=deep)
     assert codes(report) == ([(1, "PV110"), (1, "PV115")] if deep else [])
     assert codes(validate(tmp_path / "ucf101_val.jsonl", ignore=["PV110"])) == [(1, "PV115")]
@@ -460,10 +461,10 @@ def test_the_pixel_limit_goes_to_files_shards_and_data_uris(num_workers: int, tm
         assert codes(validate(tmp_path / name, max_pixels=24 * 16, num_workers=num_workers)) == []
 
 
-def test_nothing_is_said_beside_the_report() -> None:
+def test_nothing_is_printed_beside_the_report() -> None:
     """Pillow warns of much; a warning in the log of a run belongs to no file."""
     palette = encoded(Image.linear_gradient("L").quantize(4), transparency=bytes([0, 9, 255, 99]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for data in (palette, encoded(plain("LAB"), kind="TIFF"), turned(6, "TIFF"), claims(60_000, 60_000)):
-            decode(data, "image", look=True)
+            decode(data, "image", phash=True)

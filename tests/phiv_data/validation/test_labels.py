@@ -1,4 +1,4 @@
-"""Classes are told from free text, and what is wrong with classes is found; the tally does not depend on divisions."""
+"""Classes are distinguished from free text, and their faults found; counts do not depend on how rows are divided."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from phiv_data.validation import validate
 from phiv_data.validation.core.finding import RowContext
 from phiv_data.validation.rules import labels
-from phiv_data.validation.rules.labels import MAX_CLASSES, Labels, classes_of
+from phiv_data.validation.rules.labels import MAX_CLASSES, LabelCounts, find_classes
 from phiv_schemas import Conversation, Issue
 
 
@@ -26,8 +26,8 @@ def context(answer: str | None, split: str = "train", line: int = 1, source: str
     return RowContext(f"{split}.jsonl", line, split, record)
 
 
-def tally(rows: Iterable[RowContext]) -> Labels:
-    found = Labels()
+def count_labels(rows: Iterable[RowContext]) -> LabelCounts:
+    found = LabelCounts()
     for row in rows:
         found.observe(row)
     return found
@@ -37,11 +37,13 @@ def issues(**splits: dict[str, int]) -> list[Issue]:
     """What is found where each split has so many rows of each answer."""
     answers = {split: [answer for answer, n in counts.items() for _ in range(n)] for split, counts in splits.items()}
     return list(
-        tally(context(one, split, n) for split, some in answers.items() for n, one in enumerate(some, 1)).findings()
+        count_labels(
+            context(one, split, n) for split, some in answers.items() for n, one in enumerate(some, 1)
+        ).findings()
     )
 
 
-def told(**splits: dict[str, int]) -> list[tuple[str, str, int | None]]:
+def reported(**splits: dict[str, int]) -> list[tuple[str, str, int | None]]:
     return [(issue.code, issue.file, issue.line) for issue in issues(**splits)]
 
 
@@ -49,42 +51,42 @@ EVEN = dict.fromkeys(["Archery", "Biking", "Diving"], 40)
 
 
 def test_balanced_classes_in_every_split_are_fine() -> None:
-    assert told(train=EVEN, val=dict.fromkeys(EVEN, 8), test={"Archery": 3, "Biking": 2}) == []
-    assert told(train={"Yes.": 500, "No.": 300}, val={"No.": 10, "Yes.": 20}) == []
+    assert reported(train=EVEN, val=dict.fromkeys(EVEN, 8), test={"Archery": 3, "Biking": 2}) == []
+    assert reported(train={"Yes.": 500, "No.": 300}, val={"No.": 10, "Yes.": 20}) == []
 
 
 def test_one_answer_alone_is_no_set_of_classes() -> None:
-    assert told(train={"cat": 500}, val={"Cat": 3}) == []
+    assert reported(train={"cat": 500}, val={"Cat": 3}) == []
 
 
-def test_a_rare_class_is_told_of_train() -> None:
-    assert told(train={"cat": 400, "dog": 300, "fox": 20}) == [("PV230", "train.jsonl", None)]
-    assert told(train={"cat": 399, "dog": 300, "fox": 20}) == []
+def test_a_rare_class_is_reported_of_train() -> None:
+    assert reported(train={"cat": 400, "dog": 300, "fox": 20}) == [("PV230", "train.jsonl", None)]
+    assert reported(train={"cat": 399, "dog": 300, "fox": 20}) == []
     (issue,) = issues(
         train={"cat": 400, "dog": 300, "fox": 10, "owl": 20}, val={"cat": 2, "fox": 1, "owl": 1, "dog": 1}
     )
     assert issue.message == "class 'fox' has 10 rows of train, class 'cat' 400 (1 more classes are as rare)"
-    assert told(val={"cat": 400, "dog": 10}) == [("PV230", "val.jsonl", None)]
+    assert reported(val={"cat": 400, "dog": 10}) == [("PV230", "val.jsonl", None)]
 
 
-def test_a_class_that_train_lacks_is_told_at_its_first_row() -> None:
+def test_a_class_that_train_lacks_is_reported_at_its_first_row() -> None:
     found = issues(train=EVEN, val={"Archery": 20, "Rowing": 3}, test={"Rowing": 2})
     assert [(issue.code, issue.file, issue.line) for issue in found] == [
         *(("PV231", "test.jsonl", 1), ("PV231", "val.jsonl", 21)),
     ]
     assert found[1].message == "class 'Rowing' (3 rows of val) is in no row of train"
-    assert told(val={"Archery": 20, "Rowing": 30}, test={"Archery": 20}) == [], "there is no train"
+    assert reported(val={"Archery": 20, "Rowing": 30}, test={"Archery": 20}) == [], "there is no train"
 
 
-def test_a_class_that_a_large_split_lacks_is_told_of_its_file() -> None:
+def test_a_class_that_a_large_split_lacks_is_reported_of_its_file() -> None:
     found = issues(train=EVEN, val={"Archery": 15, "Biking": 15})
     assert [(issue.code, issue.file, issue.line) for issue in found] == [("PV232", "val.jsonl", None)]
     assert found[0].message == "none of 30 rows of val has class 'Diving', which 40 rows of 120 of train have"
-    assert told(train=EVEN, val={"Archery": 15, "Biking": 14}) == [], "10 of 30 would be expected"
+    assert reported(train=EVEN, val={"Archery": 15, "Biking": 14}) == [], "10 of 30 would be expected"
 
 
 @pytest.mark.parametrize("spelling", ["archery", "Archery ", "ARCHERY.", '"Archery"', "Archery\t", "(archery)"])
-def test_another_spelling_of_a_class_is_told_where_it_stands_first(spelling: str) -> None:
+def test_another_spelling_of_a_class_is_reported_where_it_is_first(spelling: str) -> None:
     found = issues(train={**EVEN, spelling: 3}, val={spelling: 1, "Biking": 1})
     assert [(issue.code, issue.file, issue.line) for issue in found] == [("PV233", "train.jsonl", 121)]
     assert found[0].message == f"answer {spelling!r} (4 rows) is class 'Archery' (40 rows) in another spelling"
@@ -92,15 +94,15 @@ def test_another_spelling_of_a_class_is_told_where_it_stands_first(spelling: str
 
 
 def test_blanks_underscores_and_hyphens_are_one() -> None:
-    assert [code for code, *_ in told(train={"ice cream": 90, "ice_cream": 3, "Ice-Cream": 2, "fox": 90})] == [
+    assert [code for code, *_ in reported(train={"ice cream": 90, "ice_cream": 3, "Ice-Cream": 2, "fox": 90})] == [
         "PV233"
     ] * 2
 
 
 def test_names_that_differ_in_more_or_are_as_frequent_are_classes_of_their_own() -> None:
-    assert told(train={"a": 50, "A": 50, "b": 50, "B": 40}) == []
-    assert told(train={"C": 60, "C++": 60, "C#": 60, "F#": 6}) == []
-    assert told(train={"+": 60, "-": 60, "_": 5, "*": 60}) == []
+    assert reported(train={"a": 50, "A": 50, "b": 50, "B": 40}) == []
+    assert reported(train={"C": 60, "C++": 60, "C#": 60, "F#": 6}) == []
+    assert reported(train={"+": 60, "-": 60, "_": 5, "*": 60}) == []
 
 
 FREE: dict[str, dict[str, int]] = {
@@ -122,31 +124,33 @@ FREE: dict[str, dict[str, int]] = {
 
 
 @pytest.mark.parametrize("answers", FREE.values(), ids=FREE)
-def test_free_text_is_never_taken_for_classes(answers: dict[str, int]) -> None:
-    assert told(train=answers, val={"Cat": 3, "a new one": 30}) == []
+def test_free_text_is_never_mistaken_for_classes(answers: dict[str, int]) -> None:
+    assert reported(train=answers, val={"Cat": 3, "a new one": 30}) == []
 
 
 def test_dialogues_and_questions_with_several_accepted_answers_are_free_text() -> None:
     good = [
         context(answer, line=n) for n, answer in enumerate(["cat", "dog", "Cat"] * 0 + ["cat", "dog"] * 50 + ["Cat"])
     ]
-    assert [issue.code for issue in tally(good).findings()] == ["PV233"]
+    assert [issue.code for issue in count_labels(good).findings()] == ["PV233"]
     several = context("cat", answers=["cat", "kitten"])
-    assert list(tally([*good, several]).findings()) == []
+    assert list(count_labels([*good, several]).findings()) == []
     dialogue = context("cat")
     turns = dialogue.conversation.turns * 2
     dialogue.conversation = dialogue.conversation.model_copy(update={"conversations": turns})
-    assert list(tally([dialogue, *good]).findings()) == []
-    assert list(tally([*good, context(None)]).findings()) == list(tally(good).findings()), "unlabeled rows do not count"
+    assert list(count_labels([dialogue, *good]).findings()) == []
+    assert list(count_labels([*good, context(None)]).findings()) == list(count_labels(good).findings()), (
+        "unlabeled rows do not count"
+    )
 
 
 def test_sources_are_judged_by_themselves() -> None:
     classes = [context(answer, line=n) for n, answer in enumerate(["cat", "dog"] * 50 + ["Cat"])]
     text = [context(f"It is number {n}.", line=n, source="docvqa") for n in range(200)]
-    assert [issue.code for issue in tally([*classes, *text]).findings()] == ["PV233"]
+    assert [issue.code for issue in count_labels([*classes, *text]).findings()] == ["PV233"]
 
 
-# The law -----------------------------------------------------------------------------------------------------------
+# Division ----------------------------------------------------------------------------------------------------------
 
 ROWS = st.builds(
     context,
@@ -158,25 +162,27 @@ ROWS = st.builds(
 
 
 @given(st.lists(st.lists(ROWS, max_size=8), max_size=5), st.randoms(use_true_random=False))
-def test_the_tally_is_the_same_however_rows_are_divided(parts: list[list[RowContext]], shuffled: random.Random) -> None:
+def test_the_aggregator_is_the_same_however_rows_are_divided(
+    parts: list[list[RowContext]], shuffled: random.Random
+) -> None:
     rows = [row for part in parts for row in part]
-    patched = {"MAX_SOURCES": 3, "_MAX_USES": 6}
+    patched = {"MAX_SOURCES": 3, "MAX_USES": 6}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in patched.items():
             patch.setattr(labels, name, value)
-        tallies = [tally(part) for part in parts]
-        before = repr(tallies)
-        shuffled.shuffle(tallies)
+        counts = [count_labels(part) for part in parts]
+        before = repr(counts)
+        shuffled.shuffle(counts)
         shuffled.shuffle(rows)
-        assert reduce(Labels.merge, tallies, Labels()) == tally(rows)
-        assert sorted(before) == sorted(repr([*map(tally, parts)])), "merging changes neither"
+        assert reduce(LabelCounts.merge, counts, LabelCounts()) == count_labels(rows)
+        assert sorted(before) == sorted(repr([*map(count_labels, parts)])), "merging changes neither"
 
 
 def test_it_is_bounded() -> None:
-    many = tally(context(f"name {i}", source="many") for i in range(labels._MAX_USES + 5))
+    many = count_labels(context(f"name {i}", source="many") for i in range(labels.MAX_USES + 5))
     assert many.sources == {"many": None}
-    assert tally(context("cat", source=str(i)) for i in range(labels.MAX_SOURCES + 1)) == Labels(None)
-    assert Labels(None).merge(Labels()) == Labels(None)
+    assert count_labels(context("cat", source=str(i)) for i in range(labels.MAX_SOURCES + 1)) == LabelCounts(None)
+    assert LabelCounts(None).merge(LabelCounts()) == LabelCounts(None)
 
 
 # Real labels -------------------------------------------------------------------------------------------------------
@@ -188,9 +194,9 @@ def test_the_lists_of_ucf101_are_classes_and_fine(shared: Path) -> None:
     for split, name in (("train", "trainlist01.txt"), ("test", "testlist01.txt")):
         lines = (folder / name).read_text().splitlines()
         rows += [context(line.split("/")[0], split, n, "ucf101") for n, line in enumerate(lines, 1) if "/" in line]
-    found = tally(rows)
+    found = count_labels(rows)
     assert found.sources
-    assert len(classes_of(found.sources["ucf101"] or {})) == 101
+    assert len(find_classes(found.sources["ucf101"] or {})) == 101
     assert list(found.findings()) == []
 
 
@@ -206,11 +212,11 @@ def test_real_answers_to_questions_about_documents_are_free_text(shared: Path) -
 
     walk(json.loads(text))
     assert len(answers) > 500
-    found = tally(context(answer, ["train", "val"][n % 2], n + 1) for n, answer in enumerate(answers))
-    assert not classes_of((found.sources or {}).get("s") or {})
+    found = count_labels(context(answer, ["train", "val"][n % 2], n + 1) for n, answer in enumerate(answers))
+    assert not find_classes((found.sources or {}).get("s") or {})
 
 
-def test_a_validation_tells_it_with_file_and_line(tmp_path: Path) -> None:
+def test_a_validation_reports_it_with_file_and_line(tmp_path: Path) -> None:
     for split, names in (("train", ["cat", "dog"] * 50 + ["Dog "]), ("val", ["cat", "dog", "emu"])):
         rows = [
             {"id": f"{split}-{i}", "source": "s", "conversations": [{"images": [], "user": f"{i}?", "assistant": name}]}

@@ -1,4 +1,4 @@
-"""What is in two splits is found: images, looks, records, groups; but for what datasets share on purpose."""
+"""What two splits have in common is found, images, records and groups, except for what datasets share on purpose."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from phiv_data.convert.engine import convert
 from phiv_data.storage.sample import Sample
 from phiv_data.validation import run as dataset
 from phiv_data.validation import validate
-from phiv_data.validation.rules.leakage import has_roles, image_item, image_path, role
+from phiv_data.validation.rules.leakage import image_json_path, image_position, spans_split_kinds, split_kind
 from phiv_schemas import Conversation, Issue
 
 LEAKS = ("PV240", "PV241", "PV242", "PV243")
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def image(seed: int, kind: str = "PNG", size: tuple[int, int] = (64, 48)) -> bytes:
-    """Smooth blots of random colours; those of one seed look the same in every format."""
+    """Smooth blots of random colors; those of one seed look the same in every format."""
     levels = np.random.default_rng(seed).integers(0, 256, (9, 11, 3), np.uint8)
     out = io.BytesIO()
     Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC).save(out, kind)
@@ -79,27 +79,27 @@ def places(issues: Sequence[Issue]) -> list[tuple[str, str, int | None]]:
         ("trainer", None), ("part-1", None), ("", None), ("train_val", None), ("contest", None),
     ],
 )  # fmt: skip
-def test_the_name_of_a_split_says_what_it_is_for(split: str, expected: int | None) -> None:
-    assert role(split) == expected
+def test_the_name_of_a_split_is_its_kind(split: str, expected: int | None) -> None:
+    assert split_kind(split) == expected
 
 
 def test_splits_can_leak_into_one_another_when_they_are_of_two_kinds() -> None:
-    assert has_roles(["train", "part-1", "val"])
-    assert not has_roles(["test1", "test2"])
-    assert not has_roles(["train", "part-1"])
-    assert not has_roles([])
+    assert spans_split_kinds(["train", "part-1", "val"])
+    assert not spans_split_kinds(["test1", "test2"])
+    assert not spans_split_kinds(["train", "part-1"])
+    assert not spans_split_kinds([])
 
 
 def test_the_number_of_an_image_gives_its_path() -> None:
-    assert image_path(image_item(0, 0)) == "$.conversations[0].images[0]"
-    assert image_path(image_item(12, 345)) == "$.conversations[12].images[345]"
-    assert image_item(2**40, 2**40) < 2**32, "it fits into a key"
+    assert image_json_path(image_position(0, 0)) == "$.conversations[0].images[0]"
+    assert image_json_path(image_position(12, 345)) == "$.conversations[12].images[345]"
+    assert image_position(2**40, 2**40) < 2**32, "it fits into a key"
 
 
 # Images ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_image_of_train_is_told_once_at_its_first_row_of_val(tmp_path: Path) -> None:
+def test_an_image_of_train_is_reported_once_at_its_first_row_of_val(tmp_path: Path) -> None:
     images = {"a.png": image(0), "b.png": image(1), "again.png": image(0)}
     train = [row("t0", "b.png", user="0"), row("t1", "a.png", user="1"), row("t2", "a.png", user="2")]
     val = [row("v0", "again.png", user="3"), row("v1", "again.png", user="4")]
@@ -110,20 +110,20 @@ def test_a_image_of_train_is_told_once_at_its_first_row_of_val(tmp_path: Path) -
     assert (issue.code, issue.severity) == ("PV240", "warning")
 
 
-def test_the_later_split_is_told_whatever_the_names_of_files(tmp_path: Path) -> None:
+def test_the_later_split_is_reported_whatever_the_names_of_files(tmp_path: Path) -> None:
     images = {"a.png": image(0)}
     write(tmp_path, images, a_test=[row("a", "a.png", user="1")], z_train=[row("b", "a.png", user="2")])
     assert places(leaks(tmp_path)) == [("PV240", "a_test.jsonl", 1)]
 
 
-def test_a_image_of_all_three_splits_is_told_in_val_and_test(tmp_path: Path) -> None:
+def test_an_image_of_all_three_splits_is_reported_in_val_and_test(tmp_path: Path) -> None:
     rows = {split: [row(split, "a.png", user=split)] for split in ("train", "val", "test")}
     found = leaks(write(tmp_path, {"a.png": image(0)}, **rows))
     assert places(found) == [("PV240", "test.jsonl", 1), ("PV240", "val.jsonl", 1)]
     assert all("train.jsonl:1, which is in train" in issue.message for issue in found)
 
 
-def test_the_turn_and_the_place_in_it_are_told(tmp_path: Path) -> None:
+def test_the_turn_and_the_image_in_it_are_reported(tmp_path: Path) -> None:
     late = row("v", "b.png")
     late["conversations"].append({"images": ["c.png", "a.png"], "user": "And this?", "assistant": "a"})
     images = {f"{name}.png": image(seed) for seed, name in enumerate("abc")}
@@ -149,13 +149,13 @@ def test_nor_are_any_that_were_not_decoded(tmp_path: Path) -> None:
     assert leaks(tmp_path, deep=False) == leaks(tmp_path, images=False) == []
 
 
-def test_a_broken_image_is_told_as_broken_alone(tmp_path: Path) -> None:
+def test_a_broken_image_is_reported_as_broken_alone(tmp_path: Path) -> None:
     cut = image(0)[:500]
     write(tmp_path, {"a.png": cut}, train=[row("a", "a.png", user="1")], val=[row("b", "a.png", user="2")])
     assert leaks(tmp_path) == []
 
 
-def test_a_image_stored_again_is_told_as_one_that_looks_the_same(tmp_path: Path) -> None:
+def test_an_image_stored_again_is_reported_as_a_near_duplicate(tmp_path: Path) -> None:
     images = {"a.png": image(0), "b.jpg": image(0, "JPEG"), "c.webp": image(0, "WEBP", (128, 96))}
     rows = {"train": [row("t", "a.png")], "val": [row("v", "b.jpg")], "test": [row("x", "c.webp")]}
     found = leaks(write(tmp_path, images, **rows))
@@ -175,7 +175,7 @@ def memes(tmp_path: Path, *turns: Row) -> list[Issue]:
     return leaks(write(tmp_path, images, train=rows[:1], val=rows[1:]))
 
 
-def test_a_meme_of_two_splits_is_told_as_a_record(tmp_path: Path) -> None:
+def test_a_meme_of_two_splits_is_reported_as_a_record(tmp_path: Path) -> None:
     again = {"images": ["again.png"], "user": "so cute", "assistant": "Yes."}
     (issue,) = memes(tmp_path, {"images": ["a.png"], "user": "so cute", "assistant": "No."}, again)
     assert issue.code == "PV242"
@@ -224,7 +224,7 @@ APART = {
 
 @pytest.mark.parametrize("suffix", ["", "-synthetic"])
 @pytest.mark.parametrize("source", GROUPS)
-def test_what_is_of_one_origin_belongs_to_one_split(source: str, suffix: str, tmp_path: Path) -> None:
+def test_images_of_one_group_in_two_splits_are_reported(source: str, suffix: str, tmp_path: Path) -> None:
     kind, early, late = GROUPS[source]
     rows = {"train": [row("t", early, source=source + suffix)], "val": [row("v", late, source=source + suffix)]}
     (issue,) = leaks(write(tmp_path, {early: image(0), late: image(1)}, **rows))
@@ -234,7 +234,7 @@ def test_what_is_of_one_origin_belongs_to_one_split(source: str, suffix: str, tm
 
 
 @pytest.mark.parametrize("source", APART)
-def test_what_is_of_two_origins_does_not(source: str, tmp_path: Path) -> None:
+def test_images_of_two_groups_are_not(source: str, tmp_path: Path) -> None:
     early, late = APART[source]
     rows = {"train": [row("t", early, source=source)], "val": [row("v", late, source=source)]}
     assert leaks(write(tmp_path, {early: image(0), late: image(1)}, **rows)) == []
@@ -247,18 +247,18 @@ def test_names_mean_nothing_in_other_datasets(source: str, tmp_path: Path) -> No
     assert leaks(write(tmp_path, {early: image(0), late: image(1)}, **rows)) == []
 
 
-def test_a_group_of_many_rows_is_told_once(tmp_path: Path) -> None:
+def test_a_group_of_many_rows_is_reported_once(tmp_path: Path) -> None:
     names = [f"{split}/Archery/v_Archery_g01_c0{i}.0.jpg" for split in ("train", "val") for i in (1, 2, 3)]
     rows = [row(str(i), name, source="ucf101") for i, name in enumerate(names)]
     found = leaks(write(tmp_path, {name: image(i) for i, name in enumerate(names)}, train=rows[:3], val=rows[3:]))
     assert places(found) == [("PV243", "val.jsonl", 1)]
 
 
-# Real and drawn datasets -------------------------------------------------------------------------------------------
+# Real and synthetic datasets ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [DocvqaOptions, HatefulMemesOptions, Nlvr2Options, Ucf101Options])
-def test_drawn_datasets_do_not_leak(options: Callable[..., Any], tmp_path: Path) -> None:
+def test_synthetic_datasets_do_not_leak(options: Callable[..., Any], tmp_path: Path) -> None:
     convert(options(demo=True), tmp_path / "out", num_workers=0, arrow=False)
     report = validate(tmp_path / "out")
     assert report.ok
@@ -292,7 +292,7 @@ def test_nor_do_the_official_lists_and_a_split_by_clips_does(shared: Path, tmp_p
     assert any("ApplyEyeMakeup" in name for name in near)
 
 
-def test_pages_of_a_document_in_two_splits_are_told(shared: Path, tmp_path: Path) -> None:
+def test_pages_of_a_document_in_two_splits_are_reported(shared: Path, tmp_path: Path) -> None:
     convert(DocvqaOptions(shared / "samples/docvqa/val"), tmp_path / "out", num_workers=0, arrow=False)
     rows = [json.loads(line) for line in (tmp_path / "out" / "docvqa_val.jsonl").read_text().splitlines()]
     rows.sort(key=lambda one: one["conversations"][0]["images"])
@@ -302,7 +302,7 @@ def test_pages_of_a_document_in_two_splits_are_told(shared: Path, tmp_path: Path
     assert shared_pages
     assert {issue.message.split("'")[1] for issue in found if issue.code == "PV240"} == shared_pages
     assert {issue.message.split("'")[1] for issue in found if issue.code == "PV243"} == shared_pages
-    assert {issue.code for issue in found} == {"PV240", "PV243"}, "questions differ, and pages look alike"
+    assert {issue.code for issue in found} == {"PV240", "PV243"}, "questions differ, and pages look the same"
 
 
 def images_of(rows: Sequence[Row]) -> set[str]:

@@ -9,21 +9,21 @@ import pytest
 from data_builders import samples, write_dataset
 
 from phiv_data.validation import validate
-from phiv_data.validation.core.finding import Found, RowContext
+from phiv_data.validation.core.finding import Finding, RowContext
 
 
-def no_archery(row: RowContext) -> Iterator[Found]:
+def no_archery(row: RowContext) -> Iterator[Finding]:
     for t, turn in enumerate(row.conversation.turns):
         if turn.assistant == "Archery":
-            yield Found("PV901", f"$.conversations[{t}].assistant", f"{len(row.images)} images of archery")
+            yield Finding("PV901", f"$.conversations[{t}].assistant", f"{len(row.images)} images of archery")
 
 
-def a_hint(row: RowContext) -> Iterator[Found]:
-    yield Found("PV902", None, "was seen", severity="warning")
+def a_hint(row: RowContext) -> Iterator[Finding]:
+    yield Finding("PV902", None, "was seen", severity="warning")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_rules_of_ones_own_are_asked_about_every_row(tmp_path: Path, num_workers: int) -> None:
+def test_own_rules_are_called_for_every_row(tmp_path: Path, num_workers: int) -> None:
     out = write_dataset(tmp_path / "out", {"val": samples("val", 2)})
     report = validate(out, row_rules=[no_archery, a_hint], num_workers=num_workers)
     assert report.totals == {"error": {"PV901": 2}, "warning": {"PV902": 2}}

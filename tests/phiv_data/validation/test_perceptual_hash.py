@@ -17,12 +17,19 @@ from PIL import Image, ImageEnhance
 
 from phiv_data.media.images import MIN_DRAFT, decode_whole, open_image
 from phiv_data.media.reject import RejectInput
-from phiv_data.validation.imaging import perceptual_hash as looks
-from phiv_data.validation.imaging.perceptual_hash import HASH_BYTES, LOOK_BYTES, MAX_BITS, PLAIN, alike, look_of
+from phiv_data.validation.imaging import perceptual_hash as phash_module
+from phiv_data.validation.imaging.perceptual_hash import (
+    DHASH_BYTES,
+    MAX_BITS,
+    MIN_DETAIL_SIMILAR,
+    PHASH_BYTES,
+    are_similar,
+    perceptual_hash,
+)
 
 
-def drawn(seed: int, size: tuple[int, int] = (320, 240), mode: str = "RGB") -> Image.Image:
-    """Smooth blots of random colours: as much to see as in a photograph."""
+def synthetic_image(seed: int, size: tuple[int, int] = (320, 240), mode: str = "RGB") -> Image.Image:
+    """Smooth blots of random colors: as much to see as in a photograph."""
     levels = np.random.default_rng(seed).integers(0, 256, (9, 11, 3), np.uint8)
     return Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC).convert(mode)
 
@@ -34,19 +41,19 @@ def stored(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def seen(image: Image.Image | bytes) -> tuple[int, bytes]:
-    return look_of(decode_whole(image if isinstance(image, bytes) else stored(image)))
+    return perceptual_hash(decode_whole(image if isinstance(image, bytes) else stored(image)))
 
 
 def other_bits(a: bytes, b: bytes) -> int:
-    return (int.from_bytes(a[:HASH_BYTES]) ^ int.from_bytes(b[:HASH_BYTES])).bit_count()
+    return (int.from_bytes(a[:DHASH_BYTES]) ^ int.from_bytes(b[:DHASH_BYTES])).bit_count()
 
 
 def pixels(*some: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(some), np.uint8).reshape(len(some), LOOK_BYTES)[:, HASH_BYTES:]
+    return np.frombuffer(b"".join(some), np.uint8).reshape(len(some), PHASH_BYTES)[:, DHASH_BYTES:]
 
 
 def is_found(a: bytes, b: bytes) -> bool:
-    return other_bits(a, b) <= MAX_BITS and bool(alike(pixels(a), pixels(b))[0, 0])
+    return other_bits(a, b) <= MAX_BITS and bool(are_similar(pixels(a), pixels(b))[0, 0])
 
 
 WAYS: dict[str, Callable[[Image.Image], bytes]] = {
@@ -61,12 +68,12 @@ WAYS: dict[str, Callable[[Image.Image], bytes]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_image_is_found_after_it_was_stored_again(way: str) -> None:
+def test_an_image_is_found_after_it_was_stored_again(way: str) -> None:
     for seed in range(10):
-        image = drawn(seed)
-        strength, look = seen(image)
-        assert strength > PLAIN
-        assert is_found(look, seen(WAYS[way](image))[1])
+        image = synthetic_image(seed)
+        detail, phash = seen(image)
+        assert detail > MIN_DETAIL_SIMILAR
+        assert is_found(phash, seen(WAYS[way](image))[1])
 
 
 @pytest.mark.parametrize("way", ["jpeg 30", "jpeg 90", "webp", "half", "larger", "brighter"])
@@ -74,11 +81,11 @@ def test_nine_of_ten_real_images_are_found_after_they_were_stored_again(
     way: str, real: list[tuple[Image.Image, bytes]]
 ) -> None:
     assert len(real) > 50
-    found = [is_found(look, seen(WAYS[way](image))[1]) for image, look in real]
+    found = [is_found(phash, seen(WAYS[way](image))[1]) for image, phash in real]
     assert sum(found) > 0.9 * len(real)
 
 
-def test_no_two_different_real_images_are_taken_for_one(real: list[tuple[Image.Image, bytes]]) -> None:
+def test_no_two_different_real_images_are_similar(real: list[tuple[Image.Image, bytes]]) -> None:
     close = [(a, b) for i, (_, a) in enumerate(real) for _, b in real[:i] if is_found(a, b)]
     assert len(close) == 1, "two memes with one photograph of a cat"
 
@@ -99,7 +106,7 @@ def real(shared: Path) -> list[tuple[Image.Image, bytes]]:
         if image.width * image.height < 250_000:
             images[image.tobytes()] = image
     looked = [(image, *seen(image)) for image in images.values()]
-    return [(image, look) for image, strength, look in looked if strength >= PLAIN]
+    return [(image, phash) for image, detail, phash in looked if detail >= MIN_DETAIL_SIMILAR]
 
 
 # Against a plain way -----------------------------------------------------------------------------------------------
@@ -110,36 +117,36 @@ def plainly(image: Image.Image) -> tuple[int, NDArray[np.float32], NDArray[np.fl
     grey = image.convert("L").convert("F")
     cells = np.asarray(grey.resize((9, 8), Image.Resampling.BILINEAR))
     across, down = np.diff(cells, axis=1), np.diff(cells, axis=0)
-    strength = int((abs(across) >= 2).sum() + (abs(down) >= 2).sum())
-    return strength, across, np.asarray(grey.resize((16, 16), Image.Resampling.BILINEAR))
+    detail = int((abs(across) >= 2).sum() + (abs(down) >= 2).sum())
+    return detail, across, np.asarray(grey.resize((16, 16), Image.Resampling.BILINEAR))
 
 
-def levels(look: bytes) -> NDArray[np.float64]:
-    return np.array([level for byte in look[HASH_BYTES:] for level in divmod(byte, 16)], float)
+def levels(phash: bytes) -> NDArray[np.float64]:
+    return np.array([level for byte in phash[DHASH_BYTES:] for level in divmod(byte, 16)], float)
 
 
 @given(st.integers(0, 10**6), st.integers(32, 500), st.integers(32, 500), st.sampled_from(["PNG", "JPEG"]))
 @example(24730, 141, 137, "PNG")  # 4 bits differ from the plain way, all of them near the step: rare, and true
 @settings(max_examples=60, deadline=None)
-def test_a_look_is_what_a_plain_way_sees(seed: int, width: int, height: int, kind: str) -> None:
-    image = drawn(seed, (width, height))
-    strength, look = seen(stored(image, kind))
+def test_a_hash_equals_that_of_a_plain_implementation(seed: int, width: int, height: int, kind: str) -> None:
+    image = synthetic_image(seed, (width, height))
+    detail, phash = seen(stored(image, kind))
     expected, across, grey = plainly(image)
-    assert abs(strength - expected) <= 5
-    bits = np.unpackbits(np.frombuffer(look[:HASH_BYTES], np.uint8)).reshape(8, 8) == 1
+    assert abs(detail - expected) <= 5
+    bits = np.unpackbits(np.frombuffer(phash[:DHASH_BYTES], np.uint8)).reshape(8, 8) == 1
     is_clear = abs(across - 2) > 3  # levels from the step; in 1,500 images the farthest wrong bit was at 2.4
     assert (bits == (across >= 2))[is_clear].all()
     assert is_clear.sum() >= 32
-    assert np.corrcoef(levels(look), grey.ravel())[0, 1] > 0.97
+    assert np.corrcoef(levels(phash), grey.ravel())[0, 1] > 0.97
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_few_bits_differ_from_the_plain_way(kind: str) -> None:
+def test_few_bits_differ_from_a_plain_implementation(kind: str) -> None:
     differing = []
     for seed in range(100):
-        image = drawn(seed, (40 + 4 * seed, 440 - 3 * seed))
-        _, look = seen(stored(image, kind))
-        bits = np.unpackbits(np.frombuffer(look[:HASH_BYTES], np.uint8)).reshape(8, 8) == 1
+        image = synthetic_image(seed, (40 + 4 * seed, 440 - 3 * seed))
+        _, phash = seen(stored(image, kind))
+        bits = np.unpackbits(np.frombuffer(phash[:DHASH_BYTES], np.uint8)).reshape(8, 8) == 1
         differing.append(int((bits != (plainly(image)[1] >= 2)).sum()))
     assert max(differing) <= MAX_BITS
     assert sum(differing) <= 50  # half a bit of 64 each; measured: 0.16
@@ -147,7 +154,7 @@ def test_few_bits_differ_from_the_plain_way(kind: str) -> None:
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=30, deadline=None)
-def test_pixels_are_alike_where_they_correlate(seed: int) -> None:
+def test_pixels_are_the_same_where_they_correlate(seed: int) -> None:
     random = np.random.default_rng(seed)
     base = random.integers(0, 256, 128, np.uint8)
     some = np.stack(
@@ -156,15 +163,15 @@ def test_pixels_are_alike_where_they_correlate(seed: int) -> None:
     some = some.astype(np.uint8)
     wide = np.stack([some >> 4, some & 15], axis=2).reshape(3, 256)
     expected = np.corrcoef(wide)
-    sure = abs(expected - looks.MIN_LIKENESS) > 1e-9
-    assert (alike(some, some) == (expected >= looks.MIN_LIKENESS))[sure].all()
+    sure = abs(expected - phash_module.MIN_CORRELATION) > 1e-9
+    assert (are_similar(some, some) == (expected >= phash_module.MIN_CORRELATION))[sure].all()
 
 
 def test_pixels_without_any_difference_are_like_none() -> None:
     flat, other = np.full((1, 128), 0x88, np.uint8), np.arange(128, dtype=np.uint8)[None]
-    assert not alike(flat, flat)[0, 0]
-    assert not alike(flat, other)[0, 0]
-    assert alike(other, other)[0, 0]
+    assert not are_similar(flat, flat)[0, 0]
+    assert not are_similar(flat, other)[0, 0]
+    assert are_similar(other, other)[0, 0]
 
 
 # Odd images ------------------------------------------------------------------------------------------------------
@@ -178,8 +185,8 @@ TURNS = {
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", TURNS)
-def test_a_turned_image_looks_like_the_upright_one(orientation: int, kind: str) -> None:
-    upright = drawn(1, (330, 200))
+def test_a_rotated_image_hashes_like_the_upright_one(orientation: int, kind: str) -> None:
+    upright = synthetic_image(1, (330, 200))
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned = upright.transpose(TURNS[orientation])
@@ -193,21 +200,21 @@ def test_a_turned_image_looks_like_the_upright_one(orientation: int, kind: str) 
     "size", [(1, 1), (1, 2), (2, 1), (3, 2), (1, 5000), (5000, 1), (9, 3000), (31, 33), (7000, 40)]
 )
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_the_smallest_and_thinnest_images_have_a_look(size: tuple[int, int], kind: str) -> None:
-    strength, look = seen(stored(drawn(0, size), kind))
-    assert 0 <= strength <= 127
-    assert len(look) == LOOK_BYTES
+def test_the_smallest_and_thinnest_images_have_a_hash(size: tuple[int, int], kind: str) -> None:
+    detail, phash = seen(stored(synthetic_image(0, size), kind))
+    assert 0 <= detail <= 127
+    assert len(phash) == PHASH_BYTES
 
 
 def test_a_strip_is_found_again() -> None:
     for size in ((6000, 60), (60, 6000)):
-        strip = drawn(0, size)
+        strip = synthetic_image(0, size)
         assert is_found(seen(strip)[1], seen(stored(strip, "JPEG", quality=50))[1])
-        assert max(looks._reduced(decode_whole(stored(strip)))[0].size) < 1024, "the weights for it are few"
+        assert max(phash_module.reduce_pixels(decode_whole(stored(strip)))[0].size) < 1024, "the weights for it are few"
 
 
 @pytest.mark.parametrize("color", ["black", "white", "red", (100, 101, 102)])
-def test_one_colour_has_nothing_to_see(color: Any) -> None:
+def test_one_color_has_nothing_to_see(color: Any) -> None:
     assert seen(Image.new("RGB", (300, 200), color))[0] == 0
     assert seen(stored(Image.new("RGB", (300, 200), color), "JPEG"))[0] == 0
 
@@ -215,12 +222,12 @@ def test_one_colour_has_nothing_to_see(color: Any) -> None:
 def test_a_page_with_a_few_lines_is_plain() -> None:
     page = Image.new("L", (600, 800), 255)
     page.paste(0, (60, 80, 300, 90))
-    assert 0 < seen(page)[0] < PLAIN
+    assert 0 < seen(page)[0] < MIN_DETAIL_SIMILAR
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"])
-def test_every_mode_has_the_look_of_its_image(mode: str) -> None:
-    image = drawn(3)
+def test_every_mode_has_the_hash_of_its_image(mode: str) -> None:
+    image = synthetic_image(3)
     if mode in ("I;16", "I", "F"):
         deep = np.asarray(image.convert("L")).astype(np.float32) * 200
         other = Image.fromarray(deep.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
@@ -234,23 +241,23 @@ def test_every_mode_has_the_look_of_its_image(mode: str) -> None:
     else:
         other = image.convert(mode)
     assert other.mode == mode
-    strength, look = seen(stored(other, "TIFF" if mode in ("CMYK", "YCbCr", "LAB", "I", "F") else "PNG"))
-    assert strength > PLAIN
-    assert other_bits(look, seen(image)[1]) <= 6
-    assert np.corrcoef(levels(look), levels(seen(image)[1]))[0, 1] > 0.95
+    detail, phash = seen(stored(other, "TIFF" if mode in ("CMYK", "YCbCr", "LAB", "I", "F") else "PNG"))
+    assert detail > MIN_DETAIL_SIMILAR
+    assert other_bits(phash, seen(image)[1]) <= 6
+    assert np.corrcoef(levels(phash), levels(seen(image)[1]))[0, 1] > 0.95
 
 
 def test_numbers_that_are_none_have_nothing_to_see() -> None:
     for level in (float("nan"), float("inf")):
         odd = np.zeros((64, 64), np.float32)
         odd[3, 3] = level
-        strength, look = seen(stored(Image.fromarray(odd), "TIFF"))
-        assert (strength, len(look)) == (0, LOOK_BYTES)
+        detail, phash = seen(stored(Image.fromarray(odd), "TIFF"))
+        assert (detail, len(phash)) == (0, PHASH_BYTES)
 
 
-def test_a_jpeg_that_is_decoded_small_looks_like_the_whole_one() -> None:
-    data = stored(drawn(5, (1600, 1203)), "JPEG")
+def test_a_jpeg_that_is_decoded_small_hashes_like_the_whole_one() -> None:
+    data = stored(synthetic_image(5, (1600, 1203)), "JPEG")
     whole = decode_whole(data)
     assert whole.scale == 8
     assert min(whole.pixels.size) >= MIN_DRAFT
-    assert is_found(look_of(whole)[1], seen(stored(open_image(data)))[1])
+    assert is_found(perceptual_hash(whole)[1], seen(stored(open_image(data)))[1])

@@ -63,7 +63,7 @@ def fine(n: int) -> str:
 
 
 @pytest.mark.parametrize("split", ROWS)
-def test_each_split_is_as_a_plain_count_has_it(folder: Path, split: str) -> None:
+def test_each_split_is_as_a_plain_count_finds_it(folder: Path, split: str) -> None:
     found, rows = validate(folder).stats.splits[split], ROWS[split]
     images = {name for names, _, _ in rows for name in names}
     users = [text for _, texts, _ in rows for text in texts[::2] if text is not None]

@@ -1,4 +1,4 @@
-"""Rows in tokens: the numbers are the trainer's, wherever the sizes come from, and what cannot be measured is told."""
+"""Rows in tokens: the numbers are the trainer's, wherever the sizes come from; unmeasured rows are reported."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from phiv_schemas import Conversation, EnvironmentProblem, Turn, UsageError, Val
 from phiv_train.batching.lengths import Lengths, measure
 from phiv_train.families.base import get_family
 
-TOLD = re.compile(r"^(\d+) tokens(?: \(\d+ images?: (\d+)\))?, over the budget of (\d+)$")
+MESSAGE = re.compile(r"^(\d+) tokens(?: \(\d+ images?: (\d+)\))?, over the budget of (\d+)$")
 
 
-def told(report: ValidationReport) -> list[tuple[int, int]]:
+def reported(report: ValidationReport) -> list[tuple[int, int]]:
     """(tokens, image tokens) of each row, in order: with a budget of 1 token every row is over it."""
-    found = [TOLD.match(issue.message) for issue in report.issues if issue.code == "PV250"]
+    found = [MESSAGE.match(issue.message) for issue in report.issues if issue.code == "PV250"]
     return [(int(match[1]), int(match[2] or 0)) for match in found if match]
 
 
@@ -69,35 +69,35 @@ DIALOGUES = [
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("budget") / "drawn", {"val": rows_with(DIALOGUES, (150, 70))})
 
 
-def test_lengths_are_the_trainers(drawn: Path) -> None:
-    lengths = trained(drawn, "val", "tiny")
-    report = validate(drawn, row_rules=[TokenBudget("tiny", 1)])
-    assert told(report) == list(zip(lengths.tokens.tolist(), lengths.image_tokens.tolist(), strict=True))
+def test_lengths_are_the_trainers(synthetic: Path) -> None:
+    lengths = trained(synthetic, "val", "tiny")
+    report = validate(synthetic, row_rules=[TokenBudget("tiny", 1)])
+    assert reported(report) == list(zip(lengths.tokens.tolist(), lengths.image_tokens.tolist(), strict=True))
     bins = Counter(int(n).bit_length() for n in lengths.tokens)
     assert report.stats.splits["val"].tokens_per_row == histograms({"val": bins})["val"]
     assert "PV251" not in report.counts()
 
 
-def test_only_rows_over_the_budget_are_told(drawn: Path) -> None:
-    longest = int(trained(drawn, "val", "tiny").tokens.max())
-    assert validate(drawn, row_rules=[TokenBudget("tiny", longest)]).ok
-    over = validate(drawn, row_rules=[TokenBudget("tiny", longest - 1)])
+def test_only_rows_over_the_budget_are_reported(synthetic: Path) -> None:
+    longest = int(trained(synthetic, "val", "tiny").tokens.max())
+    assert validate(synthetic, row_rules=[TokenBudget("tiny", longest)]).ok
+    over = validate(synthetic, row_rules=[TokenBudget("tiny", longest - 1)])
     assert [(issue.code, issue.line) for issue in over.errors] == [("PV250", 2)]
     assert not over.ok
-    assert validate(drawn, row_rules=[TokenBudget("tiny")]).ok  # rows are measured only
+    assert validate(synthetic, row_rules=[TokenBudget("tiny")]).ok  # rows are measured only
 
 
 @pytest.mark.parametrize("what", ["", "ucf101_val.jsonl", "arrow/val", "arrow/val/data-00000-of-00001.arrow"])
 @pytest.mark.parametrize("deep", [True, False])
-def test_sizes_come_from_images_from_headers_or_from_shards(drawn: Path, what: str, deep: bool) -> None:
-    whole = validate(drawn, row_rules=[TokenBudget("tiny", 1)])
-    root = None if what.startswith("arrow") else drawn / "images"
-    report = validate(drawn / what, deep=deep, row_rules=[TokenBudget("tiny", 1, images_root=root)])
-    assert told(report) == told(whole)
+def test_sizes_come_from_images_from_headers_or_from_shards(synthetic: Path, what: str, deep: bool) -> None:
+    whole = validate(synthetic, row_rules=[TokenBudget("tiny", 1)])
+    root = None if what.startswith("arrow") else synthetic / "images"
+    report = validate(synthetic / what, deep=deep, row_rules=[TokenBudget("tiny", 1, images_root=root)])
+    assert reported(report) == reported(whole)
     assert report.stats.total("tokens_per_row") == whole.stats.total("tokens_per_row")
 
 
@@ -111,7 +111,7 @@ def test_images_lying_on_their_side_count_upright(tmp_path: Path) -> None:
     Image.new("RGB", (200, 90)).save(tall, exif=exif)
     line = {"id": "a", "source": "b", "conversations": [{"images": ["tall.jpg"], "user": "?", "assistant": "!"}]}
     (tmp_path / "val.jsonl").write_text(json.dumps(line) + "\n")
-    found = {deep: told(validate(tmp_path, deep=deep, row_rules=[TokenBudget("tiny", 1, num_crops=8,
+    found = {deep: reported(validate(tmp_path, deep=deep, row_rules=[TokenBudget("tiny", 1, num_crops=8,
              images_root=tmp_path / "images")])) for deep in (True, False)}  # fmt: skip
     processor = get_family("tiny").load_processor("tiny", num_crops=8)  # type: ignore[attr-defined]
     upright, lying = get_family("tiny").num_image_tokens([90, 200], [200, 90], processor).tolist()
@@ -120,9 +120,9 @@ def test_images_lying_on_their_side_count_upright(tmp_path: Path) -> None:
     assert found[True] == found[False]
 
 
-def test_workers_make_no_difference(drawn: Path) -> None:
+def test_workers_make_no_difference(synthetic: Path) -> None:
     budget = TokenBudget("tiny", 1)
-    assert validate(drawn, row_rules=[budget], num_workers=2) == validate(drawn, row_rules=[budget])
+    assert validate(synthetic, row_rules=[budget], num_workers=2) == validate(synthetic, row_rules=[budget])
 
 
 def test_records_of_the_fast_path_measure_as_pydantics() -> None:
@@ -174,36 +174,38 @@ def test_rows_without_sizes_are_counted_never_left_out_silently(tmp_path: Path) 
     assert sum(deep.stats.total("tokens_per_row").values()) == 1
     budget = TokenBudget("tiny", images_root=tmp_path / "images")
     shallow = validate(tmp_path / "ucf101_val.jsonl", deep=False, row_rules=[budget])
-    told = {issue.json_path: issue.message for issue in shallow.issues if issue.code == "PV251"}
-    assert "1 row was not measured" in told[None]
-    assert "no size of image" in told["$.conversations[0].images[0]"]
+    reported = {issue.json_path: issue.message for issue in shallow.issues if issue.code == "PV251"}
+    assert "1 row was not measured" in reported[None]
+    assert "no size of image" in reported["$.conversations[0].images[0]"]
     blind = validate(tmp_path / "ucf101_val.jsonl", images=False, row_rules=[TokenBudget("tiny")])
     assert [issue.message for issue in blind.issues] == [
         "3 rows were not measured in tokens: sizes of images are not known"
     ]
 
 
-def test_unknown_families_tokenizers_and_numbers_are_usage_errors(drawn: Path, tmp_path: Path) -> None:
+def test_unknown_families_tokenizers_and_numbers_are_usage_errors(synthetic: Path, tmp_path: Path) -> None:
     for wrong in (
         lambda: TokenBudget("tiny", 0),
         lambda: TokenBudget("tiny", num_crops=0),
-        lambda: validate(drawn, row_rules=[TokenBudget("nobody")]),
-        lambda: validate(drawn, row_rules=[TokenBudget("phi3_vision", tokenizer=str(tmp_path))]),
+        lambda: validate(synthetic, row_rules=[TokenBudget("nobody")]),
+        lambda: validate(synthetic, row_rules=[TokenBudget("phi3_vision", tokenizer=str(tmp_path))]),
     ):
         with pytest.raises(UsageError):
             wrong()
 
 
-def test_a_family_that_cannot_load_its_tokenizer_alone_is_told(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_that_cannot_load_its_tokenizer_alone_is_reported(
+    synthetic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from phiv_data.utils.plugins import Plugins
     from phiv_data.validation.rules import token_budget as budget
 
     monkeypatch.setattr(budget, "load_plugins", lambda *_: Plugins({"whole": object()}, {}))
     with pytest.raises(UsageError, match="load_processor"):
-        validate(drawn, row_rules=[TokenBudget("whole")])
+        validate(synthetic, row_rules=[TokenBudget("whole")])
     monkeypatch.setattr(budget, "load_plugins", lambda *_: Plugins({}, {"torn": "torn (x:y): ImportError: no z"}))
     with pytest.raises(EnvironmentProblem, match="no z"):
-        validate(drawn, row_rules=[TokenBudget("torn")])
+        validate(synthetic, row_rules=[TokenBudget("torn")])
 
 
 COMMAND = """
@@ -223,15 +225,15 @@ def run(path: Path, family: str = "tiny", before: str = "") -> tuple[int, str, s
     return done.returncode, done.stdout, done.stderr
 
 
-def test_the_command_needs_no_torch(drawn: Path) -> None:
-    code, out, err = run(drawn)
+def test_the_command_needs_no_torch(synthetic: Path) -> None:
+    code, out, err = run(synthetic)
     assert (code, err) == (0, "")
     assert ": valid" in out
 
 
 @pytest.mark.parametrize("missing", ["tokenizers", "phiv_train"])
-def test_a_missing_package_is_one_line_and_code_3(drawn: Path, missing: str) -> None:
-    code, out, err = run(drawn, before=f"sys.modules[{missing!r}] = None")
+def test_a_missing_package_is_one_line_and_code_3(synthetic: Path, missing: str) -> None:
+    code, out, err = run(synthetic, before=f"sys.modules[{missing!r}] = None")
     assert (code, out) == (3, "")
     assert err.count("\n") == 1
     assert missing in err
@@ -242,11 +244,11 @@ def test_a_missing_package_is_one_line_and_code_3(drawn: Path, missing: str) -> 
     "flags", [["--max_tokens", "9"], ["--tokenizer", "x"], ["--num_crops", "1"], ["--family", "tiny", "--no_images"]]
 )
 def test_flags_that_do_not_go_together(
-    drawn: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    synthetic: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from phiv_data.cli.validate import main
 
-    monkeypatch.setattr(sys, "argv", ["phiv-validate", str(drawn), *flags])
+    monkeypatch.setattr(sys, "argv", ["phiv-validate", str(synthetic), *flags])
     assert main() == 2
     assert "--family" in capsys.readouterr().err
 
@@ -278,4 +280,4 @@ def test_real_rows_have_the_trainers_lengths(
     for split in ("train", "val") if data == "clips" else ("val",):
         lengths = trained(folder, split, family, tokenizer)
         report = validate(folder / f"{folder.name}_{split}.jsonl", row_rules=[TokenBudget(family, 1, tokenizer)])
-        assert told(report) == list(zip(lengths.tokens.tolist(), lengths.image_tokens.tolist(), strict=True))
+        assert reported(report) == list(zip(lengths.tokens.tolist(), lengths.image_tokens.tolist(), strict=True))
