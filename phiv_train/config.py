@@ -273,6 +273,15 @@ FREE_ON_RESUME = frozenset(
 )
 
 
+def make_folder(flag: str, folder: Path) -> None:
+    """The folder that `flag` names. EnvironmentProblem or UsageError where it cannot be made."""
+    try:
+        with environment_problems(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(flag, f"{str(folder)!r} cannot be a folder ({error.strerror})") from error
+
+
 def write_config(config: TrainConfig, path: Path) -> None:
     """Write the resolved configuration as JSON."""
     with atomic_write(path) as file:
@@ -282,23 +291,23 @@ def write_config(config: TrainConfig, path: Path) -> None:
 def read_config(path: Path) -> TrainConfig:
     """The configuration of a saved run. UsageError when it makes no sense."""
     with environment_problems(path):
-        return checked(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return validate_config(json.loads(path.read_text(encoding="utf-8")), str(path))
 
 
-def law(config: TrainConfig) -> dict[str, Any]:
+def binding_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide what the weights become, as plain values."""
     return config.model_dump(mode="json", exclude=set(FREE_ON_RESUME))
 
 
-def checked(values: Mapping[str, Any], where: str) -> TrainConfig:
+def validate_config(values: Mapping[str, Any], where: str) -> TrainConfig:
     """The configuration of plain values. UsageError, naming the first wrong key, where they are wrong."""
     try:
         return TrainConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise usage_error(error, where) from error
+        raise to_usage_error(error, where) from error
 
 
-def usage_error(error: ValidationError, where: str) -> UsageError:
+def to_usage_error(error: ValidationError, where: str) -> UsageError:
     """The first problem of a ValidationError as one line."""
     first = error.errors(include_url=False, include_context=False)[0]
     key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or "[" not in part)

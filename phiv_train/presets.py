@@ -21,7 +21,7 @@ RECIPE_WARMUP = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Preset:
     """A preset: settings of TrainConfig, and the score the recipe's page reports (None: none is given)."""
 
     name: str
@@ -72,12 +72,12 @@ _DATASETS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_settings(name: str) -> dict[str, Any]:
+def preset_settings(name: str) -> dict[str, Any]:
     """The settings of the recipe `name`. UsageError for one that is not known."""
-    if (recipe := RECIPES.get(name)) is None:
+    if (recipe := PRESETS.get(name)) is None:
         from difflib import get_close_matches
 
-        close = get_close_matches(name, RECIPES, n=1)
+        close = get_close_matches(name, PRESETS, n=1)
         hint = f"Did you mean {close[0]}? " if close else ""
         raise UsageError("--recipe", f"no recipe {name!r}", f"{hint}phiv-train --list_recipes shows them")
     return dict(recipe.settings)
@@ -86,7 +86,7 @@ def recipe_settings(name: str) -> dict[str, Any]:
 def table() -> str:
     """All recipes, one a line, with the score reported for each."""
     lines = [f"{'recipe':26} {'metric':9} {'reported':>8}  settings"]
-    for recipe in RECIPES.values():
+    for recipe in PRESETS.values():
         score = "-" if recipe.score is None else f"{recipe.score:.2f}"
         lines.append(f"{recipe.name:26} {recipe.metric:9} {score:>8}  {_flags(recipe.settings)}")
     lines.append("Scores are those of the Phi-3.5-vision recipe's page for its own trainer, not measured by phiv.")
@@ -112,12 +112,12 @@ def _flags(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _table_row(row: str) -> Recipe:
+def _table_row(row: str) -> Preset:
     dataset, method, precision, rate, epochs, score = row.split()
     settings = {"batch_size": 64, "learning_rate": float(rate), "num_train_epochs": int(epochs)}
     settings |= _METHODS[method] | _PRECISIONS[precision] | _DATASETS[dataset]
     settings |= _ADAPTERS[dataset] if method.endswith("lora") else {}
-    return Recipe(
+    return Preset(
         name=f"{dataset}-{method}" + ("-fp16" if precision == "fp16" else ""),
         settings=settings,
         metric=str(settings.get("metric", "accuracy")).upper() if dataset == "docvqa" else "accuracy",
@@ -126,15 +126,15 @@ def _table_row(row: str) -> Recipe:
     )
 
 
-def _ucf101(method: str) -> Recipe:
+def _ucf101(method: str) -> Preset:
     # The page gives no UCF-101 numbers: these are the trainer's own defaults, and its video command is bf16 + flash.
     settings = {"batch_size": 16, "learning_rate": 4e-5, "num_crops": 4} | _METHODS[method] | _PRECISIONS["bf16"]
-    return Recipe(f"ucf101-{method}", settings, "accuracy", None, "Phi-3.5-vision")
+    return Preset(f"ucf101-{method}", settings, "accuracy", None, "Phi-3.5-vision")
 
 
 # What `phiv-convert ucf101 --demo` made, learnt by the toy model on a CPU in two to three minutes. Its rows are of
 # nearly one length, so there is nothing for packing to gain.
-DEMO = Recipe(
+DEMO = Preset(
     "demo-full",
     {
         "model_name_or_path": "tiny",
@@ -151,7 +151,7 @@ DEMO = Recipe(
     "accuracy",
     model="tiny",
 )
-RECIPES: Mapping[str, Recipe] = {
+PRESETS: Mapping[str, Preset] = {
     recipe.name: recipe
     for recipe in [DEMO, *map(_ucf101, _METHODS), *(_table_row(row) for row in _ROWS.strip().splitlines())]
 }

@@ -122,8 +122,7 @@ def _json_files(model: str) -> Path:
 def _put_in(model: Any, folder: Path) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    from phiv_train.checkpoints.weights import load_weights
-    from phiv_train.training.trainable import ADAPTER
+    from phiv_train.checkpoints.weights import ADAPTER, load_weights
 
     lora = LoraConfig.from_pretrained(folder)
     inject_adapter_in_model(lora, model, ADAPTER)

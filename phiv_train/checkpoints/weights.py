@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_schemas.errors import UsageError
 from phiv_train.families.base import Family
-from phiv_train.training.trainable import ADAPTER
 
+ADAPTER = "default"  # peft's name of an adapter in the model; there is never a second one
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # peft's names in files: the adapter hangs on the model inside two wrappers.
 _PREFIX = "base_model.model."
@@ -88,18 +88,18 @@ def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tens
 
     with environment_problems(folder):
         if (adapter := folder / ADAPTER_WEIGHTS).is_file():
-            with readable(adapter):
+            with report_unreadable(adapter):
                 named = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(adapter).items()}
             return named if model is None else {_in_model(name): tensor for name, tensor in named.items()}
         state: dict[str, Tensor] = {}
         for file in sorted(folder.glob("model*.safetensors")):
-            with readable(file):
+            with report_unreadable(file):
                 state |= load_file(file)
         return state
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
+def report_unreadable(path: Path) -> Iterator[None]:
     """UsageError where safetensors or torch.load finds nonsense in `path`."""
     try:
         yield

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from phiv_data.utils.atomic import environment_problems
 from phiv_schemas.errors import UsageError
-from phiv_train.config import TrainConfig, checked, usage_error
-from phiv_train.presets import recipe_settings
+from phiv_train.config import TrainConfig, to_usage_error, validate_config
+from phiv_train.presets import preset_settings
 
 _DESCRIPTION = """Fine-tune a vision-language model on a converted dataset.
 
@@ -33,11 +33,11 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     import tyro
 
     recipe, file, flags = split_sources(argv)
-    base = (recipe_settings(recipe) if recipe else {}) | (read_yaml(file) if file else {})
+    base = (preset_settings(recipe) if recipe else {}) | (read_yaml(file) if file else {})
     _check_base(base, str(file or "--recipe"))
     parsed = tyro.cli(_flags_class(base), prog="phiv-train", description=_DESCRIPTION, args=flags)
     values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
-    return checked(values, "phiv-train")
+    return validate_config(values, "phiv-train")
 
 
 def split_sources(argv: Sequence[str]) -> tuple[str | None, Path | None, list[str]]:
@@ -78,7 +78,7 @@ def _check_base(base: Mapping[str, Any], where: str) -> None:
     try:
         TrainConfig.model_validate({"data_dir": "", **base})
     except ValidationError as error:
-        raise usage_error(error, where) from error
+        raise to_usage_error(error, where) from error
 
 
 def _same(value: Any) -> Any:

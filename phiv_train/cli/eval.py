@@ -1,6 +1,6 @@
-"""`phiv-eval`: answer the questions of a split with a model and score the answers.
+"""`phiv-eval`: generate a model's answers to the questions of a split and score them.
 
-Exit codes: 0 evaluated, 1 the data has problems, 2 usage, 3 something of the environment is missing, 130 interrupted.
+Exit codes: 0 evaluated, 1 the data has problems, 2 wrong usage, 3 the environment (packages, disk), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from phiv_data.cli.common import run
-from phiv_data.utils.atomic import environment_problems
 from phiv_schemas.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from phiv_train.checkpoints.resolve import Source
     from phiv_train.evaluation.generate import EvalResult
 
-OnBatch = Callable[[int, int], None]
 Metric = Literal["auto", "accuracy", "accuracy_official", "anls", "anls_official"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Answer the questions of a split and score the answers: accuracy or ANLS, by the recipe's or the official rules.
+    """Generate answers to the questions of a split and score them: accuracy or ANLS, in the variant of Microsoft's
+    recipe or the official one.
 
-    Scores go to stdout, everything to a json file, and a confusion matrix of a classification to an image beside it.
-    Start with torchrun to share the rows among several GPUs; the result is the same.
+    Prints the scores on stdout and writes everything to a JSON file, and for a classification a confusion matrix as an
+    image beside it. Start with torchrun to share the rows among several GPUs; the result is the same.
     """
 
     data_dir: Path
@@ -47,9 +47,9 @@ class Options:
     metric: tuple[Metric, ...] = ("auto",)
     """One or more. auto: anls where questions list several accepted answers, else accuracy."""
     turns: Literal["last", "first", "all"] = "last"
-    """Which turns of a dialogue are asked, with the true answers of earlier turns before them."""
+    """Which turns of a conversation the model answers, with the true answers of earlier turns in the prompt."""
     limit: int | None = None
-    """Look at the first rows of the split only."""
+    """Evaluate the first rows of the split only."""
     family: str | None = None
     """Model family; by default read from the checkpoint."""
     num_crops: int | None = None
@@ -61,24 +61,18 @@ class Options:
     num_workers: int | None = None
     """Processes that read and encode images. By default 4 with a GPU, else none."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights. auto: bfloat16 on a GPU, else float32."""
+    """Precision of the weights. auto: bfloat16 on a GPU, else float32."""
     use_flash_attention: bool = False
     """flash-attention 2 in place of PyTorch's sdpa; needs bfloat16."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: a GPU if there is one."""
     output: Path | None = None
-    """The json file. By default eval_SPLIT.json in the model's folder, or here for a model without a folder."""
+    """The JSON file. By default eval_SPLIT.json in the model's folder, or here for a model without a folder."""
 
 
 def main() -> int:
     """Entry point of `phiv-eval`."""
-    return run("phiv-eval", lambda: _evaluate(_parse(sys.argv[1:])))
-
-
-def _parse(argv: list[str]) -> Options:
-    import tyro
-
-    return tyro.cli(Options, prog="phiv-eval", args=argv, config=(FlagCreatePairsOff,))
+    return run("phiv-eval", lambda: _evaluate(tyro.cli(Options, prog="phiv-eval", config=(FlagCreatePairsOff,))))
 
 
 def _evaluate(options: Options) -> int:
@@ -107,16 +101,9 @@ def _check(options: Options) -> None:
     if (options.num_workers or 0) < 0:
         raise UsageError("--num_workers", f"must be 0 or more (found {options.num_workers})")
     if options.output is not None:
-        _make_folder(options.output.absolute().parent)
+        from phiv_train.config import make_folder
 
-
-def _make_folder(folder: Path) -> None:
-    """The output's folder, before anything is computed. UsageError where it cannot be."""
-    try:
-        with environment_problems(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError("--output", f"{str(folder)!r} cannot be a folder ({error.strerror})") from error
+        make_folder("--output", options.output.absolute().parent)
 
 
 def _answer(options: Options, source: Source, dataset: ConversationDataset) -> tuple[EvalResult, dict[str, Any]]:
@@ -124,7 +111,7 @@ def _answer(options: Options, source: Source, dataset: ConversationDataset) -> t
     if not on_gpu:  # deepspeed, which comes with accelerate, else looks for an accelerator and warns on stdout
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from phiv_train.checkpoints.resolve import load_model
-    from phiv_train.evaluation.generate import evaluate
+    from phiv_train.evaluation.generate import evaluate, progress_bar
     from phiv_train.families.base import get_family
     from phiv_train.training.quiet import quiet_libraries
 
@@ -135,7 +122,7 @@ def _answer(options: Options, source: Source, dataset: ConversationDataset) -> t
     model.to(f"cuda:{_local_rank()}" if on_gpu else "cpu")
     if line := mismatch(source, processor):
         sys.stderr.write(f"phiv-eval: {line}\n" if _rank() == 0 else "")
-    with _process_group(options), _bar() as bar:
+    with _process_group(options), progress_bar("evaluate", disable=None if _rank() == 0 else True) as on_batch:
         result = evaluate(
             model,
             get_family(source.family),
@@ -147,7 +134,7 @@ def _answer(options: Options, source: Source, dataset: ConversationDataset) -> t
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             num_workers=options.num_workers if options.num_workers is not None else 4 * on_gpu,
-            on_batch=bar,
+            on_batch=on_batch,
         )
     used = {"num_crops": getattr(processor, "num_crops", None), "spec_hash": processor.spec_hash}
     return result, {"precision": precision, "world_size": _world_size(), **used}
@@ -197,20 +184,6 @@ def _process_group(options: Options) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _bar() -> Iterator[OnBatch]:
-    from tqdm import tqdm
-
-    hidden = None if _rank() == 0 else True
-    with tqdm(unit=" questions", desc="evaluate", disable=hidden, leave=False, file=sys.stderr) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
 
 
 def _on_gpu(options: Options) -> bool:

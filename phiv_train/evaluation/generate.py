@@ -16,6 +16,7 @@ caching, random state; so this can run inside a training.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,6 +136,20 @@ def evaluate(
     predictions = tuple(Prediction(q, *answers[q.row, q.turn]) for q in questions)
     settings = {"split": dataset.split, "turns": turns, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     return EvalResult(_means(names, predictions), predictions, len(rows), unlabeled, settings)
+
+
+@contextmanager
+def progress_bar(label: str, *, disable: bool | None = None) -> Iterator[Callable[[int, int], None]]:
+    """`on_batch` that moves a bar on stderr. `disable`: None shows it on a terminal only."""
+    from tqdm import tqdm
+
+    with tqdm(unit=" questions", desc=label, disable=disable, leave=False, file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def find_questions(

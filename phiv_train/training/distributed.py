@@ -71,7 +71,7 @@ def choose_sharding(config: TrainConfig, on_gpu: bool) -> str:
     return "whole" if config.distributed == "ddp" else config.distributed
 
 
-def stamp_name(sharding: str) -> str:
+def optimizer_format(sharding: str) -> str:
     """How optimizer state is stored, for the checkpoint's stamp: ZeRO-2's can be read by as many processes only."""
     return f"zero2-x{world_size()}" if sharding == "zero2" else sharding
 

@@ -9,7 +9,7 @@ from phiv_train.config import TrainConfig
 from phiv_train.presets import warmup_warning
 from phiv_train.training import distributed as sharding
 from phiv_train.training.memory import Estimate, Workload, estimates, gigabytes
-from phiv_train.training.setup import Prepared, prepare
+from phiv_train.training.prepare import PreparedRun, prepare
 from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
 
 
@@ -20,7 +20,7 @@ def report(config: TrainConfig) -> str:
     return "\n".join(parts)
 
 
-def plan_text(prepared: Prepared) -> str:
+def plan_text(prepared: PreparedRun) -> str:
     """The plan in numbers."""
     config, schedule = prepared.config, prepared.schedule
     summaries = [plan.summary() for plan in schedule.plans]
@@ -28,15 +28,15 @@ def plan_text(prepared: Prepared) -> str:
     accumulation = schedule.accumulation(sharding.world_size())
     warmup = config.num_warmup_steps(schedule.num_steps)
     lines = {
-        "data": f"{config.data_dir} {config.train_split}: {prepared.fitted}",
+        "data": f"{config.data_dir} {config.train_split}: {prepared.selection}",
         "epochs": f"{len(summaries)}, {_each([s.tokens for s in summaries])} tokens per epoch,"
         f" {first.image_tokens / first.tokens:.1%} of them images",
         "steps": f"{schedule.num_steps} ({_each([s.steps for s in summaries])} per epoch), {warmup} of them warm-up",
         "a step": f"{first.rows_per_step:.1f} rows on average (batch_size {config.batch_size})"
         f" in {first.packs_per_step} packs: {sharding.world_size()} processes x {accumulation} accumulated",
         "fill": _fill(first),
-        "worst batch": f"{max(s.worst_positions for s in summaries):,} positions,"
-        f" {max(s.worst_image_tokens for s in summaries):,} of images; it runs first",
+        "worst batch": f"{max(s.max_pack_tokens for s in summaries):,} positions,"
+        f" {max(s.max_pack_image_tokens for s in summaries):,} of images; it runs first",
         "longest row": f"{max(s.longest_row for s in summaries):,} positions",
         "precision": f"{prepared.dtype}, weights {prepared.weights_dtype}, {config.attn_implementation}",
     }
@@ -45,7 +45,7 @@ def plan_text(prepared: Prepared) -> str:
     return f"{text}\nnote         {warning}" if warning else text
 
 
-def strategy_text(prepared: Prepared) -> list[str]:
+def strategy_text(prepared: PreparedRun) -> list[str]:
     """The trainable table of the chosen strategy, and the memory of all of them."""
     family: Any = prepared.family
     if not hasattr(family, "skeleton"):
@@ -54,7 +54,7 @@ def strategy_text(prepared: Prepared) -> list[str]:
     model = family.skeleton(prepared.source.base)
     parts = family.parts(model)
     summaries = [plan.summary() for plan in prepared.schedule.plans]
-    work = Workload(max(s.worst_positions for s in summaries), max(s.worst_image_tokens for s in summaries))
+    work = Workload(max(s.max_pack_tokens for s in summaries), max(s.max_pack_image_tokens for s in summaries))
     half, size = prepared.dtype in ("bfloat16", "float16"), sharding.world_size()
     table = estimates(model, parts, config, work, half=half, sharding=prepared.sharding, world_size=size)
     apply_strategy(model, parts, config)
@@ -73,7 +73,7 @@ def memory_table(rows: list[Estimate], chosen: str) -> str:
 
 def _fill(summary: PlanSummary) -> str:
     full = "" if summary.fill is None else f"{summary.fill:.1%} of the room, "
-    odd = f"; {summary.filler_packs} empty packs complete the last step" if summary.filler_packs else ""
+    odd = f"; {summary.padding_packs} empty packs complete the last step" if summary.padding_packs else ""
     return f"{full}{summary.padding:.1%} padding{odd}"
 
 

@@ -3,9 +3,10 @@
     loss_fn = TokenLoss(head=model.lm_head)          # Trainer(compute_loss_func=loss_fn)
     loss = loss_fn(outputs, labels, num_items_in_batch)
 
-A mean of means weighs a token by the company it keeps: the gradient then depends on how rows were split over
-micro-batches and processes. Divided by the one global count it does not. Logits exist for one chunk of supervised
-positions at a time and are computed again in the backward pass, so memory is chunk x vocabulary whatever the length.
+A mean of means weighs a token by how many others share its micro-batch: the gradient then depends on how rows were
+split over micro-batches and processes. Divided by the one global count it does not. Logits exist for one chunk of
+supervised tokens at a time and are computed again in the backward pass, so memory is chunk x vocabulary whatever the
+length.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-IGNORE = -100
-# trl's measurements: 256 positions per chunk cost no time and cut the loss's memory 4 to 14 times (trl pull 5575).
+from phiv_train.families.base import IGNORE
+
+# trl's measurements: 256 tokens per chunk cost no time and cut the loss's memory 4 to 14 times (trl pull 5575).
 CHUNK = 256
 
 Head = Callable[[Tensor], Tensor]
@@ -29,7 +31,7 @@ class TokenLoss:
 
     `outputs` has `last_hidden_state` [B, L, D] (then `head` makes the logits) or else `logits` [B, L, V]. `labels`
     int64 [B, L], not shifted, -100 where nothing is learned; position 0 of every sample is -100, so packed
-    neighbours never teach each other. `num_items_in_batch`: supervised positions of all micro-batches of all
+    neighbours never train each other. `num_items_in_batch`: supervised tokens of all micro-batches of all
     processes that make one optimizer step; None counts this one only.
     """
 

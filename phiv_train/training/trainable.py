@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from phiv_schemas.errors import EnvironmentProblem, UsageError
+from phiv_train.checkpoints.weights import ADAPTER
 from phiv_train.config import IMAGE_PARTS, TrainConfig
 from phiv_train.families.base import Part
 
 # What freezing the recipe's `vision_embed_tokens` froze: it holds the projector, and the text embedding is its child.
 RECIPE_FREEZES = ("vision", "projector", "embeddings")
-ADAPTER = "default"
 Parts = Mapping[str, Part]
 
 

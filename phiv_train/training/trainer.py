@@ -30,11 +30,11 @@ from transformers.trainer_callback import PrinterCallback
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
 from phiv_schemas.errors import UsageError
 from phiv_train.batching.schedule import Schedule
-from phiv_train.checkpoints.store import Stamp, prune, publish, write_stamp, written_beside
-from phiv_train.checkpoints.weights import has_adapter, load_weights, read_weights, readable, save_weights
+from phiv_train.checkpoints.store import CheckpointMetadata, prune, publish, remove_on_failure, write_metadata
+from phiv_train.checkpoints.weights import has_adapter, load_weights, read_weights, report_unreadable, save_weights
 from phiv_train.config import TrainConfig
 from phiv_train.families.base import Family
-from phiv_train.training import distributed as sharding
+from phiv_train.training import distributed
 from phiv_train.training.callbacks import (
     AuditFirstStep,
     MetricsLog,
@@ -64,11 +64,15 @@ class Run:
     dtype: torch.dtype = torch.float32
     on_gpu: bool = False
 
-    def stamp(self, step: int) -> Stamp:
-        """What the checkpoints of this run are marked with."""
-        packs = self.schedule.plans[0].spec.packs_per_step
-        stored = sharding.stamp_name(self.sharding)
-        return Stamp(step, self.schedule.sha256, self.processor.spec_hash, stored, packs)
+    def metadata(self, step: int) -> CheckpointMetadata:
+        """What this run's checkpoint of a step says of it."""
+        return CheckpointMetadata(
+            step,
+            plan=self.schedule.sha256,
+            spec=self.processor.spec_hash,
+            sharding=distributed.optimizer_format(self.sharding),
+            packs_per_step=self.schedule.plans[0].spec.packs_per_step,
+        )
 
 
 def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
@@ -77,7 +81,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(config.output_dir),
         per_device_train_batch_size=1,  # one micro-batch of the plan
-        gradient_accumulation_steps=run.schedule.accumulation(sharding.world_size()),
+        gradient_accumulation_steps=run.schedule.accumulation(distributed.world_size()),
         max_steps=steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
@@ -101,7 +105,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         seed=config.seed,
         use_cpu=not run.on_gpu,
-        deepspeed=sharding.deepspeed_config(run.sharding, run.on_gpu),
+        deepspeed=distributed.deepspeed_config(run.sharding, run.on_gpu),
         log_level="error",
         log_level_replica="error",
     )
@@ -177,8 +181,8 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             if count is not None and not int(count):
                 self._note_empty_step()
                 count = torch.ones_like(torch.as_tensor(count))
-            place = (self.state.global_step, sharding.rank(), sharding.world_size())
-            self.meter.add(self.run.schedule.load(*place, self.run.images_of_row))
+            place = (self.state.global_step, distributed.rank(), distributed.world_size())
+            self.meter.add(self.run.schedule.work(*place, self.run.images_of_row))
         return [{**sample, **self._extra_inputs} for sample in samples], count
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -199,7 +203,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         """Write the model or adapter; to be called by all ranks."""
         folder = Path(output_dir or self.args.output_dir)
         split = self.run.sharding == "fsdp2"
-        state = sharding.gathered_state(self._plain_model) if split else None
+        state = distributed.gathered_state(self._plain_model) if split else None
         if self.args.should_save:
             save_weights(self.run.family, self._plain_model, self.run.processor, folder, state)
 
@@ -228,11 +232,11 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         output_dir, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         self._writing = output_dir / f"{TMP_PREFIX}checkpoint"
         try:
-            with written_beside(self._writing), environment_problems(output_dir / name):
+            with remove_on_failure(self._writing), environment_problems(output_dir / name):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    write_stamp(self._writing / name, self.config, self.run.stamp(self.state.global_step))
+                    write_metadata(self._writing / name, self.config, self.run.metadata(self.state.global_step))
                     publish(self._writing / name, output_dir, name)
                     self._writing.rmdir()
                     prune(output_dir, self.config.save_total_limit)
@@ -245,12 +249,12 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         if self.run.sharding != "fsdp2":
             load_weights(self._plain_model, folder)
             return
-        state = read_weights(folder, self._plain_model) if sharding.rank() == 0 else {}
-        sharding.scatter_state(self._plain_model, state, strict=not has_adapter(self._plain_model))
+        state = read_weights(folder, self._plain_model) if distributed.rank() == 0 else {}
+        distributed.scatter_state(self._plain_model, state, strict=not has_adapter(self._plain_model))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.run.sharding == "fsdp2":
-            sharding.save_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), Path(output_dir))
+            distributed.save_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), Path(output_dir))
             if self.args.should_save:
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
         else:
@@ -261,10 +265,10 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             return
         folder = Path(checkpoint)
         if self.run.sharding == "fsdp2":
-            sharding.load_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), folder)
+            distributed.load_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), folder)
             self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
         else:
-            with readable(folder / "optimizer.pt"):
+            with report_unreadable(folder / "optimizer.pt"):
                 super()._load_optimizer_and_scheduler(checkpoint)
 
     def _plain_optimizer(self) -> torch.optim.Optimizer:

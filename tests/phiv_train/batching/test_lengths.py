@@ -85,9 +85,9 @@ def test_unlabeled_rows_are_an_error_that_counts_and_names_them(tmp_path: Path) 
     )
     lengths = measure(data, TINY, PROCESSOR, on_bad="skip")
     assert dict(lengths.bad) == {1: "without an answer", 3: "without an answer"}
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=10_000)
-    assert fitted.rows.tolist() == [0, 2]
-    assert str(fitted) == "2 rows; left out: 2 without an answer"
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=10_000)
+    assert selection.rows.tolist() == [0, 2]
+    assert str(selection) == "2 rows; left out: 2 without an answer"
 
 
 def test_a_image_too_thin_to_show_is_reported(tmp_path: Path) -> None:
@@ -115,18 +115,18 @@ def test_a_row_that_is_too_long_is_named_with_its_length_and_images(
 
 
 def test_skipped_rows_are_counted(data: ConversationDataset, lengths: Lengths) -> None:
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=int(lengths.tokens[40]) - 1, on_too_long="skip")
-    assert fitted.rows.tolist() == list(range(40))
-    assert fitted.skipped == {"too long": (40, 41)}
-    assert str(fitted) == "40 rows; left out: 2 too long"
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=int(lengths.tokens[40]) - 1, on_too_long="skip")
+    assert selection.rows.tolist() == list(range(40))
+    assert selection.skipped == {"too long": (40, 41)}
+    assert str(selection) == "40 rows; left out: 2 too long"
 
 
 def test_trimming_keeps_as_many_images_as_fit_evenly_spread(data: ConversationDataset, lengths: Lengths) -> None:
     limit = int(lengths.tokens[40]) - 1
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=limit, on_too_long="trim_images")
-    assert fitted.rows.tolist() == list(range(42))
-    assert fitted.kept_images == {40: tuple(i * 32 // 31 for i in range(31)), 41: tuple(range(31))}
-    assert str(fitted) == "42 rows; 2 with fewer images"
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=limit, on_too_long="trim_images")
+    assert selection.rows.tolist() == list(range(42))
+    assert selection.kept_images == {40: tuple(i * 32 // 31 for i in range(31)), 41: tuple(range(31))}
+    assert str(selection) == "42 rows; 2 with fewer images"
     half = fit(data, lengths, TINY, PROCESSOR, max_length=limit // 2, on_too_long="trim_images")
     count = len(half.kept_images[40])
     assert 12 < count < 18
@@ -134,24 +134,24 @@ def test_trimming_keeps_as_many_images_as_fit_evenly_spread(data: ConversationDa
     assert_trimmed_exactly(data, lengths, half, limit // 2)
 
 
-def assert_trimmed_exactly(data: ConversationDataset, lengths: Lengths, fitted: Fitted, limit: int) -> None:
+def assert_trimmed_exactly(data: ConversationDataset, lengths: Lengths, selection: Fitted, limit: int) -> None:
     """Every trimmed row has the length it is said to have, within the limit; the others are untouched."""
     for row in range(len(lengths)):
-        if (kept := fitted.kept_images.get(row)) is None:
-            assert fitted.lengths.tokens[row] == lengths.tokens[row] <= limit
+        if (kept := selection.kept_images.get(row)) is None:
+            assert selection.lengths.tokens[row] == lengths.tokens[row] <= limit
             continue
         sample = data[row]
         conversation = keep_images(sample.conversation, kept)
         encoded = TINY.encode(conversation, [sample.images[i].open() for i in kept], PROCESSOR)
-        assert len(encoded) == fitted.lengths.tokens[row] <= limit
-        assert (encoded.input_ids == PROCESSOR.image_id).sum() == fitted.lengths.image_tokens[row]
-        assert (encoded.labels != IGNORE).sum() == fitted.lengths.supervised[row]
+        assert len(encoded) == selection.lengths.tokens[row] <= limit
+        assert (encoded.input_ids == PROCESSOR.image_id).sum() == selection.lengths.image_tokens[row]
+        assert (encoded.labels != IGNORE).sum() == selection.lengths.supervised[row]
 
 
 def test_the_image_budget_trims_too(data: ConversationDataset, lengths: Lengths) -> None:
     limit = int(lengths.image_tokens[40]) // 2
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=10**6, max_image_tokens=limit, on_too_long="trim_images")
-    assert fitted.lengths.image_tokens.max() <= limit
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=10**6, max_image_tokens=limit, on_too_long="trim_images")
+    assert selection.lengths.image_tokens.max() <= limit
     with pytest.raises(RecordError, match=f"image tokens, over max_image_tokens {limit}"):
         fit(data, lengths, TINY, PROCESSOR, max_length=10**6, max_image_tokens=limit)
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from phiv_train.training.loss import IGNORE, TokenLoss
+from phiv_train.families.base import IGNORE
+from phiv_train.training.loss import TokenLoss
 
 VOCAB, WIDTH = 11, 7
 

@@ -23,10 +23,10 @@ from phiv_train.batching.lengths import Fitted, fit, measure
 from phiv_train.batching.plan import PlanSpec, make_plan
 from phiv_train.batching.schedule import Schedule
 from phiv_train.checkpoints.resolve import Source, find_source, load_processor
-from phiv_train.checkpoints.store import find_checkpoint, read_stamp
+from phiv_train.checkpoints.store import find_checkpoint, read_metadata
 from phiv_train.config import IMAGE_PARTS, TrainConfig
-from phiv_train.families.base import Family, get_family
-from phiv_train.training import distributed as sharding
+from phiv_train.families.base import Family, Layout, get_family
+from phiv_train.training import distributed
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ USUAL_FILL = 0.98
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """What is known of a run before weights are loaded. `dtype`: name of the compute precision."""
 
     config: TrainConfig
@@ -45,7 +45,7 @@ class Prepared:
     family: Family
     processor: Any
     dataset: ConversationDataset
-    fitted: Fitted
+    selection: Fitted
     schedule: Schedule
     on_gpu: bool
     dtype: str
@@ -64,7 +64,7 @@ class Prepared:
         return "bfloat16" if self.config.lora and self.dtype == "bfloat16" else "float32"
 
     @property
-    def layout(self) -> str:
+    def layout(self) -> Layout:
         """How the family collates a micro-batch."""
         return "packed" if self.config.packing else "right"
 
@@ -74,7 +74,7 @@ class Prepared:
         return self.config.num_workers if self.config.num_workers is not None else 4 * self.on_gpu
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig) -> PreparedRun:
     """Check data and environment and plan the run. PhivError, one line, for what is wrong."""
     dataset = open_split(config.data_dir, config.train_split, config)
     if config.eval:
@@ -87,15 +87,15 @@ def prepare(config: TrainConfig) -> Prepared:
         hint = f"Pass its base, {source.base!r}; adapters are trained from scratch"
         raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
     family, processor = get_family(source.family), load_processor(source, num_crops=config.num_crops)
-    fitted = fit_rows(config, dataset, family, processor)
-    config = without_images(config, fitted)
+    selection = select_rows(config, dataset, family, processor)
+    config = without_images(config, selection)
     known = find_checkpoint(config)
     planned = (
-        config if known is None else config.model_copy(update={"packs_per_step": read_stamp(known).packs_per_step})
+        config if known is None else config.model_copy(update={"packs_per_step": read_metadata(known).packs_per_step})
     )
-    schedule = make_schedule(planned, fitted, sharding.world_size())
-    chosen = sharding.choose_sharding(config, on_gpu)
-    return Prepared(config, source, family, processor, dataset, fitted, schedule, on_gpu, dtype, chosen)
+    schedule = make_schedule(planned, selection, distributed.world_size())
+    chosen = distributed.choose_sharding(config, on_gpu)
+    return PreparedRun(config, source, family, processor, dataset, selection, schedule, on_gpu, dtype, chosen)
 
 
 def open_split(folder: Path, split: str, config: TrainConfig) -> ConversationDataset:
@@ -153,10 +153,10 @@ def check_trackers(config: TrainConfig) -> None:
             raise EnvironmentProblem("--report_to", f"the package of {name} is missing", f"pip install {name}")
 
 
-def fit_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, processor: Any) -> Fitted:
+def select_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, processor: Any) -> Fitted:
     """The rows to train on, measured and within max_length."""
     num_rows = None if config.full_train else config.max_train_rows
-    cache = None if config.dry_run or sharding.rank() else config.output_dir
+    cache = None if config.dry_run or distributed.rank() else config.output_dir
     lengths = measure(dataset, family, processor, num_rows=num_rows, on_bad=config.on_bad, cache_dir=cache)
     return fit(
         dataset,
@@ -169,17 +169,17 @@ def fit_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, 
     )
 
 
-def without_images(config: TrainConfig, fitted: Fitted) -> TrainConfig:
+def without_images(config: TrainConfig, selection: Fitted) -> TrainConfig:
     """Where no row has an image, what only images train is frozen: weight decay would wear it away."""
-    if fitted.lengths.images.any():
+    if selection.lengths.images.any():
         return config
     return config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
 
 
-def note_left_out(prepared: Prepared) -> None:
+def write_left_out_rows(prepared: PreparedRun) -> None:
     """List the rows that were left out before training in `bad_rows.jsonl`, again."""
     path, dataset = prepared.config.output_dir / BAD_FILE, prepared.dataset
-    rows = [(row, reason) for reason, numbers in prepared.fitted.skipped.items() for row in numbers]
+    rows = [(row, reason) for reason, numbers in prepared.selection.skipped.items() for row in numbers]
     path.unlink(missing_ok=True)
     if rows:
         with atomic_write(path) as file:
@@ -187,20 +187,20 @@ def note_left_out(prepared: Prepared) -> None:
                 file.write(json.dumps({"id": dataset.conversation(row).id, "reason": reason}).encode() + b"\n")
 
 
-def make_schedule(config: TrainConfig, fitted: Fitted, world_size: int) -> Schedule:
+def make_schedule(config: TrainConfig, selection: Fitted, world_size: int) -> Schedule:
     """The plans of all epochs; later epochs than max_steps reaches are not made. A run that goes on with another
     number of processes keeps its packs per step, and so the order of its rows."""
-    tokens, images = fitted.lengths.tokens, fitted.lengths.image_tokens
-    if not len(fitted.rows):
-        hint = "Raise --max_length" if any("long" in reason for reason in fitted.skipped) else ""
-        raise UsageError(str(config.data_dir), f"no row is left to train on ({fitted})", hint)
-    if (config.packs_per_step or 0) > world_size * len(fitted.rows):
-        what = f"{config.packs_per_step} packs a step for {len(fitted.rows)} rows"
+    tokens, images = selection.lengths.tokens, selection.lengths.image_tokens
+    if not len(selection.rows):
+        hint = "Raise --max_length" if any("long" in reason for reason in selection.skipped) else ""
+        raise UsageError(str(config.data_dir), f"no row is left to train on ({selection})", hint)
+    if (config.packs_per_step or 0) > world_size * len(selection.rows):
+        what = f"{config.packs_per_step} packs a step for {len(selection.rows)} rows"
         raise UsageError("--packs_per_step", what, "Use fewer, or leave it out")
-    spec = plan_spec(config, tokens[fitted.rows], world_size)
+    spec = plan_spec(config, tokens[selection.rows], world_size)
     plans = []
     for epoch in range(config.num_train_epochs):
-        plans.append(make_plan(tokens, images, spec, epoch=epoch, rows=fitted.rows))
+        plans.append(make_plan(tokens, images, spec, epoch=epoch, rows=selection.rows))
         if config.max_steps is not None and sum(plan.num_steps for plan in plans) >= config.max_steps:
             break
     return Schedule(tuple(plans), config.max_steps)
