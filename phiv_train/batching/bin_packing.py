@@ -56,8 +56,8 @@ def batch_padded(
     n = len(lengths)
     window = np.arange(n) // (max_rows * BATCHES_PER_WINDOW)
     order = np.lexsort((-lengths, window))
-    room = np.full(n, max_rows) if max_tokens is None else np.minimum(max_rows, max_tokens // lengths[order])
-    ends = np.minimum(np.arange(n) + room, (window[order] + 1) * max_rows * BATCHES_PER_WINDOW)
+    space = np.full(n, max_rows) if max_tokens is None else np.minimum(max_rows, max_tokens // lengths[order])
+    ends = np.minimum(np.arange(n) + space, (window[order] + 1) * max_rows * BATCHES_PER_WINDOW)
     if max_image_tokens is not None and image_tokens is not None:
         seen = np.concatenate([[0], np.cumsum(image_tokens[order])])
         ends = np.minimum(ends, np.searchsorted(seen, seen[:-1] + max_image_tokens, side="right") - 1)
@@ -115,12 +115,12 @@ def _count_best_fit_columns(shares: NDArray[np.float64]) -> int:
 
 @dataclass(slots=True)
 class _Windows:
-    """The packs under construction: `room[d]` [windows, packs] is what is left of budget d.
+    """The packs under construction: `space[d]` [windows, packs] is what is left of budget d.
 
-    `level` is `room[0]` of the packs to be levelled, those the total asks for, and 0 at all others.
+    `level` is `space[0]` of the packs to be levelled, those the total asks for, and 0 at all others.
     """
 
-    room: list[NDArray[np.int32]]
+    space: list[NDArray[np.int32]]
     limits: list[int]
     needed: Ints  # [windows, 1], packs that the total asks for
     level: NDArray[np.int32]
@@ -129,8 +129,8 @@ class _Windows:
     def empty(cls, grid: Ints, limits: Ints) -> _Windows:
         needed = np.ceil((grid.sum(axis=1) / limits).max(axis=1)).astype(np.int64)[:, None]
         shape = len(grid), int(needed.max()) + 4
-        room = [np.full(shape, limit, np.int32) for limit in limits]
-        return cls(room, limits.tolist(), needed, room[0])
+        space = [np.full(shape, limit, np.int32) for limit in limits]
+        return cls(space, limits.tolist(), needed, space[0])
 
     def place(self, grid: Ints, best_fit: int) -> Ints:
         """Place all items column by column, the first `best_fit` ones by best fit. The pack of each in its window."""
@@ -140,17 +140,17 @@ class _Windows:
             if t == best_fit:
                 self._start_levelling()
             if t < best_fit:
-                pick = np.where(self._fits(column), self.room[0], np.iinfo(np.int32).max).argmin(axis=1)
+                pick = np.where(self._fits(column), self.space[0], np.iinfo(np.int32).max).argmin(axis=1)
             else:
                 pick = self.level.argmax(axis=1)
             chosen[:, t] = self._take(column, pick)
         return chosen
 
     def _take(self, column: NDArray[np.int32], pick: Ints) -> Ints:
-        """Put the items where `pick` says; where they do not fit there, wherever they do, a new pack at worst."""
+        """Put the items into the packs of `pick`; those that do not fit there into another, if need be a new one."""
         windows = np.arange(len(pick))
         while True:
-            fit = [room[windows, pick] >= cost for room, cost in zip(self.room, column, strict=True)]
+            fit = [space[windows, pick] >= cost for space, cost in zip(self.space, column, strict=True)]
             if not len(stuck := np.flatnonzero(~np.logical_and.reduce(fit))):
                 break
             fits = self._fits(column[:, stuck], stuck)
@@ -158,28 +158,28 @@ class _Windows:
                 pick[stuck] = (fits * (self.level[stuck] + 1)).argmax(axis=1)
             else:
                 self._add_packs()
-        for room, cost in zip(self.room, column, strict=True):
-            room[windows, pick] -= cost
-        if self.level is not self.room[0]:
+        for space, cost in zip(self.space, column, strict=True):
+            space[windows, pick] -= cost
+        if self.level is not self.space[0]:
             self.level[windows, pick] = np.maximum(self.level[windows, pick] - column[0], 0)
         return pick
 
     def _fits(self, column: NDArray[np.int32], windows: Ints | slice = slice(None)) -> NDArray[np.bool_]:
-        fits: NDArray[np.bool_] = self.room[0][windows] >= column[0][:, None]
-        for room, cost in zip(self.room[1:], column[1:], strict=True):
-            fits &= room[windows] >= cost[:, None]
+        fits: NDArray[np.bool_] = self.space[0][windows] >= column[0][:, None]
+        for space, cost in zip(self.space[1:], column[1:], strict=True):
+            fits &= space[windows] >= cost[:, None]
         return fits
 
     def _start_levelling(self) -> None:
-        opened = (self.room[0] < self.limits[0]).sum(axis=1, keepdims=True)
-        wanted = np.arange(self.room[0].shape[1]) < np.maximum(opened, self.needed)
-        self.level = self.room[0] * wanted.astype(np.int32)
+        opened = (self.space[0] < self.limits[0]).sum(axis=1, keepdims=True)
+        wanted = np.arange(self.space[0].shape[1]) < np.maximum(opened, self.needed)
+        self.level = self.space[0] * wanted.astype(np.int32)
 
     def _add_packs(self) -> None:
         extra = (len(self.level), max(4, self.level.shape[1] // 8))
-        levelling = self.level is not self.room[0]
-        self.room = [
-            np.concatenate([room, np.full(extra, limit, np.int32)], axis=1)
-            for room, limit in zip(self.room, self.limits, strict=True)
+        levelling = self.level is not self.space[0]
+        self.space = [
+            np.concatenate([space, np.full(extra, limit, np.int32)], axis=1)
+            for space, limit in zip(self.space, self.limits, strict=True)
         ]
-        self.level = np.concatenate([self.level, np.zeros(extra, np.int32)], axis=1) if levelling else self.room[0]
+        self.level = np.concatenate([self.level, np.zeros(extra, np.int32)], axis=1) if levelling else self.space[0]

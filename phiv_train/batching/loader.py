@@ -1,8 +1,8 @@
-"""Rows of a dataset to micro-batches of tensors, in worker processes.
+"""DataLoader over a plan: rows of a dataset to micro-batches of tensors, in worker processes.
 
-    rows = EncodedRows(dataset, family, processor, fitted=fitted)
-    rows[17]                                       # Encoded: ids, labels, crops of row 17
-    rows[~17]                                      # the same without labels: a filler, it weighs nothing
+    rows = EncodedRows(dataset, family, processor, selection)
+    rows.encode(17)                                # Encoded: ids, labels, image arrays of row 17
+    rows[PlannedRow(17, weight=0)]                 # the same without labels: a padding example
     loader = make_loader(rows, PlanSampler(schedule), layout="packed", num_workers=4)
     for batch in loader: model(**batch)
 

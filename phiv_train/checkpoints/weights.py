@@ -1,7 +1,7 @@
-"""What a run trains, to and from a folder: the whole model, or the adapter alone.
+"""Save and load weights: of the whole model, or of the adapter alone.
 
 save_weights(family, model, processor, folder)       # rank 0; a checkpoint the family's `load` opens, or an adapter
-load_weights(model, folder)                           # exact: nothing missing, nothing left over
+load_weights(model, folder)                           # exact: no tensor missing, none left over
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from phiv_train.families.base import Family
 
 ADAPTER = "default"  # peft's name of an adapter in the model; there is never a second one
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-# peft's names in files: the adapter hangs on the model inside two wrappers.
+# peft's names in files: two wrappers around the model.
 _PREFIX = "base_model.model."
 
 
@@ -49,11 +49,11 @@ def save_weights(
             _remove_weights(folder)
             model.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]  # transformers' model
             processor.save(folder)
-        _unlock(folder)
+        _apply_umask(folder)
 
 
-def _unlock(folder: Path) -> None:
-    """Give weights the mode the umask says: safetensors writes 0600, which nobody else may read."""
+def _apply_umask(folder: Path) -> None:
+    """Give weights the mode of the umask: safetensors writes 0600, which nobody else may read."""
     mask = os.umask(0o077)
     os.umask(mask)
     for path in folder.glob("*.safetensors"):
@@ -100,7 +100,7 @@ def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tens
 
 @contextlib.contextmanager
 def report_unreadable(path: Path) -> Iterator[None]:
-    """UsageError where safetensors or torch.load finds nonsense in `path`."""
+    """UsageError where safetensors or torch.load cannot read `path`."""
     try:
         yield
     except torch.OutOfMemoryError:

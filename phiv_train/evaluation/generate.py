@@ -1,17 +1,17 @@
-"""`evaluate`: let a model answer the questions of a split, and score the answers.
+"""`evaluate`: generate a model's answers to the questions of a split, and score them.
 
     result = evaluate(model, family, processor, ConversationDataset("ucf101", "val"), metric="accuracy", batch_size=8)
     result.metrics                                        # {"accuracy": 0.97}
-    write_result(result, Path("out/eval_after.json"))     # eval_report.py: the json file and a confusion image
+    write_result(result, Path("out/eval_after.json"))     # report.py: the JSON file and a confusion image
 
 Greedy, batched, longest prompts first (memory that holds the first batch holds them all), padded on the left, and
 shared by the ranks of torch.distributed where it is initialised; every rank returns the whole result, in the order
 of the rows. In float32 nothing depends on batch size, workers or ranks. In bfloat16 the shape of a batch moves
 logits by about 1e-2, which can turn a near tie: compare runs of one batch size and world size there.
 
-The prompt of a turn is the dialogue up to it, the true answers of earlier turns included, id for id as in training.
-A question without an answer is left out and counted. The model comes back as it was: training modes of all modules,
-caching, random state; so this can run inside a training.
+The prompt of a turn is the conversation up to it, the true answers of earlier turns included, id for id as in training.
+A question without an answer is left out and counted. The model is left as it was: training modes of all modules,
+caching, random state; so this can run during training.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from phiv_train.families.base import Encoded, Family
 
 Turns = Literal["last", "first", "all"]
 MAX_CLASSES = 200
-_NOT_FOR_GENERATE = ("labels", "position_ids")  # generate counts positions from the mask
+_NOT_FOR_GENERATE = ("labels", "position_ids")  # generate derives position ids from the mask
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One turn to answer. `answer` is the row's own, `answers` all accepted ones, `length` the prompt's positions."""
+    """One turn to answer. `answer` is the row's own, `answers` all accepted ones, `length` the prompt's tokens."""
 
     row: int
     turn: int
@@ -64,7 +64,7 @@ class Prediction:
 class EvalResult:
     """Mean scores (0..1) by metric, the first the one asked for, and all predictions in the order of the rows.
 
-    `rows` were looked at; `unlabeled` of the questions they ask have no answer and are in no score.
+    `rows`: rows evaluated; `unlabeled`: their questions without an answer, which are in no score.
     """
 
     metrics: Mapping[str, float]
@@ -95,7 +95,7 @@ class EvalResult:
         return table if len(table.labels) <= min(MAX_CLASSES, len(self.predictions) - 1) else None
 
     def worst(self, count: int = 10) -> list[Prediction]:
-        """Predictions that are not right, the worst first; ties by likeness to an answer, then by row."""
+        """Predictions that are not right, the worst first; ties by similarity to an answer, then by row."""
         ranks = list(zip(self.scores(self.metric), self.scores("anls_official"), strict=True))
         order = sorted(range(len(ranks)), key=lambda i: (ranks[i], i))
         return [self.predictions[i] for i in order if ranks[i][0] < 1][:count]
@@ -163,7 +163,7 @@ def find_questions(
         conversation = dataset.conversation(row)
         first, last = offsets[row], offsets[row + 1]
         sizes = list(zip(widths[first:last].tolist(), heights[first:last].tolist(), strict=True))
-        for number in _asked(conversation, turns):
+        for number in _select_turns(conversation, turns):
             turn = conversation.turns[number]
             if turn.assistant is None:
                 unlabeled += 1
@@ -176,7 +176,7 @@ def find_questions(
 
 
 def up_to(conversation: Conversation, turn: int) -> Conversation:
-    """The dialogue that ends with turn number `turn`."""
+    """The conversation that ends with turn number `turn`."""
     return conversation.model_copy(update={"conversations": conversation.turns[: turn + 1]})
 
 
@@ -254,7 +254,7 @@ def _generate(
 
 
 def _greedy(processor: Any, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding. Everything that could bend it is said, because what is not said the checkpoint decides."""
+    """Greedy decoding. Everything that could change it is set here, because the checkpoint decides what is not."""
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -277,7 +277,7 @@ def _loader(prompts: Prompts, num_workers: int, device: torch.device) -> DataLoa
         num_workers=num_workers,
         multiprocessing_context="spawn" if num_workers else None,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own, so that a training's random state is not moved
+        generator=torch.Generator(),  # its own, so that the random state of training stays
     )
 
 
@@ -310,7 +310,7 @@ def is_sharded(model: Any) -> bool:
 
 
 def _from_all_ranks(work: Callable[[], Answers]) -> Answers:
-    """The union of all ranks' answers. A rank's error is raised on every rank, so that none waits for ever."""
+    """The union of all ranks' answers. A rank's error is raised on every rank, so that none waits forever."""
     rank, world = _rank_and_world()
     if world == 1:
         return work()
@@ -318,11 +318,11 @@ def _from_all_ranks(work: Callable[[], Answers]) -> Answers:
     error: Exception | None = None
     try:
         mine = work()
-    except Exception as problem:  # of any kind: the others must hear of it
+    except Exception as problem:  # of any kind: the other ranks must get it
         error = problem
-    told = error if isinstance(error, PhivError) or error is None else RuntimeError(f"on rank {rank}: {error!r}")
+    shared = error if isinstance(error, PhivError) or error is None else RuntimeError(f"on rank {rank}: {error!r}")
     everyone: list[Any] = [None] * world
-    dist.all_gather_object(everyone, (mine, told))
+    dist.all_gather_object(everyone, (mine, shared))
     if error is not None:
         raise error
     for _, trouble in everyone:
@@ -337,7 +337,7 @@ def _rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
-def _asked(conversation: Conversation, turns: Turns) -> Sequence[int]:
+def _select_turns(conversation: Conversation, turns: Turns) -> Sequence[int]:
     count = len(conversation.turns)
     return range(count) if turns == "all" else [0 if turns == "first" else count - 1]
 

@@ -8,7 +8,7 @@
     >>> table.labels, table.confusion.tolist()               # last column: an answer that is no class
     (('cat', 'dog'), [[0, 0, 1], [1, 1, 0]])
 
-The recipe's rules, and the official ones where they differ, so that numbers can be compared with either:
+The rules of Microsoft's recipe, and the official ones where they differ, so that numbers can be compared with either:
 
 | name | a question's score, the best over its accepted answers |
 |---|---|

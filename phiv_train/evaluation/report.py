@@ -1,4 +1,4 @@
-"""An evaluation on disk: the recipe's json with more in it, and the confusion matrix as an image.
+"""Evaluation reports: a JSON file that extends the one of Microsoft's recipe, and the confusion matrix as an image.
 
     write_result(result, Path("out/eval_after.json"), model="out")   # and out/eval_after.confusion.png
 
@@ -27,7 +27,7 @@ OTHER = "(other)"
 
 
 def write_result(result: EvalResult, path: Path, **settings: Any) -> Path:
-    """Write the json file (last, whole or not at all) and, for a classification, `<stem>.confusion.png` beside it.
+    """Write the JSON file (last, complete or not at all) and, for a classification, `<stem>.confusion.png` beside it.
 
     `settings` are added to those of the run. Returns `path`. Call it on one rank. Same result, same bytes.
     """
@@ -68,7 +68,7 @@ def as_dict(result: EvalResult, settings: Mapping[str, Any] | None = None) -> di
 
 
 def counts(result: EvalResult) -> dict[str, int]:
-    """Rows looked at, questions scored, those without an answer, and answers that are empty or were cut short."""
+    """Rows evaluated, questions scored, those without an answer, and answers that are empty or were cut short."""
     return {
         "rows": result.rows,
         "questions": len(result.predictions),
@@ -153,7 +153,7 @@ def _font(size: int) -> Any:
 
 
 def _upright(label: str, font: Any, size: tuple[int, int]) -> Image:
-    """`label` reading upwards, standing on the lower edge of a white strip of `size`."""
+    """`label` reading upwards, from the lower edge of a white strip of `size`."""
     from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (size[1], size[0]), "white")

@@ -1,6 +1,6 @@
-"""What happens beside the steps of a run: the metrics log, the progress bar, stopping on a signal, the gradient audit.
+"""Trainer callbacks: the metrics log, the progress bar, stopping on a signal or a non-finite loss, the gradient audit.
 
-All are plain TrainerCallbacks; none changes what is computed.
+None of them changes what is computed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """`metrics.jsonl`: one line per log step, `step` first. A run that goes on drops the lines after its checkpoint."""
+    """`metrics.jsonl`: one line per log step, `step` first. A resumed run drops the lines after its checkpoint."""
 
     def __init__(self, output_dir: Path) -> None:
         self.path = output_dir / METRICS_FILE
@@ -88,7 +88,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
 
 class StopOnNonFinite(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """UsageError when the loss was not finite since the last look, before it is logged or saved as a checkpoint."""
+    """UsageError when the loss was not finite since the last check, before it is logged or saved as a checkpoint."""
 
     def __init__(self, any_rank: Callable[[bool], bool] = bool) -> None:
         self._any_rank = any_rank

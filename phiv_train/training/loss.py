@@ -1,4 +1,4 @@
-"""Next-token cross entropy, summed over supervised positions and divided by those of the whole global batch.
+"""Next-token cross entropy, summed over supervised tokens and divided by their number in the whole global batch.
 
     loss_fn = TokenLoss(head=model.lm_head)          # Trainer(compute_loss_func=loss_fn)
     loss = loss_fn(outputs, labels, num_items_in_batch)
@@ -30,7 +30,7 @@ class TokenLoss:
     """`compute_loss_func` of transformers' Trainer: scalar loss of one micro-batch.
 
     `outputs` has `last_hidden_state` [B, L, D] (then `head` makes the logits) or else `logits` [B, L, V]. `labels`
-    int64 [B, L], not shifted, -100 where nothing is learned; position 0 of every sample is -100, so packed
+    int64 [B, L], not shifted, -100 where a token is not supervised; token 0 of every sample is -100, so packed
     neighbours never train each other. `num_items_in_batch`: supervised tokens of all micro-batches of all
     processes that make one optimizer step; None counts this one only.
     """
@@ -40,20 +40,20 @@ class TokenLoss:
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         hidden = getattr(outputs, "last_hidden_state", None)
-        states, targets = supervised(outputs.logits if hidden is None else hidden, labels)
+        states, targets = select_supervised(outputs.logits if hidden is None else hidden, labels)
         total = summed_cross_entropy(states, targets, self.head if hidden is not None else _identity, self.chunk)
         return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
 
-def supervised(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """`(states [S, D], targets [S])`: the positions that predict a labelled next token, and that token."""
+def select_supervised(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """`(states [S, D], targets [S])`: the hidden states that predict a labelled next token, and that token."""
     targets = labels[:, 1:].to(states.device)
     wanted = targets != IGNORE
     return states[:, :-1][wanted], targets[wanted]
 
 
 def summed_cross_entropy(states: Tensor, targets: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
-    """Sum over S positions of -log softmax(head(states))[target], in float32 or the states' float64."""
+    """Sum over S tokens of -log softmax(head(states))[target], in float32 or the states' float64."""
     if not len(targets):  # every rank must still reach the head, or DDP waits for its gradient
         return head(states.new_zeros(1, states.shape[-1])).sum() * 0 + states.sum() * 0
     losses = [

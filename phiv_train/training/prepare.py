@@ -1,4 +1,4 @@
-"""From settings to everything a run needs, cheap checks first: data, processor, lengths, plan, device, precision.
+"""Prepares a run from its settings, cheap checks first: data, processor, lengths, plan, device, precision.
 
 prepared = prepare(config)                     # no weights are loaded
 prepared.schedule.num_steps, prepared.fitted
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 BAD_FILE = "bad_rows.jsonl"
 USUAL_FILL = 0.98
-"""Share of a pack's room that rows take, of which steps are made large enough to hold batch_size rows."""
+"""Share of a pack that rows usually fill; steps are sized by it to hold batch_size rows."""
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """What is known of a run before weights are loaded. `dtype`: name of the compute precision."""
+    """Everything about a run that is known before weights are loaded. `dtype`: name of the compute precision."""
 
     config: TrainConfig
     source: Source
@@ -75,7 +75,7 @@ class PreparedRun:
 
 
 def prepare(config: TrainConfig) -> PreparedRun:
-    """Check data and environment and plan the run. PhivError, one line, for what is wrong."""
+    """Check data and environment and plan the run. PhivError for wrong data, settings or environment."""
     dataset = open_split(config.data_dir, config.train_split, config)
     if config.eval:
         open_split(config.data_dir, config.eval_split, config)
@@ -116,19 +116,19 @@ def has_gpu(config: TrainConfig) -> bool:
 
 
 def check_precision(config: TrainConfig, on_gpu: bool) -> str:
-    """Name of the compute precision. One line for what this machine or the packages on it cannot do."""
+    """Name of the compute precision. PhivError for what this machine or the packages on it cannot do."""
     dtype = config.compute_dtype(on_gpu)
     if dtype == "float16" and config.use_flash_attention:
         raise UsageError("--use_flash_attention", "does not work in float16 (NaN)", "Use bf16")
-    if config.use_flash_attention and not _installed("flash_attn"):
+    if config.use_flash_attention and not _is_installed("flash_attn"):
         what = "the flash-attn package is missing"
         raise EnvironmentProblem("--use_flash_attention", what, "Install phiv[gpu], or leave the flag out (sdpa)")
     if config.use_flash_attention and not on_gpu:
         raise EnvironmentProblem("--use_flash_attention", "needs a GPU (none is used)", "Leave the flag out (sdpa)")
-    if config.use_qlora and not _installed("bitsandbytes"):
+    if config.use_qlora and not _is_installed("bitsandbytes"):
         hint = "Install phiv[gpu], or use --use_lora without 4 bit"
         raise EnvironmentProblem("--use_qlora", "the bitsandbytes package is missing", hint)
-    if config.lora and not _installed("peft"):
+    if config.lora and not _is_installed("peft"):
         raise EnvironmentProblem("--use_lora", "the peft package is missing", "Install phiv[train]")
     if dtype == "float16" and not on_gpu:
         raise UsageError("--precision", "float16 needs a GPU (none is used)", "Use bfloat16 or float32")
@@ -141,7 +141,7 @@ def check_precision(config: TrainConfig, on_gpu: bool) -> str:
 
 
 def check_trackers(config: TrainConfig) -> None:
-    """One line for a tracker that transformers does not know, or whose package is missing."""
+    """PhivError for a tracker that transformers does not know, or whose package is missing."""
     from transformers.integrations import get_available_reporting_integrations
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -154,7 +154,7 @@ def check_trackers(config: TrainConfig) -> None:
 
 
 def select_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, processor: Any) -> Fitted:
-    """The rows to train on, measured and within max_length."""
+    """The rows to train on: measured, and within max_length."""
     num_rows = None if config.full_train else config.max_train_rows
     cache = None if config.dry_run or distributed.rank() else config.output_dir
     lengths = measure(dataset, family, processor, num_rows=num_rows, on_bad=config.on_bad, cache_dir=cache)
@@ -170,7 +170,7 @@ def select_rows(config: TrainConfig, dataset: ConversationDataset, family: Famil
 
 
 def without_images(config: TrainConfig, selection: Fitted) -> TrainConfig:
-    """Where no row has an image, what only images train is frozen: weight decay would wear it away."""
+    """Where no row has an image, the parts that only images train are frozen: weight decay would shrink them."""
     if selection.lengths.images.any():
         return config
     return config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
@@ -188,7 +188,7 @@ def write_left_out_rows(prepared: PreparedRun) -> None:
 
 
 def make_schedule(config: TrainConfig, selection: Fitted, world_size: int) -> Schedule:
-    """The plans of all epochs; later epochs than max_steps reaches are not made. A run that goes on with another
+    """The plans of all epochs; later epochs than max_steps reaches are not made. A run resumed with another
     number of processes keeps its packs per step, and so the order of its rows."""
     tokens, images = selection.lengths.tokens, selection.lengths.image_tokens
     if not len(selection.rows):
@@ -217,39 +217,36 @@ def plan_spec(config: TrainConfig, tokens: Ints, world_size: int) -> PlanSpec:
     common: dict[str, Any] = {"max_image_tokens": config.max_image_tokens, "seed": config.seed}
     if not config.packing:
         enough = world_size * math.ceil(len(tokens) / (per_device * world_size))
-        packs = config.packs_per_step or min(enough, _divided(config.batch_size, per_device, world_size))
+        if not config.packs_per_step and config.batch_size % (per_device * world_size):
+            what = f"{config.batch_size} rows do not divide into {world_size} processes of {per_device}"
+            hint = "Use a multiple of batch_size_per_gpu times the number of processes"
+            raise UsageError("--batch_size", what, hint)
+        packs = config.packs_per_step or min(enough, config.batch_size // per_device)
         return PlanSpec(
             packs_per_step=packs, layout="padded", max_tokens=config.max_length, max_rows=per_device, **common
         )
     longest, needed = int(tokens.max()), size * float(tokens.mean()) / USUAL_FILL
-    room = config.max_length or per_device * longest
-    packs = config.packs_per_step or world_size * math.ceil(size / rows_per_pack(tokens, room) / world_size)
-    max_tokens = min(room, max(longest, math.ceil(needed / packs)))
-    # Where the longest row alone asks for more room than batch_size rows need, rows are counted as well.
+    limit = config.max_length or per_device * longest
+    packs = config.packs_per_step or world_size * math.ceil(size / rows_per_pack(tokens, limit) / world_size)
+    max_tokens = min(limit, max(longest, math.ceil(needed / packs)))
+    # Where the longest row alone needs more tokens than batch_size rows, rows are counted as well.
     max_rows = math.ceil(size / packs) if max_tokens * packs > 1.25 * needed else None
     return PlanSpec(packs_per_step=packs, layout="packed", max_tokens=max_tokens, max_rows=max_rows, **common)
 
 
-def rows_per_pack(tokens: Ints, room: int, sample: int = 20_000) -> float:
-    """Rows that packs of `room` positions take on average, by packing up to `sample` of them.
+def rows_per_pack(tokens: Ints, max_tokens: int, sample: int = 20_000) -> float:
+    """Rows that packs of `max_tokens` hold on average, by packing up to `sample` of them.
 
     >>> rows_per_pack(np.full(100, 30), 100)
     3.0
     """
     some = tokens[:: -(-len(tokens) // sample)]
     some = np.tile(some, -(-100 // len(some)))  # few rows: the odd pack at the end must not count
-    packs = make_plan(some, np.zeros_like(some), PlanSpec(packs_per_step=1, max_tokens=room)).num_packs
+    packs = make_plan(some, np.zeros_like(some), PlanSpec(packs_per_step=1, max_tokens=max_tokens)).num_packs
     return max(1.0, round(len(some) / packs, 1))
 
 
-def _divided(batch_size: int, per_device: int, world_size: int) -> int:
-    if batch_size % (per_device * world_size):
-        what = f"{batch_size} rows do not divide into {world_size} processes of {per_device}"
-        raise UsageError("--batch_size", what, "Use a multiple of batch_size_per_gpu times the number of processes")
-    return batch_size // per_device
-
-
-def _installed(package: str) -> bool:
+def _is_installed(package: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(package) is not None

@@ -1,10 +1,10 @@
-"""`PhivTrainer`: transformers' Trainer, walking a plan, with checkpoints that are complete and exact.
+"""`PhivTrainer`: transformers' Trainer over a plan of batches, with checkpoints that are complete and exact.
 
     trainer = PhivTrainer(config, run, model, loader)
     trainer.train(resume_from_checkpoint=str(folder) if folder else None)
 
-What it adds: the plan's batches, the token-normalised loss, optimizer groups per part, figures of throughput, and
-checkpoints written beside and renamed. What computes is transformers' own loop. `get_train_dataloader`,
+It adds the plan's batches, the token-normalised loss, optimizer groups per part, throughput figures, and checkpoints
+that are written under a temporary name and renamed. The training loop is transformers' own. `get_train_dataloader`,
 `create_optimizer`, `get_batch_samples`, `log`, `save_model` and `floating_point_ops` are its public hooks; the
 underscored methods at the end are overridden because it offers none for where and how a checkpoint is written.
 """
@@ -53,7 +53,7 @@ _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_wit
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is made of besides model and data. `dtype`: compute precision. `images_of_row` int64 [rows]."""
+    """What a run needs besides model and data. `dtype`: compute precision. `images_of_row` int64 [rows]."""
 
     family: Family
     processor: Any
@@ -65,7 +65,7 @@ class Run:
     on_gpu: bool = False
 
     def metadata(self, step: int) -> CheckpointMetadata:
-        """What this run's checkpoint of a step says of it."""
+        """The metadata of this run's checkpoint after `step`."""
         return CheckpointMetadata(
             step,
             plan=self.schedule.sha256,
@@ -114,7 +114,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
 class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """One run. `loader` yields this process's micro-batches of the whole run, in the plan's order.
 
-    UsageError where transformers would use nn.DataParallel. `stopped` says whether a signal ended the run early.
+    UsageError where transformers would use nn.DataParallel. `stopped`: a signal ended the run early.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not estimated: transformers' formula knows no images, and walks all parameters for every micro-batch."""
+        """Not estimated: transformers' formula ignores images, and visits all parameters for every micro-batch."""
         return 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -208,7 +208,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             save_weights(self.run.family, self._plain_model, self.run.processor, folder, state)
 
     def _note_empty_step(self) -> None:
-        """A step without supervised tokens: rows left out as bad by --on_bad skip add nothing. Else UsageError."""
+        """A step without supervised tokens: all its rows are bad ones that --on_bad skip left out. Else UsageError."""
         what = f"step {self.state.global_step + 1} has no answer to learn from"
         if self.config.on_bad == "error":
             raise UsageError("training", what)
@@ -217,7 +217,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
 
     # -- the loss ---------------------------------------------------------------------------------------------------
     def _head(self, hidden: Tensor) -> Tensor:
-        """Logits of some positions. The loss runs outside `forward`, where autocast is not on by itself."""
+        """Logits of some hidden states. The loss runs outside `forward`, where autocast is not on by itself."""
         head = self._plain_model.get_output_embeddings()  # type: ignore[operator]  # transformers' model
         half = self.run.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(hidden.device.type, self.run.dtype) if half else contextlib.nullcontext():

@@ -52,7 +52,7 @@ def test_the_recipes_defaults_stay() -> None:
     assert config.compute_dtype(on_gpu=False) == "float32"
 
 
-def test_flags_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> None:
+def test_flags_override_the_file_which_overrides_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 1e-5\nlora_rank: 8\ndata_dir: from_file\nfreeze: [vision]\nbf16: true\n")
     config = parse(["--recipe", "docvqa-lora", "--config", str(file), "--lora-rank", "4", "--no-bf16"])
@@ -166,7 +166,7 @@ def test_settings_that_change_the_weights_are_not_free_on_resume() -> None:
         {"use_lora": True, "lora_alpha_ratio": float("inf")},
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(values: dict[str, Any]) -> None:
+def test_invalid_numbers_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         validate_config({"data_dir": "d", **values}, "here")
 

@@ -201,14 +201,14 @@ def test_the_summary_adds_up() -> None:
 
 def best_fit_decreasing(lengths: np.ndarray, limit: int) -> int:
     """The readable version: how many packs best fit decreasing needs over all rows at once."""
-    room: list[int] = []
+    space: list[int] = []
     for length in sorted(lengths.tolist(), reverse=True):
-        fitting = [i for i, left in enumerate(room) if left >= length]
+        fitting = [i for i, left in enumerate(space) if left >= length]
         if fitting:
-            room[min(fitting, key=room.__getitem__)] -= length
+            space[min(fitting, key=space.__getitem__)] -= length
         else:
-            room.append(limit - length)
-    return len(room)
+            space.append(limit - length)
+    return len(space)
 
 
 DISTRIBUTIONS = {

@@ -51,7 +51,7 @@ def trained(folder: Path) -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def untrained() -> tuple[Any, Any]:
-    """Says anything, and rarely stops: every position counts."""
+    """Says anything, and rarely stops: every token counts."""
     return FAMILY.load("tiny:3")
 
 
@@ -113,7 +113,7 @@ def test_workers_change_nothing_and_rows_are_answered_in_the_order_given(
     assert runs[0].rows == 3
 
 
-def test_two_processes_answer_every_question_once_and_alike(
+def test_two_processes_answer_every_question_once_and_equally(
     trained: Any, untrained: Any, folder: Path, tmp_path: Path
 ) -> None:
     """Plain replicas, FSDP2, and an error on one rank that is raised on both."""

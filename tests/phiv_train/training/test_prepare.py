@@ -23,7 +23,7 @@ from phiv_train.training.prepare import check_precision, plan_spec, prepare
     [
         ([100] * 64, {}, 1, (16, 100)),  # equal rows: as the recipe, one per forward pass
         ([100] * 64, {"batch_size_per_gpu": 4}, 2, (4, 409)),
-        ([100] * 64, {"max_length": 150}, 1, (16, 103)),  # no room for two
+        ([100] * 64, {"max_length": 150}, 1, (16, 103)),  # too short for two
         ([100] * 64, {"batch_size": 8}, 4, (8, 103)),
         ([10, 20, 30, 100] * 16, {}, 1, (7, 100)),  # mixed: several rows per pass
         ([10, 20, 30, 100] * 16, {"packing": False, "batch_size_per_gpu": 2}, 2, (8, None)),
