@@ -138,7 +138,9 @@ class _Windows:
         columns = np.ascontiguousarray(grid.transpose(1, 2, 0), dtype=np.int32)  # [width, d, windows]
         for t, column in enumerate(columns):
             if t == best_fit:
-                self._start_levelling()
+                opened = (self.space[0] < self.limits[0]).sum(axis=1, keepdims=True)
+                wanted = np.arange(self.space[0].shape[1]) < np.maximum(opened, self.needed)
+                self.level = self.space[0] * wanted.astype(np.int32)
             if t < best_fit:
                 pick = np.where(self._fits(column), self.space[0], np.iinfo(np.int32).max).argmin(axis=1)
             else:
@@ -169,11 +171,6 @@ class _Windows:
         for space, cost in zip(self.space[1:], column[1:], strict=True):
             fits &= space[windows] >= cost[:, None]
         return fits
-
-    def _start_levelling(self) -> None:
-        opened = (self.space[0] < self.limits[0]).sum(axis=1, keepdims=True)
-        wanted = np.arange(self.space[0].shape[1]) < np.maximum(opened, self.needed)
-        self.level = self.space[0] * wanted.astype(np.int32)
 
     def _add_packs(self) -> None:
         extra = (len(self.level), max(4, self.level.shape[1] // 8))

@@ -3,7 +3,7 @@
     sampler = PlanSampler(Schedule(plans), rank=1, world_size=2, start=1200)
     for rows in sampler: ...                      # the PlannedRows of one micro-batch
 
-Iterating changes no state, so prefetching workers cannot make it run ahead: the position of a run is the number of its
+Iterating changes no state, so prefetching workers cannot make it run ahead: the progress of a run is the number of its
 finished steps. A run resumed at step s, with any number of workers, or of ranks that divides a step, takes exactly the
 micro-batches the uninterrupted run would have taken. Finding step s is one lookup, not a replay.
 """

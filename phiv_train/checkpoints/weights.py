@@ -46,7 +46,8 @@ def save_weights(
         elif state is None:
             family.save(model, processor, folder)
         else:
-            _remove_weights(folder)
+            for old in folder.glob("model*.safetensors*"):  # one file where this save makes shards, or the reverse
+                old.unlink()
             model.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]  # transformers' model
             processor.save(folder)
         _apply_umask(folder)
@@ -59,12 +60,6 @@ def _apply_umask(folder: Path) -> None:
     for path in folder.glob("*.safetensors"):
         with contextlib.suppress(PermissionError):  # file systems without modes
             path.chmod(0o666 & ~mask)
-
-
-def _remove_weights(folder: Path) -> None:
-    """An older save may have been one file where this one is shards, or the reverse."""
-    for old in folder.glob("model*.safetensors*"):
-        old.unlink()
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -90,7 +85,10 @@ def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tens
         if (adapter := folder / ADAPTER_WEIGHTS).is_file():
             with report_unreadable(adapter):
                 named = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(adapter).items()}
-            return named if model is None else {_in_model(name): tensor for name, tensor in named.items()}
+            if model is None:
+                return named
+            # `x.lora_A.weight` of a file is `x.lora_A.default.weight` in the model.
+            return {re.sub(r"(\.lora_[AB])\.", rf"\1.{ADAPTER}.", name): tensor for name, tensor in named.items()}
         state: dict[str, Tensor] = {}
         for file in sorted(folder.glob("model*.safetensors")):
             with report_unreadable(file):
@@ -125,13 +123,8 @@ def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | 
     config: Any = model.peft_config
     with atomic_write(folder / ADAPTER_CONFIG) as file:
         settings = config[ADAPTER].to_dict() | {"inference_mode": True}
-        file.write((json.dumps(settings, indent=2, sort_keys=True, default=_plain) + "\n").encode())
+        file.write((json.dumps(settings, indent=2, sort_keys=True, default=_to_json) + "\n").encode())
 
 
-def _in_model(name: str) -> str:
-    """`x.lora_A.weight` of a file is `x.lora_A.default.weight` in the model."""
-    return re.sub(r"(\.lora_[AB])\.", rf"\1.{ADAPTER}.", name)
-
-
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

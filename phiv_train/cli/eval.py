@@ -28,7 +28,7 @@ Metric = Literal["auto", "accuracy", "accuracy_official", "anls", "anls_official
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class EvalOptions:
     """Generate answers to the questions of a split and score them: accuracy or ANLS, in the variant of Microsoft's
     recipe or the official one.
 
@@ -72,11 +72,11 @@ class Options:
 
 def main() -> int:
     """Entry point of `phiv-eval`."""
-    return run("phiv-eval", lambda: _evaluate(tyro.cli(Options, prog="phiv-eval", config=(FlagCreatePairsOff,))))
+    return run("phiv-eval", lambda: _evaluate(tyro.cli(EvalOptions, prog="phiv-eval", config=(FlagCreatePairsOff,))))
 
 
-def _evaluate(options: Options) -> int:
-    """Everything cheap is checked before anything heavy is imported or loaded."""
+def _evaluate(options: EvalOptions) -> int:
+    """Check everything cheap before anything heavy is imported or loaded, then evaluate and report."""
     from phiv_data.storage.dataset import ConversationDataset
     from phiv_train.checkpoints.resolve import find_source
 
@@ -89,7 +89,7 @@ def _evaluate(options: Options) -> int:
     return EXIT_OK
 
 
-def _check(options: Options) -> None:
+def _check(options: EvalOptions) -> None:
     if options.model_name_or_path is None and options.adapter is None:
         raise UsageError("--model_name_or_path", "is missing", "Pass a checkpoint, or an adapter with --adapter")
     for name in ("limit", "num_crops", "batch_size", "max_new_tokens"):
@@ -106,9 +106,9 @@ def _check(options: Options) -> None:
         make_folder("--output", options.output.absolute().parent)
 
 
-def _answer(options: Options, source: Source, dataset: ConversationDataset) -> tuple[EvalResult, dict[str, Any]]:
+def _answer(options: EvalOptions, source: Source, dataset: ConversationDataset) -> tuple[EvalResult, dict[str, Any]]:
     on_gpu = _on_gpu(options)
-    if not on_gpu:  # deepspeed, which comes with accelerate, else looks for an accelerator and warns on stdout
+    if not on_gpu:  # deepspeed, which comes with accelerate, else searches for an accelerator and warns on stdout
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from phiv_train.checkpoints.resolve import load_model
     from phiv_train.evaluation.generate import evaluate, progress_bar
@@ -153,7 +153,7 @@ def mismatch(source: Source, processor: Any) -> str | None:
     return None
 
 
-def _report(options: Options, source: Source, result: EvalResult, settings: dict[str, Any]) -> None:
+def _report(options: EvalOptions, source: Source, result: EvalResult, settings: dict[str, Any]) -> None:
     from phiv_train.evaluation.report import as_text, write_result
 
     named = {
@@ -169,7 +169,7 @@ def _report(options: Options, source: Source, result: EvalResult, settings: dict
 
 
 @contextmanager
-def _process_group(options: Options) -> Iterator[None]:
+def _process_group(options: EvalOptions) -> Iterator[None]:
     """torch.distributed while evaluating, when torchrun started us."""
     if _world_size() == 1:
         yield
@@ -186,7 +186,7 @@ def _process_group(options: Options) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _on_gpu(options: Options) -> bool:
+def _on_gpu(options: EvalOptions) -> bool:
     import torch
 
     return options.device == "auto" and torch.cuda.is_available()

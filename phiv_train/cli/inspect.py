@@ -29,7 +29,7 @@ _GREEN, _BLUE, _PLAIN = "\x1b[1;32m", "\x1b[34m", "\x1b[0m"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class InspectOptions:
     """Show a row of a converted dataset as the model will see it: ids, what is learnt, images, length.
 
     Learnt text is green on a terminal and marked with > everywhere. No weights are loaded.
@@ -58,13 +58,13 @@ def main() -> int:
     return run("phiv-inspect", lambda: _inspect(_parse(sys.argv[1:])))
 
 
-def _parse(argv: list[str]) -> Options:
+def _parse(argv: list[str]) -> InspectOptions:
     import tyro
 
-    return tyro.cli(Options, prog="phiv-inspect", args=argv, config=(FlagCreatePairsOff,))
+    return tyro.cli(InspectOptions, prog="phiv-inspect", args=argv, config=(FlagCreatePairsOff,))
 
 
-def _inspect(options: Options) -> int:
+def _inspect(options: InspectOptions) -> int:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # deepspeed, where a family imports it, else warns on stdout
     from phiv_train.checkpoints.resolve import find_source, load_processor
     from phiv_train.evaluation.inspection import inspect_row
@@ -87,7 +87,7 @@ def _inspect(options: Options) -> int:
     return EXIT_OK
 
 
-def find_row(options: Options) -> tuple[ConversationDataset, int]:
+def find_row(options: InspectOptions) -> tuple[ConversationDataset, int]:
     """The dataset and the row's number. UsageError, saying what there is, when there is no such row."""
     from phiv_data.storage.dataset import ConversationDataset, read_manifest
 

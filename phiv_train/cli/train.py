@@ -41,7 +41,7 @@ def run_command(argv: Sequence[str]) -> int:
         return EXIT_OK
     import torch
 
-    if not torch.cuda.is_available():  # transformers imports deepspeed, which would look for a GPU and warn
+    if not torch.cuda.is_available():  # transformers imports deepspeed, which would search for a GPU and warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from phiv_train.training.run import train
 

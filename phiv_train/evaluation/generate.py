@@ -118,7 +118,7 @@ def evaluate(
     """Generate an answer for every labelled question of `rows` (default: all) and score it.
 
     `metric`: one name or several of `metrics.METRICS`, or "auto": anls where a question lists several accepted
-    answers, else accuracy. `turns`: which turns of a dialogue are asked. `batch_size`: prompts per forward pass and
+    answers, else accuracy. `turns`: which turns of a conversation are asked. `batch_size`: prompts per forward pass and
     rank. `on_batch(done, total)`: this rank's questions so far.
 
     UsageError when nothing is labelled or a metric is unknown. What fails on one rank is raised on all of them.
@@ -135,7 +135,9 @@ def evaluate(
     answers = _from_all_ranks(lambda: _generate(model, prompts, max_new_tokens, num_workers, sharded, on_batch))
     predictions = tuple(Prediction(q, *answers[q.row, q.turn]) for q in questions)
     settings = {"split": dataset.split, "turns": turns, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    return EvalResult(_means(names, predictions), predictions, len(rows), unlabeled, settings)
+    pairs = [(p.text, p.question.answers) for p in predictions]
+    means = {name: mean_score(name, pairs) for name in names}
+    return EvalResult(means, predictions, len(rows), unlabeled, settings)
 
 
 @contextmanager
@@ -163,13 +165,14 @@ def find_questions(
         conversation = dataset.conversation(row)
         first, last = offsets[row], offsets[row + 1]
         sizes = list(zip(widths[first:last].tolist(), heights[first:last].tolist(), strict=True))
-        for number in _select_turns(conversation, turns):
+        count = len(conversation.turns)
+        for number in {"all": range(count), "first": [0], "last": [count - 1]}[turns]:
             turn = conversation.turns[number]
             if turn.assistant is None:
                 unlabeled += 1
                 continue
-            dialogue = up_to(conversation, number)
-            length = family.length(dialogue, sizes[: len(dialogue.image_paths)], processor, generation=True)
+            asked = up_to(conversation, number)
+            length = family.length(asked, sizes[: len(asked.image_paths)], processor, generation=True)
             answers = turn.answers or (turn.assistant,)
             questions.append(Question(row, number, conversation.id, turn.assistant, answers, length))
     return questions, unlabeled
@@ -214,15 +217,14 @@ class Prompts(Dataset[dict[str, Tensor]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        samples = [self._encode(question) for question in self.batches[index]]
+        samples: list[Encoded] = []
+        for question in self.batches[index]:
+            sample = self.dataset[question.row]
+            conversation = up_to(sample.conversation, question.turn)
+            images = [image.open() for image in sample.images[: len(conversation.image_paths)]]
+            samples.append(self.family.encode(conversation, images, self.processor, generation=True))
         batch = self.family.collate(samples, self.processor, layout="left")
         return {name: tensor for name, tensor in batch.items() if name not in _NOT_FOR_GENERATE}
-
-    def _encode(self, question: Question) -> Encoded:
-        sample = self.dataset[question.row]
-        dialogue = up_to(sample.conversation, question.turn)
-        images = [image.open() for image in sample.images[: len(dialogue.image_paths)]]
-        return self.family.encode(dialogue, images, self.processor, generation=True)
 
 
 Answers = dict[tuple[int, int], tuple[str, bool]]
@@ -241,8 +243,16 @@ def _generate(
     config = _greedy(processor, max_new_tokens)
     total = sum(map(len, prompts.batches))
     answers: Answers = {}
+    loader = DataLoader(
+        prompts,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own, so that the random state of training stays
+    )
     with evaluating(model, run_vision=sharded):
-        for questions, batch in zip(prompts.batches, _loader(prompts, num_workers, device), strict=True):
+        for questions, batch in zip(prompts.batches, loader, strict=True):
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             ids = model.generate(**inputs, generation_config=config, synced_gpus=sharded)
             for question, new in zip(questions, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
@@ -267,17 +277,6 @@ def _greedy(processor: Any, max_new_tokens: int) -> GenerationConfig:
         use_cache=True,
         eos_token_id=list(processor.stop_ids),
         pad_token_id=processor.pad_id,
-    )
-
-
-def _loader(prompts: Prompts, num_workers: int, device: torch.device) -> DataLoader[dict[str, Tensor]]:
-    return DataLoader(
-        prompts,
-        batch_size=None,
-        num_workers=num_workers,
-        multiprocessing_context="spawn" if num_workers else None,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own, so that the random state of training stays
     )
 
 
@@ -335,12 +334,3 @@ def _rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-def _select_turns(conversation: Conversation, turns: Turns) -> Sequence[int]:
-    count = len(conversation.turns)
-    return range(count) if turns == "all" else [0 if turns == "first" else count - 1]
-
-
-def _means(metrics: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, float]:
-    return {name: mean_score(name, [(p.text, p.question.answers) for p in predictions]) for name in metrics}

@@ -111,7 +111,8 @@ def draw_confusion(table: ClassTable) -> Image:
         for j, count in enumerate(counts_):
             box = (margin + cell * j, margin + cell * i)
             share = count / sum(counts_)
-            pen.rectangle((*box, box[0] + cell, box[1] + cell), _shade(share), outline=(200, 200, 200))
+            shade = round(255 - 235 * share), round(255 - 190 * share), round(255 - 105 * share)  # white to dark blue
+            pen.rectangle((*box, box[0] + cell, box[1] + cell), shade, outline=(200, 200, 200))
             if count and cell > 13:
                 middle = (box[0] + cell / 2, box[1] + cell / 2)
                 pen.text(middle, str(count), "white" if share > 0.5 else "black", small, anchor="mm")
@@ -134,11 +135,6 @@ def _recipe_fields(result: EvalResult) -> dict[str, Any]:
 def _shown(prediction: Prediction) -> dict[str, Any]:
     question = prediction.question
     return {"id": question.id, "generated_text": prediction.text, "answers": list(question.answers)}
-
-
-def _shade(share: float) -> tuple[int, int, int]:
-    """White for 0, dark blue for 1."""
-    return round(255 - 235 * share), round(255 - 190 * share), round(255 - 105 * share)
 
 
 def _label(text: str) -> str:

@@ -35,23 +35,19 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]  # transformers is unty
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero and self.path.is_file():
             written = self.path.read_bytes().splitlines(keepends=True)
-            lines = [line for line in written if _step(line) <= state.global_step]
+            lines = [line for line in written if _read_step(line) <= state.global_step]
             with atomic_write(self.path) as file:
                 file.write(b"".join(lines if state.global_step else []))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             with environment_problems(self.path), self.path.open("a", encoding="utf-8") as file:
-                line = {name: _plain(value) for name, value in logs.items()}
+                # JSON cannot hold the infinite gradient norm of a float16 step that was skipped.
+                line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
                 file.write(json.dumps({"step": state.global_step, **line}, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    """None for what JSON cannot hold: the infinite gradient norm of a float16 step that was skipped."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _step(line: bytes) -> float:
+def _read_step(line: bytes) -> float:
     """The step of a log line; infinite for a line that was cut."""
     try:
         return float(json.loads(line)["step"])

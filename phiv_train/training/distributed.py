@@ -80,7 +80,7 @@ def deepspeed_config(sharding: str, on_gpu: bool) -> dict[str, Any] | None:
     """The `deepspeed` argument of TrainingArguments."""
     if sharding != "zero2":
         return None
-    if not on_gpu:  # read when deepspeed is first imported; without it, it looks for CUDA's compiler
+    if not on_gpu:  # read when deepspeed is first imported; without it, it searches for CUDA's compiler
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     return {key: dict(value) if isinstance(value, dict) else value for key, value in ZERO2.items()}
 

@@ -41,7 +41,9 @@ class TokenLoss:
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         hidden = getattr(outputs, "last_hidden_state", None)
         states, targets = select_supervised(outputs.logits if hidden is None else hidden, labels)
-        total = summed_cross_entropy(states, targets, self.head if hidden is not None else _identity, self.chunk)
+        total = summed_cross_entropy(
+            states, targets, self.head if hidden is not None else torch.nn.Identity(), self.chunk
+        )
         return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
 
@@ -68,7 +70,3 @@ def _chunk_loss(states: Tensor, targets: Tensor, head: Head) -> Tensor:
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-
-
-def _identity(states: Tensor) -> Tensor:
-    return states

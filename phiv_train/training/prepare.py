@@ -84,11 +84,12 @@ def prepare(config: TrainConfig) -> PreparedRun:
     check_trackers(config)
     source = find_source(config.model_name_or_path, family=config.family)
     if source.adapter is not None:
-        hint = f"Pass its base, {source.base!r}; adapters are trained from scratch"
+        hint = f"Pass its base, {source.base!r}; an adapter is trained on a base model"
         raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
     family, processor = get_family(source.family), load_processor(source, num_crops=config.num_crops)
     selection = select_rows(config, dataset, family, processor)
-    config = without_images(config, selection)
+    if not selection.lengths.images.any():  # weight decay would only shrink the parts that images alone train
+        config = config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
     known = find_checkpoint(config)
     planned = (
         config if known is None else config.model_copy(update={"packs_per_step": read_metadata(known).packs_per_step})
@@ -167,13 +168,6 @@ def select_rows(config: TrainConfig, dataset: ConversationDataset, family: Famil
         max_image_tokens=config.max_image_tokens,
         on_too_long=config.on_too_long,
     )
-
-
-def without_images(config: TrainConfig, selection: Fitted) -> TrainConfig:
-    """Where no row has an image, the parts that only images train are frozen: weight decay would shrink them."""
-    if selection.lengths.images.any():
-        return config
-    return config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
 
 
 def write_left_out_rows(prepared: PreparedRun) -> None:

@@ -85,15 +85,7 @@ def train(config: TrainConfig) -> TrainResult:
         _log(f"damaged checkpoint skipped: {problem.where}: {problem.what}")
     start = 0 if folder is None else verify_checkpoint(folder, config, run.metadata(0)).step
     # Before there is a process group: transformers' files of a model made on the spot are written by rank 0 alone.
-    model, processor = load_model(
-        prepared.source,
-        num_crops=config.num_crops,
-        dtype=prepared.dtype if config.use_qlora else prepared.weights_dtype,
-        attn_implementation=config.attn_implementation,
-        quantization="4bit" if config.use_qlora else None,
-    )
-    if not config.use_qlora:  # bitsandbytes puts 4-bit weights on the device itself
-        model.to(prepared.device)
+    model, processor = _load_model(prepared)
     args = training_arguments(config, run)
     refuse_data_parallel(args)
     with _process_group():
@@ -125,6 +117,21 @@ def train(config: TrainConfig) -> TrainResult:
         _wait()
         _evaluate(prepared, model, processor, "eval_after.json")
     return TrainResult(model, steps, final=config.output_dir / FINAL)
+
+
+def _load_model(prepared: PreparedRun) -> tuple[nn.Module, Any]:
+    """Model and processor, on this process's device."""
+    config = prepared.config
+    model, processor = load_model(
+        prepared.source,
+        num_crops=config.num_crops,
+        dtype=prepared.dtype if config.use_qlora else prepared.weights_dtype,
+        attn_implementation=config.attn_implementation,
+        quantization="4bit" if config.use_qlora else None,
+    )
+    if not config.use_qlora:  # bitsandbytes puts 4-bit weights on the device itself
+        model.to(prepared.device)
+    return model, processor
 
 
 def _make_trainer(prepared: PreparedRun, model: nn.Module, run: Run, start: int, args: Any) -> PhivTrainer:

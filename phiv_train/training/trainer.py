@@ -179,7 +179,12 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         ))  # fmt: skip
         if samples:
             if count is not None and not int(count):
-                self._note_empty_step()
+                # All rows of the step are bad ones that --on_bad skip left out.
+                what = f"step {self.state.global_step + 1} has no answer to learn from"
+                if self.config.on_bad == "error":
+                    raise UsageError("training", what)
+                if self.args.should_save:
+                    sys.stderr.write(f"phiv-train: {what}: all of its rows are bad\n")
                 count = torch.ones_like(torch.as_tensor(count))
             place = (self.state.global_step, distributed.rank(), distributed.world_size())
             self.meter.add(self.run.schedule.work(*place, self.run.images_of_row))
@@ -206,14 +211,6 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         state = distributed.gathered_state(self._plain_model) if split else None
         if self.args.should_save:
             save_weights(self.run.family, self._plain_model, self.run.processor, folder, state)
-
-    def _note_empty_step(self) -> None:
-        """A step without supervised tokens: all its rows are bad ones that --on_bad skip left out. Else UsageError."""
-        what = f"step {self.state.global_step + 1} has no answer to learn from"
-        if self.config.on_bad == "error":
-            raise UsageError("training", what)
-        if self.args.should_save:
-            sys.stderr.write(f"phiv-train: {what}: all of its rows are bad\n")
 
     # -- the loss ---------------------------------------------------------------------------------------------------
     def _head(self, hidden: Tensor) -> Tensor:
