@@ -26,7 +26,7 @@ import numpy as np
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas import Conversation
 from phiv_schemas.errors import RecordError, ShardError
-from phiv_train.batching.lengths import Fitted, OnBad, keep_images
+from phiv_train.batching.lengths import Fitted, OnBad, keep_images, sizes_of
 from phiv_train.families.base import IGNORE, Encoded, Family, Layout
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class EncodedRows:
         from PIL.Image import new
 
         try:
-            conversation, sizes = self.dataset.conversation(row), _sizes(self.dataset, row)
+            conversation, sizes = self.dataset.conversation(row), sizes_of(self.dataset, row)
             images = [new("RGB", sizes[i], (128, 128, 128)) for i in self._kept(row, len(sizes))]
             encoded = self.family.encode(self._cut(conversation, row), images, self.processor)
         except (RecordError, ShardError) as second:  # not even its text can be read
@@ -175,12 +175,6 @@ def make_loader(
         multiprocessing_context="spawn" if num_workers else None,
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def _sizes(dataset: ConversationDataset, row: int) -> list[tuple[int, int]]:
-    stored = dataset.sizes()
-    span = slice(int(stored.offsets[row]), int(stored.offsets[row + 1]))
-    return list(zip(stored.widths[span].tolist(), stored.heights[span].tolist(), strict=True))
 
 
 def _unlabelled(encoded: Encoded) -> Encoded:

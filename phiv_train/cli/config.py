@@ -99,7 +99,11 @@ def _flags_class(base: Mapping[str, Any]) -> type[Any]:
             default = Path(str(default))
         required = info.is_required() and name not in base
         made: Any = dataclasses.field() if required else dataclasses.field(default_factory=partial(_same, default))
-        fields.append((name, Annotated[hints[name], tyro.conf.arg(help=text)], made))
+        hint: Any = hints[name]
+        if name == "image_option":
+            append: Any = tyro.conf.UseAppendAction
+            hint = append[hint]
+        fields.append((name, Annotated[hint, tyro.conf.arg(help=text)], made))
     return dataclasses.make_dataclass("TrainConfig", fields, kw_only=True)
 
 

@@ -65,8 +65,8 @@ def train(config: TrainConfig) -> int:
         _wait()
         if folder is None:
             _evaluate(prepared, model, processor, "eval_before.json")
-        parts = prepared.family.parts(model)
-        apply_strategy(model, parts, prepared.config)
+        parts = prepared.family.components(model)
+        apply_strategy(model, prepared.family, parts, prepared.config)
         _announce(prepared, model, parts, folder)
         if start < prepared.schedule.num_steps:
             trainer = _trainer(prepared, model, parts, start, args)
@@ -111,7 +111,7 @@ def _load(prepared: Prepared) -> tuple[nn.Module, Any]:
     config = prepared.config
     model, processor = load_model(
         prepared.source,
-        num_crops=config.num_crops,
+        image_options=config.image_options,
         dtype=prepared.dtype if config.use_qlora else prepared.weights_dtype,
         attn_implementation=config.attn_implementation,
         quantization="4bit" if config.use_qlora else None,

@@ -86,7 +86,7 @@ def prepare(config: TrainConfig) -> Prepared:
     if source.adapter is not None:
         hint = f"Pass its base, {source.base!r}; adapters are trained from scratch"
         raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
-    family, processor = get_family(source.family), load_processor(source, num_crops=config.num_crops)
+    family, processor = get_family(source.family), load_processor(source, image_options=config.image_options)
     fitted = fit_rows(config, dataset, family, processor)
     config = without_images(config, fitted)
     known = find_checkpoint(config)
@@ -190,7 +190,7 @@ def note_left_out(prepared: Prepared) -> None:
 def make_schedule(config: TrainConfig, fitted: Fitted, world_size: int) -> Schedule:
     """The plans of all epochs; later epochs than max_steps reaches are not made. A run that goes on with another
     number of processes keeps its packs per step, and so the order of its rows."""
-    tokens, images = fitted.lengths.tokens, fitted.lengths.image_tokens
+    tokens, images = fitted.lengths.tokens, fitted.lengths.vision_cost
     if not len(fitted.rows):
         hint = "Raise --max_length" if any("long" in reason for reason in fitted.skipped) else ""
         raise UsageError(str(config.data_dir), f"no row is left to train on ({fitted})", hint)
