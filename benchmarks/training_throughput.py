@@ -121,9 +121,9 @@ def packed(prepared: PreparedRun) -> Trainer:
     """phiv-train's trainer, put together as run.py does."""
     config = prepared.config
     make_folder("--output_dir", config.output_dir)
-    model, _ = prepared.family.load(config.model_name_or_path, num_crops=config.num_crops)
-    parts = prepared.family.parts(model)
-    apply_strategy(model, parts, config)
+    model, _ = prepared.family.load(config.model_name_or_path, image_options={"num_crops": config.num_crops})
+    parts = prepared.family.components(model)
+    apply_strategy(model, prepared.family, parts, config)
     rows = EncodedRows(prepared.dataset, prepared.family, prepared.processor, prepared.selection)
     loader = make_loader(rows, PlanSampler(prepared.schedule), num_workers=prepared.num_workers)
     images = prepared.selection.lengths.images
@@ -135,7 +135,7 @@ def packed(prepared: PreparedRun) -> Trainer:
 def one_by_one(prepared: PreparedRun) -> Trainer:
     """transformers' Trainer with the recipe's arguments (finetune_hf_trainer_*.py)."""
     config = prepared.config
-    model, _ = prepared.family.load(config.model_name_or_path, num_crops=config.num_crops)
+    model, _ = prepared.family.load(config.model_name_or_path, image_options={"num_crops": config.num_crops})
     args = TrainingArguments(
         output_dir=str(config.output_dir),
         num_train_epochs=1,

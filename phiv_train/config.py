@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.image_options import collect_image_options
 from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ class TrainConfig(BaseModel):
     num_crops: Annotated[int, Field(ge=1, le=16)] | None = None
     """Most crops per image. By default the checkpoint's own (Phi-3.5: 4). Microsoft's recipe uses 16, except for
     UCF-101; the presets keep that."""
+    image_option: Names = ()
+    """KEY=VALUE: an image option of the family, by default the checkpoint's. May be given several times; --num_crops N
+    is num_crops=N."""
     num_train_epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the data."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -210,6 +214,11 @@ class TrainConfig(BaseModel):
     def lora(self) -> bool:
         """Adapters are trained, on a plain or a 4-bit base."""
         return self.use_lora or self.use_qlora
+
+    @property
+    def image_options(self) -> dict[str, str]:
+        """The family's image options by name, `num_crops` among them where it is set. UsageError for wrong pairs."""
+        return collect_image_options(self.image_option, self.num_crops)
 
     @property
     def alpha(self) -> int:

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
 from pydantic import ValidationError
+from tyro.conf import UseAppendAction
 
 from phiv_data.utils.atomic import environment_problems
 from phiv_schemas.errors import UsageError
-from phiv_train.config import TrainConfig, to_usage_error, validate_config
+from phiv_train.config import Names, TrainConfig, to_usage_error, validate_config
 from phiv_train.presets import preset_settings
 
 _DESCRIPTION = """Fine-tune a vision-language model on a converted dataset.
@@ -28,6 +30,10 @@ override both. Each flag may be written with - or _."""
 
 class _Flags(TrainConfig):
     """TrainConfig as tyro makes it from flags: a wrong value is a UsageError, which tyro does not catch and box."""
+
+    image_option: UseAppendAction[Names] = ()
+    """KEY=VALUE: an image option of the family, by default the checkpoint's. May be given several times; --num_crops N
+    is num_crops=N."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -42,8 +48,6 @@ for _field in _Flags.model_fields.values():  # tyro keeps line breaks
 
 def parse(argv: Sequence[str]) -> TrainConfig:
     """The configuration of a command line. UsageError for wrong values; SystemExit for unknown flags and --help."""
-    import tyro
-
     parser = argparse.ArgumentParser("phiv-train", add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe")
     parser.add_argument("--config", type=Path)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff
+from tyro.conf import FlagCreatePairsOff, UseAppendAction
 
 from phiv_data.cli.common import run
+from phiv_data.utils.image_options import collect_image_options
 from phiv_schemas.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class EvalOptions:
     family: str | None = None
     """Model family; by default read from the checkpoint."""
     num_crops: int | None = None
-    """Crops per image; by default what the checkpoint was trained with."""
+    """Crops per image (Phi-3.5-vision), as --image_option num_crops=N; by default what it was trained with."""
+    image_option: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE: an image option of the family, by default what it was trained with. May be given several times."""
     batch_size: int = 8
     """Questions answered at once and per process."""
     max_new_tokens: int = 64
@@ -118,7 +121,12 @@ def _answer(options: EvalOptions, source: Source, dataset: ConversationDataset) 
     quiet_libraries()
     precision = options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
     attention = "flash_attention_2" if options.use_flash_attention else "sdpa"
-    model, processor = load_model(source, num_crops=options.num_crops, dtype=precision, attn_implementation=attention)
+    model, processor = load_model(
+        source,
+        image_options=collect_image_options(options.image_option, options.num_crops),
+        dtype=precision,
+        attn_implementation=attention,
+    )
     model.to(f"cuda:{_local_rank()}" if on_gpu else "cpu")
     if line := mismatch(source, processor):
         sys.stderr.write(f"phiv-eval: {line}\n" if _rank() == 0 else "")
@@ -136,15 +144,19 @@ def _answer(options: EvalOptions, source: Source, dataset: ConversationDataset) 
             num_workers=options.num_workers if options.num_workers is not None else 4 * on_gpu,
             on_batch=on_batch,
         )
-    used = {"num_crops": getattr(processor, "num_crops", None), "spec_hash": processor.spec_hash}
+    used = {**processor.image_options, "spec_hash": processor.spec_hash}
     return result, {"precision": precision, "world_size": _world_size(), **used}
 
 
 def mismatch(source: Source, processor: Any) -> str | None:
     """One line where the model was trained with other images or another tokenizer than it is evaluated with."""
-    found = getattr(processor, "num_crops", None)
-    if source.num_crops is not None and found != source.num_crops:
-        return f"num_crops is {found}, the model was trained with {source.num_crops}. Scores may be lower for it"
+    from phiv_train.checkpoints.resolve import load_processor
+
+    if Path(source.processor).is_dir():
+        trained = load_processor(source).image_options
+        for key, value in processor.image_options.items():
+            if value != trained[key]:
+                return f"{key} is {value}, the model was trained with {trained[key]}. Scores may be lower for it"
     if source.spec_hash is not None and processor.spec_hash != source.spec_hash:
         return (
             f"tokenizer or image settings are not those of the training (spec {processor.spec_hash[:12]},"

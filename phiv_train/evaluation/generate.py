@@ -31,12 +31,12 @@ from transformers import GenerationConfig
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas import Conversation
 from phiv_schemas.errors import PhivError, UsageError
+from phiv_train.batching.lengths import sizes_of
 from phiv_train.evaluation.metrics import METRICS, ClassTable, class_table, get_metric, mean_score
 from phiv_train.families.base import Encoded, Family
 
 Turns = Literal["last", "first", "all"]
 MAX_CLASSES = 200
-_NOT_FOR_GENERATE = ("labels", "position_ids")  # generate derives position ids from the mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +158,11 @@ def find_questions(
     dataset: ConversationDataset, family: Family, processor: Any, rows: Sequence[int], turns: Turns
 ) -> tuple[list[Question], int]:
     """The labelled questions of `rows`, in order, and how many have no answer. No image is opened."""
-    widths, heights, offsets = dataset.sizes()
     questions: list[Question] = []
     unlabeled = 0
     for row in rows:
         conversation = dataset.conversation(row)
-        first, last = offsets[row], offsets[row + 1]
-        sizes = list(zip(widths[first:last].tolist(), heights[first:last].tolist(), strict=True))
+        sizes = sizes_of(dataset, row)
         count = len(conversation.turns)
         for number in {"all": range(count), "first": [0], "last": [count - 1]}[turns]:
             turn = conversation.turns[number]
@@ -172,7 +170,7 @@ def find_questions(
                 unlabeled += 1
                 continue
             asked = up_to(conversation, number)
-            length = family.length(asked, sizes[: len(asked.image_paths)], processor, generation=True)
+            length = family.measure(asked, sizes[: len(asked.image_paths)], processor, generation=True).tokens
             answers = turn.answers or (turn.assistant,)
             questions.append(Question(row, number, conversation.id, turn.assistant, answers, length))
     return questions, unlabeled
@@ -223,8 +221,7 @@ class Prompts(Dataset[dict[str, Tensor]]):
             conversation = up_to(sample.conversation, question.turn)
             images = [image.open() for image in sample.images[: len(conversation.image_paths)]]
             samples.append(self.family.encode(conversation, images, self.processor, generation=True))
-        batch = self.family.collate(samples, self.processor, layout="left")
-        return {name: tensor for name, tensor in batch.items() if name not in _NOT_FOR_GENERATE}
+        return self.family.generation_inputs(self.family.collate(samples, self.processor, layout="left"))
 
 
 Answers = dict[tuple[int, int], tuple[str, bool]]
@@ -251,7 +248,7 @@ def _generate(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # its own, so that the random state of training stays
     )
-    with evaluating(model, run_vision=sharded):
+    with evaluating(model, prompts.family, run_vision=sharded):
         for questions, batch in zip(prompts.batches, loader, strict=True):
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             ids = model.generate(**inputs, generation_config=config, synced_gpus=sharded)
@@ -281,24 +278,22 @@ def _greedy(processor: Any, max_new_tokens: int) -> GenerationConfig:
 
 
 @contextmanager
-def evaluating(model: Any, *, run_vision: bool = False) -> Iterator[None]:
+def evaluating(model: Any, family: Family, *, run_vision: bool = False) -> Iterator[None]:
     """Eval mode for all modules, and back to each module's own mode. Checkpointing has no effect meanwhile.
 
     Training may run the image path for batches without images; here only with `run_vision`, else every
     generated token would pay for it.
     """
     modes = [(module, module.training) for module in model.modules()]
-    always = [module for module, _ in modes if getattr(module, "always_run_vision", False) and not run_vision]
     model.eval()
-    for module in always:
-        module.always_run_vision = False
+    on_text = family.run_vision_on_text(model, False)
+    family.run_vision_on_text(model, on_text and run_vision)
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
-        for module in always:
-            module.always_run_vision = True
+        family.run_vision_on_text(model, on_text)
 
 
 def is_sharded(model: Any) -> bool:

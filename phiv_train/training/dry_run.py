@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from phiv_train.batching.plan import PlanSummary
 from phiv_train.config import TrainConfig
 from phiv_train.presets import warmup_warning
@@ -27,10 +25,12 @@ def plan_text(prepared: PreparedRun) -> str:
     first = summaries[0]
     accumulation = schedule.accumulation(sharding.world_size())
     warmup = config.num_warmup_steps(schedule.num_steps)
+    lengths, rows = prepared.fitted.lengths, prepared.fitted.rows
+    image_share = lengths.image_tokens[rows].sum() / lengths.tokens[rows].sum()
     lines = {
         "data": f"{config.data_dir} {config.train_split}: {prepared.selection}",
         "epochs": f"{len(summaries)}, {_each([s.tokens for s in summaries])} tokens per epoch,"
-        f" {first.image_tokens / first.tokens:.1%} of them images",
+        f" {image_share:.1%} of them images",
         "steps": f"{schedule.num_steps} ({_each([s.steps for s in summaries])} per epoch), {warmup} of them warm-up",
         "a step": f"{first.rows_per_step:.1f} rows on average (batch_size {config.batch_size})"
         f" in {first.packs_per_step} packs: {sharding.world_size()} processes x {accumulation} accumulated",
@@ -47,17 +47,14 @@ def plan_text(prepared: PreparedRun) -> str:
 
 def strategy_text(prepared: PreparedRun) -> list[str]:
     """The trainable table of the chosen strategy, and the memory of all of them."""
-    family: Any = prepared.family
-    if not hasattr(family, "skeleton"):
-        return [f"family {family.name} has no skeleton: no table and no memory estimate without its weights"]
-    config = prepared.config
+    family, config = prepared.family, prepared.config
     model = family.skeleton(prepared.source.base)
-    parts = family.parts(model)
+    parts = family.components(model)
     summaries = [plan.summary() for plan in prepared.schedule.plans]
     work = Workload(max(s.max_pack_tokens for s in summaries), max(s.max_pack_image_tokens for s in summaries))
     half, size = prepared.dtype in ("bfloat16", "float16"), sharding.world_size()
     table = estimates(model, parts, config, work, half=half, sharding=prepared.sharding, world_size=size)
-    apply_strategy(model, parts, config)
+    apply_strategy(model, family, parts, config)
     return [trainable_table(part_sizes(model, parts, config)), "", memory_table(table, config.strategy)]
 
 

@@ -1,6 +1,6 @@
 """Next-token cross entropy, summed over supervised tokens and divided by their number in the whole global batch.
 
-    loss_fn = TokenLoss(head=model.lm_head)          # Trainer(compute_loss_func=loss_fn)
+    loss_fn = TokenLoss(model.lm_head, family.hidden_states)          # Trainer(compute_loss_func=loss_fn)
     loss = loss_fn(outputs, labels, num_items_in_batch)
 
 A mean of means weighs a token by how many others share its micro-batch: the gradient then depends on how rows were
@@ -29,21 +29,18 @@ Head = Callable[[Tensor], Tensor]
 class TokenLoss:
     """`compute_loss_func` of transformers' Trainer: scalar loss of one micro-batch.
 
-    `outputs` has `last_hidden_state` [B, L, D] (then `head` makes the logits) or else `logits` [B, L, V]. `labels`
+    `hidden_states` gives [B, L, D] of the model's outputs, of which `head` makes logits. `labels`
     int64 [B, L], not shifted, -100 where a token is not supervised; token 0 of every sample is -100, so packed
     neighbours never train each other. `num_items_in_batch`: supervised tokens of all micro-batches of all
     processes that make one optimizer step; None counts this one only.
     """
 
-    def __init__(self, head: Head, chunk: int = CHUNK) -> None:
-        self.head, self.chunk = head, chunk
+    def __init__(self, head: Head, hidden_states: Callable[[Any], Tensor], chunk: int = CHUNK) -> None:
+        self.head, self.hidden_states, self.chunk = head, hidden_states, chunk
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        hidden = getattr(outputs, "last_hidden_state", None)
-        states, targets = select_supervised(outputs.logits if hidden is None else hidden, labels)
-        total = summed_cross_entropy(
-            states, targets, self.head if hidden is not None else torch.nn.Identity(), self.chunk
-        )
+        states, targets = select_supervised(self.hidden_states(outputs), labels)
+        total = summed_cross_entropy(states, targets, self.head, self.chunk)
         return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
 

@@ -86,7 +86,7 @@ def prepare(config: TrainConfig) -> PreparedRun:
     if source.adapter is not None:
         hint = f"Pass its base, {source.base!r}; an adapter is trained on a base model"
         raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
-    family, processor = get_family(source.family), load_processor(source, num_crops=config.num_crops)
+    family, processor = get_family(source.family), load_processor(source, image_options=config.image_options)
     selection = select_rows(config, dataset, family, processor)
     if not selection.lengths.images.any():  # weight decay would only shrink the parts that images alone train
         config = config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
@@ -184,7 +184,7 @@ def write_left_out_rows(prepared: PreparedRun) -> None:
 def make_schedule(config: TrainConfig, selection: Fitted, world_size: int) -> Schedule:
     """The plans of all epochs; later epochs than max_steps reaches are not made. A run resumed with another
     number of processes keeps its packs per step, and so the order of its rows."""
-    tokens, images = selection.lengths.tokens, selection.lengths.image_tokens
+    tokens, images = selection.lengths.tokens, selection.lengths.vision_cost
     if not len(selection.rows):
         hint = "Raise --max_length" if any("long" in reason for reason in selection.skipped) else ""
         raise UsageError(str(config.data_dir), f"no row is left to train on ({selection})", hint)

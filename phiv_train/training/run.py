@@ -96,8 +96,8 @@ def train(config: TrainConfig) -> TrainResult:
         _wait()
         if folder is None:
             _evaluate(prepared, model, processor, "eval_before.json")
-        run = dataclasses.replace(run, parts=prepared.family.parts(model))
-        apply_strategy(model, run.parts, config)
+        run = dataclasses.replace(run, parts=prepared.family.components(model))
+        apply_strategy(model, run.family, run.parts, config)
         _log_run(prepared, model, run, folder)
         if start < prepared.schedule.num_steps:
             trainer = _make_trainer(prepared, model, run, start, args)
@@ -124,7 +124,7 @@ def _load_model(prepared: PreparedRun) -> tuple[nn.Module, Any]:
     config = prepared.config
     model, processor = load_model(
         prepared.source,
-        num_crops=config.num_crops,
+        image_options=config.image_options,
         dtype=prepared.dtype if config.use_qlora else prepared.weights_dtype,
         attn_implementation=config.attn_implementation,
         quantization="4bit" if config.use_qlora else None,

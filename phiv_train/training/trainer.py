@@ -12,7 +12,6 @@ underscored methods at the end are overridden because it offers none for where a
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from phiv_train.batching.schedule import Schedule
 from phiv_train.checkpoints.store import CheckpointMetadata, prune, publish, remove_on_failure, write_metadata
 from phiv_train.checkpoints.weights import has_adapter, load_weights, read_weights, report_unreadable, save_weights
 from phiv_train.config import TrainConfig
-from phiv_train.families.base import Family
+from phiv_train.families.base import Family, training_inputs
 from phiv_train.training import distributed
 from phiv_train.training.callbacks import (
     AuditFirstStep,
@@ -137,14 +136,12 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             model=model,
             args=args,
             train_dataset=loader.dataset,
-            compute_loss_func=TokenLoss(self._head),
+            compute_loss_func=TokenLoss(self._head, run.family.hidden_states),
             callbacks=callbacks + ([ProgressBar()] if config.tqdm else []),
         )
         self.remove_callback(PrinterCallback)
         self._plain_model = model
         self._writing: Path | None = None
-        takes = inspect.signature(model.forward).parameters
-        self._extra_inputs = {"skip_logits": True} if "skip_logits" in takes else {}
 
     @property
     def stopped(self) -> bool:
@@ -188,7 +185,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
                 count = torch.ones_like(torch.as_tensor(count))
             place = (self.state.global_step, distributed.rank(), distributed.world_size())
             self.meter.add(self.run.schedule.work(*place, self.run.images_of_row))
-        return [{**sample, **self._extra_inputs} for sample in samples], count
+        return [training_inputs(self.run.family, sample) for sample in samples], count
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)

@@ -11,7 +11,7 @@ from mixed_data import Exchange, any_rows, converted
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas.errors import RecordError
-from phiv_train.batching.lengths import Fitted, Lengths, count_tokens, fit, keep_images, measure
+from phiv_train.batching.lengths import Fitted, Lengths, fit, keep_images, measure
 from phiv_train.families.base import IGNORE, get_family
 from phiv_train.families.tiny import tiny_processor
 
@@ -41,6 +41,7 @@ def test_every_number_equals_that_of_the_encoded_row(data: ConversationDataset, 
         assert lengths.supervised[row] == (encoded.labels != IGNORE).sum()
         assert lengths.image_tokens[row] == (encoded.input_ids == PROCESSOR.image_id).sum()
         assert lengths.images[row] == len(sample.images)
+        assert lengths.vision_cost[row] == lengths.image_tokens[row]
 
 
 def test_no_image_is_opened(data: ConversationDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +62,7 @@ def test_a_cache_is_used_for_the_same_data_and_processor_only(
     first = measure(data, TINY, PROCESSOR, cache_dir=tmp_path)
     monkeypatch.setattr("phiv_train.batching.lengths._measure", lambda *_: None)
     again = measure(data, TINY, PROCESSOR, cache_dir=tmp_path)
-    for name in ("tokens", "image_tokens", "supervised", "images"):
+    for name in ("tokens", "image_tokens", "supervised", "images", "vision_cost"):
         assert getattr(first, name).tolist() == getattr(again, name).tolist() == getattr(lengths, name).tolist()
     for other in ({"processor": tiny_processor(1)}, {"num_rows": 3}):
         with pytest.raises(AttributeError):  # not found in the cache: measured again, which is broken here
@@ -177,6 +178,7 @@ def test_keeping_images_keeps_their_places_in_the_text(data: ConversationDataset
 
 def test_supervised_tokens_of_a_dialogue_are_those_of_all_its_answers(data: ConversationDataset) -> None:
     conversation: Any = data.conversation(40)
-    length, one = count_tokens(conversation, [(60, 40)] * 32, TINY, PROCESSOR)
+    once = TINY.measure(conversation, [(60, 40)] * 32, PROCESSOR)
     twice = conversation.model_copy(update={"conversations": conversation.turns * 2})
-    assert count_tokens(twice, [(60, 40)] * 64, TINY, PROCESSOR) == (2 * length, 2 * one)
+    measured = TINY.measure(twice, [(60, 40)] * 64, PROCESSOR)
+    assert (measured.tokens, measured.supervised) == (2 * once.tokens, 2 * once.supervised)

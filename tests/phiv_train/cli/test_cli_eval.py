@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of seed 5, trained (so its files say) with two crops."""
-    model, processor = FAMILY.load("tiny:5", num_crops=2)
+    model, processor = FAMILY.load("tiny:5", image_options={"num_crops": 2})
     path = tmp_path_factory.mktemp("models") / "checkpoint"
     FAMILY.save(model, processor, path)
     return path
@@ -112,15 +112,15 @@ def test_another_tokenizer_than_in_training_is_said(
 def test_an_adapter_folder_alone_is_enough(phiv_eval: Any, folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     """It answers as the model in memory does, and not as its base."""
     config = TrainConfig(data_dir=folder, model_name_or_path=str(checkpoint), use_lora=True, lora_rank=4)
-    model, processor = FAMILY.load(str(checkpoint), num_crops=1)
-    apply_strategy(model, FAMILY.parts(model), config)
+    model, processor = FAMILY.load(str(checkpoint), image_options={"num_crops": 1})
+    apply_strategy(model, FAMILY, FAMILY.components(model), config)
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.5)
     save_weights(FAMILY, model, processor, tmp_path / "adapter")
     in_memory = expected_texts(model.eval(), processor, folder)
-    base, base_processor = FAMILY.load(str(checkpoint), num_crops=1)
+    base, base_processor = FAMILY.load(str(checkpoint), image_options={"num_crops": 1})
     assert in_memory != expected_texts(base, base_processor, folder)
     for flags in (
         ["--model_name_or_path", tmp_path / "adapter"],
@@ -167,4 +167,4 @@ def test_a_processor_needs_no_weights(checkpoint: Path, tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     source = find_source(str(tmp_path))
     assert load_processor(source).spec_hash == load_model(find_source(str(checkpoint)))[1].spec_hash
-    assert load_processor(source, num_crops=1).num_crops == 1
+    assert load_processor(source, image_options={"num_crops": "1"}).num_crops == 1

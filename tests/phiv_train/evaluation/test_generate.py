@@ -180,12 +180,12 @@ def test_the_model_comes_back_as_it_was(trained: Any, val: ConversationDataset) 
     model.train()
     model.lm_head.eval()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.config.use_cache, model.model.always_run_vision = False, True
+    model.config.use_cache, model.model.run_vision_on_text = False, True
     before = state(model)
     evaluate(model, FAMILY, processor, val, rows=range(3))
     assert state(model) == before
     model.gradient_checkpointing_disable()
-    model.model.always_run_vision = False
+    model.model.run_vision_on_text = False
 
 
 def state(model: Any) -> Any:
@@ -193,7 +193,7 @@ def state(model: Any) -> Any:
     return (
         [module.training for module in model.modules()],
         checkpointing,
-        (model.config.use_cache, model.model.always_run_vision, model.generation_config.to_dict()),
+        (model.config.use_cache, model.model.run_vision_on_text, model.generation_config.to_dict()),
         [parameter.requires_grad for parameter in model.parameters()],
         torch.get_rng_state().tolist(),
     )

@@ -40,8 +40,8 @@ class KeepGradients(TrainerCallback):  # type: ignore[misc]  # transformers is u
 
 def double_model(prepared: PreparedRun) -> tuple[Any, Any]:
     model, _ = prepared.family.load("tiny")
-    parts = prepared.family.parts(model)
-    apply_strategy(model, parts, prepared.config)
+    parts = prepared.family.components(model)
+    apply_strategy(model, prepared.family, parts, prepared.config)
     return model.double(), parts
 
 
