@@ -40,11 +40,10 @@ from phiv_data.storage.sample import Draft, EncodedImage, encoded_image
 from phiv_schemas import Turn
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
-from phiv_train.config import TrainConfig
+from phiv_train.config import TrainConfig, make_folder
 from phiv_train.families.phi3_vision.pixels import pixels_from_crops
+from phiv_train.training.prepare import PreparedRun, prepare
 from phiv_train.training.quiet import quiet_libraries
-from phiv_train.training.run import make_output_dir
-from phiv_train.training.setup import Prepared, prepare
 from phiv_train.training.trainable import apply_strategy
 from phiv_train.training.trainer import PhivTrainer, Run
 
@@ -90,20 +89,20 @@ def settings(folder: Path, num_crops: int, max_length: int) -> TrainConfig:
     )
 
 
-def describe(prepared: Prepared) -> str:
+def describe(prepared: PreparedRun) -> str:
     """The set and its plan in one line."""
-    tokens, plan = prepared.fitted.lengths.tokens, prepared.schedule.plans[0].summary()
+    tokens, plan = prepared.selection.lengths.tokens, prepared.schedule.plans[0].summary()
     spread = f"{tokens.min()} to {tokens.max()} tokens, median {np.median(tokens):.0f}"
     return f"{plan.rows} rows of {spread}: {plan.packs} packs, {plan.fill or 0:.1%} full, {plan.steps} steps"
 
 
-def tokens_per_second(make_trainer: Any, prepared: Prepared) -> float:
+def tokens_per_second(make_trainer: Any, prepared: PreparedRun) -> float:
     """Real tokens of one epoch per second of `make_trainer(prepared)`."""
     trainer, clock = make_trainer(prepared), Clock()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(clock)
     trainer.train()
-    return float(prepared.fitted.lengths.tokens.sum() / (clock.end - clock.start))
+    return float(prepared.selection.lengths.tokens.sum() / (clock.end - clock.start))
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -118,25 +117,25 @@ class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
         self.end = time.perf_counter()
 
 
-def packed(prepared: Prepared) -> Trainer:
+def packed(prepared: PreparedRun) -> Trainer:
     """phiv-train's trainer, put together as run.py does."""
     config = prepared.config
-    make_output_dir(config)
-    model, _ = prepared.family.load(config.model_name_or_path, num_crops=config.num_crops)
-    parts = prepared.family.parts(model)
-    apply_strategy(model, parts, config)
-    rows = EncodedRows(prepared.dataset, prepared.family, prepared.processor, prepared.fitted)
+    make_folder("--output_dir", config.output_dir)
+    model, _ = prepared.family.load(config.model_name_or_path, image_options={"num_crops": config.num_crops})
+    parts = prepared.family.components(model)
+    apply_strategy(model, prepared.family, parts, config)
+    rows = EncodedRows(prepared.dataset, prepared.family, prepared.processor, prepared.selection)
     loader = make_loader(rows, PlanSampler(prepared.schedule), num_workers=prepared.num_workers)
-    images = prepared.fitted.lengths.images
+    images = prepared.selection.lengths.images
     return PhivTrainer(
         config, Run(prepared.family, prepared.processor, parts, prepared.schedule, images), model, loader
     )
 
 
-def one_by_one(prepared: Prepared) -> Trainer:
+def one_by_one(prepared: PreparedRun) -> Trainer:
     """transformers' Trainer with the recipe's arguments (finetune_hf_trainer_*.py)."""
     config = prepared.config
-    model, _ = prepared.family.load(config.model_name_or_path, num_crops=config.num_crops)
+    model, _ = prepared.family.load(config.model_name_or_path, image_options={"num_crops": config.num_crops})
     args = TrainingArguments(
         output_dir=str(config.output_dir),
         num_train_epochs=1,
@@ -179,7 +178,7 @@ class RecipeRows(Dataset[dict[str, Any]]):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         family, processor = self.rows.family, self.rows.processor
-        batch = dict(family.collate([self.rows[row]], processor, layout="right"))
+        batch = dict(family.collate([self.rows.encode(row)], processor, layout="right"))
         del batch["attention_mask"]
         crops, sizes = batch.pop("crops"), batch.pop("image_sizes")
         if not len(sizes):

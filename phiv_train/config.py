@@ -1,24 +1,26 @@
-"""`TrainConfig`: every setting of a training run, checked, frozen, and saved beside the checkpoint.
+"""`TrainConfig`: every setting of a training run, validated, frozen, and saved beside the checkpoint.
 
     config = TrainConfig(data_dir=Path("ucf101"), use_lora=True, lora_rank=32)
-    config = parse(["--recipe", "docvqa-lora", "--config", "run.yaml", "--learning_rate", "1e-4"])
+    config = phiv_train.cli.config.parse(["--recipe", "docvqa-lora", "--config", "run.yaml", "--learning_rate", "1e-4"])
     write_config(config, folder / CONFIG_FILE);  read_config(folder / CONFIG_FILE) == config
 
-A flag overrides the YAML file, which overrides the recipe, which overrides the defaults below. Flags of the
-Phi-3.5-vision recipe keep their spelling, meaning and default; where the meaning was a trap the description says so
-and names the clearer flag.
+A flag overrides the YAML file, which overrides the preset, which overrides the defaults below. Flags of Microsoft's
+Phi-3.5-vision recipe (PhiCookBook) keep their spelling, meaning and default; where a meaning is misleading, the
+description explains it and names the clearer flag.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.image_options import collect_image_options
 from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "phiv_config.json"
 LaxPath = Annotated[Path, Strict(False)]
 Names = Annotated[tuple[str, ...], Strict(False)]
-# What only images train. Without any, weight decay would wear these parts away.
+# Trained by images alone: in data without images, weight decay would only shrink them.
 IMAGE_PARTS = ("vision", "projector")
 Rates = dict[str, Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]]
 
@@ -39,15 +41,15 @@ class TrainConfig(BaseModel):
         strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    # -- what -------------------------------------------------------------------------------------------------------
+    # -- data and model -----------------------------------------------------------------------------------------------
     data_dir: LaxPath
     """Folder of a converted dataset (made by phiv-convert)."""
     model_name_or_path: str = "microsoft/Phi-3.5-vision-instruct"
-    """Checkpoint folder, hub id, or a family's own name for a model made on the spot (`tiny`, `tiny:7`)."""
+    """Checkpoint folder, hub id, or a family's own name for a model built on the spot (`tiny`, `tiny:7`)."""
     family: str | None = None
     """Model family; by default the one the model is named after, else phi3_vision."""
     output_dir: LaxPath = Path("output")
-    """Where checkpoints, logs, evaluations and the final model go."""
+    """Folder for checkpoints, logs, evaluations and the final model."""
     train_split: str = "train"
     """Split to train on."""
     verify: Literal["size", "sha256"] = "size"
@@ -55,66 +57,71 @@ class TrainConfig(BaseModel):
     max_train_rows: Annotated[int, Field(ge=1)] | None = None
     """Train on the first rows of the split only."""
     full_train: bool = False
-    """Train on all rows of the split, whatever max_train_rows says. In the recipe it chose DocVQA's full set over
-    its 1,000-page one; here the set is what data_dir holds."""
+    """Train on all rows of the split, even if max_train_rows is set. In Microsoft's recipe it selected DocVQA's full
+    set instead of 1,000 pages; here data_dir decides that."""
 
-    # -- batches ----------------------------------------------------------------------------------------------------
+    # -- batches ------------------------------------------------------------------------------------------------------
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Rows per optimizer step, over all processes. With packing an average, because packs are filled by tokens."""
     batch_size_per_gpu: Annotated[int, Field(ge=1)] = 1
-    """Rows per forward pass and process. Rows beyond it are accumulated, which never changes the gradient."""
+    """Rows per forward pass and process; gradient accumulation does the rest of batch_size, with the same gradient."""
     packing: bool = True
-    """Put several rows into one sequence, isolated from each other; without it rows are padded to the longest."""
+    """Pack several rows into one sequence (a pack, which is one micro-batch); they do not attend to each other. Without
+    it rows are padded to the longest."""
     max_length: Annotated[int, Field(ge=16)] | None = None
-    """Positions of one forward pass, and so the longest row allowed: what decides memory. By default as many as
-    batch_size_per_gpu of the longest rows take."""
+    """Most tokens (text, image and padding) of one forward pass, and so of one row; it decides the memory needed. By
+    default as many as batch_size_per_gpu of the longest rows take."""
     packs_per_step: Annotated[int, Field(ge=1)] | None = None
-    """Forward passes per optimizer step, over all processes. By default as few as take batch_size rows."""
+    """Packs (micro-batches) per optimizer step, over all processes. By default the fewest that hold batch_size rows."""
     max_image_tokens: Annotated[int, Field(ge=1)] | None = None
-    """At most so many image positions in one forward pass: bounds the image path's memory."""
+    """Most image tokens in one forward pass: limits the memory of the vision tower."""
     on_too_long: Literal["error", "skip", "trim_images"] = "error"
-    """What to do with rows longer than max_length; what is skipped or trimmed is counted."""
+    """What to do with rows longer than max_length: stop, skip them, or drop some of their images. Both are counted."""
     on_bad: Literal["error", "skip"] = "error"
-    """What to do with rows without an answer, and with images that cannot be read: stop, or leave them out and list
-    them in bad_rows.jsonl."""
+    """What to do with rows without an answer and with unreadable images: stop, or skip them and list them in
+    bad_rows.jsonl."""
     num_crops: Annotated[int, Field(ge=1, le=16)] | None = None
-    """Crops per image. By default the checkpoint's own (Phi-3.5: 4). The recipe's default was 16 but for UCF-101,
-    also for sets of many images; its presets here keep that."""
+    """Most crops per image. By default the checkpoint's own (Phi-3.5: 4). Microsoft's recipe uses 16, except for
+    UCF-101; the presets keep that."""
+    image_option: Names = ()
+    """KEY=VALUE: an image option of the family, by default the checkpoint's. May be given several times; --num_crops N
+    is num_crops=N."""
     num_train_epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the data."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many optimizer steps; the learning rate then ends there too."""
+    """Stop after this many optimizer steps; the learning rate schedule ends there too."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Order of the data, dropout and adapter weights."""
     num_workers: Annotated[int, Field(ge=0)] | None = None
-    """Processes that read and encode. By default 4 with a GPU as in the recipe, else none. The batches are the same."""
+    """Worker processes that read and encode. By default 4 with a GPU, as in Microsoft's recipe, else none. The batches
+    do not depend on it."""
     prefetch_factor: Annotated[int, Field(ge=1)] = 2
     """Batches each worker prepares ahead."""
 
-    # -- optimizer --------------------------------------------------------------------------------------------------
+    # -- optimizer ----------------------------------------------------------------------------------------------------
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] = 4e-5
     """Peak learning rate."""
     part_learning_rates: Rates = Field(default_factory=dict)
-    """Peak learning rates of single parts, as `vision 2e-6 projector 1e-5`."""
+    """Peak learning rates of single model parts, as `vision 2e-6 projector 1e-5`."""
     wd: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay of matrices. Biases and norms are not decayed (the recipe decayed RMS norms by accident)."""
+    """Weight decay of matrices. Biases and norms are not decayed (Microsoft's recipe also decays RMS norms)."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW: decay of the gradient's average."""
+    """AdamW: decay rate of the gradient's moving average."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """AdamW: decay of the squared gradient's average."""
+    """AdamW: decay rate of the squared gradient's moving average."""
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-7
     """AdamW: added to the denominator."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Gradients are scaled down to this norm; 0 leaves them alone."""
+    """Gradient clipping: largest norm of all gradients together; 0 switches it off."""
     lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    """Course of the learning rate after warm-up."""
+    """Learning rate schedule after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Steps of linear warm-up. By default 50 as in the recipe, but at most a tenth of all steps: with fewer than 50
-    steps in all, the recipe never reached its learning rate."""
+    """Steps of linear warm-up. By default 50, as in Microsoft's recipe, but at most a tenth of all steps: a run of
+    fewer than 50 steps would never reach its learning rate."""
 
-    # -- strategy ---------------------------------------------------------------------------------------------------
+    # -- strategy -----------------------------------------------------------------------------------------------------
     use_lora: bool = False
-    """Train LoRA adapters; the model's own weights stay as they are."""
+    """Train LoRA adapters; the model's own weights are frozen."""
     use_qlora: bool = False
     """LoRA on a base in 4 bit (NF4, bitsandbytes). Sets use_lora."""
     lora_rank: Annotated[int, Field(ge=1)] = 64
@@ -126,31 +133,32 @@ class TrainConfig(BaseModel):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout before the adapters."""
     lora_parts: Names = ()
-    """Parts that get adapters. By default all that are not frozen."""
+    """Model parts that get adapters. By default all that are not frozen."""
     freeze_vision_model: bool = False
-    """As in the recipe, freezes the vision tower AND the projector, the separators and the text embeddings.
+    """As in Microsoft's recipe, freezes the vision tower AND the projector, the separators and the text embeddings.
     `--freeze vision` freezes the tower alone."""
     freeze: Names = ()
-    """Parts to freeze, by name: vision, projector, embeddings, language, head."""
+    """Model parts to freeze: vision, projector, embeddings, language, head."""
     distributed: Literal["auto", "ddp", "zero2", "fsdp2"] = "auto"
-    """How several processes share the work. auto: ZeRO-2 for full training on GPUs as in the recipe, else DDP."""
+    """How several processes share the work. auto: ZeRO-2 for full training on GPUs, as in
+    Microsoft's recipe, else DDP."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: about a third more time, far less memory."""
 
-    # -- precision --------------------------------------------------------------------------------------------------
+    # -- precision ----------------------------------------------------------------------------------------------------
     bf16: bool = False
-    """Compute in bfloat16. Without it: float16 on a GPU (the recipe's default), float32 on a CPU."""
+    """Compute in bfloat16. Without it: float16 on a GPU (the default of Microsoft's recipe), float32 on a CPU."""
     use_flash_attention: bool = False
     """flash-attention 2; sets bf16, because float16 gives NaN there. Otherwise PyTorch's sdpa is used."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute precision, said plainly; overrides bf16."""
+    """Compute precision; overrides bf16. auto: as bf16 decides."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: a GPU if there is one."""
 
-    # -- running ----------------------------------------------------------------------------------------------------
+    # -- running ------------------------------------------------------------------------------------------------------
     resume: str = "auto"
-    """auto: go on from the newest complete checkpoint in output_dir; never: start over and remove those; or a
-    checkpoint folder."""
+    """auto: resume from the newest complete checkpoint in output_dir; never: start over, and remove the checkpoints and
+    logs of earlier runs there; or a checkpoint folder to resume from."""
     save_steps: Annotated[int, Field(ge=0)] | None = None
     """Optimizer steps between checkpoints; 0 saves at the end only. By default ten checkpoints per run."""
     save_total_limit: Annotated[int, Field(ge=1)] = 2
@@ -162,9 +170,9 @@ class TrainConfig(BaseModel):
     tqdm: bool = True
     """Progress bars on stderr (`--no-tqdm` to switch off)."""
     dry_run: bool = False
-    """Print plan, trainable parameters and memory estimates; no weights are loaded, nothing is written."""
+    """Print the plan, the trainable parameters and memory estimates; loads no weights and writes nothing."""
 
-    # -- evaluation -------------------------------------------------------------------------------------------------
+    # -- evaluation ---------------------------------------------------------------------------------------------------
     eval: bool = True
     """Evaluate before and after training (`--no_eval` to switch off)."""
     eval_split: str = "val"
@@ -172,9 +180,9 @@ class TrainConfig(BaseModel):
     max_eval_rows: Annotated[int, Field(ge=1)] | None = None
     """Evaluate on the first rows of the split only."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 8
-    """Rows generated at once and per process."""
+    """Questions answered at once, per process."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
-    """Longest answer generated."""
+    """Longest answer to generate, in tokens."""
     metric: Literal["auto", "accuracy", "accuracy_official", "anls", "anls_official"] = "auto"
     """How answers are scored; auto: anls where questions have several accepted answers, else accuracy."""
 
@@ -184,10 +192,15 @@ class TrainConfig(BaseModel):
         """`--freeze vision,projector` is `--freeze vision projector`."""
         if not isinstance(values, Mapping):
             return values
-        return {k: _names(v) if k in ("freeze", "lora_parts", "report_to") else v for k, v in values.items()}
+        split = dict(values)
+        for key in {"freeze", "lora_parts", "report_to"} & values.keys():
+            names = [values[key]] if isinstance(values[key], str) else values[key]
+            if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+                split[key] = tuple(name for part in names for name in part.split(",") if name)
+        return split
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.precision == "float16" and self.use_flash_attention:
             raise ValueError("precision float16 does not work with use_flash_attention (NaN); use bfloat16")
         if self.use_qlora and self.distributed in ("zero2", "fsdp2"):
@@ -196,11 +209,16 @@ class TrainConfig(BaseModel):
             raise ValueError(f"lora_alpha_ratio makes alpha {self.lora_rank * self.lora_alpha_ratio:g}; use lora_alpha")
         return self
 
-    # -- what follows from the settings -----------------------------------------------------------------------------
+    # -- derived from the settings ------------------------------------------------------------------------------------
     @property
     def lora(self) -> bool:
         """Adapters are trained, on a plain or a 4-bit base."""
         return self.use_lora or self.use_qlora
+
+    @property
+    def image_options(self) -> dict[str, str]:
+        """The family's image options by name, `num_crops` among them where it is set. UsageError for wrong pairs."""
+        return collect_image_options(self.image_option, self.num_crops)
 
     @property
     def alpha(self) -> int:
@@ -209,14 +227,14 @@ class TrainConfig(BaseModel):
 
     @property
     def unused_lora_settings(self) -> list[str]:
-        """Flags of adapters that were set although none are trained."""
+        """Flags of adapters that are set although no adapter is trained."""
         names = ("lora_rank", "lora_alpha_ratio", "lora_alpha", "lora_dropout", "lora_parts")
         fields = type(self).model_fields
         return [] if self.lora else [f"--{n}" for n in names if getattr(self, n) != fields[n].get_default()]
 
     @property
     def strategy(self) -> str:
-        """full, frozen, lora or qlora: what the user reads in logs."""
+        """full, frozen, lora or qlora: for logs."""
         if self.lora:
             return "qlora" if self.use_qlora else "lora"
         return "frozen" if self.freeze_vision_model or self.freeze else "full"
@@ -244,7 +262,7 @@ class TrainConfig(BaseModel):
         return every or num_steps
 
 
-# Settings that may differ when a run goes on: they do not change what the weights become.
+# Settings that may differ when a run resumes: they do not change the trained weights.
 FREE_ON_RESUME = frozenset(
     {
         "output_dir",
@@ -273,6 +291,15 @@ FREE_ON_RESUME = frozenset(
 )
 
 
+def make_folder(flag: str, folder: Path) -> None:
+    """The folder that `flag` names. EnvironmentProblem or UsageError where it cannot be made."""
+    try:
+        with environment_problems(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(flag, f"{str(folder)!r} cannot be a folder ({error.strerror})") from error
+
+
 def write_config(config: TrainConfig, path: Path) -> None:
     """Write the resolved configuration as JSON."""
     with atomic_write(path) as file:
@@ -280,44 +307,32 @@ def write_config(config: TrainConfig, path: Path) -> None:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """The configuration of a saved run. UsageError when it makes no sense."""
+    """The configuration of a saved run. UsageError when it is invalid."""
     with environment_problems(path):
-        return checked(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return validate_config(json.loads(path.read_text(encoding="utf-8")), str(path))
 
 
-def law(config: TrainConfig) -> dict[str, Any]:
-    """The settings that decide what the weights become, as plain values."""
+def binding_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that bind a resumed run because they change the trained weights, as JSON values."""
     return config.model_dump(mode="json", exclude=set(FREE_ON_RESUME))
 
 
-def checked(values: Mapping[str, Any], where: str) -> TrainConfig:
-    """The configuration of plain values. UsageError, naming the first wrong key, where they are wrong."""
+def validate_config(values: Mapping[str, Any], where: str) -> TrainConfig:
+    """The configuration of plain values. UsageError, naming the first wrong key, when they are invalid."""
     try:
         return TrainConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise usage_error(error, where) from error
+        raise to_usage_error(error, where) from error
 
 
-def usage_error(error: ValidationError, where: str) -> UsageError:
+def to_usage_error(error: ValidationError, where: str) -> UsageError:
     """The first problem of a ValidationError as one line."""
     first = error.errors(include_url=False, include_context=False)[0]
     key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or "[" not in part)
     if first["type"] == "extra_forbidden":
-        return UsageError(f"{where}: {key}", "no such setting", _did_you_mean(key))
+        close = get_close_matches(key, TrainConfig.model_fields, n=1)
+        hint = f"Did you mean {close[0]}?" if close else "phiv-train --help lists the settings"
+        return UsageError(f"{where}: {key}", "no such setting", hint)
     found = "" if first["type"] == "missing" or not key else f" (found {first['input']!r})"
     what = first["msg"].removeprefix("Value error, ")
     return UsageError(f"{where}: {key}" if key else where, f"{what[:1].lower()}{what[1:]}{found}")
-
-
-def _did_you_mean(key: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(key, TrainConfig.model_fields, n=1)
-    return f"Did you mean {close[0]}?" if close else "phiv-train --help lists the settings"
-
-
-def _names(value: Any) -> Any:
-    parts = [value] if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        return value
-    return tuple(name for part in parts for name in part.split(",") if name)

@@ -1,4 +1,4 @@
-"""The recipe's hyperparameter tables as named presets: `phiv-train --recipe docvqa-lora`.
+"""Training presets: the hyperparameter tables of Microsoft's recipe by name, `phiv-train --recipe docvqa-lora`.
 
     >>> RECIPES["docvqa-lora"].settings["lora_rank"], RECIPES["docvqa-lora"].score
     (32, 82.46)
@@ -12,17 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from phiv_schemas.errors import UsageError
 
 RECIPE_WARMUP = 50
-"""Steps of warm-up the recipe always used."""
+"""Steps of warm-up that Microsoft's recipe always takes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """A preset: settings of TrainConfig, and the score the recipe's page reports (None: none is given)."""
+class Preset:
+    """Settings of TrainConfig, and the score that the recipe's page reports for them (None: it gives none)."""
 
     name: str
     settings: Mapping[str, Any]
@@ -72,34 +73,33 @@ _DATASETS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_settings(name: str) -> dict[str, Any]:
-    """The settings of the recipe `name`. UsageError for one that is not known."""
-    if (recipe := RECIPES.get(name)) is None:
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, RECIPES, n=1)
+def preset_settings(name: str) -> dict[str, Any]:
+    """The settings of the preset `name`. UsageError for an unknown one."""
+    if (preset := PRESETS.get(name)) is None:
+        close = get_close_matches(name, PRESETS, n=1)
         hint = f"Did you mean {close[0]}? " if close else ""
-        raise UsageError("--recipe", f"no recipe {name!r}", f"{hint}phiv-train --list_recipes shows them")
-    return dict(recipe.settings)
+        raise UsageError("--recipe", f"no preset {name!r}", f"{hint}phiv-train --list_recipes shows them")
+    return dict(preset.settings)
 
 
 def table() -> str:
-    """All recipes, one a line, with the score reported for each."""
-    lines = [f"{'recipe':26} {'metric':9} {'reported':>8}  settings"]
-    for recipe in RECIPES.values():
-        score = "-" if recipe.score is None else f"{recipe.score:.2f}"
-        lines.append(f"{recipe.name:26} {recipe.metric:9} {score:>8}  {_flags(recipe.settings)}")
-    lines.append("Scores are those of the Phi-3.5-vision recipe's page for its own trainer, not measured by phiv.")
+    """All presets, one per line, with the score reported for each."""
+    lines = [f"{'preset':26} {'metric':9} {'reported':>8}  settings"]
+    for preset in PRESETS.values():
+        score = "-" if preset.score is None else f"{preset.score:.2f}"
+        lines.append(f"{preset.name:26} {preset.metric:9} {score:>8}  {_flags(preset.settings)}")
+    lines.append("Scores are those that Microsoft's page reports for its own trainer, not measured by phiv.")
     return "\n".join(lines)
 
 
 def warmup_warning(num_steps: int, warmup: int) -> str | None:
-    """What to tell the user when the recipe's fixed warm-up would have swallowed the run, else None."""
+    """The warning for a run that ends within the fixed warm-up of Microsoft's recipe, else None."""
     if num_steps >= RECIPE_WARMUP or warmup >= RECIPE_WARMUP:
         return None
     return (
-        f"{num_steps} steps are fewer than the recipe's {RECIPE_WARMUP} warm-up steps, which would have ended at"
-        f" {num_steps / RECIPE_WARMUP:.0%} of the learning rate; warming up for {warmup} (--warmup_steps to choose)"
+        f"{num_steps} steps are fewer than the {RECIPE_WARMUP} warm-up steps of Microsoft's recipe, which would have"
+        f" ended at {num_steps / RECIPE_WARMUP:.0%} of the learning rate; warming up for {warmup}"
+        " (--warmup_steps to choose)"
     )
 
 
@@ -112,12 +112,12 @@ def _flags(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _table_row(row: str) -> Recipe:
+def _table_row(row: str) -> Preset:
     dataset, method, precision, rate, epochs, score = row.split()
     settings = {"batch_size": 64, "learning_rate": float(rate), "num_train_epochs": int(epochs)}
     settings |= _METHODS[method] | _PRECISIONS[precision] | _DATASETS[dataset]
     settings |= _ADAPTERS[dataset] if method.endswith("lora") else {}
-    return Recipe(
+    return Preset(
         name=f"{dataset}-{method}" + ("-fp16" if precision == "fp16" else ""),
         settings=settings,
         metric=str(settings.get("metric", "accuracy")).upper() if dataset == "docvqa" else "accuracy",
@@ -126,15 +126,15 @@ def _table_row(row: str) -> Recipe:
     )
 
 
-def _ucf101(method: str) -> Recipe:
+def _ucf101(method: str) -> Preset:
     # The page gives no UCF-101 numbers: these are the trainer's own defaults, and its video command is bf16 + flash.
     settings = {"batch_size": 16, "learning_rate": 4e-5, "num_crops": 4} | _METHODS[method] | _PRECISIONS["bf16"]
-    return Recipe(f"ucf101-{method}", settings, "accuracy", None, "Phi-3.5-vision")
+    return Preset(f"ucf101-{method}", settings, "accuracy", None, "Phi-3.5-vision")
 
 
-# What `phiv-convert ucf101 --demo` made, learnt by the toy model on a CPU in two to three minutes. Its rows are of
-# nearly one length, so there is nothing for packing to gain.
-DEMO = Recipe(
+# The toy model on the set of `phiv-convert ucf101 --demo`: two to three minutes on a CPU. Its rows have nearly one
+# length, so packing would gain nothing.
+DEMO = Preset(
     "demo-full",
     {
         "model_name_or_path": "tiny",
@@ -151,7 +151,7 @@ DEMO = Recipe(
     "accuracy",
     model="tiny",
 )
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in [DEMO, *map(_ucf101, _METHODS), *(_table_row(row) for row in _ROWS.strip().splitlines())]
+PRESETS: Mapping[str, Preset] = {
+    preset.name: preset
+    for preset in [DEMO, *map(_ucf101, _METHODS), *(_table_row(row) for row in _ROWS.strip().splitlines())]
 }

@@ -11,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 
 from phiv_data.cli.common import run
 from phiv_data.media.images import MAX_PIXELS
+from phiv_data.utils.image_options import collect_image_options
 from phiv_schemas.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ class Options:
     tokenizer: str | None = None
     """Checkpoint folder or hub id whose tokenizer and image settings count. Default: the family's published one."""
     num_crops: int | None = None
-    """Crops of an image, as in training. Default: the checkpoint's own."""
+    """Crops of an image (Phi-3.5-vision), as --image_option num_crops=N. Default: the checkpoint's own."""
+    image_option: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE: an image option of the family, as in training. May be given several times. Default: the
+    checkpoint's own."""
     source: UseAppendAction[tuple[Path, ...]] = ()
     """Compare every image with what it was made from, below this folder or in this archive (may be given several
     times): hashes, copied bytes, frames decoded again."""
@@ -187,8 +191,8 @@ def _progress(name: str) -> Any:
 
 def _row_rules(options: Options, path: Path) -> list[RowRule]:
     if options.family is None:
-        for name in ("max_tokens", "tokenizer", "num_crops"):
-            if getattr(options, name) is not None:
+        for name in ("max_tokens", "tokenizer", "num_crops", "image_option"):
+            if getattr(options, name) not in (None, ()):
                 raise UsageError(f"--{name}", "needs --family", "Pass the model family to measure rows for")
         return []
     if options.no_images:
@@ -196,8 +200,9 @@ def _row_rules(options: Options, path: Path) -> list[RowRule]:
     from phiv_data.validation.rules.token_budget import TokenBudget
 
     root = options.images_root or (path if path.is_dir() else path.parent) / "images"
-    budget = TokenBudget(options.family, options.max_tokens, options.tokenizer, options.num_crops, root)
-    budget.aggregator()  # what is missing is said before the work begins
+    image_options = tuple(collect_image_options(options.image_option).items())
+    budget = TokenBudget(options.family, options.max_tokens, options.tokenizer, options.num_crops, root, image_options)
+    budget.tally()  # what is missing is said before the work begins
     return [budget]
 
 

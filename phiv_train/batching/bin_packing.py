@@ -1,13 +1,15 @@
-"""Rows to packs: which rows share a micro-batch, within budgets, with little waste, a million rows in about a second.
+"""Windowed bin packing: longest-processing-time first (LPT), or best-fit decreasing (BFD) where LPT would overflow.
 
-    pack_of = pack(costs, limits)             # rows laid end to end: every cost of a pack adds up to at most its limit
-    pack_of = batch(lengths, max_rows=4)      # rows padded to the longest: count * longest within max_positions
+    pack_of = pack_rows(costs, limits)             # rows laid end to end: every cost of a pack adds up to <= its limit
+    pack_of = batch_padded(lengths, max_rows=4)    # rows padded to the longest: count * longest <= max_tokens
+
+It decides which rows share a micro-batch, within several budgets, with little waste: a million rows in about a second.
 
 Rows come in shuffled order and are packed within windows of 128 packs or more, so a pack's rows are neighbours of the
-shuffle, not the longest of the whole set. In a window, longest first, every row goes to the emptiest pack: packs come
-out level, each with long and short rows. Where long rows are too many for that (as with lengths uniform up to the
-limit), those go to the fullest pack that takes them (best fit). All windows place their t-th row at once: the loop runs
-over one window's rows, numpy over windows and packs.
+shuffle, not the longest of the whole set. In a window, longest first, every row goes to the emptiest pack (LPT): packs
+come out about equally full, each with long and short rows. Where long rows are too many for that (as with lengths
+uniform up to the limit), those go to the fullest pack that takes them (BFD). All windows place their t-th row at once:
+the loop runs over one window's rows, numpy over windows and packs.
 """
 
 from __future__ import annotations
@@ -21,39 +23,41 @@ Ints = NDArray[np.int64]
 # Larger windows waste less (half a pack each) and cost more: rows * packs is the work, rows of a window the loop.
 MIN_PACKS_PER_WINDOW, MAX_PACKS_PER_WINDOW = 128, 1024
 MAX_WORK, MAX_LOOP = 2**28, 2**13
-# Rows below this share of every budget are packed in glued runs, which bounds the rows of a window by 128 * 64.
+# Rows below this share of every budget are packed in joined runs, which bounds the rows of a window by 128 * 64.
 GRAIN = 1 / 64
 # Below this share a row levels packs rather than looking for its best fit.
 SMALL = 1 / 8
 BATCHES_PER_WINDOW = 64
 
 
-def pack(costs: Ints, limits: Ints) -> Ints:
+def pack_rows(costs: Ints, limits: Ints) -> Ints:
     """The pack number, 0..packs-1, of each of n rows. `costs` [n, d], `limits` [d], no cost above its limit."""
     if not len(costs):
         return np.zeros(0, np.int64)
     assert (costs <= limits).all()
     limits = np.minimum(limits, 2**31 - 2)  # what is left of them is kept in int32
     shares = (costs / limits).max(axis=1)
-    item_of, first = _glue(shares)
-    items = _sum_by(item_of, costs, len(first))
-    return _renumber(_pack_windows(items, limits)[item_of])
+    item_of = _join_small_rows(shares)
+    items = np.stack([np.bincount(item_of, weights=column) for column in costs.T], axis=1).astype(np.int64)
+    pack_of = _pack_windows(items, limits)[item_of]
+    used = np.bincount(pack_of) > 0
+    return (np.cumsum(used) - 1)[pack_of]
 
 
-def batch(
+def batch_padded(
     lengths: Ints,
     *,
     max_rows: int,
-    max_positions: int | None = None,
+    max_tokens: int | None = None,
     image_tokens: Ints | None = None,
     max_image_tokens: int | None = None,
 ) -> Ints:
-    """The batch number of each row for padded batches, rows of like length together within windows of the order."""
+    """The batch number of each row for padded batches, rows of similar length together within windows of the order."""
     n = len(lengths)
     window = np.arange(n) // (max_rows * BATCHES_PER_WINDOW)
     order = np.lexsort((-lengths, window))
-    room = np.full(n, max_rows) if max_positions is None else np.minimum(max_rows, max_positions // lengths[order])
-    ends = np.minimum(np.arange(n) + room, (window[order] + 1) * max_rows * BATCHES_PER_WINDOW)
+    space = np.full(n, max_rows) if max_tokens is None else np.minimum(max_rows, max_tokens // lengths[order])
+    ends = np.minimum(np.arange(n) + space, (window[order] + 1) * max_rows * BATCHES_PER_WINDOW)
     if max_image_tokens is not None and image_tokens is not None:
         seen = np.concatenate([[0], np.cumsum(image_tokens[order])])
         ends = np.minimum(ends, np.searchsorted(seen, seen[:-1] + max_image_tokens, side="right") - 1)
@@ -67,21 +71,22 @@ def batch(
     return number
 
 
-def _glue(shares: NDArray[np.float64]) -> tuple[Ints, Ints]:
-    """(item of each row, first row of each item): small rows joined in order to runs of about GRAIN."""
+def _join_small_rows(shares: NDArray[np.float64]) -> Ints:
+    """The item of each row: rows below GRAIN of the budgets are joined in order to runs of about GRAIN."""
     small = shares < GRAIN
     run = np.floor(np.cumsum(shares[small]) / GRAIN).astype(np.int64)
     begins = np.ones(len(shares), bool)
     begins[small] = np.diff(run, prepend=-1) != 0
     item_of = np.cumsum(begins) - 1
     item_of[small] = item_of[small][begins[small]][np.cumsum(begins[small]) - 1]
-    return item_of, np.flatnonzero(begins)
+    return item_of
 
 
 def _pack_windows(items: Ints, limits: Ints) -> Ints:
     """The pack number of each item, windows packed side by side; numbers have gaps."""
     expected = max(1, int(np.ceil((items.sum(axis=0) / limits).max())))
-    windows = max(1, round(expected / _packs_per_window(len(items), expected)))
+    affordable = min(MAX_WORK // len(items), MAX_LOOP * expected // len(items), MAX_PACKS_PER_WINDOW)
+    windows = max(1, round(expected / max(affordable, MIN_PACKS_PER_WINDOW)))
     width = -(-len(items) // windows)
     windows = -(-len(items) // width)
     padded = np.zeros((windows * width, len(limits)), np.int64)  # no cost: they fit in any pack
@@ -90,19 +95,14 @@ def _pack_windows(items: Ints, limits: Ints) -> Ints:
     shares = (grid / limits).max(axis=2)
     order = np.argsort(-shares, axis=1, kind="stable")
     grid, shares = np.take_along_axis(grid, order[:, :, None], axis=1), np.take_along_axis(shares, order, axis=1)
-    chosen = _Windows.empty(grid, limits).place(grid, _best_fit_columns(shares))
+    chosen = _Windows.empty(grid, limits).place(grid, _count_best_fit_columns(shares))
     pack_of = np.empty_like(order)
     np.put_along_axis(pack_of, order, chosen, axis=1)
     stride = int(chosen.max()) + 1
     return (pack_of + np.arange(windows)[:, None] * stride).reshape(-1)[: len(items)]
 
 
-def _packs_per_window(items: int, packs: int) -> int:
-    affordable = min(MAX_WORK // items, MAX_LOOP * packs // items, MAX_PACKS_PER_WINDOW)
-    return max(affordable, MIN_PACKS_PER_WINDOW)
-
-
-def _best_fit_columns(shares: NDArray[np.float64]) -> int:
+def _count_best_fit_columns(shares: NDArray[np.float64]) -> int:
     """How many columns (the t-th longest of every window) to place by best fit: none, or all large ones.
 
     A row of share s finds level packs filled by the longer rows, a fraction c of all: it fits where c + s <= 1.
@@ -115,12 +115,12 @@ def _best_fit_columns(shares: NDArray[np.float64]) -> int:
 
 @dataclass(slots=True)
 class _Windows:
-    """The packs under construction: `room[d]` [windows, packs] is what is left of budget d.
+    """The packs under construction: `space[d]` [windows, packs] is what is left of budget d.
 
-    `level` is `room[0]` of the packs to be levelled, those the total asks for, and 0 at all others.
+    `level` is `space[0]` of the packs to be levelled, those the total asks for, and 0 at all others.
     """
 
-    room: list[NDArray[np.int32]]
+    space: list[NDArray[np.int32]]
     limits: list[int]
     needed: Ints  # [windows, 1], packs that the total asks for
     level: NDArray[np.int32]
@@ -129,73 +129,54 @@ class _Windows:
     def empty(cls, grid: Ints, limits: Ints) -> _Windows:
         needed = np.ceil((grid.sum(axis=1) / limits).max(axis=1)).astype(np.int64)[:, None]
         shape = len(grid), int(needed.max()) + 4
-        room = [np.full(shape, limit, np.int32) for limit in limits]
-        return cls(room, limits.tolist(), needed, room[0])
+        space = [np.full(shape, limit, np.int32) for limit in limits]
+        return cls(space, limits.tolist(), needed, space[0])
 
     def place(self, grid: Ints, best_fit: int) -> Ints:
-        """Place all items, column by column, the first `best_fit` columns so. The pack of each, within its window."""
+        """Place all items column by column, the first `best_fit` ones by best fit. The pack of each in its window."""
         chosen = np.empty(grid.shape[:2], np.int64)
         columns = np.ascontiguousarray(grid.transpose(1, 2, 0), dtype=np.int32)  # [width, d, windows]
         for t, column in enumerate(columns):
             if t == best_fit:
-                self._start_levelling()
-            chosen[:, t] = self._best_fit(column) if t < best_fit else self._emptiest(column)
+                opened = (self.space[0] < self.limits[0]).sum(axis=1, keepdims=True)
+                wanted = np.arange(self.space[0].shape[1]) < np.maximum(opened, self.needed)
+                self.level = self.space[0] * wanted.astype(np.int32)
+            if t < best_fit:
+                pick = np.where(self._fits(column), self.space[0], np.iinfo(np.int32).max).argmin(axis=1)
+            else:
+                pick = self.level.argmax(axis=1)
+            chosen[:, t] = self._take(column, pick)
         return chosen
 
-    def _best_fit(self, column: NDArray[np.int32]) -> Ints:
-        tightest = np.where(self._fits(column), self.room[0], np.iinfo(np.int32).max)
-        return self._take(column, tightest.argmin(axis=1))
-
-    def _emptiest(self, column: NDArray[np.int32]) -> Ints:
-        return self._take(column, self.level.argmax(axis=1))
-
     def _take(self, column: NDArray[np.int32], pick: Ints) -> Ints:
-        """Put the items where `pick` says; where they do not fit there, wherever they do, a new pack at worst."""
+        """Put the items into the packs of `pick`; those that do not fit there into another, if need be a new one."""
         windows = np.arange(len(pick))
-        while len(stuck := np.flatnonzero(~self._picked_fit(column, windows, pick))):
+        while True:
+            fit = [space[windows, pick] >= cost for space, cost in zip(self.space, column, strict=True)]
+            if not len(stuck := np.flatnonzero(~np.logical_and.reduce(fit))):
+                break
             fits = self._fits(column[:, stuck], stuck)
-            if not fits.any(axis=1).all():
-                self._grow()
-                continue
-            pick[stuck] = (fits * (self.level[stuck] + 1)).argmax(axis=1)
-        for room, cost in zip(self.room, column, strict=True):
-            room[windows, pick] -= cost
-        if self.level is not self.room[0]:
+            if fits.any(axis=1).all():
+                pick[stuck] = (fits * (self.level[stuck] + 1)).argmax(axis=1)
+            else:
+                self._add_packs()
+        for space, cost in zip(self.space, column, strict=True):
+            space[windows, pick] -= cost
+        if self.level is not self.space[0]:
             self.level[windows, pick] = np.maximum(self.level[windows, pick] - column[0], 0)
         return pick
 
-    def _picked_fit(self, column: NDArray[np.int32], windows: Ints, pick: Ints) -> NDArray[np.bool_]:
-        picked = [room[windows, pick] >= cost for room, cost in zip(self.room, column, strict=True)]
-        together: NDArray[np.bool_] = np.logical_and.reduce(picked)
-        return together
-
     def _fits(self, column: NDArray[np.int32], windows: Ints | slice = slice(None)) -> NDArray[np.bool_]:
-        fits: NDArray[np.bool_] = self.room[0][windows] >= column[0][:, None]
-        for room, cost in zip(self.room[1:], column[1:], strict=True):
-            fits &= room[windows] >= cost[:, None]
+        fits: NDArray[np.bool_] = self.space[0][windows] >= column[0][:, None]
+        for space, cost in zip(self.space[1:], column[1:], strict=True):
+            fits &= space[windows] >= cost[:, None]
         return fits
 
-    def _start_levelling(self) -> None:
-        opened = (self.room[0] < self.limits[0]).sum(axis=1, keepdims=True)
-        wanted = np.arange(self.room[0].shape[1]) < np.maximum(opened, self.needed)
-        self.level = self.room[0] * wanted.astype(np.int32)
-
-    def _grow(self) -> None:
+    def _add_packs(self) -> None:
         extra = (len(self.level), max(4, self.level.shape[1] // 8))
-        levelling = self.level is not self.room[0]
-        self.room = [
-            np.concatenate([room, np.full(extra, limit, np.int32)], axis=1)
-            for room, limit in zip(self.room, self.limits, strict=True)
+        levelling = self.level is not self.space[0]
+        self.space = [
+            np.concatenate([space, np.full(extra, limit, np.int32)], axis=1)
+            for space, limit in zip(self.space, self.limits, strict=True)
         ]
-        self.level = np.concatenate([self.level, np.zeros(extra, np.int32)], axis=1) if levelling else self.room[0]
-
-
-def _renumber(pack_of: Ints) -> Ints:
-    used = np.zeros(int(pack_of.max()) + 1, np.int64)
-    used[pack_of] = 1
-    return (np.cumsum(used) - 1)[pack_of]
-
-
-def _sum_by(group_of: Ints, values: Ints, groups: int) -> Ints:
-    sums = [np.bincount(group_of, weights=column, minlength=groups) for column in values.T]
-    return np.stack(sums, axis=1).astype(np.int64)
+        self.level = np.concatenate([self.level, np.zeros(extra, np.int32)], axis=1) if levelling else self.space[0]

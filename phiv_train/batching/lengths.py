@@ -5,9 +5,9 @@
     fitted = fit(dataset, lengths, family, processor, max_length=8192, on_too_long="trim_images")
     plan = make_plan(fitted.lengths.tokens, fitted.lengths.image_tokens, spec, rows=fitted.rows)
 
-Lengths come from stored image sizes and the text, through `family.length`, which equals the length of what `encode`
-gives, digit for digit. Rows that differ in id and file names only are measured once. Nothing is left out silently:
-rows that teach nothing or are too long are an error, or counted and named.
+Lengths come from stored image sizes and the text, through `family.measure`, which gives exactly what `encode` would.
+Rows that differ in id and file names only are measured once. Nothing is left out silently: rows without supervised
+tokens and rows that are too long are an error, or counted and named.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from phiv_data.utils.atomic import atomic_write, sha256_file
 from phiv_schemas import Conversation
 from phiv_schemas.errors import RecordError
 from phiv_train.batching.bin_packing import Ints
-from phiv_train.families.base import Family, Size
+from phiv_train.families.base import Family, Measured, Size
 
 OnTooLong = Literal["error", "skip", "trim_images"]
 OnBad = Literal["error", "skip"]
-_CACHE_VERSION = 1  # raise it when the meaning of a stored number changes
+_CACHE_VERSION = 2  # raise it when the meaning of a stored number changes
 _MEMO_ROWS = 65_536
 
 
@@ -38,14 +38,15 @@ _MEMO_ROWS = 65_536
 class Lengths:
     """Per row of a split, int64 [rows]. `bad`: rows that cannot be trained on, with the reason; all zeros here.
 
-    `tokens`: positions of the row. `image_tokens`: those that images take. `supervised`: those that are learnt.
-    `images`: images of the row.
+    `tokens`: of the row. `image_tokens`: those inside images. `supervised`: those of answers. `images`: images of the
+    row. `vision_cost`: what they cost the vision tower, in the family's own unit.
     """
 
     tokens: Ints
     image_tokens: Ints
     supervised: Ints
     images: Ints
+    vision_cost: Ints
     bad: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -108,14 +109,14 @@ def fit(
     max_image_tokens: int | None = None,
     on_too_long: OnTooLong = "error",
 ) -> Fitted:
-    """The rows within `max_length` positions, and within `max_image_tokens` of images.
+    """The rows within `max_length` tokens, and whose `vision_cost` is within `max_image_tokens`.
 
     Too long rows: `error` raises RecordError, naming the first. `skip` leaves them out. `trim_images` keeps as many of
     a row's images as fit, at least one, spread evenly over the row (image `i * n // k` for i in 0..k-1, as frames
     are taken from a clip); the text stays. RecordError where a row is too long even so.
     """
     limits = _Limits(max_length, max_image_tokens)
-    long = np.flatnonzero(limits.exceeded(lengths.tokens, lengths.image_tokens))
+    long = np.flatnonzero(limits.exceeded(lengths.tokens, lengths.vision_cost))
     left_out = {reason: tuple(r for r, why in lengths.bad.items() if why == reason) for reason in lengths.bad.values()}
     if len(long) and on_too_long == "error":
         raise _too_long(dataset, lengths, long, limits)
@@ -140,100 +141,59 @@ def keep_images(conversation: Conversation, kept: Sequence[int]) -> Conversation
     return conversation.model_copy(update={"conversations": tuple(turns)})
 
 
-def count_tokens(conversation: Conversation, sizes: Sequence[Size], family: Family, processor: Any) -> tuple[int, int]:
-    """(positions, those that are learnt): turn by turn, an answer is what comes after the prompt that asks for it."""
-    whole, supervised, used = 0, 0, 0
-    for number, turn in enumerate(conversation.turns, start=1):
-        used += len(turn.images)
-        upto = conversation.model_copy(update={"conversations": conversation.turns[:number]})
-        prompt, whole = (family.length(upto, sizes[:used], processor, generation=asked) for asked in (True, False))
-        supervised += whole - prompt
-    return whole, supervised
-
-
 @dataclass(frozen=True, slots=True)
 class _Limits:
     tokens: int
-    image_tokens: int | None
+    vision_cost: int | None
 
-    def exceeded(self, tokens: Ints, image_tokens: Ints) -> NDArray[np.bool_]:
+    def exceeded(self, tokens: Ints, vision_cost: Ints) -> NDArray[np.bool_]:
         over: NDArray[np.bool_] = tokens > self.tokens
-        return over if self.image_tokens is None else over | (image_tokens > self.image_tokens)
+        return over if self.vision_cost is None else over | (vision_cost > self.vision_cost)
 
 
 def _measure(dataset: ConversationDataset, family: Family, processor: Any, rows: Iterable[int], count: int) -> Lengths:
-    images = _images(dataset, count)
-    per_image = family.num_image_tokens(images.widths, images.heights, processor)
-    image_tokens = np.diff(np.append(0, np.cumsum(per_image))[images.offsets])
-    memo: dict[Hashable, tuple[int, int]] = {}
-    tokens, supervised, bad = np.zeros(count, np.int64), np.zeros(count, np.int64), {}
+    """Rows that differ in id and file names alone share one measurement: clips of one class."""
+    columns = np.zeros((5, count), np.int64)
+    memo: dict[Hashable, Measured | str] = {}
+    bad: dict[int, str] = {}
     for row in rows:
-        try:
-            tokens[row], supervised[row] = _measure_row(
-                dataset.conversation(row), images.of(row), family, processor, memo
-            )
-        except _NothingToLearn as reason:
-            bad[row] = str(reason)
-            image_tokens[row] = 0
-    return Lengths(tokens, image_tokens, supervised, np.diff(images.offsets), bad)
+        conversation, sizes = dataset.conversation(row), sizes_of(dataset, row)
+        key = measured_content(conversation), sizes
+        if (found := memo.get(key)) is None:
+            if len(memo) >= _MEMO_ROWS:
+                memo.clear()
+            found = memo[key] = _measure_row(conversation, sizes, family, processor)
+        columns[3, row] = len(sizes)
+        if isinstance(found, str):
+            bad[row] = found
+        else:
+            columns[[0, 1, 2, 4], row] = found.tokens, found.image_tokens, found.supervised, found.vision_cost
+    tokens, image_tokens, supervised, images, vision_cost = columns
+    return Lengths(tokens, image_tokens, supervised, images, vision_cost, bad)
 
 
-class _NothingToLearn(Exception):
-    """Why a row cannot be trained on, in words that are the same for all rows of its kind."""
-
-
-def _measure_row(
-    conversation: Conversation,
-    sizes: tuple[Size, ...],
-    family: Family,
-    processor: Any,
-    memo: dict[Hashable, tuple[int, int]],
-) -> tuple[int, int]:
-    """(tokens, supervised). Rows that differ in id and file names alone share one look-up: clips of one class."""
-    key = _shape(conversation), sizes
-    if (found := memo.get(key)) is None:
-        if len(memo) >= _MEMO_ROWS:
-            memo.clear()
-        found = memo[key] = _measure_new(conversation, sizes, family, processor)
-    return found
-
-
-def _measure_new(
-    conversation: Conversation, sizes: tuple[Size, ...], family: Family, processor: Any
-) -> tuple[int, int]:
+def _measure_row(conversation: Conversation, sizes: tuple[Size, ...], family: Family, processor: Any) -> Measured | str:
+    """The row's numbers, or why it cannot be trained on, in words that are the same for all rows of its kind."""
     if not conversation.is_labeled:
-        raise _NothingToLearn("without an answer")
+        return "without an answer"
     try:
-        tokens, supervised = count_tokens(conversation, sizes, family, processor)
+        measured = family.measure(conversation, sizes, processor)
     except RecordError as error:
-        raise _NothingToLearn(f"that cannot be encoded ({error.what})") from error
-    if supervised < 1:
-        raise _NothingToLearn("whose answers have no tokens")
-    return tokens, supervised
+        return f"that cannot be encoded ({error.what})"
+    return measured if measured.supervised else "whose answers have no tokens"
 
 
-def _shape(conversation: Conversation) -> Hashable:
+def measured_content(conversation: Conversation) -> Hashable:
+    """All of a conversation that its length depends on: neither its id nor the names of its images."""
     turns = tuple((t.user, t.assistant, t.answers, len(t.images), t.image_offsets) for t in conversation.turns)
     return conversation.source, conversation.system, turns
 
 
-@dataclass(frozen=True, slots=True)
-class _Images:
-    """`ImageSizes` of the first rows; `of(row)` as plain tuples."""
-
-    widths: NDArray[np.int32]
-    heights: NDArray[np.int32]
-    offsets: Ints
-
-    def of(self, row: int) -> tuple[Size, ...]:
-        span = slice(int(self.offsets[row]), int(self.offsets[row + 1]))
-        return tuple(zip(self.widths[span].tolist(), self.heights[span].tolist(), strict=True))
-
-
-def _images(dataset: ConversationDataset, count: int) -> _Images:
-    sizes = dataset.sizes()
-    end = int(sizes.offsets[count])
-    return _Images(sizes.widths[:end], sizes.heights[:end], sizes.offsets[: count + 1])
+def sizes_of(dataset: ConversationDataset, row: int) -> tuple[Size, ...]:
+    """The stored (width, height) of a row's images; none is opened."""
+    widths, heights, offsets = dataset.sizes()
+    span = slice(int(offsets[row]), int(offsets[row + 1]))
+    return tuple(zip(widths[span].tolist(), heights[span].tolist(), strict=True))
 
 
 def _trimmed(
@@ -241,28 +201,28 @@ def _trimmed(
 ) -> tuple[Lengths, dict[int, tuple[int, ...]]]:
     """The lengths with `rows` cut to fit, and the images each of them keeps."""
     tokens, image_tokens, images = lengths.tokens.copy(), lengths.image_tokens.copy(), lengths.images.copy()
+    vision_cost = lengths.vision_cost.copy()
     kept: dict[int, tuple[int, ...]] = {}
     for row in rows:
         if (cut := _trim(dataset, row, family, processor, limits)) is None:
             raise _too_long(dataset, lengths, np.array([row]), limits, " even with one" if images[row] else "")
-        kept[row], tokens[row], image_tokens[row] = cut
+        kept[row], measured = cut
+        tokens[row], image_tokens[row], vision_cost[row] = measured.tokens, measured.image_tokens, measured.vision_cost
         images[row] = len(kept[row])
-    return replace(lengths, tokens=tokens, image_tokens=image_tokens, images=images), kept
+    cut_lengths = replace(lengths, tokens=tokens, image_tokens=image_tokens, images=images, vision_cost=vision_cost)
+    return cut_lengths, kept
 
 
 def _trim(
     dataset: ConversationDataset, row: int, family: Family, processor: Any, limits: _Limits
-) -> tuple[tuple[int, ...], int, int] | None:
-    """(images kept, tokens, image tokens) of a row cut to fit; None where one image is too many."""
-    conversation, sizes = dataset.conversation(row), _images(dataset, row + 1).of(row)
-    widths, heights = np.array(sizes, np.int64).reshape(-1, 2).T
-    per_image = family.num_image_tokens(widths, heights, processor)
+) -> tuple[tuple[int, ...], Measured] | None:
+    """(images kept, numbers) of a row cut to fit; None where one image is too many."""
+    conversation, sizes = dataset.conversation(row), sizes_of(dataset, row)
     for count in range(len(sizes) - 1, 0, -1):
         kept = tuple(i * len(sizes) // count for i in range(count))
-        tokens = family.length(keep_images(conversation, kept), [sizes[i] for i in kept], processor)
-        image_tokens = int(per_image[list(kept)].sum())
-        if not limits.exceeded(np.array(tokens), np.array(image_tokens)):
-            return kept, tokens, image_tokens
+        measured = family.measure(keep_images(conversation, kept), [sizes[i] for i in kept], processor)
+        if not limits.exceeded(np.array(measured.tokens), np.array(measured.vision_cost)):
+            return kept, measured
     return None
 
 
@@ -276,7 +236,7 @@ def _too_long(
     what = f"is {tokens} tokens, over max_length {limits.tokens}"
     hint = "Use fewer frames or raise max_length"
     if tokens <= limits.tokens:
-        what = f"has {image_tokens} image tokens, over max_image_tokens {limits.image_tokens}"
+        what = f"has {lengths.vision_cost[row]} image tokens, over max_image_tokens {limits.vision_cost}"
         hint = "Use fewer frames or raise max_image_tokens"
     return RecordError("phiv-train", f"{dataset.conversation(row).id!r} {what}{even} ({taken})", hint)
 
@@ -308,6 +268,6 @@ def _read(path: Path) -> Lengths | None:
 
 
 def _write(path: Path, lengths: Lengths) -> None:
-    table = np.stack([lengths.tokens, lengths.image_tokens, lengths.supervised, lengths.images])
+    table = np.stack([lengths.tokens, lengths.image_tokens, lengths.supervised, lengths.images, lengths.vision_cost])
     with atomic_write(path) as file:
         np.save(file, table, allow_pickle=False)

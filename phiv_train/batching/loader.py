@@ -1,13 +1,13 @@
-"""Rows of a dataset to micro-batches of tensors, in worker processes.
+"""DataLoader over a plan: rows of a dataset to micro-batches of tensors, in worker processes.
 
-    rows = EncodedRows(dataset, family, processor, fitted=fitted)
-    rows[17]                                       # Encoded: ids, labels, crops of row 17
-    rows[~17]                                      # the same without labels: a filler, it weighs nothing
+    rows = EncodedRows(dataset, family, processor, selection)
+    rows.encode(17)                                # Encoded: ids, labels, image arrays of row 17
+    rows[PlannedRow(17, weight=0)]                 # the same without labels: a padding example
     loader = make_loader(rows, PlanSampler(schedule), layout="packed", num_workers=4)
     for batch in loader: model(**batch)
 
 Images are opened in the worker that needs them. Before a batch leaves it, every sample's length has been compared
-with the planned one, and the family's collate has compared image slots with image features; what fails names its row.
+with the planned one, and the family's collate has compared image slots with image features; errors name the row.
 A batch without images holds empty media of the same keys, so every rank always runs the same graph.
 """
 
@@ -26,7 +26,8 @@ import numpy as np
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas import Conversation
 from phiv_schemas.errors import RecordError, ShardError
-from phiv_train.batching.lengths import Fitted, OnBad, keep_images
+from phiv_train.batching.lengths import Fitted, OnBad, keep_images, sizes_of
+from phiv_train.batching.plan import PlannedRow
 from phiv_train.families.base import IGNORE, Encoded, Family, Layout
 
 if TYPE_CHECKING:
@@ -53,83 +54,78 @@ class RowError(RecordError):
 
 @dataclass(frozen=True, eq=False)
 class EncodedRows:
-    """A map-style dataset of `Encoded` samples by row number; `~row` gives the row without labels.
+    """A map-style dataset of `Encoded` samples by `PlannedRow`; a row of weight 0 has no labels.
 
-    `fitted`: what `lengths.fit` returned: trimmed rows lose their images, and lengths are checked against it.
+    `selection`: which images of trimmed rows stay, and the lengths every row is compared with.
     `on_bad="skip"`: a row whose images or record cannot be read keeps its place and length in the plan with grey
-    images and no labels, so it weighs nothing and moves no other row; a line per row is added to `bad_file` (jsonl:
-    id, reason) and a warning logged. Small enough to pickle: spawned workers map the shards again.
+    images and no labels, so it adds nothing to the loss and moves no other row; a line per row is added to `bad_file`
+    (jsonl: id, reason) and a warning logged. Small enough to pickle: spawned workers map the shards again.
     """
 
     dataset: ConversationDataset
     family: Family
     processor: Any
-    fitted: Fitted | None = None
+    selection: Fitted | None = None
     on_bad: OnBad = "error"
     bad_file: Path | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, row: int) -> Encoded:
-        number = row if row >= 0 else ~row
+    def __getitem__(self, row: PlannedRow) -> Encoded:
+        encoded = self.encode(row.index)
+        return encoded if row.weight else _without_labels(encoded)
+
+    def encode(self, index: int) -> Encoded:
+        """The row of this number, with its planned length. RowError where it cannot be used and `on_bad` is error."""
         try:
-            encoded = self._encode(number)
+            sample = self.dataset[index]
+            conversation, kept = self._trim(sample.conversation, index)
+            images = [sample.images[i].open() for i in kept]
+            encoded = self.family.encode(conversation, images, self.processor)
+            if (encoded.labels == IGNORE).all():
+                raise RecordError(encoded.id, "has nothing to learn", "Leave unlabeled rows out of training")
+            if self.selection is not None and len(encoded) != (planned := int(self.selection.lengths.tokens[index])):
+                what = f"is {len(encoded)} tokens, not the {planned} its stored sizes give"
+                raise RecordError(encoded.id, what, "Convert the data again, its images were changed")
         except (RecordError, ShardError) as error:
             if self.on_bad == "error":
-                raise _with_id(error, self._id(number)) from error
-            return self._stand_in(number, error)
-        return encoded if row >= 0 else _unlabelled(encoded)
-
-    def _encode(self, row: int) -> Encoded:
-        sample = self.dataset[row]
-        images = [sample.images[i].open() for i in self._kept(row, len(sample.images))]
-        return self._checked(self.family.encode(self._cut(sample.conversation, row), images, self.processor), row)
-
-    def _kept(self, row: int, count: int) -> Sequence[int]:
-        return range(count) if self.fitted is None else self.fitted.kept_images.get(row, range(count))
-
-    def _cut(self, conversation: Conversation, row: int) -> Conversation:
-        count = len(conversation.image_paths)
-        kept = self._kept(row, count)
-        return conversation if len(kept) == count else keep_images(conversation, kept)
-
-    def _checked(self, encoded: Encoded, row: int) -> Encoded:
-        if (encoded.labels == IGNORE).all():
-            raise RecordError(encoded.id, "has nothing to learn", "Leave unlabeled rows out of training")
-        if self.fitted is not None and len(encoded) != (planned := int(self.fitted.lengths.tokens[row])):
-            what = f"is {len(encoded)} tokens, not the {planned} its stored sizes give"
-            raise RecordError(encoded.id, what, "Convert the data again, its images were changed")
+                raise _name_row(error, self._find_id(index)) from error
+            return self._replace_bad_row(index, error)
         return encoded
 
-    def _stand_in(self, row: int, error: RecordError | ShardError) -> Encoded:
-        """The row with grey images of the stored sizes, unlabelled."""
+    def _trim(self, conversation: Conversation, index: int) -> tuple[Conversation, Sequence[int]]:
+        """The conversation with the images the selection keeps, and the numbers of those."""
+        count = len(conversation.image_paths)
+        kept = range(count) if self.selection is None else self.selection.kept_images.get(index, range(count))
+        return (conversation if len(kept) == count else keep_images(conversation, kept)), kept
+
+    def _replace_bad_row(self, index: int, error: RecordError | ShardError) -> Encoded:
+        """The row with grey images of the stored sizes and without labels, reported as left out."""
         from PIL.Image import new
 
         try:
-            conversation, sizes = self.dataset.conversation(row), _sizes(self.dataset, row)
-            images = [new("RGB", sizes[i], (128, 128, 128)) for i in self._kept(row, len(sizes))]
-            encoded = self.family.encode(self._cut(conversation, row), images, self.processor)
+            conversation, kept = self._trim(self.dataset.conversation(index), index)
+            sizes = sizes_of(self.dataset, index)
+            images = [new("RGB", sizes[i], (128, 128, 128)) for i in kept]
+            encoded = self.family.encode(conversation, images, self.processor)
         except (RecordError, ShardError) as second:  # not even its text can be read
-            raise _with_id(second, self._id(row)) from second
-        self._report(encoded.id, str(error))
-        return _unlabelled(encoded)
-
-    def _report(self, row_id: str, reason: str) -> None:
-        _log.warning("%s is left out of training: %s", row_id, reason)
+            raise _name_row(second, self._find_id(index)) from second
+        _log.warning("%s is left out of training: %s", encoded.id, error)
         if self.bad_file is not None:
-            line = json.dumps({"id": row_id, "reason": reason}) + "\n"
+            line = json.dumps({"id": encoded.id, "reason": str(error)}) + "\n"
             descriptor = os.open(self.bad_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
                 os.write(descriptor, line.encode())  # one call: lines of several workers do not mix
             finally:
                 os.close(descriptor)
+        return _without_labels(encoded)
 
-    def _id(self, row: int) -> str:
+    def _find_id(self, index: int) -> str:
         try:
-            return self.dataset.conversation(row).id
+            return self.dataset.conversation(index).id
         except ShardError:
-            return f"{self.dataset.split} row {row}"
+            return f"{self.dataset.split} row {index}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +156,7 @@ def make_loader(
     """The loader of one process. Any `num_workers` gives the same batches, and none touches torch's global generator.
 
     Workers are spawned, never forked: threads of the parent (tokenizers, gloo, CUDA) would be lost in a fork. torch
-    seeds Python's, numpy's and its own generators in each from `seed`; encoding draws from none of them.
+    seeds Python's, numpy's and its own generators in each from `seed`; encoding uses none of them.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -177,16 +173,10 @@ def make_loader(
     )
 
 
-def _sizes(dataset: ConversationDataset, row: int) -> list[tuple[int, int]]:
-    stored = dataset.sizes()
-    span = slice(int(stored.offsets[row]), int(stored.offsets[row + 1]))
-    return list(zip(stored.widths[span].tolist(), stored.heights[span].tolist(), strict=True))
-
-
-def _unlabelled(encoded: Encoded) -> Encoded:
+def _without_labels(encoded: Encoded) -> Encoded:
     return replace(encoded, labels=np.full_like(encoded.labels, IGNORE))
 
 
-def _with_id(error: RecordError | ShardError, row_id: str) -> RowError:
+def _name_row(error: RecordError | ShardError, row_id: str) -> RowError:
     where = error.where if error.where.startswith(row_id) else f"{row_id}: {error.where}"
     return RowError(where, error.what, error.hint)

@@ -1,22 +1,23 @@
 """`PlanSampler`: the micro-batches of one process, for `DataLoader(batch_sampler=...)`, from any step on.
 
     sampler = PlanSampler(Schedule(plans), rank=1, world_size=2, start=1200)
-    for rows in sampler: ...                      # row numbers; `~row` is a filler (see plan.py)
+    for rows in sampler: ...                      # the PlannedRows of one micro-batch
 
-It holds no state that iterating moves, so prefetching workers cannot make it run ahead: the place of a run is the
-number of its finished steps, and a run resumed at step s, with any number of workers, or of ranks that divides a
-step, takes the very micro-batches the uninterrupted run would have taken. Going there is one look-up, not a replay.
+Iterating changes no state, so prefetching workers cannot make it run ahead: the progress of a run is the number of its
+finished steps. A run resumed at step s, with any number of workers, or of ranks that divides a step, takes exactly the
+micro-batches the uninterrupted run would have taken. Finding step s is one lookup, not a replay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from phiv_train.batching.plan import PlannedRow
 from phiv_train.batching.schedule import Schedule
 
 
 class PlanSampler:
-    """Yields lists of row numbers. `len()` counts the micro-batches from `start` to the end of the run.
+    """Yields the rows of each micro-batch. `len()` counts the micro-batches from `start` to the end of the run.
 
     `start`: finished optimizer steps of the run, 0..num_steps. The object is neither sharded nor skipped again by a
     framework: hand a DataLoader built on it to nothing that "prepares" it (`split_batches`, `dispatch_batches`).
@@ -31,7 +32,7 @@ class PlanSampler:
     def __len__(self) -> int:
         return (self.schedule.num_steps - self.start) * self.accumulation
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[PlannedRow]]:
         for step in range(self.start, self.schedule.num_steps):
             plan, inside = self.schedule.locate(step)
-            yield from map(plan.rows, plan.packs_of(inside, self.rank, self.world_size))
+            yield from map(plan.rows, plan.packs_for_rank(inside, self.rank, self.world_size))

@@ -1,4 +1,4 @@
-"""`Schedule`: the plans of a run's epochs one after another, as the trainer walks them.
+"""`Schedule`: the plans of a run's epochs one after another: all optimizer steps of the run.
 
 schedule = Schedule(plans, max_steps=None)
 schedule.num_steps, schedule.sha256
@@ -18,7 +18,24 @@ from numpy.typing import NDArray
 
 from phiv_train.batching.plan import Plan
 from phiv_train.batching.plan import accumulation as accumulation_of
-from phiv_train.training.throughput import Load
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What was run: tokens of rows, tokens with padding, tokens there was space for, images."""
+
+    tokens: int = 0
+    padded_tokens: int = 0
+    capacity: int = 0
+    images: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.tokens + other.tokens,
+            self.padded_tokens + other.padded_tokens,
+            self.capacity + other.capacity,
+            self.images + other.images,
+        )
 
 
 @dataclass(frozen=True)
@@ -62,16 +79,16 @@ class Schedule:
         plan, inside = self.locate(step - 1)
         return plan.epoch + (inside + 1) / plan.num_steps
 
-    def load(self, step: int, rank: int, world_size: int, images_of_row: NDArray[np.int64]) -> Load:
+    def work(self, step: int, rank: int, world_size: int, images_of_row: NDArray[np.int64]) -> Work:
         """What one process runs in a step."""
         plan, inside = self.locate(step)
-        packs = plan.packs_of(inside, rank, world_size)
-        rows = [row for pack in packs for row in plan.rows(pack) if row >= 0]
-        positions = int(plan.positions[packs].sum())
+        packs = plan.packs_for_rank(inside, rank, world_size)
+        rows = [row.index for pack in packs for row in plan.rows(pack) if row.weight]
+        padded_tokens = int(plan.padded_tokens[packs].sum())
         packed = plan.spec.layout == "packed" and plan.spec.max_tokens is not None
-        return Load(
+        return Work(
             tokens=int(plan.tokens[packs].sum()),
-            positions=positions,
-            capacity=len(packs) * plan.spec.max_tokens if packed and plan.spec.max_tokens else positions,
+            padded_tokens=padded_tokens,
+            capacity=len(packs) * plan.spec.max_tokens if packed and plan.spec.max_tokens else padded_tokens,
             images=int(images_of_row[rows].sum()),
         )

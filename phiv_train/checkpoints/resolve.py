@@ -1,36 +1,40 @@
-"""What a model's name means: family, base, adapter, and the image settings it was trained with.
+"""Which family, base model, adapter and image options a model's name stands for; and loading them.
 
     source = find_source("out/final")          # a checkpoint, an adapter folder, a hub id, or `tiny`, `tiny:7`
-    model, processor = load_model(source, dtype="bfloat16")
+    model, processor = load_model(source, dtype="bfloat16", image_options={"num_crops": "4"})
     processor = load_processor(source)          # tokenizer and preprocessor files only, no weights
 
-An adapter folder is enough: it names its base, and its own `num_crops` counts.
+The family is the one that declares the `model_type` of the model's config.json, in a folder or on the hub. An adapter
+folder is enough: it names its base, and the image options it was trained with count.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.image_options import parse_image_options
 from phiv_schemas.errors import EnvironmentProblem, UsageError
-from phiv_train.families.base import family_names, get_family
+from phiv_train.families.base import Family, family_names, get_family
 
 DEFAULT_FAMILY = "phi3_vision"
-MODEL_TYPES = {"phi3_v": "phi3_vision"}  # config.json's model_type, where a family is called otherwise
+# What a family's processor writes beside weights or an adapter, one of them at least.
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`base` is what the family loads, `adapter` a folder put on top. What the saved folder says of its training:
-    `num_crops`, and `spec_hash` of its processor; None where it does not say."""
+    """`base` is what the family loads, `adapter` a folder put on top. `processor`: the folder, hub id or name whose
+    tokenizer and image options count. `spec_hash`: of the processor it was trained with, None where none is saved."""
 
     family: str
     base: str
     adapter: Path | None = None
-    num_crops: int | None = None
+    processor: str = ""
     spec_hash: str | None = None
 
     @property
@@ -41,89 +45,99 @@ class Source:
 
 
 def find_source(model: str | None = None, *, adapter: Path | None = None, family: str | None = None) -> Source:
-    """The source of a name. UsageError for an adapter folder that is none, or one that names no base."""
+    """The source of a name. UsageError for a folder that is not an adapter, for one that names no base, and where no
+    installed family is for the model."""
     if adapter is None and _is_adapter(folder := Path(model or "")):
         model, adapter = None, folder
     if adapter is not None and not _is_adapter(adapter):
         raise UsageError(str(adapter), "is no adapter (no adapter_config.json)", "Pass a folder phiv-train wrote")
-    base = model or (_base(adapter) if adapter else default_model(family or DEFAULT_FAMILY))
+    base = model or (_base(adapter) if adapter else get_family(family or DEFAULT_FAMILY).default_model)
     saved = adapter or Path(base)
-    settings = _json(saved / "phiv_config.json")
+    has_processor = any((saved / name).is_file() for name in _PROCESSOR_FILES)
     return Source(
-        family=family or settings.get("family") or family_of(base),
+        family=family or _json(saved / "phiv_config.json").get("family") or family_of(base),
         base=base,
         adapter=adapter,
-        num_crops=_json(saved / "preprocessor_config.json").get("num_crops"),
+        processor=str(saved) if has_processor else base,
         spec_hash=_json(saved / "phiv_checkpoint.json").get("spec"),
     )
 
 
-def default_model(family: str) -> str:
-    """The model of a family when none is named: its published one, or the family's own name (`tiny`)."""
-    return "microsoft/Phi-3.5-vision-instruct" if family == "phi3_vision" else family
-
-
 def family_of(model: str) -> str:
-    """The family of a checkpoint folder by its config.json, of `tiny:7` by its name; phi3_vision for a hub id."""
-    folder = Path(model)
-    if not folder.is_dir():
-        name = model.partition(":")[0]
-        return name if name in family_names() else DEFAULT_FAMILY
-    found = _json(folder / "config.json").get("model_type")
-    name = MODEL_TYPES.get(found or "", found or "")
-    if name not in family_names():
-        what = (
-            f"model_type {found!r} belongs to no installed family" if found else "has no config.json with a model_type"
-        )
-        raise UsageError(model, what, f"Pass --family ({', '.join(family_names())})")
-    return name
+    """The family of a checkpoint folder or hub id by its config.json, of a family's own model (`tiny:7`) by its name.
+
+    UsageError naming the installed families where none is for it; EnvironmentProblem where a hub id's config.json
+    cannot be read. A family's published model needs no network.
+    """
+    families = _installed_families()
+    if not Path(model).is_dir():
+        for family in families:
+            if model == family.default_model or model.partition(":")[0] == family.name:
+                return family.name
+    model_type = _json(Path(model) / "config.json").get("model_type") if Path(model).is_dir() else _hub_type(model)
+    found = [family.name for family in families if model_type in family.model_types]
+    if len(found) == 1:
+        return found[0]
+    what = "has no config.json with a model_type" if model_type is None else f"model_type {model_type!r} belongs to "
+    if model_type is not None:
+        what += f"several installed families ({', '.join(found)})" if found else "no installed family"
+    raise UsageError(model, what, f"Pass --family ({', '.join(family_names())})")
 
 
-def load_model(source: Source, *, num_crops: int | None = None, **options: Any) -> tuple[Any, Any]:
+def load_model(source: Source, *, image_options: Mapping[str, Any] | None = None, **options: Any) -> tuple[Any, Any]:
     """`(model, processor)`, the adapter put in, in eval mode. `options` as for `Family.load`.
 
-    `num_crops`: None takes the number it was trained with.
+    `image_options` by name, as text or values; those that are not given are what the model was trained with.
     """
     family = get_family(source.family)
-    model, processor = family.load(source.base, num_crops=num_crops or source.num_crops, **options)
+    values = parse_image_options(family.name, family.image_options, image_options or {})
+    model, processor = family.load(source.base, image_options=values, **options)
+    if source.processor != source.base:
+        processor = family.load_processor(source.processor, image_options=values)
     if source.adapter is not None:
         _put_in(model, source.adapter)
     model.eval()
     return model, processor
 
 
-def load_processor(source: Source, *, num_crops: int | None = None) -> Any:
-    """The processor alone; of a hub model only the json files are fetched."""
-    family: Any = get_family(source.family)
-    crops = num_crops or source.num_crops
-    if hasattr(family, "load_processor"):
-        return family.load_processor(source.base, num_crops=crops)
-    if source.family != DEFAULT_FAMILY:
-        return load_model(source, num_crops=num_crops)[1]  # no other way to ask
-    from phiv_train.families.phi3_vision.processor import Processor
-
-    return Processor.from_folder(_json_files(source.base), num_crops=crops)
+def load_processor(source: Source, *, image_options: Mapping[str, Any] | None = None) -> Any:
+    """The processor alone; of a hub model only its small files are fetched. `image_options` as for `load_model`."""
+    family = get_family(source.family)
+    values = parse_image_options(family.name, family.image_options, image_options or {})
+    return family.load_processor(source.processor, image_options=values)
 
 
-def _json_files(model: str) -> Path:
-    """The folder of a model's small files, fetched from the hub where it is no folder."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
+def _installed_families() -> list[Family]:
+    """The installed families that can be imported: a broken plugin must not keep another's model from being found."""
+    families = []
+    for name in family_names():
+        try:
+            families.append(get_family(name))
+        except (EnvironmentProblem, UsageError):
+            continue
+    return families
+
+
+def _hub_type(model: str) -> Any:
+    """The `model_type` of a hub repository's config.json, from the cache or the network."""
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise UsageError(model, "no such folder, and not a hub id (owner/name)")
+    from huggingface_hub import hf_hub_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=["*.json"]))
-    except Exception as error:  # the hub client raises a dozen types; each means we have no files
+        return _json(Path(hf_hub_download(model, "config.json"))).get("model_type")
+    except Exception as error:  # the hub client raises a dozen types; each means that the family is not known
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "Check the name and the network, or pass --model_name_or_path FOLDER, or --family tiny"
-        raise EnvironmentProblem(model, f"no such folder, and the hub does not give it ({first})", hint) from error
+        hint = f"Check the name and the network, or pass --family ({', '.join(family_names())})"
+        raise EnvironmentProblem(
+            model, f"no such folder, and the hub does not give its config.json ({first})", hint
+        ) from error
 
 
 def _put_in(model: Any, folder: Path) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    from phiv_train.checkpoints.weights import load_weights
-    from phiv_train.training.trainable import ADAPTER
+    from phiv_train.checkpoints.weights import ADAPTER, load_weights
 
     lora = LoraConfig.from_pretrained(folder)
     inject_adapter_in_model(lora, model, ADAPTER)

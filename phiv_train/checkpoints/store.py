@@ -1,14 +1,14 @@
-"""Checkpoints: complete or not there, and refused by a run they do not belong to.
+"""Checkpoints on disk: complete or not there, and refused by a run they do not belong to.
 
     <output_dir>/checkpoint-40/
         model-*.safetensors + config, tokenizer ...     or adapter_model.safetensors + adapter_config.json
         optimizer.pt  scheduler.pt  rng_state*.pth  trainer_state.json     (ZeRO-2, FSDP2: their own folders)
         phiv_config.json                                the resolved settings
-        phiv_checkpoint.json                            Stamp: what the checkpoint belongs to; written last
+        phiv_checkpoint.json                            CheckpointMetadata: the run it belongs to; written last
 
 A checkpoint is written to a temporary folder beside its place and renamed when every rank is done, so a run killed
-at any moment leaves only complete ones; then older ones are pruned. The stamp lists the files, so what is lost or
-damaged later is noticed before it is read: transformers would go on without an optimizer.pt, and say nothing.
+at any moment leaves only complete ones; then older ones are pruned. The metadata lists the files, so what is lost or
+damaged later is detected before it is read: transformers would continue without an optimizer.pt, without a warning.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from phiv_data.utils.atomic import TMP_PREFIX, atomic_write, environment_problems, sha256_file, sync_folder
 from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
-from phiv_train.config import CONFIG_FILE, TrainConfig, law, read_config, write_config
+from phiv_train.config import CONFIG_FILE, TrainConfig, binding_settings, read_config, write_config
 
-STAMP_FILE = "phiv_checkpoint.json"
+METADATA_FILE = "phiv_checkpoint.json"
 HINT = "Use an older checkpoint (--resume DIR) or start over with --resume never"
 HASHED_BYTES = 1 << 24  # all but the weights and optimizer state of a real model: those take minutes to hash
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -44,13 +43,13 @@ class SavedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """What a checkpoint belongs to. A run goes on only from one whose stamp is its own, but for `step`.
+class CheckpointMetadata:
+    """The run a checkpoint belongs to. A run resumes only from one whose metadata equals its own, except for `step`.
 
     `plan`: hash of the plan of batches (data, order, packing). `spec`: the processor's hash. `sharding`: how the
     optimizer's state is stored: `whole`, `fsdp2`, or `zero2-x4`, which only as many processes can read back.
     `packs_per_step`: of the plan, kept when the number of processes changes. `files`: all others of the folder, those
-    of every rank, by path; filled in when the stamp is written.
+    of every rank, by path; filled in when the metadata is written.
     """
 
     step: int
@@ -61,47 +60,44 @@ class Stamp:
     files: Mapping[str, SavedFile] = field(default_factory=dict)
 
 
-def write_stamp(folder: Path, config: TrainConfig, stamp: Stamp) -> None:
-    """Write settings and stamp into a checkpoint; the stamp last, when every rank has written its files."""
+def write_metadata(folder: Path, config: TrainConfig, metadata: CheckpointMetadata) -> None:
+    """Write settings and metadata into a checkpoint; the metadata last, when every rank has written its files."""
     write_config(config, folder / CONFIG_FILE)
-    values = dataclasses.asdict(dataclasses.replace(stamp, files=_list_files(folder)))
-    with atomic_write(folder / STAMP_FILE) as file:
+    files: dict[str, SavedFile] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / METADATA_FILE):
+        size = path.stat().st_size
+        sha256 = sha256_file(path) if size <= HASHED_BYTES else None
+        files[path.relative_to(folder).as_posix()] = SavedFile(size, sha256)
+    values = dataclasses.asdict(dataclasses.replace(metadata, files=files))
+    with atomic_write(folder / METADATA_FILE) as file:
         file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
-def _list_files(folder: Path) -> dict[str, SavedFile]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STAMP_FILE)
-    return {path.relative_to(folder).as_posix(): _as_saved(path) for path in paths}
-
-
-def _as_saved(path: Path) -> SavedFile:
-    size = path.stat().st_size
-    return SavedFile(size, sha256_file(path) if size <= HASHED_BYTES else None)
-
-
-def read_stamp(folder: Path) -> Stamp:
-    """The stamp of a checkpoint. UsageError when the folder is none, or not a complete one."""
-    path = folder / STAMP_FILE
+def read_metadata(folder: Path) -> CheckpointMetadata:
+    """The metadata of a checkpoint. UsageError when the folder is none, or not a complete one."""
+    path = folder / METADATA_FILE
     if not path.is_file():
         found = "is not a complete checkpoint" if folder.is_dir() else "no such checkpoint"
-        raise UsageError(str(folder), f"{found} (no {STAMP_FILE})", "Pass a checkpoint-N folder written by phiv-train")
+        raise UsageError(
+            str(folder), f"{found} (no {METADATA_FILE})", "Pass a checkpoint-N folder written by phiv-train"
+        )
     with environment_problems(path):
         text = path.read_bytes()
     try:
-        stamp = TypeAdapter(Stamp).validate_json(text)
+        metadata = TypeAdapter(CheckpointMetadata).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(str(path), f"cannot be read ({where}{where and ': '}{first['msg']})", HINT) from error
-    if not stamp.files:
+    if not metadata.files:
         raise UsageError(str(path), "cannot be read (it lists no files)", HINT)
-    return stamp
+    return metadata
 
 
-def check_files(folder: Path) -> Stamp:
-    """The stamp of a checkpoint whose files are all as they were saved; others may be there. UsageError if not."""
-    stamp = read_stamp(folder)
-    for name, saved in stamp.files.items():
+def verify_files(folder: Path) -> CheckpointMetadata:
+    """The metadata of a checkpoint whose files are all as they were saved, else UsageError. Others may be there."""
+    metadata = read_metadata(folder)
+    for name, saved in metadata.files.items():
         path = folder / name
         with environment_problems(path):
             if not path.is_file():
@@ -110,107 +106,132 @@ def check_files(folder: Path) -> Stamp:
                 raise UsageError(str(path), f"was cut or changed ({size} bytes, {saved.size_bytes} expected)", HINT)
             if saved.sha256 is not None and sha256_file(path) != saved.sha256:
                 raise UsageError(str(path), "was changed (its sha256 is not the one it was saved with)", HINT)
-    return stamp
+    return metadata
 
 
 def complete_checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints of a run that have a stamp, oldest first: they were complete when they were written."""
-    found = [(int(m[1]), p) for p in output_dir.glob("checkpoint-*") if (m := _NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(found) if (path / STAMP_FILE).is_file()]
+    """The checkpoints of a run that have metadata, oldest first: they were complete when they were written."""
+    return [path for path in _list_checkpoints(output_dir) if (path / METADATA_FILE).is_file()]
+
+
+def _list_checkpoints(output_dir: Path) -> list[Path]:
+    numbered = [(int(m[1]), p) for p in output_dir.glob("checkpoint-*") if (m := _NAME.fullmatch(p.name))]
+    return [path for _, path in sorted(numbered)]
 
 
 def find_checkpoint(config: TrainConfig) -> Path | None:
-    """The checkpoint to go on from, or None to start. `auto` takes the newest whole one. UsageError when `resume` names
-    one that is not there or damaged, or when all are damaged."""
+    """The checkpoint to resume from, or None to start. `auto` takes the newest undamaged one.
+
+    UsageError when `resume` names one that is missing or damaged, or when all are damaged.
+    """
     if config.resume == "never":
         return None
     if config.resume != "auto":
-        check_files(Path(config.resume))
+        verify_files(Path(config.resume))
         return Path(config.resume)
-    folder, problems = _newest_whole(config.output_dir)
-    if folder is None and problems:  # days of work may be in them: not a case to start over by itself
+    folder, problems = _newest_undamaged(config.output_dir)
+    if folder is None and problems:  # days of work may be in them: do not silently start over
         raise problems[0]
     return folder
 
 
-def left_aside(config: TrainConfig) -> list[UsageError]:
-    """What is wrong with the checkpoints that are newer than the one `auto` goes on from."""
-    return _newest_whole(config.output_dir)[1] if config.resume == "auto" else []
+def find_damaged_checkpoints(config: TrainConfig) -> list[UsageError]:
+    """The problems of the checkpoints that are newer than the one `auto` resumes from."""
+    return _newest_undamaged(config.output_dir)[1] if config.resume == "auto" else []
 
 
-def _newest_whole(output_dir: Path) -> tuple[Path | None, list[UsageError]]:
-    """The newest checkpoint of which nothing was lost, and the problems of newer ones."""
+def _newest_undamaged(output_dir: Path) -> tuple[Path | None, list[UsageError]]:
+    """The newest checkpoint whose files are all as they were saved, and the problems of newer ones."""
     problems: list[UsageError] = []
     for folder in reversed(complete_checkpoints(output_dir)):
-        if (problem := _problem(folder)) is None:
+        if (problem := _find_problem(folder)) is None:
             return folder, problems
         problems.append(problem)
     return None, problems
 
 
-def _problem(folder: Path) -> UsageError | None:
+def _find_problem(folder: Path) -> UsageError | None:
     try:
-        check_files(folder)
+        verify_files(folder)
     except UsageError as error:
         return error
     return None
 
 
-def check_stamp(folder: Path, config: TrainConfig, stamp: Stamp) -> Stamp:
-    """The checkpoint's stamp if this run may go on from it. UsageError, one line, if it is damaged or naming the
-    difference if it belongs to another run."""
-    found, saved = check_files(folder), read_config(folder / CONFIG_FILE)
+def verify_checkpoint(folder: Path, config: TrainConfig, expected: CheckpointMetadata) -> CheckpointMetadata:
+    """The checkpoint's metadata if this run may resume from it.
+
+    UsageError if the checkpoint is damaged, or naming the difference if it belongs to another run.
+    """
+    found, saved = verify_files(folder), read_config(folder / CONFIG_FILE)
     hint = "Run with the same, or use another --output_dir, or start over with --resume never"
     if saved.model_name_or_path != config.model_name_or_path:
         what = f"is of another model ({saved.model_name_or_path!r}, this run has {config.model_name_or_path!r})"
         raise UsageError(str(folder), what, hint)
-    if differing := _difference(law(saved), law(config)):
-        raise UsageError(str(folder), f"was made with other settings ({differing})", hint)
-    if found.spec != stamp.spec:
+    before, now = binding_settings(saved), binding_settings(config)
+    if differing := [key for key in now if before.get(key) != now[key]]:
+        shown = "; ".join(f"{key}={before.get(key)!r}, this run has {now[key]!r}" for key in differing[:2])
+        more = f"; and {len(differing) - 2} more" if len(differing) > 2 else ""
+        raise UsageError(str(folder), f"was made with other settings ({shown}{more})", hint)
+    if found.spec != expected.spec:
         raise UsageError(str(folder), "was made with another tokenizer or image settings (the spec hash differs)", hint)
-    if found.plan != stamp.plan:
+    if found.plan != expected.plan:
         what = "was made from another plan: the data, their lengths or the plan's rules have changed"
         raise UsageError(str(folder), what, hint)
-    if found.sharding != stamp.sharding:
-        what = f"holds {found.sharding} optimizer state, this run needs {stamp.sharding}"
-        raise UsageError(str(folder), what, "Go on with the same --distributed and, if sharded, number of processes")
+    if found.sharding != expected.sharding:
+        what = f"holds {found.sharding} optimizer state, this run needs {expected.sharding}"
+        hint = "Resume with the same --distributed and, if sharded, number of processes"
+        raise UsageError(str(folder), what, hint)
     return found
 
 
-def is_of_run(folder: Path, config: TrainConfig, stamp: Stamp) -> bool:
-    """True when `folder` is whole and holds this run's weights after the step of `stamp`."""
+def is_of_run(folder: Path, config: TrainConfig, expected: CheckpointMetadata) -> bool:
+    """True when `folder` is undamaged and holds this run's weights after the step of `expected`."""
     try:
-        return check_stamp(folder, config, stamp).step == stamp.step
+        return verify_checkpoint(folder, config, expected).step == expected.step
     except UsageError:
         return False
 
 
-def clean(output_dir: Path, *, everything: bool) -> None:
-    """Remove what killed runs left unfinished and, with `everything`, all checkpoints and logs of earlier runs."""
-    leftovers = list(output_dir.glob(f"{TMP_PREFIX}*"))
+# Logs and evaluations that a run writes beside its checkpoints.
+_EVALUATIONS = [f"eval_{when}{suffix}" for when in ("before", "after") for suffix in (".json", ".confusion.png")]
+_RUN_FILES = ["metrics.jsonl", "runs", "bad_rows.jsonl", *_EVALUATIONS]
+
+
+def clean_output_dir(output_dir: Path, *, everything: bool) -> None:
+    """Remove the temporary files of killed runs.
+
+    With `everything` also all that earlier runs wrote here: checkpoints (complete or not), `metrics.jsonl`,
+    TensorBoard's `runs/`, `eval_before` and `eval_after` (json and confusion image) and `bad_rows.jsonl`. Not `final/`,
+    which stays until this run's replaces it, nor the lengths, which depend on the data alone.
+    """
+    leftovers: list[Path] = []
     if everything:
-        leftovers += complete_checkpoints(output_dir)
+        leftovers += _list_checkpoints(output_dir)
+        leftovers += [path for name in _RUN_FILES if (path := output_dir / name).exists()]
     with environment_problems(output_dir):
         for path in leftovers:
+            _rename_aside(path)
+        for path in output_dir.glob(f"{TMP_PREFIX}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
-def written_beside(unfinished: Path) -> Iterator[None]:
-    """Remove `unfinished` when writing it fails: on a full disk it would keep the room the next try needs."""
+def remove_on_failure(unfinished: Path) -> Iterator[None]:
+    """Remove `unfinished` when writing it fails: on a full disk it would keep the space the next attempt needs."""
     try:
         yield
     except BaseException as error:
         hidden = isinstance(error, Exception) and not isinstance(error, PhivError)
-        problem = _disk_problem(unfinished.parent) if hidden else None  # asked before room is made
+        problem = _find_disk_problem(unfinished.parent) if hidden else None  # asked before space is freed
         shutil.rmtree(unfinished, ignore_errors=True)
         if problem is not None:
             raise problem from error
         raise
 
 
-def _disk_problem(folder: Path) -> EnvironmentProblem | None:
-    """What the system says of writing 1 MB: torch reports a full disk as `basic_ios::clear: iostream error`."""
+def _find_disk_problem(folder: Path) -> EnvironmentProblem | None:
+    """What the system reports on writing 1 MB: torch reports a full disk as `basic_ios::clear: iostream error`."""
     probe = folder / f"{TMP_PREFIX}probe"
     try:
         with environment_problems(folder):
@@ -226,27 +247,33 @@ def publish(unfinished: Path, output_dir: Path, name: str) -> Path:
     """Rename a finished checkpoint to its place; one that is there already is replaced."""
     final = output_dir / name
     with environment_problems(final):
-        if final.exists():
-            shutil.rmtree(final)
+        replaced = _rename_aside(final) if final.exists() else None
         unfinished.rename(final)
         sync_folder(output_dir)
+        if replaced is not None:
+            shutil.rmtree(replaced)
     return final
 
 
 def prune(output_dir: Path, keep: int) -> None:
-    """Remove all checkpoints that are older than the newest `keep` whole ones."""
-    found = complete_checkpoints(output_dir)
-    whole = [path for path in found if _problem(path) is None]
-    for path in found[: found.index(whole[-keep])] if len(whole) >= keep else ():
-        gone = path.with_name(f"{TMP_PREFIX}{path.name}")  # never a half-removed folder under a checkpoint's name
-        path.rename(gone)
-        shutil.rmtree(gone)
+    """Remove all checkpoints that are older than the newest `keep` undamaged ones."""
+    complete = complete_checkpoints(output_dir)
+    undamaged = [path for path in complete if _find_problem(path) is None]
+    for path in complete[: complete.index(undamaged[-keep])] if len(undamaged) >= keep else ():
+        shutil.rmtree(_rename_aside(path))
+
+
+def _rename_aside(path: Path) -> Path:
+    """Give what is to be removed a temporary name: killed meanwhile, it never leaves half of `path`."""
+    aside = path.with_name(f"{TMP_PREFIX}removed-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return path.rename(aside)
 
 
 def check_free_space(output_dir: Path, needed: int) -> None:
     """EnvironmentProblem when the disk of `output_dir` has less than `needed` bytes free."""
-    there = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
-    if (free := shutil.disk_usage(there).free) < needed:
+    existing = next(path for path in (output_dir.absolute(), *output_dir.absolute().parents) if path.exists())
+    if (free := shutil.disk_usage(existing).free) < needed:
         what = f"{needed / 1e6:,.0f} MB are needed for checkpoints ({free / 1e6:,.0f} MB are free)"
         raise EnvironmentProblem(str(output_dir), what, "Free some space, or use another --output_dir")
 
@@ -258,10 +285,3 @@ def checkpoint_bytes(total: int, trainable: int, *, adapter: bool, weight_bytes:
     (1200, 24)
     """
     return (trainable if adapter else total) * weight_bytes + trainable * 8
-
-
-def _difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`key=then, now key=now` of the first two settings that differ."""
-    keys = [key for key in now if saved.get(key) != now[key]]
-    shown = [f"{key}={saved.get(key)!r}, this run has {now[key]!r}" for key in keys[:2]]
-    return "; ".join(shown) + (f"; and {len(keys) - 2} more" if len(keys) > 2 else "")

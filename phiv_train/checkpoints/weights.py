@@ -1,7 +1,7 @@
-"""What a run trains, to and from a folder: the whole model, or the adapter alone.
+"""Save and load weights: of the whole model, or of the adapter alone.
 
 save_weights(family, model, processor, folder)       # rank 0; a checkpoint the family's `load` opens, or an adapter
-load_weights(model, folder)                           # exact: nothing missing, nothing left over
+load_weights(model, folder)                           # exact: no tensor missing, none left over
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_schemas.errors import UsageError
 from phiv_train.families.base import Family
-from phiv_train.training.trainable import ADAPTER
 
+ADAPTER = "default"  # peft's name of an adapter in the model; there is never a second one
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-# peft's names in files: the adapter hangs on the model inside two wrappers.
+# peft's names in files: two wrappers around the model.
 _PREFIX = "base_model.model."
 
 
@@ -46,25 +46,20 @@ def save_weights(
         elif state is None:
             family.save(model, processor, folder)
         else:
-            _remove_weights(folder)
+            for old in folder.glob("model*.safetensors*"):  # one file where this save makes shards, or the reverse
+                old.unlink()
             model.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]  # transformers' model
             processor.save(folder)
-        _unlock(folder)
+        _apply_umask(folder)
 
 
-def _unlock(folder: Path) -> None:
-    """Give weights the mode the umask says: safetensors writes 0600, which nobody else may read."""
+def _apply_umask(folder: Path) -> None:
+    """Give weights the mode of the umask: safetensors writes 0600, which nobody else may read."""
     mask = os.umask(0o077)
     os.umask(mask)
     for path in folder.glob("*.safetensors"):
         with contextlib.suppress(PermissionError):  # file systems without modes
             path.chmod(0o666 & ~mask)
-
-
-def _remove_weights(folder: Path) -> None:
-    """An older save may have been one file where this one is shards, or the reverse."""
-    for old in folder.glob("model*.safetensors*"):
-        old.unlink()
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -88,19 +83,22 @@ def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tens
 
     with environment_problems(folder):
         if (adapter := folder / ADAPTER_WEIGHTS).is_file():
-            with readable(adapter):
+            with report_unreadable(adapter):
                 named = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(adapter).items()}
-            return named if model is None else {_in_model(name): tensor for name, tensor in named.items()}
+            if model is None:
+                return named
+            # `x.lora_A.weight` of a file is `x.lora_A.default.weight` in the model.
+            return {re.sub(r"(\.lora_[AB])\.", rf"\1.{ADAPTER}.", name): tensor for name, tensor in named.items()}
         state: dict[str, Tensor] = {}
         for file in sorted(folder.glob("model*.safetensors")):
-            with readable(file):
+            with report_unreadable(file):
                 state |= load_file(file)
         return state
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """UsageError where safetensors or torch.load finds nonsense in `path`."""
+def report_unreadable(path: Path) -> Iterator[None]:
+    """UsageError where safetensors or torch.load cannot read `path`."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -125,13 +123,8 @@ def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | 
     config: Any = model.peft_config
     with atomic_write(folder / ADAPTER_CONFIG) as file:
         settings = config[ADAPTER].to_dict() | {"inference_mode": True}
-        file.write((json.dumps(settings, indent=2, sort_keys=True, default=_plain) + "\n").encode())
+        file.write((json.dumps(settings, indent=2, sort_keys=True, default=_to_json) + "\n").encode())
 
 
-def _in_model(name: str) -> str:
-    """`x.lora_A.weight` of a file is `x.lora_A.default.weight` in the model."""
-    return re.sub(r"(\.lora_[AB])\.", rf"\1.{ADAPTER}.", name)
-
-
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

@@ -1,62 +1,73 @@
-"""Command line and YAML to `TrainConfig`: flags over the file over the recipe over the defaults.
+"""Command line, YAML file and preset to `TrainConfig`: flags over the file over the preset over the defaults.
 
     parse(["--recipe", "docvqa-lora", "--config", "run.yaml", "--data_dir", "docvqa", "--learning_rate", "1e-4"])
 
-tyro reads the flags into a plain dataclass made from TrainConfig's fields, so that pydantic judges all three sources
-with the same words, one line each.
+tyro reads the flags into the pydantic model itself; what pydantic refuses is one line, whichever source it came from.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any
 
+import tyro
 from pydantic import ValidationError
+from tyro.conf import UseAppendAction
 
 from phiv_data.utils.atomic import environment_problems
 from phiv_schemas.errors import UsageError
-from phiv_train.config import TrainConfig, checked, usage_error
-from phiv_train.presets import recipe_settings
+from phiv_train.config import Names, TrainConfig, to_usage_error, validate_config
+from phiv_train.presets import preset_settings
 
 _DESCRIPTION = """Fine-tune a vision-language model on a converted dataset.
 
---recipe NAME takes a preset's settings (--list_recipes shows them), --config FILE a YAML file's; flags override both.
-Each flag may be written with - or _."""
+--recipe NAME takes the settings of a preset (--list_recipes shows them), --config FILE those of a YAML file; flags
+override both. Each flag may be written with - or _."""
+
+
+class _Flags(TrainConfig):
+    """TrainConfig as tyro makes it from flags: a wrong value is a UsageError, which tyro does not catch and box."""
+
+    image_option: UseAppendAction[Names] = ()
+    """KEY=VALUE: an image option of the family, by default the checkpoint's. May be given several times; --num_crops N
+    is num_crops=N."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise to_usage_error(error, "phiv-train") from error
+
+
+for _field in _Flags.model_fields.values():  # tyro keeps line breaks
+    _field.description = " ".join((_field.description or "").split())
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:
     """The configuration of a command line. UsageError for wrong values; SystemExit for unknown flags and --help."""
-    import tyro
-
-    recipe, file, flags = split_sources(argv)
-    base = (recipe_settings(recipe) if recipe else {}) | (read_yaml(file) if file else {})
-    _check_base(base, str(file or "--recipe"))
-    parsed = tyro.cli(_flags_class(base), prog="phiv-train", description=_DESCRIPTION, args=flags)
-    values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
-    return checked(values, "phiv-train")
-
-
-def split_sources(argv: Sequence[str]) -> tuple[str | None, Path | None, list[str]]:
-    """`(recipe, file, other flags)`."""
-    import argparse
-
     parser = argparse.ArgumentParser("phiv-train", add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe")
     parser.add_argument("--config", type=Path)
-    known, rest = parser.parse_known_args(argv)
-    return known.recipe, known.config, rest
+    sources, flags = parser.parse_known_args(argv)
+    settings = preset_settings(sources.recipe) if sources.recipe else {}
+    if sources.config:
+        settings |= read_yaml(sources.config)
+    # Checked before the flags, so that the message names the file; what is still missing may come from the flags.
+    checked = validate_config({"data_dir": "", **settings}, str(sources.config or "--recipe"))
+    defaults = _Flags.model_construct(**{name: getattr(checked, name) for name in settings})
+    parsed = tyro.cli(_Flags, default=defaults, prog="phiv-train", description=_DESCRIPTION, args=flags)
+    return TrainConfig.model_construct(**parsed.__dict__)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings of a YAML (or JSON) file. UsageError when it is none, or not a mapping."""
+    """The settings of a YAML (or JSON) file. UsageError when it cannot be parsed, or is not a mapping."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-        """YAML 1.1 reads 1e-5 as text; YAML 1.2 and everyone who writes one mean a number."""
+        """YAML 1.1 reads 1e-5 as text; YAML 1.2, and whoever writes it, mean a number."""
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
@@ -71,37 +82,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise UsageError(str(path), f"holds no settings (found a {type(values).__name__})", "Write `key: value` lines")
     return {key.replace("-", "_"): value for key, value in values.items()}
-
-
-def _check_base(base: Mapping[str, Any], where: str) -> None:
-    """Judge file and recipe before the flags, so that the message names the file."""
-    try:
-        TrainConfig.model_validate({"data_dir": "", **base})
-    except ValidationError as error:
-        raise usage_error(error, where) from error
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _flags_class(base: Mapping[str, Any]) -> type[Any]:
-    """A dataclass with TrainConfig's fields, described, with the defaults of `base`."""
-    import tyro
-
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    fields: list[tuple[str, Any, Any]] = []
-    for name, info in TrainConfig.model_fields.items():
-        text = " ".join((info.description or "").split())
-        default = base.get(name, info.get_default(call_default_factory=True))
-        default = tuple(default) if isinstance(default, list) else default
-        if name in base and hints[name] is not str and _is_path(hints[name]):
-            default = Path(str(default))
-        required = info.is_required() and name not in base
-        made: Any = dataclasses.field() if required else dataclasses.field(default_factory=partial(_same, default))
-        fields.append((name, Annotated[hints[name], tyro.conf.arg(help=text)], made))
-    return dataclasses.make_dataclass("TrainConfig", fields, kw_only=True)
-
-
-def _is_path(hint: Any) -> bool:
-    return getattr(hint, "__origin__", None) is Path

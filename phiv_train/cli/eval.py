@@ -1,6 +1,6 @@
-"""`phiv-eval`: answer the questions of a split with a model and score the answers.
+"""`phiv-eval`: generate a model's answers to the questions of a split and score them.
 
-Exit codes: 0 evaluated, 1 the data has problems, 2 usage, 3 something of the environment is missing, 130 interrupted.
+Exit codes: 0 evaluated, 1 the data has problems, 2 wrong usage, 3 the environment (packages, disk), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff
+import tyro
+from tyro.conf import FlagCreatePairsOff, UseAppendAction
 
 from phiv_data.cli.common import run
-from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.image_options import collect_image_options
 from phiv_schemas.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
     from phiv_train.checkpoints.resolve import Source
     from phiv_train.evaluation.generate import EvalResult
 
-OnBatch = Callable[[int, int], None]
 Metric = Literal["auto", "accuracy", "accuracy_official", "anls", "anls_official"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Answer the questions of a split and score the answers: accuracy or ANLS, by the recipe's or the official rules.
+class EvalOptions:
+    """Generate answers to the questions of a split and score them: accuracy or ANLS, in the variant of Microsoft's
+    recipe or the official one.
 
-    Scores go to stdout, everything to a json file, and a confusion matrix of a classification to an image beside it.
-    Start with torchrun to share the rows among several GPUs; the result is the same.
+    Prints the scores on stdout and writes everything to a JSON file, and for a classification a confusion matrix as an
+    image beside it. Start with torchrun to share the rows among several GPUs; the result is the same.
     """
 
     data_dir: Path
@@ -47,13 +48,15 @@ class Options:
     metric: tuple[Metric, ...] = ("auto",)
     """One or more. auto: anls where questions list several accepted answers, else accuracy."""
     turns: Literal["last", "first", "all"] = "last"
-    """Which turns of a dialogue are asked, with the true answers of earlier turns before them."""
+    """Which turns of a conversation the model answers, with the true answers of earlier turns in the prompt."""
     limit: int | None = None
-    """Look at the first rows of the split only."""
+    """Evaluate the first rows of the split only."""
     family: str | None = None
     """Model family; by default read from the checkpoint."""
     num_crops: int | None = None
-    """Crops per image; by default what the checkpoint was trained with."""
+    """Crops per image (Phi-3.5-vision), as --image_option num_crops=N; by default what it was trained with."""
+    image_option: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE: an image option of the family, by default what it was trained with. May be given several times."""
     batch_size: int = 8
     """Questions answered at once and per process."""
     max_new_tokens: int = 64
@@ -61,28 +64,22 @@ class Options:
     num_workers: int | None = None
     """Processes that read and encode images. By default 4 with a GPU, else none."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights. auto: bfloat16 on a GPU, else float32."""
+    """Precision of the weights. auto: bfloat16 on a GPU, else float32."""
     use_flash_attention: bool = False
     """flash-attention 2 in place of PyTorch's sdpa; needs bfloat16."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: a GPU if there is one."""
     output: Path | None = None
-    """The json file. By default eval_SPLIT.json in the model's folder, or here for a model without a folder."""
+    """The JSON file. By default eval_SPLIT.json in the model's folder, or here for a model without a folder."""
 
 
 def main() -> int:
     """Entry point of `phiv-eval`."""
-    return run("phiv-eval", lambda: _evaluate(_parse(sys.argv[1:])))
+    return run("phiv-eval", lambda: _evaluate(tyro.cli(EvalOptions, prog="phiv-eval", config=(FlagCreatePairsOff,))))
 
 
-def _parse(argv: list[str]) -> Options:
-    import tyro
-
-    return tyro.cli(Options, prog="phiv-eval", args=argv, config=(FlagCreatePairsOff,))
-
-
-def _evaluate(options: Options) -> int:
-    """Everything cheap is checked before anything heavy is imported or loaded."""
+def _evaluate(options: EvalOptions) -> int:
+    """Check everything cheap before anything heavy is imported or loaded, then evaluate and report."""
     from phiv_data.storage.dataset import ConversationDataset
     from phiv_train.checkpoints.resolve import find_source
 
@@ -95,7 +92,7 @@ def _evaluate(options: Options) -> int:
     return EXIT_OK
 
 
-def _check(options: Options) -> None:
+def _check(options: EvalOptions) -> None:
     if options.model_name_or_path is None and options.adapter is None:
         raise UsageError("--model_name_or_path", "is missing", "Pass a checkpoint, or an adapter with --adapter")
     for name in ("limit", "num_crops", "batch_size", "max_new_tokens"):
@@ -107,35 +104,33 @@ def _check(options: Options) -> None:
     if (options.num_workers or 0) < 0:
         raise UsageError("--num_workers", f"must be 0 or more (found {options.num_workers})")
     if options.output is not None:
-        _make_folder(options.output.absolute().parent)
+        from phiv_train.config import make_folder
+
+        make_folder("--output", options.output.absolute().parent)
 
 
-def _make_folder(folder: Path) -> None:
-    """The output's folder, before anything is computed. UsageError where it cannot be."""
-    try:
-        with environment_problems(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError("--output", f"{str(folder)!r} cannot be a folder ({error.strerror})") from error
-
-
-def _answer(options: Options, source: Source, dataset: ConversationDataset) -> tuple[EvalResult, dict[str, Any]]:
+def _answer(options: EvalOptions, source: Source, dataset: ConversationDataset) -> tuple[EvalResult, dict[str, Any]]:
     on_gpu = _on_gpu(options)
-    if not on_gpu:  # deepspeed, which comes with accelerate, else looks for an accelerator and warns on stdout
+    if not on_gpu:  # deepspeed, which comes with accelerate, else searches for an accelerator and warns on stdout
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from phiv_train.checkpoints.resolve import load_model
-    from phiv_train.evaluation.generate import evaluate
+    from phiv_train.evaluation.generate import evaluate, progress_bar
     from phiv_train.families.base import get_family
     from phiv_train.training.quiet import quiet_libraries
 
     quiet_libraries()
     precision = options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
     attention = "flash_attention_2" if options.use_flash_attention else "sdpa"
-    model, processor = load_model(source, num_crops=options.num_crops, dtype=precision, attn_implementation=attention)
+    model, processor = load_model(
+        source,
+        image_options=collect_image_options(options.image_option, options.num_crops),
+        dtype=precision,
+        attn_implementation=attention,
+    )
     model.to(f"cuda:{_local_rank()}" if on_gpu else "cpu")
     if line := mismatch(source, processor):
         sys.stderr.write(f"phiv-eval: {line}\n" if _rank() == 0 else "")
-    with _process_group(options), _bar() as bar:
+    with _process_group(options), progress_bar("evaluate", disable=None if _rank() == 0 else True) as on_batch:
         result = evaluate(
             model,
             get_family(source.family),
@@ -147,17 +142,21 @@ def _answer(options: Options, source: Source, dataset: ConversationDataset) -> t
             batch_size=options.batch_size,
             max_new_tokens=options.max_new_tokens,
             num_workers=options.num_workers if options.num_workers is not None else 4 * on_gpu,
-            on_batch=bar,
+            on_batch=on_batch,
         )
-    used = {"num_crops": getattr(processor, "num_crops", None), "spec_hash": processor.spec_hash}
+    used = {**processor.image_options, "spec_hash": processor.spec_hash}
     return result, {"precision": precision, "world_size": _world_size(), **used}
 
 
 def mismatch(source: Source, processor: Any) -> str | None:
     """One line where the model was trained with other images or another tokenizer than it is evaluated with."""
-    found = getattr(processor, "num_crops", None)
-    if source.num_crops is not None and found != source.num_crops:
-        return f"num_crops is {found}, the model was trained with {source.num_crops}. Scores may be lower for it"
+    from phiv_train.checkpoints.resolve import load_processor
+
+    if Path(source.processor).is_dir():
+        trained = load_processor(source).image_options
+        for key, value in processor.image_options.items():
+            if value != trained[key]:
+                return f"{key} is {value}, the model was trained with {trained[key]}. Scores may be lower for it"
     if source.spec_hash is not None and processor.spec_hash != source.spec_hash:
         return (
             f"tokenizer or image settings are not those of the training (spec {processor.spec_hash[:12]},"
@@ -166,7 +165,7 @@ def mismatch(source: Source, processor: Any) -> str | None:
     return None
 
 
-def _report(options: Options, source: Source, result: EvalResult, settings: dict[str, Any]) -> None:
+def _report(options: EvalOptions, source: Source, result: EvalResult, settings: dict[str, Any]) -> None:
     from phiv_train.evaluation.report import as_text, write_result
 
     named = {
@@ -182,7 +181,7 @@ def _report(options: Options, source: Source, result: EvalResult, settings: dict
 
 
 @contextmanager
-def _process_group(options: Options) -> Iterator[None]:
+def _process_group(options: EvalOptions) -> Iterator[None]:
     """torch.distributed while evaluating, when torchrun started us."""
     if _world_size() == 1:
         yield
@@ -199,21 +198,7 @@ def _process_group(options: Options) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-@contextmanager
-def _bar() -> Iterator[OnBatch]:
-    from tqdm import tqdm
-
-    hidden = None if _rank() == 0 else True
-    with tqdm(unit=" questions", desc="evaluate", disable=hidden, leave=False, file=sys.stderr) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
-
-
-def _on_gpu(options: Options) -> bool:
+def _on_gpu(options: EvalOptions) -> bool:
     import torch
 
     return options.device == "auto" and torch.cuda.is_available()

@@ -3,8 +3,8 @@
     phiv-train --data_dir demo --model_name_or_path tiny --output_dir out          one process, CPU or GPU
     torchrun --nproc_per_node 8 -m phiv_train.cli.train --recipe docvqa-full ...   several
 
-Exit codes: 0 done, 1 the data has problems, 2 usage, 3 something of the environment is missing, 130 stopped by a
-signal: the same command goes on.
+Exit codes: 0 done, 1 the data has problems, 2 wrong usage, 3 the environment (packages, disk, hub), 130 stopped by a
+signal: the same command resumes.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import sys
 from collections.abc import Sequence
 
 from phiv_data.cli.common import run
-from phiv_schemas.errors import EXIT_OK
+from phiv_schemas.errors import EXIT_INTERRUPTED, EXIT_OK
 
 
 def main() -> int:
     """Entry point of `phiv-train`."""
-    # Read when torch loads its OpenMP: threads that wait spin by default, which on a shared machine costs tenfold.
+    # Read when torch loads OpenMP, whose waiting threads spin by default: ten times slower on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return run("phiv-train", lambda: _main(sys.argv[1:]))
+    return run("phiv-train", lambda: run_command(sys.argv[1:]))
 
 
-def _main(argv: Sequence[str]) -> int:
+def run_command(argv: Sequence[str]) -> int:
+    """Run `phiv-train` with these arguments; its exit code. PhivError, which `main` prints, for what is wrong."""
     if {"--list_recipes", "--list-recipes"} & set(argv):
         from phiv_train.presets import table
 
@@ -38,18 +39,13 @@ def _main(argv: Sequence[str]) -> int:
 
         sys.stdout.write(report(config) + "\n")
         return EXIT_OK
-    _quiet_deepspeed()
-    from phiv_train.training.run import train
-
-    return train(config)
-
-
-def _quiet_deepspeed() -> None:
-    """Where there is no GPU, say so: transformers imports deepspeed, which would look for one and warn."""
     import torch
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available():  # transformers imports deepspeed, which would search for a GPU and warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from phiv_train.training.run import train
+
+    return EXIT_INTERRUPTED if train(config).stopped else EXIT_OK
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""`evaluate`: let a model answer the questions of a split, and score the answers.
+"""`evaluate`: generate a model's answers to the questions of a split, and score them.
 
     result = evaluate(model, family, processor, ConversationDataset("ucf101", "val"), metric="accuracy", batch_size=8)
     result.metrics                                        # {"accuracy": 0.97}
-    write_result(result, Path("out/eval_after.json"))     # eval_report.py: the json file and a confusion image
+    write_result(result, Path("out/eval_after.json"))     # report.py: the JSON file and a confusion image
 
 Greedy, batched, longest prompts first (memory that holds the first batch holds them all), padded on the left, and
 shared by the ranks of torch.distributed where it is initialised; every rank returns the whole result, in the order
 of the rows. In float32 nothing depends on batch size, workers or ranks. In bfloat16 the shape of a batch moves
 logits by about 1e-2, which can turn a near tie: compare runs of one batch size and world size there.
 
-The prompt of a turn is the dialogue up to it, the true answers of earlier turns included, id for id as in training.
-A question without an answer is left out and counted. The model comes back as it was: training modes of all modules,
-caching, random state; so this can run inside a training.
+The prompt of a turn is the conversation up to it, the true answers of earlier turns included, id for id as in training.
+A question without an answer is left out and counted. The model is left as it was: training modes of all modules,
+caching, random state; so this can run during training.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,17 +31,17 @@ from transformers import GenerationConfig
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas import Conversation
 from phiv_schemas.errors import PhivError, UsageError
+from phiv_train.batching.lengths import sizes_of
 from phiv_train.evaluation.metrics import METRICS, ClassTable, class_table, get_metric, mean_score
 from phiv_train.families.base import Encoded, Family
 
 Turns = Literal["last", "first", "all"]
 MAX_CLASSES = 200
-_NOT_FOR_GENERATE = ("labels", "position_ids")  # generate counts positions from the mask
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One turn to answer. `answer` is the row's own, `answers` all accepted ones, `length` the prompt's positions."""
+    """One turn to answer. `answer` is the row's own, `answers` all accepted ones, `length` the prompt's tokens."""
 
     row: int
     turn: int
@@ -63,7 +64,7 @@ class Prediction:
 class EvalResult:
     """Mean scores (0..1) by metric, the first the one asked for, and all predictions in the order of the rows.
 
-    `rows` were looked at; `unlabeled` of the questions they ask have no answer and are in no score.
+    `rows`: rows evaluated; `unlabeled`: their questions without an answer, which are in no score.
     """
 
     metrics: Mapping[str, float]
@@ -94,7 +95,7 @@ class EvalResult:
         return table if len(table.labels) <= min(MAX_CLASSES, len(self.predictions) - 1) else None
 
     def worst(self, count: int = 10) -> list[Prediction]:
-        """Predictions that are not right, the worst first; ties by likeness to an answer, then by row."""
+        """Predictions that are not right, the worst first; ties by similarity to an answer, then by row."""
         ranks = list(zip(self.scores(self.metric), self.scores("anls_official"), strict=True))
         order = sorted(range(len(ranks)), key=lambda i: (ranks[i], i))
         return [self.predictions[i] for i in order if ranks[i][0] < 1][:count]
@@ -117,7 +118,7 @@ def evaluate(
     """Generate an answer for every labelled question of `rows` (default: all) and score it.
 
     `metric`: one name or several of `metrics.METRICS`, or "auto": anls where a question lists several accepted
-    answers, else accuracy. `turns`: which turns of a dialogue are asked. `batch_size`: prompts per forward pass and
+    answers, else accuracy. `turns`: which turns of a conversation are asked. `batch_size`: prompts per forward pass and
     rank. `on_batch(done, total)`: this rank's questions so far.
 
     UsageError when nothing is labelled or a metric is unknown. What fails on one rank is raised on all of them.
@@ -134,34 +135,49 @@ def evaluate(
     answers = _from_all_ranks(lambda: _generate(model, prompts, max_new_tokens, num_workers, sharded, on_batch))
     predictions = tuple(Prediction(q, *answers[q.row, q.turn]) for q in questions)
     settings = {"split": dataset.split, "turns": turns, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    return EvalResult(_means(names, predictions), predictions, len(rows), unlabeled, settings)
+    pairs = [(p.text, p.question.answers) for p in predictions]
+    means = {name: mean_score(name, pairs) for name in names}
+    return EvalResult(means, predictions, len(rows), unlabeled, settings)
+
+
+@contextmanager
+def progress_bar(label: str, *, disable: bool | None = None) -> Iterator[Callable[[int, int], None]]:
+    """`on_batch` that moves a bar on stderr. `disable`: None shows it on a terminal only."""
+    from tqdm import tqdm
+
+    with tqdm(unit=" questions", desc=label, disable=disable, leave=False, file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def find_questions(
     dataset: ConversationDataset, family: Family, processor: Any, rows: Sequence[int], turns: Turns
 ) -> tuple[list[Question], int]:
     """The labelled questions of `rows`, in order, and how many have no answer. No image is opened."""
-    widths, heights, offsets = dataset.sizes()
     questions: list[Question] = []
     unlabeled = 0
     for row in rows:
         conversation = dataset.conversation(row)
-        first, last = offsets[row], offsets[row + 1]
-        sizes = list(zip(widths[first:last].tolist(), heights[first:last].tolist(), strict=True))
-        for number in _asked(conversation, turns):
+        sizes = sizes_of(dataset, row)
+        count = len(conversation.turns)
+        for number in {"all": range(count), "first": [0], "last": [count - 1]}[turns]:
             turn = conversation.turns[number]
             if turn.assistant is None:
                 unlabeled += 1
                 continue
-            dialogue = up_to(conversation, number)
-            length = family.length(dialogue, sizes[: len(dialogue.image_paths)], processor, generation=True)
+            asked = up_to(conversation, number)
+            length = family.measure(asked, sizes[: len(asked.image_paths)], processor, generation=True).tokens
             answers = turn.answers or (turn.assistant,)
             questions.append(Question(row, number, conversation.id, turn.assistant, answers, length))
     return questions, unlabeled
 
 
 def up_to(conversation: Conversation, turn: int) -> Conversation:
-    """The dialogue that ends with turn number `turn`."""
+    """The conversation that ends with turn number `turn`."""
     return conversation.model_copy(update={"conversations": conversation.turns[: turn + 1]})
 
 
@@ -199,15 +215,13 @@ class Prompts(Dataset[dict[str, Tensor]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        samples = [self._encode(question) for question in self.batches[index]]
-        batch = self.family.collate(samples, self.processor, layout="left")
-        return {name: tensor for name, tensor in batch.items() if name not in _NOT_FOR_GENERATE}
-
-    def _encode(self, question: Question) -> Encoded:
-        sample = self.dataset[question.row]
-        dialogue = up_to(sample.conversation, question.turn)
-        images = [image.open() for image in sample.images[: len(dialogue.image_paths)]]
-        return self.family.encode(dialogue, images, self.processor, generation=True)
+        samples: list[Encoded] = []
+        for question in self.batches[index]:
+            sample = self.dataset[question.row]
+            conversation = up_to(sample.conversation, question.turn)
+            images = [image.open() for image in sample.images[: len(conversation.image_paths)]]
+            samples.append(self.family.encode(conversation, images, self.processor, generation=True))
+        return self.family.generation_inputs(self.family.collate(samples, self.processor, layout="left"))
 
 
 Answers = dict[tuple[int, int], tuple[str, bool]]
@@ -226,8 +240,16 @@ def _generate(
     config = _greedy(processor, max_new_tokens)
     total = sum(map(len, prompts.batches))
     answers: Answers = {}
-    with evaluating(model, run_vision=sharded):
-        for questions, batch in zip(prompts.batches, _loader(prompts, num_workers, device), strict=True):
+    loader = DataLoader(
+        prompts,
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context="spawn" if num_workers else None,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own, so that the random state of training stays
+    )
+    with evaluating(model, prompts.family, run_vision=sharded):
+        for questions, batch in zip(prompts.batches, loader, strict=True):
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             ids = model.generate(**inputs, generation_config=config, synced_gpus=sharded)
             for question, new in zip(questions, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
@@ -239,7 +261,7 @@ def _generate(
 
 
 def _greedy(processor: Any, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding. Everything that could bend it is said, because what is not said the checkpoint decides."""
+    """Greedy decoding. Everything that could change it is set here, because the checkpoint decides what is not."""
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -255,36 +277,23 @@ def _greedy(processor: Any, max_new_tokens: int) -> GenerationConfig:
     )
 
 
-def _loader(prompts: Prompts, num_workers: int, device: torch.device) -> DataLoader[dict[str, Tensor]]:
-    return DataLoader(
-        prompts,
-        batch_size=None,
-        num_workers=num_workers,
-        multiprocessing_context="spawn" if num_workers else None,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own, so that a training's random state is not moved
-    )
-
-
 @contextmanager
-def evaluating(model: Any, *, run_vision: bool = False) -> Iterator[None]:
+def evaluating(model: Any, family: Family, *, run_vision: bool = False) -> Iterator[None]:
     """Eval mode for all modules, and back to each module's own mode. Checkpointing has no effect meanwhile.
 
     Training may run the image path for batches without images; here only with `run_vision`, else every
     generated token would pay for it.
     """
     modes = [(module, module.training) for module in model.modules()]
-    always = [module for module, _ in modes if getattr(module, "always_run_vision", False) and not run_vision]
     model.eval()
-    for module in always:
-        module.always_run_vision = False
+    on_text = family.run_vision_on_text(model, False)
+    family.run_vision_on_text(model, on_text and run_vision)
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
-        for module in always:
-            module.always_run_vision = True
+        family.run_vision_on_text(model, on_text)
 
 
 def is_sharded(model: Any) -> bool:
@@ -295,7 +304,7 @@ def is_sharded(model: Any) -> bool:
 
 
 def _from_all_ranks(work: Callable[[], Answers]) -> Answers:
-    """The union of all ranks' answers. A rank's error is raised on every rank, so that none waits for ever."""
+    """The union of all ranks' answers. A rank's error is raised on every rank, so that none waits forever."""
     rank, world = _rank_and_world()
     if world == 1:
         return work()
@@ -303,11 +312,11 @@ def _from_all_ranks(work: Callable[[], Answers]) -> Answers:
     error: Exception | None = None
     try:
         mine = work()
-    except Exception as problem:  # of any kind: the others must hear of it
+    except Exception as problem:  # of any kind: the other ranks must get it
         error = problem
-    told = error if isinstance(error, PhivError) or error is None else RuntimeError(f"on rank {rank}: {error!r}")
+    shared = error if isinstance(error, PhivError) or error is None else RuntimeError(f"on rank {rank}: {error!r}")
     everyone: list[Any] = [None] * world
-    dist.all_gather_object(everyone, (mine, told))
+    dist.all_gather_object(everyone, (mine, shared))
     if error is not None:
         raise error
     for _, trouble in everyone:
@@ -320,12 +329,3 @@ def _rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
-
-
-def _asked(conversation: Conversation, turns: Turns) -> Sequence[int]:
-    count = len(conversation.turns)
-    return range(count) if turns == "all" else [0 if turns == "first" else count - 1]
-
-
-def _means(metrics: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, float]:
-    return {name: mean_score(name, [(p.text, p.question.answers) for p in predictions]) for name in metrics}

@@ -1,10 +1,10 @@
-"""One row as the model will see it: spans of ids, what is learnt, where every image stands. No weights, no torch.
+"""One row as the model gets it: spans of token ids, which are supervised, where every image is. No weights, no torch.
 
-    seen = inspect_row(dataset[0], get_family("tiny"), processor)
-    seen.length, seen.learnt, [span.text for span in seen.spans if span.learnt]
-    seen.images[0].start, seen.images[0].positions
+    row = inspect_row(dataset[0], get_family("tiny"), processor)
+    row.tokens, row.supervised, [span.text for span in row.spans if span.supervised]
+    row.images[0].start, row.images[0].tokens
 
-A span is a stretch of the row that is one thing: text not learnt, text learnt, or one image.
+A span is consecutive tokens that are one thing: unsupervised text, supervised text, or one image with its separators.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from phiv_data.storage.sample import Sample
 from phiv_schemas.errors import RecordError
-from phiv_train.families.base import IGNORE, Encoded, Family
+from phiv_train.families.base import IGNORE, Encoded, Family, Preview
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Positions `start` to `stop` (exclusive). `image` is the image's number (from 0), None for text.
+    """Tokens `start` to `stop` (exclusive). `image` is the image's number (from 0), None for text.
 
     `pieces`: the text of each id, control tokens by name; `text`: of all, where the bytes of a character may be ids
     of their own. Both empty for an image.
@@ -36,18 +36,18 @@ class Span:
     start: int
     stop: int
     ids: tuple[int, ...]
-    learnt: bool
+    supervised: bool
     image: int | None
     pieces: tuple[str, ...] = ()
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class SeenImage:
-    """An image of the row: its turn, its size in pixels, and the positions `start` to `start + positions` it takes.
+class InspectedImage:
+    """An image of the row: its turn, its size in pixels, and the tokens `start` to `start + tokens` it takes.
 
-    `offset` is its place in the turn's text in characters, None before the text. `canvas` (width, height) and `crops`
-    (columns, rows) after resizing and padding, where the family has such.
+    `offset` is its place in the turn's text in characters, None before the text. `canvas` (width, height) and `tiles`
+    (columns, rows) after resizing and padding, where the family shows them.
     """
 
     path: str
@@ -56,30 +56,34 @@ class SeenImage:
     height: int
     offset: int | None
     start: int
-    positions: int
+    tokens: int
     canvas: tuple[int, int] | None
-    crops: tuple[int, int] | None
+    tiles: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A row, encoded. `labeled` is False where the last answer is null: then the prompt alone is shown."""
+    """A row, encoded. `labeled` is False where the last answer is null: then the prompt alone is shown.
+
+    `previews`: the images as the model gets them, none where the family cannot show them.
+    """
 
     id: str
     source: str
     labeled: bool
     spans: tuple[Span, ...]
-    images: tuple[SeenImage, ...]
+    images: tuple[InspectedImage, ...]
+    previews: tuple[Preview, ...]
     encoded: Encoded
 
     @property
-    def length(self) -> int:
-        """Positions of the row."""
+    def tokens(self) -> int:
+        """Tokens of the row."""
         return len(self.encoded)
 
     @property
-    def learnt(self) -> int:
-        """Positions the loss looks at."""
+    def supervised(self) -> int:
+        """Tokens that count in the loss."""
         return int((self.encoded.labels != IGNORE).sum())
 
 
@@ -88,88 +92,51 @@ def inspect_row(sample: Sample, family: Family, processor: Any) -> Inspection:
     conversation = sample.conversation
     pil_images = [image.open() for image in sample.images]
     encoded = family.encode(conversation, pil_images, processor, generation=not conversation.is_labeled)
-    sizes = np.array([pil_image.size for pil_image in pil_images], np.int64).reshape(-1, 2)
-    counts = family.num_image_tokens(sizes[:, 0], sizes[:, 1], processor)
-    owner = image_of_position(encoded, counts, processor)
+    if len(encoded.image_spans) != len(pil_images):
+        what = f"family {family.name} gives {len(encoded.image_spans)} image spans for {len(pil_images)} images"
+        raise RecordError(sample.id, what)
+    previews = tuple(family.preview(encoded, processor))
     return Inspection(
         id=sample.id,
         source=conversation.source,
         labeled=conversation.is_labeled,
-        spans=tuple(_spans(encoded, owner, processor)),
-        images=tuple(_images(sample, encoded, owner, pil_images, processor)),
+        spans=tuple(_spans(encoded, processor)),
+        images=tuple(_images(sample, encoded, pil_images, previews)),
+        previews=previews,
         encoded=encoded,
     )
 
 
-def image_of_position(encoded: Encoded, counts: Sequence[int] | NDArray[np.int64], processor: Any) -> NDArray[np.int64]:
-    """int64 [L]: the number of the image a position belongs to, -1 for text. `counts`: positions per image."""
+def image_of_token(encoded: Encoded) -> NDArray[np.int64]:
+    """int64 [L]: the number of the image a token belongs to, -1 for text."""
     owner = np.full(len(encoded), -1, np.int64)
-    slots = np.flatnonzero(encoded.input_ids == processor.image_id)
-    numbers = np.repeat(np.arange(len(counts)), counts)
-    if len(slots) != len(numbers):
-        raise RecordError(encoded.id, f"has {len(slots)} image positions, its images take {len(numbers)}")
-    owner[slots] = numbers
+    for number, (start, stop) in enumerate(encoded.image_spans):
+        owner[start:stop] = number
     return owner
 
 
-def canvases(seen: Inspection) -> Iterator[Image]:
-    """Each image as it is cut into crops: resized, padded with white, put together again. None of other families."""
-    from PIL import Image
-
-    if "crops" not in seen.encoded.media:
-        return
-    crops, sizes = seen.encoded.media["crops"], seen.encoded.media["image_sizes"]
-    side, first = crops.shape[1], 0
-    for height, width in sizes.tolist():
-        rows, columns = height // side, width // side
-        mine = crops[first : first + rows * columns].reshape(rows, columns, side, side, 3)
-        first += rows * columns
-        yield Image.fromarray(mine.transpose(0, 2, 1, 3, 4).reshape(height, width, 3))
-
-
-def _spans(encoded: Encoded, owner: NDArray[np.int64], processor: Any) -> Iterator[Span]:
-    learnt = encoded.labels != IGNORE
-    start = 0
-    for (image, is_learnt), run in groupby(zip(owner.tolist(), learnt.tolist(), strict=True)):
+def _spans(encoded: Encoded, processor: Any) -> Iterator[Span]:
+    supervised, start = encoded.labels != IGNORE, 0
+    for (image, is_supervised), run in groupby(zip(image_of_token(encoded).tolist(), supervised.tolist(), strict=True)):
         stop = start + len(list(run))
         ids = tuple(encoded.input_ids[start:stop].tolist())
         if image >= 0:
-            yield Span(start, stop, ids, is_learnt, image)
+            yield Span(start, stop, ids, is_supervised, image)
         else:
-            pieces = tuple(text_of([id_], processor, inner=True) for id_ in ids)
-            yield Span(start, stop, ids, is_learnt, None, pieces, text_of(ids, processor))
+            yield Span(start, stop, ids, is_supervised, None, tuple(processor.pieces(ids)), processor.text(ids))
         start = stop
 
 
-def text_of(ids: Sequence[int], processor: Any, *, inner: bool = False) -> str:
-    """The text of ids, control tokens by their names. `inner`: as inside a text, where a leading blank is kept."""
-    names = {value: name for name, value in getattr(processor, "control_ids", {}).items()}
-    decode = processor.tokenizer.decode
-    parts: list[str] = []
-    for control, run in groupby(ids, key=names.get):
-        plain = list(run)
-        if control is not None:
-            parts += [control] * len(plain)
-        elif inner:  # a decoder strips the blank that begins a text, so decode behind a copy
-            parts.append(decode(plain * 2)[len(decode(plain)) :])
-        else:
-            parts.append(decode(plain))
-    return "".join(parts)
-
-
 def _images(
-    sample: Sample, encoded: Encoded, owner: NDArray[np.int64], pil_images: Sequence[Image], processor: Any
-) -> Iterator[SeenImage]:
+    sample: Sample, encoded: Encoded, pil_images: Sequence[Image], previews: Sequence[Preview]
+) -> Iterator[InspectedImage]:
     places = [
         (number, turn.image_offsets[k] if turn.image_offsets is not None else None)
         for number, turn in enumerate(sample.conversation.turns)
         for k in range(len(turn.images))
     ]
-    padded = encoded.media.get("image_sizes")
-    side = getattr(processor, "crop_size", None)
     for k, ((turn, offset), pil_image) in enumerate(zip(places, pil_images, strict=True)):
-        mine = np.flatnonzero(owner == k)
-        canvas = None if padded is None else (int(padded[k][1]), int(padded[k][0]))
-        crops = (canvas[0] // side, canvas[1] // side) if canvas and side else None
+        start, stop = encoded.image_spans[k].tolist()
+        canvas, tiles = (previews[k].image.size, previews[k].tiles) if previews else (None, None)
         path = sample.images[k].meta.path
-        yield SeenImage(path, turn, *pil_image.size, offset, int(mine[0]), len(mine), canvas, crops)
+        yield InspectedImage(path, turn, *pil_image.size, offset, start, stop - start, canvas, tiles)

@@ -8,7 +8,7 @@
     >>> table.labels, table.confusion.tolist()               # last column: an answer that is no class
     (('cat', 'dog'), [[0, 0, 1], [1, 1, 0]])
 
-The recipe's rules, and the official ones where they differ, so that numbers can be compared with either:
+The rules of Microsoft's recipe, and the official ones where they differ, so that numbers can be compared with either:
 
 | name | a question's score, the best over its accepted answers |
 |---|---|
@@ -49,7 +49,10 @@ def accuracy_official(prediction: str, answers: Sequence[str]) -> float:
 def anls(prediction: str, answers: Sequence[str]) -> float:
     """The recipe's ANLS of one question; an empty prediction is 0. Case counts."""
     text = prediction.strip().strip(".")
-    return max(_similarity(text, answer) for answer in answers) if text else 0.0
+    if not text:
+        return 0.0
+    distance = min(Levenshtein.distance(text, answer) / max(len(text), len(answer)) for answer in answers)
+    return 1 - distance if distance < THRESHOLD else 0.0
 
 
 def anls_official(prediction: str, answers: Sequence[str]) -> float:
@@ -82,11 +85,6 @@ def get_metric(name: str) -> Score:
 def normalize(text: str) -> str:
     """A short answer as the recipe compares it."""
     return text.strip().strip(".").lower()
-
-
-def _similarity(prediction: str, answer: str) -> float:
-    distance = Levenshtein.distance(prediction, answer) / max(len(prediction), len(answer))
-    return 1 - distance if distance < THRESHOLD else 0.0
 
 
 def _official_distance(prediction: str, answer: str) -> float:

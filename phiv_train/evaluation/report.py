@@ -1,4 +1,4 @@
-"""An evaluation on disk: the recipe's json with more in it, and the confusion matrix as an image.
+"""Evaluation reports: a JSON file that extends the one of Microsoft's recipe, and the confusion matrix as an image.
 
     write_result(result, Path("out/eval_after.json"), model="out")   # and out/eval_after.confusion.png
 
@@ -27,7 +27,7 @@ OTHER = "(other)"
 
 
 def write_result(result: EvalResult, path: Path, **settings: Any) -> Path:
-    """Write the json file (last, whole or not at all) and, for a classification, `<stem>.confusion.png` beside it.
+    """Write the JSON file (last, complete or not at all) and, for a classification, `<stem>.confusion.png` beside it.
 
     `settings` are added to those of the run. Returns `path`. Call it on one rank. Same result, same bytes.
     """
@@ -68,7 +68,7 @@ def as_dict(result: EvalResult, settings: Mapping[str, Any] | None = None) -> di
 
 
 def counts(result: EvalResult) -> dict[str, int]:
-    """Rows looked at, questions scored, those without an answer, and answers that are empty or were cut short."""
+    """Rows evaluated, questions scored, those without an answer, and answers that are empty or were cut short."""
     return {
         "rows": result.rows,
         "questions": len(result.predictions),
@@ -111,7 +111,8 @@ def draw_confusion(table: ClassTable) -> Image:
         for j, count in enumerate(counts_):
             box = (margin + cell * j, margin + cell * i)
             share = count / sum(counts_)
-            pen.rectangle((*box, box[0] + cell, box[1] + cell), _shade(share), outline=(200, 200, 200))
+            shade = round(255 - 235 * share), round(255 - 190 * share), round(255 - 105 * share)  # white to dark blue
+            pen.rectangle((*box, box[0] + cell, box[1] + cell), shade, outline=(200, 200, 200))
             if count and cell > 13:
                 middle = (box[0] + cell / 2, box[1] + cell / 2)
                 pen.text(middle, str(count), "white" if share > 0.5 else "black", small, anchor="mm")
@@ -136,11 +137,6 @@ def _shown(prediction: Prediction) -> dict[str, Any]:
     return {"id": question.id, "generated_text": prediction.text, "answers": list(question.answers)}
 
 
-def _shade(share: float) -> tuple[int, int, int]:
-    """White for 0, dark blue for 1."""
-    return round(255 - 235 * share), round(255 - 190 * share), round(255 - 105 * share)
-
-
 def _label(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 32 else f"{text[:31]}~"
@@ -153,7 +149,7 @@ def _font(size: int) -> Any:
 
 
 def _upright(label: str, font: Any, size: tuple[int, int]) -> Image:
-    """`label` reading upwards, standing on the lower edge of a white strip of `size`."""
+    """`label` reading upwards, from the lower edge of a white strip of `size`."""
     from PIL import Image, ImageDraw
 
     strip = Image.new("RGB", (size[1], size[0]), "white")

@@ -1,4 +1,4 @@
-"""`tiny`: Phi-3.5-vision's own code with toy sizes and a tokenizer made on the spot, for demos, tests and CI.
+"""`tiny`: Phi-3.5-vision's own code with toy sizes and a tokenizer built on the spot, for demos, tests and CI.
 
     model, processor = build_tiny(seed=0)        # 0.3 M parameters, no file, no network
     model, processor = FAMILY.load("tiny")       # the same; "tiny:7" is another seed, a folder is a saved one
@@ -15,10 +15,10 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from phiv_schemas.errors import UsageError
-from phiv_train.families.base import Family
+from phiv_train.families.base import Family, ImageOptions, Quantization
 from phiv_train.families.phi3_vision.family import Phi3Vision
 from phiv_train.families.phi3_vision.processor import CONTROL_TOKENS, Processor
 
@@ -35,8 +35,9 @@ def _prefixes(word: str) -> list[tuple[str, str]]:
 
 _GRID = CROP_SIZE // PATCH_SIZE // 2
 _CHARACTERS = ["▁", "\n", *(chr(code) for code in range(33, 127))]
+# These are data: another word is another vocabulary, and other ids for all words after it.
 # Words of prompts get a piece of their own: "Classify the video into one of ..." is 9 positions, not 53.
-_WORDS = """Classify the video into one of following classes What is in image image shown Answer briefly Is this
+_WORDS = """Classify the video into one of following classes What is in image picture shown Answer briefly Is this
  True False Yes No left right up down"""
 # Parts of class names, so that an answer is few positions and most of its loss is about what is seen.
 _NAME_PARTS = "Bouncing Ball Falling Rising Triangle Sliding Square Spinning Star Left Right Up Down Move"
@@ -53,18 +54,21 @@ _VOCAB_SIZE = 640
 
 @dataclass(frozen=True, slots=True)
 class Tiny(Phi3Vision):
-    """Phi3Vision that also makes its own checkpoint: `load("tiny")`, `load("tiny:SEED")`."""
+    """Phi3Vision that also builds its own checkpoint: `load("tiny")`, `load("tiny:SEED")`."""
 
     name: str = "tiny"
-    checkpoint: str = "tiny"
+    default_model: str = "tiny"
+    model_types: tuple[str, ...] = ()  # a saved one is a checkpoint of phi3_vision
 
-    def load_processor(self, path: str, *, num_crops: int | None = None, revision: str | None = None) -> Processor:
-        if _is_made(path):
-            return tiny_processor(NUM_CROPS if num_crops is None else num_crops)
-        return Phi3Vision.load_processor(self, path, num_crops=num_crops, revision=revision)
+    def load_processor(
+        self, path: str, *, image_options: ImageOptions | None = None, revision: str | None = None
+    ) -> Processor:
+        if _is_built(path):
+            return tiny_processor(**(image_options or {}))
+        return Phi3Vision.load_processor(self, path, image_options=image_options, revision=revision)
 
     def skeleton(self, path: str) -> Phi3VForConditionalGeneration:
-        if not _is_made(path):
+        if not _is_built(path):
             return Phi3Vision.skeleton(self, path)
         import torch
 
@@ -79,15 +83,15 @@ class Tiny(Phi3Vision):
         *,
         dtype: str = "float32",
         attn_implementation: str = "sdpa",
-        quantization: Literal["4bit"] | None = None,
-        num_crops: int | None = None,
+        quantization: Quantization | None = None,
+        image_options: ImageOptions | None = None,
         **options: Any,
     ) -> tuple[Phi3VForConditionalGeneration, Processor]:
-        """A made one goes through a real checkpoint folder, so that every option means what it always means."""
-        with tempfile.TemporaryDirectory() as made:
-            if _is_made(path):
+        """A built one goes through a real checkpoint folder, so that every option means what it always means."""
+        with tempfile.TemporaryDirectory() as temporary:
+            if _is_built(path):
                 model, processor = build_tiny(_seed(path))
-                path = made + "/checkpoint"
+                path = temporary + "/checkpoint"
                 self.save(model, processor, Path(path))
             return Phi3Vision.load(
                 self,
@@ -95,7 +99,7 @@ class Tiny(Phi3Vision):
                 dtype=dtype,
                 attn_implementation=attn_implementation,
                 quantization=quantization,
-                num_crops=num_crops,
+                image_options=image_options,
                 **options,
             )
 
@@ -118,8 +122,8 @@ def build_tiny(
     return model, processor
 
 
-def _is_made(path: str) -> bool:
-    """True for `tiny` and `tiny:7`, which are made on the spot; a folder of that name is a folder."""
+def _is_built(path: str) -> bool:
+    """True for `tiny` and `tiny:7`, which are built on the spot; a folder of that name is a folder."""
     return path.partition(":")[0] == "tiny" and not Path(path).is_dir()
 
 

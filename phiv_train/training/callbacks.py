@@ -1,6 +1,6 @@
-"""What happens beside the steps of a run: the metrics log, the progress bar, stopping on a signal, the gradient audit.
+"""Trainer callbacks: the metrics log, the progress bar, stopping on a signal or a non-finite loss, the gradient audit.
 
-All are plain TrainerCallbacks; none changes what is computed.
+None of them changes what is computed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """`metrics.jsonl`: one line per log step, `step` first. A run that goes on drops the lines after its checkpoint."""
+    """`metrics.jsonl`: one line per log step, `step` first. A resumed run drops the lines after its checkpoint."""
 
     def __init__(self, output_dir: Path) -> None:
         self.path = output_dir / METRICS_FILE
@@ -35,23 +35,19 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]  # transformers is unty
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero and self.path.is_file():
             written = self.path.read_bytes().splitlines(keepends=True)
-            lines = [line for line in written if _step(line) <= state.global_step]
+            lines = [line for line in written if _read_step(line) <= state.global_step]
             with atomic_write(self.path) as file:
                 file.write(b"".join(lines if state.global_step else []))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             with environment_problems(self.path), self.path.open("a", encoding="utf-8") as file:
-                line = {name: _plain(value) for name, value in logs.items()}
+                # JSON cannot hold the infinite gradient norm of a float16 step that was skipped.
+                line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
                 file.write(json.dumps({"step": state.global_step, **line}, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    """None for what JSON cannot hold: the infinite gradient norm of a float16 step that was skipped."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _step(line: bytes) -> float:
+def _read_step(line: bytes) -> float:
     """The step of a log line; infinite for a line that was cut."""
     try:
         return float(json.loads(line)["step"])
@@ -88,7 +84,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]  # transformers is unt
 
 
 class StopOnNonFinite(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """UsageError when the loss was not finite since the last look, before it is logged or saved as a checkpoint."""
+    """UsageError when the loss was not finite since the last check, before it is logged or saved as a checkpoint."""
 
     def __init__(self, any_rank: Callable[[bool], bool] = bool) -> None:
         self._any_rank = any_rank

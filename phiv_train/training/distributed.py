@@ -1,4 +1,4 @@
-"""How several processes share a run: DDP, ZeRO-2 (DeepSpeed) or FSDP2, and what each keeps in a checkpoint.
+"""Distributed training: DDP, ZeRO-2 (DeepSpeed) or FSDP2, and what each keeps in a checkpoint.
 
 | | parameters | gradients, optimizer state | in checkpoints |
 |---|---|---|---|
@@ -21,7 +21,7 @@ from phiv_train.config import TrainConfig
 
 FSDP2_OPTIMIZER = "optimizer_fsdp2.pt"
 
-# The recipe's dictionary, without its fp16 section's defaults.
+# The DeepSpeed configuration of Microsoft's recipe, without the defaults of its fp16 section.
 ZERO2: dict[str, Any] = {
     "zero_optimization": {
         "stage": 2,
@@ -50,17 +50,17 @@ ZERO2: dict[str, Any] = {
 
 
 def world_size() -> int:
-    """Processes of this run, as torchrun says."""
+    """Number of processes of this run, from torchrun's environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Number of this process, as torchrun says."""
+    """Number of this process, from torchrun's environment."""
     return int(os.environ.get("RANK", "0"))
 
 
 def choose_sharding(config: TrainConfig, on_gpu: bool) -> str:
-    """`whole`, or `zero2`, `fsdp2`. EnvironmentProblem without DeepSpeed, UsageError where it cannot be had."""
+    """`whole`, or `zero2`, `fsdp2`. EnvironmentProblem without DeepSpeed, UsageError where it cannot run."""
     if config.distributed == "auto":
         full = not config.lora and on_gpu and world_size() > 1 and _has_deepspeed()
         return "zero2" if full else "whole"
@@ -71,16 +71,16 @@ def choose_sharding(config: TrainConfig, on_gpu: bool) -> str:
     return "whole" if config.distributed == "ddp" else config.distributed
 
 
-def stamp_name(sharding: str) -> str:
-    """How optimizer state is stored, for the checkpoint's stamp: ZeRO-2's can be read by as many processes only."""
+def optimizer_format(sharding: str) -> str:
+    """How optimizer state is stored, for the checkpoint's metadata: ZeRO-2's is read by as many processes only."""
     return f"zero2-x{world_size()}" if sharding == "zero2" else sharding
 
 
 def deepspeed_config(sharding: str, on_gpu: bool) -> dict[str, Any] | None:
-    """What TrainingArguments take as `deepspeed`."""
+    """The `deepspeed` argument of TrainingArguments."""
     if sharding != "zero2":
         return None
-    if not on_gpu:  # read when deepspeed is first imported; without it, it looks for CUDA's compiler
+    if not on_gpu:  # read when deepspeed is first imported; without it, it searches for CUDA's compiler
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     return {key: dict(value) if isinstance(value, dict) else value for key, value in ZERO2.items()}
 
@@ -88,7 +88,7 @@ def deepspeed_config(sharding: str, on_gpu: bool) -> dict[str, Any] | None:
 def shard_fsdp2(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Split the model in place, every layer on its own.
 
-    By hand, because accelerate gives plain DDP where FSDP is asked for on CPUs, without a word.
+    By hand, because accelerate silently uses DDP where FSDP is asked for on CPUs.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from phiv_train.batching.plan import PlanSummary
 from phiv_train.config import TrainConfig
 from phiv_train.presets import warmup_warning
 from phiv_train.training import distributed as sharding
 from phiv_train.training.memory import Estimate, Workload, estimates, gigabytes
-from phiv_train.training.setup import Prepared, prepare
+from phiv_train.training.prepare import PreparedRun, prepare
 from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
 
 
@@ -20,23 +18,25 @@ def report(config: TrainConfig) -> str:
     return "\n".join(parts)
 
 
-def plan_text(prepared: Prepared) -> str:
+def plan_text(prepared: PreparedRun) -> str:
     """The plan in numbers."""
     config, schedule = prepared.config, prepared.schedule
     summaries = [plan.summary() for plan in schedule.plans]
     first = summaries[0]
     accumulation = schedule.accumulation(sharding.world_size())
     warmup = config.num_warmup_steps(schedule.num_steps)
+    lengths, rows = prepared.fitted.lengths, prepared.fitted.rows
+    image_share = lengths.image_tokens[rows].sum() / lengths.tokens[rows].sum()
     lines = {
-        "data": f"{config.data_dir} {config.train_split}: {prepared.fitted}",
+        "data": f"{config.data_dir} {config.train_split}: {prepared.selection}",
         "epochs": f"{len(summaries)}, {_each([s.tokens for s in summaries])} tokens per epoch,"
-        f" {first.image_tokens / first.tokens:.1%} of them images",
+        f" {image_share:.1%} of them images",
         "steps": f"{schedule.num_steps} ({_each([s.steps for s in summaries])} per epoch), {warmup} of them warm-up",
         "a step": f"{first.rows_per_step:.1f} rows on average (batch_size {config.batch_size})"
         f" in {first.packs_per_step} packs: {sharding.world_size()} processes x {accumulation} accumulated",
         "fill": _fill(first),
-        "worst batch": f"{max(s.worst_positions for s in summaries):,} positions,"
-        f" {max(s.worst_image_tokens for s in summaries):,} of images; it runs first",
+        "worst batch": f"{max(s.max_pack_tokens for s in summaries):,} positions,"
+        f" {max(s.max_pack_image_tokens for s in summaries):,} of images; it runs first",
         "longest row": f"{max(s.longest_row for s in summaries):,} positions",
         "precision": f"{prepared.dtype}, weights {prepared.weights_dtype}, {config.attn_implementation}",
     }
@@ -45,19 +45,16 @@ def plan_text(prepared: Prepared) -> str:
     return f"{text}\nnote         {warning}" if warning else text
 
 
-def strategy_text(prepared: Prepared) -> list[str]:
+def strategy_text(prepared: PreparedRun) -> list[str]:
     """The trainable table of the chosen strategy, and the memory of all of them."""
-    family: Any = prepared.family
-    if not hasattr(family, "skeleton"):
-        return [f"family {family.name} has no skeleton: no table and no memory estimate without its weights"]
-    config = prepared.config
+    family, config = prepared.family, prepared.config
     model = family.skeleton(prepared.source.base)
-    parts = family.parts(model)
+    parts = family.components(model)
     summaries = [plan.summary() for plan in prepared.schedule.plans]
-    work = Workload(max(s.worst_positions for s in summaries), max(s.worst_image_tokens for s in summaries))
+    work = Workload(max(s.max_pack_tokens for s in summaries), max(s.max_pack_image_tokens for s in summaries))
     half, size = prepared.dtype in ("bfloat16", "float16"), sharding.world_size()
     table = estimates(model, parts, config, work, half=half, sharding=prepared.sharding, world_size=size)
-    apply_strategy(model, parts, config)
+    apply_strategy(model, family, parts, config)
     return [trainable_table(part_sizes(model, parts, config)), "", memory_table(table, config.strategy)]
 
 
@@ -73,7 +70,7 @@ def memory_table(rows: list[Estimate], chosen: str) -> str:
 
 def _fill(summary: PlanSummary) -> str:
     full = "" if summary.fill is None else f"{summary.fill:.1%} of the room, "
-    odd = f"; {summary.filler_packs} empty packs complete the last step" if summary.filler_packs else ""
+    odd = f"; {summary.padding_packs} empty packs complete the last step" if summary.padding_packs else ""
     return f"{full}{summary.padding:.1%} padding{odd}"
 
 

@@ -1,11 +1,12 @@
-"""Next-token cross entropy, summed over supervised positions and divided by those of the whole global batch.
+"""Next-token cross entropy, summed over supervised tokens and divided by their number in the whole global batch.
 
-    loss_fn = TokenLoss(head=model.lm_head)          # Trainer(compute_loss_func=loss_fn)
+    loss_fn = TokenLoss(model.lm_head, family.hidden_states)          # Trainer(compute_loss_func=loss_fn)
     loss = loss_fn(outputs, labels, num_items_in_batch)
 
-A mean of means weighs a token by the company it keeps: the gradient then depends on how rows were split over
-micro-batches and processes. Divided by the one global count it does not. Logits exist for one chunk of supervised
-positions at a time and are computed again in the backward pass, so memory is chunk x vocabulary whatever the length.
+A mean of means weighs a token by how many others share its micro-batch: the gradient then depends on how rows were
+split over micro-batches and processes. Divided by the one global count it does not. Logits exist for one chunk of
+supervised tokens at a time and are computed again in the backward pass, so memory is chunk x vocabulary whatever the
+length.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-IGNORE = -100
-# trl's measurements: 256 positions per chunk cost no time and cut the loss's memory 4 to 14 times (trl pull 5575).
+from phiv_train.families.base import IGNORE
+
+# trl's measurements: 256 tokens per chunk cost no time and cut the loss's memory 4 to 14 times (trl pull 5575).
 CHUNK = 256
 
 Head = Callable[[Tensor], Tensor]
@@ -27,31 +29,30 @@ Head = Callable[[Tensor], Tensor]
 class TokenLoss:
     """`compute_loss_func` of transformers' Trainer: scalar loss of one micro-batch.
 
-    `outputs` has `last_hidden_state` [B, L, D] (then `head` makes the logits) or else `logits` [B, L, V]. `labels`
-    int64 [B, L], not shifted, -100 where nothing is learned; position 0 of every sample is -100, so packed
-    neighbours never teach each other. `num_items_in_batch`: supervised positions of all micro-batches of all
+    `hidden_states` gives [B, L, D] of the model's outputs, of which `head` makes logits. `labels`
+    int64 [B, L], not shifted, -100 where a token is not supervised; token 0 of every sample is -100, so packed
+    neighbours never train each other. `num_items_in_batch`: supervised tokens of all micro-batches of all
     processes that make one optimizer step; None counts this one only.
     """
 
-    def __init__(self, head: Head, chunk: int = CHUNK) -> None:
-        self.head, self.chunk = head, chunk
+    def __init__(self, head: Head, hidden_states: Callable[[Any], Tensor], chunk: int = CHUNK) -> None:
+        self.head, self.hidden_states, self.chunk = head, hidden_states, chunk
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        hidden = getattr(outputs, "last_hidden_state", None)
-        states, targets = supervised(outputs.logits if hidden is None else hidden, labels)
-        total = summed_cross_entropy(states, targets, self.head if hidden is not None else _identity, self.chunk)
+        states, targets = select_supervised(self.hidden_states(outputs), labels)
+        total = summed_cross_entropy(states, targets, self.head, self.chunk)
         return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
 
-def supervised(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """`(states [S, D], targets [S])`: the positions that predict a labelled next token, and that token."""
+def select_supervised(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """`(states [S, D], targets [S])`: the hidden states that predict a labelled next token, and that token."""
     targets = labels[:, 1:].to(states.device)
     wanted = targets != IGNORE
     return states[:, :-1][wanted], targets[wanted]
 
 
 def summed_cross_entropy(states: Tensor, targets: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
-    """Sum over S positions of -log softmax(head(states))[target], in float32 or the states' float64."""
+    """Sum over S tokens of -log softmax(head(states))[target], in float32 or the states' float64."""
     if not len(targets):  # every rank must still reach the head, or DDP waits for its gradient
         return head(states.new_zeros(1, states.shape[-1])).sum() * 0 + states.sum() * 0
     losses = [
@@ -66,7 +67,3 @@ def _chunk_loss(states: Tensor, targets: Tensor, head: Head) -> Tensor:
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-
-
-def _identity(states: Tensor) -> Tensor:
-    return states

@@ -109,21 +109,22 @@ def _trained(model: nn.Module, parts: Parts, config: TrainConfig) -> int:
     from phiv_train.training.trainable import frozen_parts, matching
 
     owner = part_of_parameter(model, parts)
-    idle = {name for part in parts.values() for name in matching(owner, part.idle)}
+    unused = {name for part in parts.values() for name in matching(owner, part.unused)}
     frozen = frozen_parts(parts, config)
-    return sum(p.numel() for name, p in model.named_parameters() if owner[name] not in frozen and name not in idle)
+    return sum(p.numel() for name, p in model.named_parameters() if owner[name] not in frozen and name not in unused)
 
 
 def activations(model: nn.Module, config: TrainConfig, work: Workload, half: bool) -> float:
     """Bytes kept for the backward pass, decoder and image path, and a chunk of logits."""
-    settings: Any = model.config
+    model_config: Any = model.config
+    decoder = model_config.get_text_config()
     width = 2 if half else 4
-    text: int = _stack(work.positions, settings, config.gradient_checkpointing)
-    vision = getattr(settings, "vision_config", None)
+    text: int = _stack(work.positions, decoder, config.gradient_checkpointing)
+    vision = model_config.to_dict().get("vision_config") and model_config.vision_config
     frozen = config.freeze_vision_model or "vision" in config.freeze
     # One image position holds 2 x 2 features; a frozen tower keeps no graph.
     images = _stack(4 * work.image_tokens, vision, config.gradient_checkpointing) if vision and not frozen else 0
-    logits: int = 4 * 2 * min(256, work.positions) * settings.vocab_size
+    logits: int = 4 * 2 * min(256, work.positions) * decoder.vocab_size
     return width * (text + images) + logits
 
 

@@ -1,4 +1,4 @@
-"""Libraries that talk: what training and evaluation silence, so that stderr holds what concerns the user."""
+"""Silences the progress bars and warnings of libraries, so that stderr holds what concerns the user."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Leave stderr to what concerns the user. Set TRANSFORMERS_VERBOSITY to hear more."""
+    """Switch off the libraries' own output. Set TRANSFORMERS_VERBOSITY to see it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
 

@@ -1,9 +1,9 @@
-"""How fast a run is and where its time goes, per log step: tokens/s, images/s, waiting for data, fill, padding, memory.
+"""`Meter`: throughput per log step: tokens/s, images/s, time spent waiting for data, fill, padding, memory.
 
     meter = Meter()
     batches = meter.waiting(lambda: [next(it) for _ in range(accumulation)])     # time spent waiting for data
-    meter.add(Load(tokens=900, positions=1024, capacity=1024, images=8))         # per micro-batch
-    logs |= meter.read(world_size=2)                                             # since the last read
+    meter.add(Work(tokens=900, padded_tokens=1024, capacity=1024, images=8))     # per optimizer step
+    logs |= meter.read()                                                         # since the last read
 
 `tokens_per_s` and `images_per_s` count all processes. Steps per second are not comparable between packed and padded
 runs; these are.
@@ -14,20 +14,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
+from phiv_train.batching.schedule import Work
+
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Load:
-    """What was run: real tokens, positions with padding, positions there was room for, images."""
-
-    tokens: int = 0
-    positions: int = 0
-    capacity: int = 0
-    images: int = 0
 
 
 class Meter:
@@ -44,36 +35,32 @@ class Meter:
         self._waited += time.perf_counter() - start
         return result
 
-    def add(self, load: Load) -> None:
-        """Count one micro-batch."""
-        total = self._load
-        total.tokens += load.tokens
-        total.positions += load.positions
-        total.capacity += load.capacity
-        total.images += load.images
+    def add(self, work: Work) -> None:
+        """Count what one step runs."""
+        self._work += work
 
     def read(self) -> dict[str, float]:
         """The figures since the last call; a collective call where there are several processes."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
-        load = self._load
-        counts = [load.tokens, load.positions, load.capacity, load.images, self._waited, seconds]
-        tokens, positions, capacity, images, waited, all_seconds = self._sum([float(count) for count in counts])
+        work = self._work
+        counts = [work.tokens, work.padded_tokens, work.capacity, work.images, self._waited, seconds]
+        tokens, padded_tokens, capacity, images, waited, all_seconds = self._sum([float(count) for count in counts])
         self._reset()
         return {
             "tokens_per_s": round(tokens / seconds, 1),
             "images_per_s": round(images / seconds, 2),
             "data_wait_percent": round(100 * waited / all_seconds, 2),
             "fill_percent": round(100 * tokens / max(capacity, 1), 2),
-            "padding_percent": round(100 * (1 - tokens / max(positions, 1)), 2),
+            "padding_percent": round(100 * (1 - tokens / max(padded_tokens, 1)), 2),
             "peak_memory_gb": round(peak_memory_bytes() / 1e9, 3),
         }
 
     def _reset(self) -> None:
-        self._start, self._waited, self._load = time.perf_counter(), 0.0, Load()
+        self._start, self._waited, self._work = time.perf_counter(), 0.0, Work()
 
 
 def peak_memory_bytes() -> int:
-    """Most memory held so far: of the GPU where there is one, else of this process."""
+    """Peak memory so far: of the GPU where there is one, else of this process."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """What is trained: full, frozen parts, LoRA or QLoRA, by the parts a family declares, in fully-qualified names.
 
-    parts = family.parts(model)                                # before adapters change the names
-    apply_strategy(model, parts, config)                       # requires_grad set, adapters put in
+    parts = family.components(model)                                # before adapters change the names
+    apply_strategy(model, family, parts, config)               # requires_grad set, adapters put in
     optimizer = AdamW(parameter_groups(model, parts, config), ...)
     print(trainable_table(model, parts, config))
 
@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from phiv_schemas.errors import EnvironmentProblem, UsageError
+from phiv_train.checkpoints.weights import ADAPTER
 from phiv_train.config import IMAGE_PARTS, TrainConfig
-from phiv_train.families.base import Part
+from phiv_train.families.base import Component, Family
 
 # What freezing the recipe's `vision_embed_tokens` froze: it holds the projector, and the text embedding is its child.
 RECIPE_FREEZES = ("vision", "projector", "embeddings")
-ADAPTER = "default"
-Parts = Mapping[str, Part]
+Parts = Mapping[str, Component]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +41,27 @@ class PartSize:
     learning_rate: float
 
 
-def apply_strategy(model: nn.Module, parts: Parts, config: TrainConfig) -> None:
-    """Freeze, or add adapters to, `model` as `config` says. UsageError for unknown parts and for nothing to train."""
+def apply_strategy(model: nn.Module, family: Family, parts: Parts, config: TrainConfig) -> None:
+    """Freeze, or add adapters to, `model` as `config` says. UsageError for unknown parts and for nothing to train.
+
+    Where the vision tower or the projector is trained, batches without images run a blank one, so that all processes
+    do the same work.
+    """
     frozen = frozen_parts(parts, config)
     _check_names("--part_learning_rates", config.part_learning_rates, parts)
     owner = part_of_parameter(model, parts)
-    idle = {name for part in parts.values() for name in matching(owner, part.idle)}
+    unused = {name for part in parts.values() for name in matching(owner, part.unused)}
     for name, parameter in model.named_parameters():
-        trained = not config.lora and owner[name] not in frozen and name not in idle
+        trained = not config.lora and owner[name] not in frozen and name not in unused
         parameter.requires_grad_(trained and parameter.is_floating_point())
     if config.lora:
         _add_lora(model, lora_targets(parts, config), config)
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError("--freeze", f"nothing is left to train (frozen: {', '.join(sorted(frozen))})")
     trained_now = trained_parts(model, parts)
-    if unused := [name for name in config.part_learning_rates if name not in trained_now]:
-        raise UsageError("--part_learning_rates", f"nothing of part {unused[0]!r} is trained", "Leave it out")
-    keep_vision_running(model, trained_now)
+    if idle := [name for name in config.part_learning_rates if name not in trained_now]:
+        raise UsageError("--part_learning_rates", f"nothing of part {idle[0]!r} is trained", "Leave it out")
+    family.run_vision_on_text(model, bool(trained_now.intersection(IMAGE_PARTS)))
 
 
 def trained_parts(model: nn.Module, parts: Parts) -> set[str]:
@@ -198,14 +202,6 @@ class GradientAudit:
 
     def _note(self, name: str) -> Callable[[Tensor], None]:
         return lambda _: self.seen.add(name)
-
-
-def keep_vision_running(model: nn.Module, trained: set[str]) -> None:
-    """Let a batch without images run a blank one where the image path is trained: ranks must do the same."""
-    module: Any
-    for module in model.modules():
-        if hasattr(module, "always_run_vision"):
-            module.always_run_vision = bool(trained.intersection(IMAGE_PARTS))
 
 
 def _add_lora(model: nn.Module, targets: list[str], config: TrainConfig) -> None:

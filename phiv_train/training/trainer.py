@@ -1,10 +1,10 @@
-"""`PhivTrainer`: transformers' Trainer, walking a plan, with checkpoints that are complete and exact.
+"""`PhivTrainer`: transformers' Trainer over a plan of batches, with checkpoints that are complete and exact.
 
     trainer = PhivTrainer(config, run, model, loader)
     trainer.train(resume_from_checkpoint=str(folder) if folder else None)
 
-What it adds: the plan's batches, the token-normalised loss, optimizer groups per part, figures of throughput, and
-checkpoints written beside and renamed. What computes is transformers' own loop. `get_train_dataloader`,
+It adds the plan's batches, the token-normalised loss, optimizer groups per part, throughput figures, and checkpoints
+that are written under a temporary name and renamed. The training loop is transformers' own. `get_train_dataloader`,
 `create_optimizer`, `get_batch_samples`, `log`, `save_model` and `floating_point_ops` are its public hooks; the
 underscored methods at the end are overridden because it offers none for where and how a checkpoint is written.
 """
@@ -12,7 +12,6 @@ underscored methods at the end are overridden because it offers none for where a
 from __future__ import annotations
 
 import contextlib
-import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,11 +29,11 @@ from transformers.trainer_callback import PrinterCallback
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
 from phiv_schemas.errors import UsageError
 from phiv_train.batching.schedule import Schedule
-from phiv_train.checkpoints.store import Stamp, prune, publish, write_stamp, written_beside
-from phiv_train.checkpoints.weights import has_adapter, load_weights, read_weights, readable, save_weights
+from phiv_train.checkpoints.store import CheckpointMetadata, prune, publish, remove_on_failure, write_metadata
+from phiv_train.checkpoints.weights import has_adapter, load_weights, read_weights, report_unreadable, save_weights
 from phiv_train.config import TrainConfig
-from phiv_train.families.base import Family
-from phiv_train.training import distributed as sharding
+from phiv_train.families.base import Family, training_inputs
+from phiv_train.training import distributed
 from phiv_train.training.callbacks import (
     AuditFirstStep,
     MetricsLog,
@@ -53,7 +52,7 @@ _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_wit
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is made of besides model and data. `dtype`: compute precision. `images_of_row` int64 [rows]."""
+    """What a run needs besides model and data. `dtype`: compute precision. `images_of_row` int64 [rows]."""
 
     family: Family
     processor: Any
@@ -64,11 +63,15 @@ class Run:
     dtype: torch.dtype = torch.float32
     on_gpu: bool = False
 
-    def stamp(self, step: int) -> Stamp:
-        """What the checkpoints of this run are marked with."""
-        packs = self.schedule.plans[0].spec.packs_per_step
-        stored = sharding.stamp_name(self.sharding)
-        return Stamp(step, self.schedule.sha256, self.processor.spec_hash, stored, packs)
+    def metadata(self, step: int) -> CheckpointMetadata:
+        """The metadata of this run's checkpoint after `step`."""
+        return CheckpointMetadata(
+            step,
+            plan=self.schedule.sha256,
+            spec=self.processor.spec_hash,
+            sharding=distributed.optimizer_format(self.sharding),
+            packs_per_step=self.schedule.plans[0].spec.packs_per_step,
+        )
 
 
 def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
@@ -77,7 +80,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(config.output_dir),
         per_device_train_batch_size=1,  # one micro-batch of the plan
-        gradient_accumulation_steps=run.schedule.accumulation(sharding.world_size()),
+        gradient_accumulation_steps=run.schedule.accumulation(distributed.world_size()),
         max_steps=steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
@@ -101,7 +104,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         seed=config.seed,
         use_cpu=not run.on_gpu,
-        deepspeed=sharding.deepspeed_config(run.sharding, run.on_gpu),
+        deepspeed=distributed.deepspeed_config(run.sharding, run.on_gpu),
         log_level="error",
         log_level_replica="error",
     )
@@ -110,7 +113,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
 class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """One run. `loader` yields this process's micro-batches of the whole run, in the plan's order.
 
-    UsageError where transformers would use nn.DataParallel. `stopped` says whether a signal ended the run early.
+    UsageError where transformers would use nn.DataParallel. `stopped`: a signal ended the run early.
     """
 
     def __init__(
@@ -133,14 +136,12 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             model=model,
             args=args,
             train_dataset=loader.dataset,
-            compute_loss_func=TokenLoss(self._head),
+            compute_loss_func=TokenLoss(self._head, run.family.hidden_states),
             callbacks=callbacks + ([ProgressBar()] if config.tqdm else []),
         )
         self.remove_callback(PrinterCallback)
         self._plain_model = model
         self._writing: Path | None = None
-        takes = inspect.signature(model.forward).parameters
-        self._extra_inputs = {"skip_logits": True} if "skip_logits" in takes else {}
 
     @property
     def stopped(self) -> bool:
@@ -175,11 +176,16 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         ))  # fmt: skip
         if samples:
             if count is not None and not int(count):
-                self._note_empty_step()
+                # All rows of the step are bad ones that --on_bad skip left out.
+                what = f"step {self.state.global_step + 1} has no answer to learn from"
+                if self.config.on_bad == "error":
+                    raise UsageError("training", what)
+                if self.args.should_save:
+                    sys.stderr.write(f"phiv-train: {what}: all of its rows are bad\n")
                 count = torch.ones_like(torch.as_tensor(count))
-            place = (self.state.global_step, sharding.rank(), sharding.world_size())
-            self.meter.add(self.run.schedule.load(*place, self.run.images_of_row))
-        return [{**sample, **self._extra_inputs} for sample in samples], count
+            place = (self.state.global_step, distributed.rank(), distributed.world_size())
+            self.meter.add(self.run.schedule.work(*place, self.run.images_of_row))
+        return [training_inputs(self.run.family, sample) for sample in samples], count
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -192,28 +198,20 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not estimated: transformers' formula knows no images, and walks all parameters for every micro-batch."""
+        """Not estimated: transformers' formula ignores images, and visits all parameters for every micro-batch."""
         return 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model or adapter; to be called by all ranks."""
         folder = Path(output_dir or self.args.output_dir)
         split = self.run.sharding == "fsdp2"
-        state = sharding.gathered_state(self._plain_model) if split else None
+        state = distributed.gathered_state(self._plain_model) if split else None
         if self.args.should_save:
             save_weights(self.run.family, self._plain_model, self.run.processor, folder, state)
 
-    def _note_empty_step(self) -> None:
-        """A step without supervised tokens: rows left out as bad by --on_bad skip add nothing. Else UsageError."""
-        what = f"step {self.state.global_step + 1} has no answer to learn from"
-        if self.config.on_bad == "error":
-            raise UsageError("training", what)
-        if self.args.should_save:
-            sys.stderr.write(f"phiv-train: {what}: all of its rows are bad\n")
-
     # -- the loss ---------------------------------------------------------------------------------------------------
     def _head(self, hidden: Tensor) -> Tensor:
-        """Logits of some positions. The loss runs outside `forward`, where autocast is not on by itself."""
+        """Logits of some hidden states. The loss runs outside `forward`, where autocast is not on by itself."""
         head = self._plain_model.get_output_embeddings()  # type: ignore[operator]  # transformers' model
         half = self.run.dtype in (torch.bfloat16, torch.float16)
         with torch.autocast(hidden.device.type, self.run.dtype) if half else contextlib.nullcontext():
@@ -228,11 +226,11 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         output_dir, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         self._writing = output_dir / f"{TMP_PREFIX}checkpoint"
         try:
-            with written_beside(self._writing), environment_problems(output_dir / name):
+            with remove_on_failure(self._writing), environment_problems(output_dir / name):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    write_stamp(self._writing / name, self.config, self.run.stamp(self.state.global_step))
+                    write_metadata(self._writing / name, self.config, self.run.metadata(self.state.global_step))
                     publish(self._writing / name, output_dir, name)
                     self._writing.rmdir()
                     prune(output_dir, self.config.save_total_limit)
@@ -245,12 +243,12 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         if self.run.sharding != "fsdp2":
             load_weights(self._plain_model, folder)
             return
-        state = read_weights(folder, self._plain_model) if sharding.rank() == 0 else {}
-        sharding.scatter_state(self._plain_model, state, strict=not has_adapter(self._plain_model))
+        state = read_weights(folder, self._plain_model) if distributed.rank() == 0 else {}
+        distributed.scatter_state(self._plain_model, state, strict=not has_adapter(self._plain_model))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.run.sharding == "fsdp2":
-            sharding.save_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), Path(output_dir))
+            distributed.save_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), Path(output_dir))
             if self.args.should_save:
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
         else:
@@ -261,10 +259,10 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             return
         folder = Path(checkpoint)
         if self.run.sharding == "fsdp2":
-            sharding.load_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), folder)
+            distributed.load_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), folder)
             self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
         else:
-            with readable(folder / "optimizer.pt"):
+            with report_unreadable(folder / "optimizer.pt"):
                 super()._load_optimizer_and_scheduler(checkpoint)
 
     def _plain_optimizer(self) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""A small dataset of dialogues about plain colours, and a tiny model that has learnt it."""
+"""A small dataset of dialogues about plain colours, and a tiny model that has learned it."""
 
 from __future__ import annotations
 
@@ -87,4 +87,4 @@ def train_tiny(data: ConversationDataset) -> tuple[Any, Any]:
         optimizer.step()
         if loss < 0.005:
             return model, processor
-    raise AssertionError(f"not learnt: loss {loss.item()}")
+    raise AssertionError(f"not learned: loss {loss.item()}")

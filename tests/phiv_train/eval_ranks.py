@@ -63,7 +63,7 @@ def shard(model: Any) -> None:
         if type(module).__name__ in model._no_split_modules:
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    model.model.always_run_vision = True
+    model.model.run_vision_on_text = True
     assert is_sharded(model)
 
 

@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Exchange:
-    """One turn: the sizes of its images, its texts, where its images stand."""
+    """One turn: the sizes of its images, its texts, where its images are."""
 
     sizes: tuple[Size, ...] = ()
     user: str = "What is it?"
@@ -74,7 +74,7 @@ def _row(row: Any) -> tuple[tuple[Exchange, ...], str | None]:
 
 
 def any_rows(count: int, seed: int = 0) -> list[Any]:
-    """Rows of every shape, drawn at random."""
+    """Random rows of every shape."""
     draw = np.random.default_rng(seed)
     return [_any_row(draw) for _ in range(count)]
 

@@ -16,7 +16,7 @@ def main(notes: Path, precision: str, flags: list[str]) -> int:
     import torch
 
     torch.set_num_threads(1)
-    from phiv_train.cli.train import _main
+    from phiv_train.cli.train import run_command
     from phiv_train.training import run
     from phiv_train.training.trainer import PhivTrainer
 
@@ -31,18 +31,18 @@ def main(notes: Path, precision: str, flags: list[str]) -> int:
         return result
 
     PhivTrainer.train = noted  # type: ignore[method-assign]
-    return _main(flags)
+    return run_command(flags)
 
 
 def use_double(run: Any) -> None:
     """Train in float64, so that equal means equal to 1e-9."""
-    load = run._load
+    load = run.load_model
 
-    def double(prepared: Any) -> Any:
-        model, processor = load(prepared)
+    def load_double(*args: Any, **kwargs: Any) -> Any:
+        model, processor = load(*args, **kwargs)
         return model.double(), processor
 
-    run._load = double
+    run.load_model = load_double
 
 
 def share(model: Any) -> dict[str, int]:

@@ -38,7 +38,8 @@ def reference_loop(
     model.train()
     for step in range(schedule.num_steps):
         plan, inside = schedule.locate(step)
-        loss = step_gradients(model, family, processor, [dataset[row] for row in plan.step_rows(inside)])
+        rows = [row for pack in plan.packs_for_rank(inside) for row in plan.rows(pack)]
+        loss = step_gradients(model, family, processor, [dataset[row.index] for row in rows if row.weight])
         history.losses.append(loss)
         if step == 0:
             history.first_gradients = {name: p.grad.clone() for name, p in trained.items() if p.grad is not None}

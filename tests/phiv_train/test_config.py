@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from phiv_schemas.errors import UsageError
 from phiv_train.cli.config import parse
-from phiv_train.config import FREE_ON_RESUME, TrainConfig, checked, law, read_config, write_config
+from phiv_train.config import FREE_ON_RESUME, TrainConfig, binding_settings, read_config, validate_config, write_config
 
 RECIPE_COMMAND = (
     "--data_dir d --model_name_or_path m --output_dir o --batch_size 64 --batch_size_per_gpu 2 --num_crops 16 "
@@ -52,7 +52,7 @@ def test_the_recipes_defaults_stay() -> None:
     assert config.compute_dtype(on_gpu=False) == "float32"
 
 
-def test_flags_override_the_file_which_overrides_the_recipe(tmp_path: Path) -> None:
+def test_flags_override_the_file_which_overrides_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("learning_rate: 1e-5\nlora_rank: 8\ndata_dir: from_file\nfreeze: [vision]\nbf16: true\n")
     config = parse(["--recipe", "docvqa-lora", "--config", str(file), "--lora-rank", "4", "--no-bf16"])
@@ -145,10 +145,10 @@ def test_what_is_saved_is_read_back(
 
 def test_settings_that_change_the_weights_are_not_free_on_resume() -> None:
     base = TrainConfig(data_dir=Path("d"))
-    assert law(base) == law(base.model_copy(update={"num_workers": 0, "logging_steps": 1}))
+    assert binding_settings(base) == binding_settings(base.model_copy(update={"num_workers": 0, "logging_steps": 1}))
     for name in ("learning_rate", "seed", "lora_rank", "packing", "model_name_or_path", "batch_size"):
         assert name not in FREE_ON_RESUME
-        assert law(base.model_copy(update={name: 3})) != law(base)
+        assert binding_settings(base.model_copy(update={name: 3})) != binding_settings(base)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +166,9 @@ def test_settings_that_change_the_weights_are_not_free_on_resume() -> None:
         {"use_lora": True, "lora_alpha_ratio": float("inf")},
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(values: dict[str, Any]) -> None:
+def test_invalid_numbers_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        checked({"data_dir": "d", **values}, "here")
+        validate_config({"data_dir": "d", **values}, "here")
 
 
 def test_every_setting_is_described() -> None:

@@ -1,4 +1,4 @@
-"""The recipe's tables: every row there, and valid as settings."""
+"""Presets: every row of the recipe's tables is there, and valid as settings."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ import pytest
 
 from phiv_schemas.errors import UsageError
 from phiv_train.config import TrainConfig
-from phiv_train.presets import RECIPES, recipe_settings, table, warmup_warning
+from phiv_train.presets import PRESETS, preset_settings, table, warmup_warning
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_a_valid_configuration(name: str) -> None:
-    config = TrainConfig(data_dir=Path(), **recipe_settings(name))
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_valid_configuration(name: str) -> None:
+    config = TrainConfig(data_dir=Path(), **preset_settings(name))
     assert config.strategy == name.removesuffix("-fp16").split("-")[1]
     assert (config.compute_dtype(on_gpu=True) == "float16") == name.endswith(("-fp16", "demo-full"))
 
 
 def test_every_row_of_the_page_is_there_with_its_score() -> None:
-    scores = {name: recipe.score for name, recipe in RECIPES.items() if recipe.score is not None}
+    scores = {name: preset.score for name, preset in PRESETS.items() if preset.score is not None}
     assert len(scores) == 18
     assert scores["nlvr2-full"] == 89.40
     assert scores["docvqa-qlora"] == 81.85
     assert scores["hateful_memes-frozen-fp16"] == 78.6
-    assert {f"ucf101-{method}" for method in ("full", "frozen", "lora", "qlora")} <= set(RECIPES)
+    assert {f"ucf101-{method}" for method in ("full", "frozen", "lora", "qlora")} <= set(PRESETS)
 
 
 def test_adapters_have_the_alpha_of_the_page() -> None:
-    alphas = {n: TrainConfig(data_dir=Path(), **recipe_settings(n)).alpha for n in RECIPES if n.endswith("lora")}
+    alphas = {n: TrainConfig(data_dir=Path(), **preset_settings(n)).alpha for n in PRESETS if n.endswith("lora")}
     assert (alphas["docvqa-lora"], alphas["hateful_memes-qlora"], alphas["ucf101-lora"]) == (16, 256, 128)
 
 
-def test_the_table_shows_every_recipe_and_whose_scores_they_are() -> None:
+def test_the_table_shows_every_preset_and_whose_scores_they_are() -> None:
     text = table()
-    assert all(name in text for name in RECIPES)
+    assert all(name in text for name in PRESETS)
     assert "not measured by phiv" in text
 
 
-def test_an_unknown_recipe_names_the_likely_one() -> None:
-    with pytest.raises(UsageError, match=r"--recipe: no recipe 'docvqa-lroa'\. Did you mean docvqa-lora\?"):
-        recipe_settings("docvqa-lroa")
+def test_an_unknown_preset_names_the_likely_one() -> None:
+    with pytest.raises(UsageError, match=r"--recipe: no preset 'docvqa-lroa'\. Did you mean docvqa-lora\?"):
+        preset_settings("docvqa-lroa")
 
 
 def test_warmup_is_relative_and_the_fixed_one_is_warned_of() -> None:

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from phiv_train.checkpoints.weights import read_weights
+from phiv_train.cli import train as cli_train
 from phiv_train.config import TrainConfig
 from phiv_train.training.run import train
 
@@ -30,6 +32,14 @@ QUICK: dict[str, Any] = {
 }
 
 
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "frozen": {"freeze_vision_model": True},
+    "lora": {"use_lora": True, "lora_rank": 4},
+    "qlora": {"use_qlora": True, "lora_rank": 4},
+}
+
+
 def settings(demo: Path, output_dir: Path, **changes: Any) -> TrainConfig:
     """Settings of a run of four steps per epoch."""
     return TrainConfig(data_dir=demo, output_dir=output_dir, **QUICK | changes)
@@ -37,8 +47,14 @@ def settings(demo: Path, output_dir: Path, **changes: Any) -> TrainConfig:
 
 def run(demo: Path, output_dir: Path, **changes: Any) -> dict[str, Tensor]:
     """Train in this process; the final tensors."""
-    assert train(settings(demo, output_dir, **changes)) == 0
+    assert not train(settings(demo, output_dir, **changes)).stopped
     return final(output_dir)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["phiv-train", *words])
+    return cli_train.main()
 
 
 def final(output_dir: Path) -> dict[str, Tensor]:

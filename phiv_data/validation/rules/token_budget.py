@@ -4,18 +4,20 @@
     report = validate("out", row_rules=[budget])
     report.counts().get("PV250"), report.stats.total("tokens_per_row")  # (18, {'2048-4095': 2952, '8192-16383': 18})
 
-A length comes from the images' sizes and the text, through the family's own `length`: no image is decoded for it,
+A length comes from the images' sizes and the text, through the family's own `measure`: no image is decoded for it,
 and phi3_vision needs no torch. Families are found by the entry point group `phiv.families`; this package imports none.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
@@ -36,8 +38,9 @@ Length = int | Finding | None
 class TokenBudget:
     """A row rule: rows over `max_tokens` (None: rows are only measured) of the model family `family`.
 
-    `tokenizer` is a checkpoint folder or hub id, by default the family's published one; `num_crops` how many crops a
-    image may take, by default the checkpoint's own. `images_root` is where headers are read without `deep`.
+    `tokenizer` is a checkpoint folder or hub id, by default the family's published one; `num_crops` how many crops an
+    image may take, by default the checkpoint's own; `image_options`: others of the family's, by name. `images_root` is
+    where headers are read without `deep`.
     """
 
     family: str
@@ -45,6 +48,7 @@ class TokenBudget:
     tokenizer: str | None = None
     num_crops: int | None = None
     images_root: Path | None = None
+    image_options: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -63,9 +67,9 @@ class TokenBudget:
             )
 
     def measure(self, row: RowContext) -> Length:
-        """The row's tokens; of a row that waits for an answer, those of its prompt."""
+        """The row's length; of a row without an answer, that of its prompt."""
         sizes = _sizes(row, self.images_root)
-        return self._loaded().length(row.conversation, sizes) if isinstance(sizes, tuple) else sizes
+        return self._loaded().measure(row.conversation, sizes) if isinstance(sizes, tuple) else sizes
 
     def aggregator(self) -> TokenCounts:
         """The aggregator of the lengths of all rows."""
@@ -73,14 +77,13 @@ class TokenBudget:
         return TokenCounts(self)
 
     def _loaded(self) -> _Measurer:
-        return _measurer(self.family, self.tokenizer, self.num_crops)
+        options = dict(self.image_options) | ({} if self.num_crops is None else {"num_crops": str(self.num_crops)})
+        return _measurer(self.family, self.tokenizer, tuple(sorted(options.items())))
 
-    def _over(self, row: RowContext, length: int) -> str:
-        sizes = _sizes(row, self.images_root)
-        images = self._loaded().image_tokens(sizes) if isinstance(sizes, tuple) and sizes else None
-        count = f"{len(row.conversation.image_paths)} image" + ("" if len(row.conversation.image_paths) == 1 else "s")
-        of_images = "" if images is None else f" ({count}: {images})"
-        return f"{length} tokens{of_images}, over the budget of {self.max_tokens}"
+    def _over(self, row: RowContext, length: Measured) -> str:
+        images = len(row.conversation.image_paths)
+        of_images = f" ({images} image{'' if images == 1 else 's'}: {length.image_tokens})" if images else ""
+        return f"{length.tokens} tokens{of_images}, over the budget of {self.max_tokens}"
 
 
 @dataclass(slots=True)
@@ -98,6 +101,8 @@ class TokenCounts:
             self.bins.setdefault(row.split, Counter())[length.bit_length()] += 1
         elif length is None:
             self.unmeasured[row.file] += 1
+        elif not isinstance(length, Found):
+            self.bins.setdefault(row.split, Counter())[length.tokens.bit_length()] += 1
 
     def merge(self, other: TokenCounts) -> TokenCounts:
         """The counts of both."""
@@ -154,15 +159,29 @@ def _place(conversation: Conversation, image: int) -> str:
 # The family -------------------------------------------------------------------------------------------------------
 
 
+class _Family(Protocol):
+    """What is needed of a family, which is one of `phiv_train.families.base.Family`."""
+
+    name: str
+    default_model: str
+    image_options: type[BaseModel]
+
+    def load_processor(self, path: str, *, image_options: Mapping[str, Any] | None = None) -> Any: ...
+
+    def measure(
+        self, conversation: Conversation, sizes: Sequence[Size], processor: Any, *, generation: bool = False
+    ) -> Measured: ...
+
+
 @dataclass(slots=True)
 class _Measurer:
     """A family with its processor. Rows that differ in id and file names only are measured once."""
 
-    family: Any
+    family: _Family
     processor: Any
     memo: dict[Hashable, Length] = field(default_factory=dict)
 
-    def length(self, conversation: Conversation, sizes: tuple[Size, ...]) -> Length:
+    def measure(self, conversation: Conversation, sizes: tuple[Size, ...]) -> Length:
         key = _shape(conversation), sizes
         if key not in self.memo:
             if len(self.memo) >= _MEMO_ROWS:
@@ -170,17 +189,13 @@ class _Measurer:
             self.memo[key] = self._measure(conversation, sizes)
         return self.memo[key]
 
-    def image_tokens(self, sizes: tuple[Size, ...]) -> int:
-        widths, heights = zip(*sizes, strict=True)
-        return int(self.family.num_image_tokens(widths, heights, self.processor).sum())
-
     def _measure(self, conversation: Conversation, sizes: tuple[Size, ...]) -> Length:
         asked = next((t for t, turn in enumerate(conversation.turns) if turn.assistant is None), None)
         if asked is not None:
             conversation = _upto(conversation, asked)
         sizes = sizes[: len(conversation.image_paths)]
         try:
-            return int(self.family.length(conversation, sizes, self.processor, generation=asked is not None))
+            return self.family.measure(conversation, sizes, self.processor, generation=asked is not None)
         except RecordError as error:
             return Finding("PV251", None, f"{self.family.name} cannot encode it: {error.what}")
 
@@ -201,19 +216,23 @@ def _upto(conversation: Conversation, turn: int) -> Conversation:
 
 
 @cache
-def _measurer(name: str, tokenizer: str | None, num_crops: int | None) -> _Measurer:
-    """UsageError for a family nobody registers or a tokenizer that is none, EnvironmentProblem for missing packages."""
+def _measurer(name: str, tokenizer: str | None, image_options: tuple[tuple[str, str], ...]) -> _Measurer:
+    """UsageError for a family nobody registers or a tokenizer that is none, EnvironmentProblem for missing packages and
+    for a family that lacks members."""
     found, where = load_plugins(GROUP, name), f"--family {name}"
     hint = 'Run: pip install "phiv[train]"'
     if why := found.broken.get(name):
         raise EnvironmentProblem(where, f"does not load ({why.partition(': ')[2]})", hint)
-    if (family := found.loaded.get(name)) is None:
+    if (plugin := found.loaded.get(name)) is None:
         there = ", ".join(sorted(load_plugins(GROUP).loaded)) or "none"
         raise UsageError("--family", f"no family {name!r}", f"Installed: {there}")
-    if not hasattr(family, "load_processor"):
-        raise UsageError(where, "has no load_processor, so rows cannot be measured without its weights")
+    if missing := sorted(_NEEDED.difference(dir(plugin))):
+        raise EnvironmentProblem(
+            where, f"is not a Family (missing: {', '.join(missing)})", "Install a version of it made for this phiv"
+        )
+    family: _Family = plugin
+    values = parse_image_options(family.name, family.image_options, dict(image_options))
     try:
-        checkpoint = tokenizer or getattr(family, "checkpoint", name)
-        return _Measurer(family, family.load_processor(checkpoint, num_crops=num_crops))
+        return _Measurer(family, family.load_processor(tokenizer or family.default_model, image_options=values))
     except ImportError as error:
         raise EnvironmentProblem(where, f"{error.name or error} is not installed", hint) from error

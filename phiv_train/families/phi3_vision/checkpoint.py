@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
 from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
+from phiv_train.families.hub import local_folder
 from phiv_train.families.phi3_vision.attention import PACKED_SDPA
 from phiv_train.families.phi3_vision.config import Phi3VConfig, from_plain
-from phiv_train.families.phi3_vision.folder import local_folder
 from phiv_train.families.phi3_vision.generation import set_stop_ids
 from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration, is_flash
 

@@ -21,27 +21,19 @@ Text is data: `<|end|>`, `<s>` or `<|image_1|>` inside system, user or assistant
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from phiv_schemas import Conversation, Turn
+from phiv_schemas import Conversation
 from phiv_schemas.errors import RecordError
-from phiv_train.families.base import IGNORE, Encoded, Size
+from phiv_train.families.base import Encoded, Measured, Size
 from phiv_train.families.phi3_vision import image_processing
 from phiv_train.families.phi3_vision.image_processing import Pixels, hd_crops
-from phiv_train.families.phi3_vision.processor import (
-    ASSISTANT,
-    BOS,
-    END,
-    END_OF_TEXT,
-    SYSTEM,
-    USER,
-    Processor,
-)
+from phiv_train.families.phi3_vision.processor import BOS, Processor
+from phiv_train.families.segments import check_image_count, encode_segments, measure_segments
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,32 +49,42 @@ def encode(
     generation: bool = False,
 ) -> Encoded:
     """The sample; media `crops` uint8 [C, S, S, 3] (real crops, row-major) and `image_sizes` int64 [N, 2] (h, w)."""
-    _check_counts(conversation, len(images))
-    cut = [_crops(conversation, i, image, processor) for i, image in enumerate(images)]
-    slots = [image_slots(size, processor) for _, size in cut]
-    ids: list[int] = []
-    labels: list[int] = []
-    for run, learn in _runs(conversation, slots, processor, generation):
-        ids.extend(run)
-        labels.extend(run if learn and not generation else [IGNORE] * len(run))
-    s = processor.crop_size
+    check_image_count(conversation, len(images))
+    side = processor.crop_size
+    cut = [
+        hd_crops(
+            image,
+            processor.num_crops,
+            crop_size=side,
+            clip_high_depth=processor.clip_high_depth,
+            where=f"{conversation.id}: {path}",
+        )
+        for image, path in zip(images, conversation.image_paths, strict=True)
+    ]
+    image_ids = [[processor.image_id] * image_slots(size, processor) for _, size in cut]
+    segments = processor.renderer.segments(conversation, image_ids, generation=generation)
     media = {
-        "crops": np.concatenate([crops for crops, _ in cut] or [np.empty((0, s, s, 3), np.uint8)]),
+        "crops": np.concatenate([crops for crops, _ in cut] or [np.empty((0, side, side, 3), np.uint8)]),
         "image_sizes": np.array([size for _, size in cut], np.int64).reshape(-1, 2),
     }
-    return Encoded(conversation.id, np.array(ids, np.int64), np.array(labels, np.int64), media)
+    return encode_segments(conversation.id, segments, media, generation=generation)
 
 
-def length(conversation: Conversation, sizes: Sequence[Size], processor: Processor, *, generation: bool = False) -> int:
-    """Exactly `len(encode(...))`, from the text and each image's (width, height)."""
-    _check_counts(conversation, len(sizes))
+def measure(
+    conversation: Conversation, sizes: Sequence[Size], processor: Processor, *, generation: bool = False
+) -> Measured:
+    """Exactly the numbers of `encode(...)`, from the text and each image's (width, height)."""
     widths, heights = np.array(sizes, np.int64).reshape(-1, 2).T
-    slots = [int(count) for count in num_image_tokens(widths, heights, processor)]
-    for (width, height), count, path in zip(sizes, slots, conversation.image_paths, strict=True):
+    counts = num_image_tokens(widths, heights, processor).tolist()
+    images = [range(count) for count in counts]  # counted only
+    measured = measure_segments(
+        processor.renderer.segments(conversation, images, generation=generation), generation=generation
+    )
+    for (width, height), count, path in zip(sizes, counts, conversation.image_paths, strict=True):
         if not count:
             what = f"an image of {width}x{height} is too thin for num_crops {processor.num_crops}"
             raise RecordError(f"{conversation.id}: {path}", what, "Crop it, or leave the row out")
-    return sum(len(run) for run, _ in _runs(conversation, slots, processor, generation))
+    return measured
 
 
 def num_image_tokens(width: ArrayLike, height: ArrayLike, processor: Processor) -> NDArray[np.int64]:
@@ -107,68 +109,10 @@ def official_ids(text: str, image_tokens: Sequence[int], processor: Processor) -
     return ids
 
 
-def _runs(
-    conversation: Conversation, slots: Sequence[int], processor: Processor, generation: bool
-) -> Iterator[tuple[Sequence[int], bool]]:
-    """The dialogue as (ids, are they learnt), in order: the one place that knows how it is written."""
-    control, text = processor.control_ids, processor.tokenizer.encode
-    newline = text("\n")
-    images = iter(slots)
-    for number, turn in enumerate(conversation.turns):
-        yield [control[BOS]], False
-        if number == 0 and conversation.system is not None:
-            yield [control[SYSTEM], *text("\n" + conversation.system), control[END], *newline], False
-        first, *rest = _pieces(turn)
-        yield [control[USER], *text(first)], False
-        for piece in rest:
-            yield [processor.image_id] * next(images), False
-            yield [control[BOS], *text(piece)], False
-        yield [control[END], *newline, control[ASSISTANT]], False
-        if generation and number == len(conversation.turns) - 1:
-            return
-        yield [*text(_answer(conversation, number)), control[END], *newline, control[END_OF_TEXT]], True
-
-
-def _pieces(turn: Turn) -> list[str]:
-    """The n + 1 texts around a turn's n images."""
-    if not turn.images:
-        return ["\n" + turn.user]
-    if turn.image_offsets is None:
-        return ["\n", *[""] * (len(turn.images) - 1), "\n" + turn.user]
-    cuts = [0, *turn.image_offsets, len(turn.user)]
-    first, *rest = (turn.user[start:stop] for start, stop in pairwise(cuts))
-    return ["\n" + first, *rest]
-
-
-def _answer(conversation: Conversation, number: int) -> str:
-    answer = conversation.turns[number].assistant
-    if answer is None:
-        where = f"{conversation.id}: $.conversations[{number}].assistant"
-        raise RecordError(where, "is null, there is nothing to learn", "Leave unlabeled rows out of training")
-    return answer
-
-
-def _crops(
-    conversation: Conversation, index: int, image: Image | Pixels, processor: Processor
-) -> tuple[Pixels, tuple[int, int]]:
-    return hd_crops(
-        image,
-        processor.num_crops,
-        crop_size=processor.crop_size,
-        clip_high_depth=processor.clip_high_depth,
-        where=f"{conversation.id}: {conversation.image_paths[index]}",
-    )
-
-
 def image_slots(image_size: Sequence[int], processor: Processor) -> int:
     """Positions of an image of this padded (height, width): what the vision tower will return for it."""
     rows, cols = (side // processor.crop_size for side in image_size)
     return (rows * cols + 1) * processor.grid**2 + 1 + (rows + 1) * processor.grid
-
-
-def _check_counts(conversation: Conversation, found: int) -> None:
-    if found != (expected := len(conversation.image_paths)):
-        raise RecordError(conversation.id, f"names {expected} images, {found} were given")
 
 
 def _chunk_ids(chunk: str, processor: Processor) -> list[int]:

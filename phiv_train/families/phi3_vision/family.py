@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from phiv_schemas import Conversation
-from phiv_train.families.base import Encoded, Family, Layout, Part, Size
+from phiv_train.families.base import (
+    Component,
+    Encoded,
+    Family,
+    ImageOptions,
+    Layout,
+    Measured,
+    Preview,
+    Quantization,
+    Size,
+)
+from phiv_train.families.hub import local_folder
 from phiv_train.families.phi3_vision import collate, encoding
+from phiv_train.families.phi3_vision.image_processing import weave
 from phiv_train.families.phi3_vision.processor import HUB_ID, Processor
 
 if TYPE_CHECKING:
@@ -21,13 +33,30 @@ if TYPE_CHECKING:
 
     from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
 
+# generate counts positions from the mask.
+_NOT_FOR_GENERATE = ("labels", "position_ids")
+
+
+class Phi3ImageOptions(BaseModel):
+    """`num_crops`: 336-pixel crops an image may take, 1 to 16."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_crops: Annotated[int, Field(ge=1, le=16)] | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Phi3Vision:
-    """Satisfies `families.base.Family`; see there for what each function promises. `checkpoint`: the published one."""
+    """Satisfies `families.base.Family`; see there for what each function promises."""
 
     name: str = "phi3_vision"
-    checkpoint: str = HUB_ID
+    default_model: str = HUB_ID
+    model_types: tuple[str, ...] = ("phi3_v",)
+    image_options: type[BaseModel] = Phi3ImageOptions
+
+    @property
+    def forward_options(self) -> Mapping[str, Any]:
+        return {"skip_logits": True}
 
     def load(
         self,
@@ -35,16 +64,15 @@ class Phi3Vision:
         *,
         dtype: str = "float32",
         attn_implementation: str = "sdpa",
-        quantization: Literal["4bit"] | None = None,
-        num_crops: int | None = None,
+        quantization: Quantization | None = None,
+        image_options: ImageOptions | None = None,
         **options: Any,
     ) -> tuple[Phi3VForConditionalGeneration, Processor]:
         """`options`: `revision` of a hub repository, `skip_4bit` module names."""
         from phiv_train.families.phi3_vision import checkpoint
-        from phiv_train.families.phi3_vision.folder import local_folder
 
         folder = local_folder(path, options.pop("revision", None))
-        processor = Processor.from_folder(folder, num_crops=num_crops)
+        processor = Processor.from_folder(folder, **(image_options or {}))
         model = checkpoint.load(
             folder,
             dtype=dtype,
@@ -55,18 +83,15 @@ class Phi3Vision:
         )
         return model, processor
 
-    def load_processor(self, path: str, *, num_crops: int | None = None, revision: str | None = None) -> Processor:
-        """The processor of a folder or hub id; no weights are fetched or read, and torch is not imported."""
-        from phiv_train.families.phi3_vision.folder import local_folder
-
-        return Processor.from_folder(local_folder(path, revision, weights=False), num_crops=num_crops)
+    def load_processor(
+        self, path: str, *, image_options: ImageOptions | None = None, revision: str | None = None
+    ) -> Processor:
+        return Processor.from_folder(local_folder(path, revision, weights=False), **(image_options or {}))
 
     def skeleton(self, path: str) -> Phi3VForConditionalGeneration:
-        """The model without weights, on the meta device: names, shapes and parts from config.json alone."""
         import torch
 
         from phiv_train.families.phi3_vision.checkpoint import read_config
-        from phiv_train.families.phi3_vision.folder import local_folder
         from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
 
         with torch.device("meta"):
@@ -77,18 +102,15 @@ class Phi3Vision:
 
         checkpoint.save(model, folder, processor)
 
-    def parts(self, model: Any) -> Mapping[str, Part]:
-        from phiv_train.families.phi3_vision.parts import parts
+    def components(self, model: Any) -> Mapping[str, Component]:
+        from phiv_train.families.phi3_vision.components import components
 
-        return parts(model)
+        return components(model)
 
-    def num_image_tokens(self, width: ArrayLike, height: ArrayLike, processor: Processor) -> NDArray[np.int64]:
-        return encoding.num_image_tokens(width, height, processor)
-
-    def length(
+    def measure(
         self, conversation: Conversation, sizes: Sequence[Size], processor: Processor, *, generation: bool = False
-    ) -> int:
-        return encoding.length(conversation, sizes, processor, generation=generation)
+    ) -> Measured:
+        return encoding.measure(conversation, sizes, processor, generation=generation)
 
     def encode(
         self,
@@ -104,6 +126,30 @@ class Phi3Vision:
         self, samples: Sequence[Encoded], processor: Processor, *, layout: Layout = "packed"
     ) -> dict[str, Tensor]:
         return collate.collate(samples, processor, layout=layout)
+
+    def hidden_states(self, outputs: Any) -> Tensor:
+        hidden: Tensor = outputs.last_hidden_state
+        return hidden
+
+    def generation_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in batch.items() if name not in _NOT_FOR_GENERATE}
+
+    def run_vision_on_text(self, model: Any, enabled: bool) -> bool:
+        before: bool = model.model.run_vision_on_text
+        model.model.run_vision_on_text = enabled
+        return before
+
+    def preview(self, encoded: Encoded, processor: Processor) -> list[Preview]:
+        """The padded images, put together again from their crops."""
+        from PIL.Image import fromarray
+
+        side, sizes = processor.crop_size, encoded.media["image_sizes"]
+        ends = np.cumsum((sizes // side).prod(axis=1)).tolist()
+        crops = np.split(encoded.media["crops"], ends)
+        return [
+            Preview(fromarray(weave(own, (height, width))), (width // side, height // side))
+            for own, (height, width) in zip(crops, sizes.tolist(), strict=False)
+        ]
 
 
 FAMILY: Family = Phi3Vision()

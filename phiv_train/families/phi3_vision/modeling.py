@@ -90,8 +90,8 @@ class Phi3VPreTrainedModel(PreTrainedModel):  # type: ignore[misc]  # transforme
 class Phi3VModel(Phi3VPreTrainedModel):
     """Embeddings, image path, decoder and final norm.
 
-    `always_run_vision`: when a batch has no image, run one blank image times zero, so that every rank of a
-    sharded or DDP run does the same collectives. Off by default; a trainer sets it.
+    `run_vision_on_text`: when a batch has no image, run one blank image times zero, so that every rank of a
+    sharded or DDP run does the same collectives. Off by default; `Family.run_vision_on_text` sets it.
     """
 
     def __init__(self, config: Phi3VConfig) -> None:
@@ -103,7 +103,7 @@ class Phi3VModel(Phi3VPreTrainedModel):
         self.norm = Phi3RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rope = LongRope(config)
         self.gradient_checkpointing = False
-        self.always_run_vision = False
+        self.run_vision_on_text = False
         self.post_init()
 
     def forward(
@@ -155,7 +155,7 @@ class Phi3VModel(Phi3VPreTrainedModel):
             raise UsageError("input_ids", f"{slots} image positions, but {images}", hint)
         if rows is not None:
             embeds = embeds.masked_scatter(is_image[..., None], rows)
-        elif self.always_run_vision:
+        elif self.run_vision_on_text:
             side = self.config.vision_config.image_size
             blank = torch.zeros(2, 3, side, side, device=embeds.device)
             embeds = embeds + (self.vision_embed_tokens(blank, [(1, 1)]) * 0).sum().to(embeds.dtype)

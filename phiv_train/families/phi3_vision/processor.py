@@ -16,12 +16,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_schemas.errors import UsageError
+from phiv_train.families.base import ImageOptions
 from phiv_train.families.phi3_vision.image_processing import CROP_SIZE
+from phiv_train.families.segments import PHI3, ChatRenderer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -122,6 +125,16 @@ class Processor:
         return self.control_ids[IMAGE]
 
     @property
+    def image_options(self) -> ImageOptions:
+        """`{"num_crops": 4}`."""
+        return {"num_crops": self.num_crops}
+
+    @cached_property
+    def renderer(self) -> ChatRenderer:
+        """The chat template of Phi-3 with this tokenizer."""
+        return ChatRenderer(PHI3, self.control_ids, self.tokenizer.encode)
+
+    @property
     def pad_id(self) -> int:
         """`<|endoftext|>`, as in the original; masks never look at it."""
         return self.control_ids[END_OF_TEXT]
@@ -134,7 +147,24 @@ class Processor:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of generated `ids` up to the first stop id; other control tokens are left out."""
         stop = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))
-        return self.tokenizer.decode([token for token in ids[:stop] if token not in self._controls])
+        return self.tokenizer.decode([token for token in ids[:stop] if token not in self._control_names])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens by name."""
+        parts: list[str] = []
+        for name, run in groupby(ids, key=self._control_names.get):
+            same = list(run)
+            parts.append(self.tokenizer.decode(same) if name is None else name * len(same))
+        return "".join(parts)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id alone, control tokens by name."""
+        pieces = []
+        for id_ in ids:  # a decoder strips the space that begins a text, so decode each behind a copy of itself
+            name, once = self._control_names.get(id_), [id_]
+            decode = self.tokenizer.decode
+            pieces.append(decode(once * 2)[len(decode(once)) :] if name is None else name)
+        return pieces
 
     @cached_property
     def spec_hash(self) -> str:
@@ -149,8 +179,8 @@ class Processor:
         return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
     @cached_property
-    def _controls(self) -> frozenset[int]:
-        return frozenset(self.control_ids.values())
+    def _control_names(self) -> Mapping[int, str]:
+        return {id_: name for name, id_ in self.control_ids.items()}
 
     def _settings(self) -> dict[str, Any]:
         settings = json.loads(_with_hub_code(self.files[_PREPROCESSOR]))

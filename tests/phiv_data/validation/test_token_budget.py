@@ -24,7 +24,7 @@ from phiv_data.validation.inputs.fast_parse import fast_record
 from phiv_data.validation.rules.token_budget import TokenBudget
 from phiv_schemas import Conversation, EnvironmentProblem, Turn, UsageError, ValidationReport
 from phiv_train.batching.lengths import Lengths, measure
-from phiv_train.families.base import get_family
+from phiv_train.families.base import Measured, get_family
 
 MESSAGE = re.compile(r"^(\d+) tokens(?: \(\d+ images?: (\d+)\))?, over the budget of (\d+)$")
 
@@ -38,7 +38,7 @@ def reported(report: ValidationReport) -> list[tuple[int, int]]:
 def trained(folder: Path, split: str, family: str, tokenizer: str | None = None) -> Lengths:
     """What the trainer plans with."""
     one = get_family(family)
-    processor = one.load_processor(tokenizer or family)  # type: ignore[attr-defined]  # not of the protocol
+    processor = one.load_processor(tokenizer or family)
     return measure(ConversationDataset(folder, split), one, processor)
 
 
@@ -113,8 +113,12 @@ def test_images_lying_on_their_side_count_upright(tmp_path: Path) -> None:
     (tmp_path / "val.jsonl").write_text(json.dumps(line) + "\n")
     found = {deep: reported(validate(tmp_path, deep=deep, row_rules=[TokenBudget("tiny", 1, num_crops=8,
              images_root=tmp_path / "images")])) for deep in (True, False)}  # fmt: skip
-    processor = get_family("tiny").load_processor("tiny", num_crops=8)  # type: ignore[attr-defined]
-    upright, lying = get_family("tiny").num_image_tokens([90, 200], [200, 90], processor).tolist()
+    processor = get_family("tiny").load_processor("tiny", image_options={"num_crops": 8})
+    turn = Turn(images=("tall.jpg",), user="?", assistant="!")
+    row = Conversation(id="a", source="b", conversations=(turn,))
+    upright, lying = (
+        get_family("tiny").measure(row, [size], processor).image_tokens for size in ((90, 200), (200, 90))
+    )
     assert upright != lying
     assert [images for _, images in found[True]] == [upright]
     assert found[True] == found[False]
@@ -133,18 +137,18 @@ def test_records_of_the_fast_path_measure_as_pydantics() -> None:
         assert fast is not None
         facts = (ImageFacts((150, 70)),) * len(record.image_paths)
         slow_length, fast_length = (budget.measure(RowContext("f", 1, "val", one, facts)) for one in (record, fast))
-        assert isinstance(slow_length, int)
+        assert isinstance(slow_length, Measured)
         assert slow_length == fast_length
 
 
 def test_rows_that_wait_for_an_answer_count_as_prompts() -> None:
     family, budget = get_family("tiny"), TokenBudget("tiny")
-    processor = family.load_processor("tiny")  # type: ignore[attr-defined]
+    processor = family.load_processor("tiny")
     answered = Turn(images=("a.png",), user="What is it?", assistant="a fox")
     asked = Turn(images=("b.png",), user="And this?", assistant=None)
     prompt = Conversation(id="v", source="s", conversations=(answered, asked))
     twice = Conversation(id="v", source="s", conversations=(answered, asked, asked))
-    wanted = family.length(prompt, [(24, 16)] * 2, processor, generation=True)
+    wanted = family.measure(prompt, [(24, 16)] * 2, processor, generation=True)
     for record in (prompt, twice):  # the second question waits for the first one's answer
         facts = (ImageFacts((24, 16)),) * len(record.image_paths)
         assert budget.measure(RowContext("f", 1, "val", record, facts)) == wanted
@@ -194,15 +198,16 @@ def test_unknown_families_tokenizers_and_numbers_are_usage_errors(synthetic: Pat
             wrong()
 
 
-def test_a_family_that_cannot_load_its_tokenizer_alone_is_reported(
-    synthetic: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_family_without_the_members_needed_is_reported_with_all_of_them(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from phiv_data.utils.plugins import Plugins
     from phiv_data.validation.rules import token_budget as budget
 
     monkeypatch.setattr(budget, "load_plugins", lambda *_: Plugins({"whole": object()}, {}))
-    with pytest.raises(UsageError, match="load_processor"):
-        validate(synthetic, row_rules=[TokenBudget("whole")])
+    lacks = "missing: default_model, image_options, load_processor, measure, name"
+    with pytest.raises(EnvironmentProblem, match=lacks):
+        validate(drawn, row_rules=[TokenBudget("whole")])
     monkeypatch.setattr(budget, "load_plugins", lambda *_: Plugins({}, {"torn": "torn (x:y): ImportError: no z"}))
     with pytest.raises(EnvironmentProblem, match="no z"):
         validate(synthetic, row_rules=[TokenBudget("torn")])
@@ -241,7 +246,14 @@ def test_a_missing_package_is_one_line_and_code_3(synthetic: Path, missing: str)
 
 
 @pytest.mark.parametrize(
-    "flags", [["--max_tokens", "9"], ["--tokenizer", "x"], ["--num_crops", "1"], ["--family", "tiny", "--no_images"]]
+    "flags",
+    [
+        ["--max_tokens", "9"],
+        ["--tokenizer", "x"],
+        ["--num_crops", "1"],
+        ["--image_option", "a=1"],
+        ["--family", "tiny", "--no_images"],
+    ],
 )
 def test_flags_that_do_not_go_together(
     synthetic: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ from mixed_data import Exchange, any_rows, converted
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas.errors import RecordError
-from phiv_train.batching.lengths import Fitted, Lengths, count_tokens, fit, keep_images, measure
+from phiv_train.batching.lengths import Fitted, Lengths, fit, keep_images, measure
 from phiv_train.families.base import IGNORE, get_family
 from phiv_train.families.tiny import tiny_processor
 
@@ -41,6 +41,7 @@ def test_every_number_equals_that_of_the_encoded_row(data: ConversationDataset, 
         assert lengths.supervised[row] == (encoded.labels != IGNORE).sum()
         assert lengths.image_tokens[row] == (encoded.input_ids == PROCESSOR.image_id).sum()
         assert lengths.images[row] == len(sample.images)
+        assert lengths.vision_cost[row] == lengths.image_tokens[row]
 
 
 def test_no_image_is_opened(data: ConversationDataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +62,7 @@ def test_a_cache_is_used_for_the_same_data_and_processor_only(
     first = measure(data, TINY, PROCESSOR, cache_dir=tmp_path)
     monkeypatch.setattr("phiv_train.batching.lengths._measure", lambda *_: None)
     again = measure(data, TINY, PROCESSOR, cache_dir=tmp_path)
-    for name in ("tokens", "image_tokens", "supervised", "images"):
+    for name in ("tokens", "image_tokens", "supervised", "images", "vision_cost"):
         assert getattr(first, name).tolist() == getattr(again, name).tolist() == getattr(lengths, name).tolist()
     for other in ({"processor": tiny_processor(1)}, {"num_rows": 3}):
         with pytest.raises(AttributeError):  # not found in the cache: measured again, which is broken here
@@ -85,9 +86,9 @@ def test_unlabeled_rows_are_an_error_that_counts_and_names_them(tmp_path: Path) 
     )
     lengths = measure(data, TINY, PROCESSOR, on_bad="skip")
     assert dict(lengths.bad) == {1: "without an answer", 3: "without an answer"}
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=10_000)
-    assert fitted.rows.tolist() == [0, 2]
-    assert str(fitted) == "2 rows; left out: 2 without an answer"
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=10_000)
+    assert selection.rows.tolist() == [0, 2]
+    assert str(selection) == "2 rows; left out: 2 without an answer"
 
 
 def test_a_image_too_thin_to_show_is_reported(tmp_path: Path) -> None:
@@ -115,18 +116,18 @@ def test_a_row_that_is_too_long_is_named_with_its_length_and_images(
 
 
 def test_skipped_rows_are_counted(data: ConversationDataset, lengths: Lengths) -> None:
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=int(lengths.tokens[40]) - 1, on_too_long="skip")
-    assert fitted.rows.tolist() == list(range(40))
-    assert fitted.skipped == {"too long": (40, 41)}
-    assert str(fitted) == "40 rows; left out: 2 too long"
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=int(lengths.tokens[40]) - 1, on_too_long="skip")
+    assert selection.rows.tolist() == list(range(40))
+    assert selection.skipped == {"too long": (40, 41)}
+    assert str(selection) == "40 rows; left out: 2 too long"
 
 
 def test_trimming_keeps_as_many_images_as_fit_evenly_spread(data: ConversationDataset, lengths: Lengths) -> None:
     limit = int(lengths.tokens[40]) - 1
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=limit, on_too_long="trim_images")
-    assert fitted.rows.tolist() == list(range(42))
-    assert fitted.kept_images == {40: tuple(i * 32 // 31 for i in range(31)), 41: tuple(range(31))}
-    assert str(fitted) == "42 rows; 2 with fewer images"
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=limit, on_too_long="trim_images")
+    assert selection.rows.tolist() == list(range(42))
+    assert selection.kept_images == {40: tuple(i * 32 // 31 for i in range(31)), 41: tuple(range(31))}
+    assert str(selection) == "42 rows; 2 with fewer images"
     half = fit(data, lengths, TINY, PROCESSOR, max_length=limit // 2, on_too_long="trim_images")
     count = len(half.kept_images[40])
     assert 12 < count < 18
@@ -134,24 +135,24 @@ def test_trimming_keeps_as_many_images_as_fit_evenly_spread(data: ConversationDa
     assert_trimmed_exactly(data, lengths, half, limit // 2)
 
 
-def assert_trimmed_exactly(data: ConversationDataset, lengths: Lengths, fitted: Fitted, limit: int) -> None:
+def assert_trimmed_exactly(data: ConversationDataset, lengths: Lengths, selection: Fitted, limit: int) -> None:
     """Every trimmed row has the length it is said to have, within the limit; the others are untouched."""
     for row in range(len(lengths)):
-        if (kept := fitted.kept_images.get(row)) is None:
-            assert fitted.lengths.tokens[row] == lengths.tokens[row] <= limit
+        if (kept := selection.kept_images.get(row)) is None:
+            assert selection.lengths.tokens[row] == lengths.tokens[row] <= limit
             continue
         sample = data[row]
         conversation = keep_images(sample.conversation, kept)
         encoded = TINY.encode(conversation, [sample.images[i].open() for i in kept], PROCESSOR)
-        assert len(encoded) == fitted.lengths.tokens[row] <= limit
-        assert (encoded.input_ids == PROCESSOR.image_id).sum() == fitted.lengths.image_tokens[row]
-        assert (encoded.labels != IGNORE).sum() == fitted.lengths.supervised[row]
+        assert len(encoded) == selection.lengths.tokens[row] <= limit
+        assert (encoded.input_ids == PROCESSOR.image_id).sum() == selection.lengths.image_tokens[row]
+        assert (encoded.labels != IGNORE).sum() == selection.lengths.supervised[row]
 
 
 def test_the_image_budget_trims_too(data: ConversationDataset, lengths: Lengths) -> None:
     limit = int(lengths.image_tokens[40]) // 2
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=10**6, max_image_tokens=limit, on_too_long="trim_images")
-    assert fitted.lengths.image_tokens.max() <= limit
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=10**6, max_image_tokens=limit, on_too_long="trim_images")
+    assert selection.lengths.image_tokens.max() <= limit
     with pytest.raises(RecordError, match=f"image tokens, over max_image_tokens {limit}"):
         fit(data, lengths, TINY, PROCESSOR, max_length=10**6, max_image_tokens=limit)
 
@@ -177,6 +178,7 @@ def test_keeping_images_keeps_their_places_in_the_text(data: ConversationDataset
 
 def test_supervised_tokens_of_a_dialogue_are_those_of_all_its_answers(data: ConversationDataset) -> None:
     conversation: Any = data.conversation(40)
-    length, one = count_tokens(conversation, [(60, 40)] * 32, TINY, PROCESSOR)
+    once = TINY.measure(conversation, [(60, 40)] * 32, PROCESSOR)
     twice = conversation.model_copy(update={"conversations": conversation.turns * 2})
-    assert count_tokens(twice, [(60, 40)] * 64, TINY, PROCESSOR) == (2 * length, 2 * one)
+    measured = TINY.measure(twice, [(60, 40)] * 64, PROCESSOR)
+    assert (measured.tokens, measured.supervised) == (2 * once.tokens, 2 * once.supervised)

@@ -19,7 +19,7 @@ from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas.errors import RecordError
 from phiv_train.batching.lengths import fit, measure
 from phiv_train.batching.loader import Collate, EncodedRows, RowError, make_loader
-from phiv_train.batching.plan import PlanSpec, make_plan
+from phiv_train.batching.plan import PlannedRow, PlanSpec, make_plan
 from phiv_train.batching.sampler import PlanSampler
 from phiv_train.batching.schedule import Schedule
 from phiv_train.families.base import IGNORE, Encoded, get_family
@@ -46,35 +46,37 @@ def rows(data: ConversationDataset) -> EncodedRows:
 
 def sampler_over(rows: EncodedRows, *, start: int = 0, **spec: Any) -> PlanSampler:
     """Two epochs over `rows`."""
-    fitted = rows.fitted
-    assert fitted is not None
+    selection = rows.selection
+    assert selection is not None
     settings = PlanSpec(**{"packs_per_step": 2, "max_tokens": 2000} | spec)
-    loads = fitted.lengths.tokens, fitted.lengths.image_tokens
+    loads = selection.lengths.tokens, selection.lengths.image_tokens
     return PlanSampler(
-        Schedule(tuple(make_plan(*loads, settings, epoch=e, rows=fitted.rows) for e in (0, 1))), start=start
+        Schedule(tuple(make_plan(*loads, settings, epoch=e, rows=selection.rows) for e in (0, 1))), start=start
     )
 
 
 def test_a_row_is_what_the_family_encodes(rows: EncodedRows, data: ConversationDataset) -> None:
     for row, sample in enumerate(data):
-        same(rows[row], TINY.encode(sample.conversation, [image.open() for image in sample.images], PROCESSOR))
+        same(rows.encode(row), TINY.encode(sample.conversation, [image.open() for image in sample.images], PROCESSOR))
 
 
-def test_a_filler_is_the_row_without_labels(rows: EncodedRows) -> None:
-    for row in (0, 20, 21):
-        assert (rows[~row].labels == IGNORE).all()
-        same(replace(rows[~row], labels=rows[row].labels), rows[row])
+def test_a_padding_example_is_the_row_without_labels(rows: EncodedRows) -> None:
+    for index in (0, 20, 21):
+        padding = rows[PlannedRow(index, weight=0)]
+        assert (padding.labels == IGNORE).all()
+        same(replace(padding, labels=rows.encode(index).labels), rows.encode(index))
+        same(rows[PlannedRow(index)], rows.encode(index))
 
 
 def test_a_trimmed_row_has_its_planned_length_and_the_kept_images(data: ConversationDataset) -> None:
     lengths = measure(data, TINY, PROCESSOR)
     limit = int(lengths.tokens[21]) * 2 // 3
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=limit, on_too_long="trim_images")
-    kept = fitted.kept_images[21]
-    encoded = EncodedRows(data, TINY, PROCESSOR, fitted)[21]
-    assert len(encoded) == fitted.lengths.tokens[21] <= limit
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=limit, on_too_long="trim_images")
+    kept = selection.kept_images[21]
+    encoded = EncodedRows(data, TINY, PROCESSOR, selection).encode(21)
+    assert len(encoded) == selection.lengths.tokens[21] <= limit
     assert len(encoded.media["image_sizes"]) == len(kept) < 32
-    whole = EncodedRows(data, TINY, PROCESSOR)[21]
+    whole = EncodedRows(data, TINY, PROCESSOR).encode(21)
     crops = len(whole.media["crops"]) // 32
     expected = np.concatenate([whole.media["crops"][i * crops : (i + 1) * crops] for i in kept])
     assert np.array_equal(encoded.media["crops"], expected)
@@ -92,7 +94,7 @@ def test_batches_hold_the_rows_of_the_plan_and_do_not_depend_on_workers(rows: En
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_resumed_loader_gives_the_batches_that_were_left(rows: EncodedRows) -> None:
+def test_a_resumed_loader_gives_the_remaining_batches(rows: EncodedRows) -> None:
     whole = list(make_loader(rows, sampler_over(rows)))
     resumed = list(make_loader(rows, sampler_over(rows, start=3)))
     assert len(resumed) == len(whole) - 3 * 2 > 0
@@ -109,7 +111,7 @@ def test_the_padded_layout_pads_to_the_longest_of_the_pack(rows: EncodedRows) ->
 
 
 def test_a_batch_without_images_has_empty_media(rows: EncodedRows) -> None:
-    text, both = (Collate(TINY, PROCESSOR)([rows[r] for r in chosen]) for chosen in ([20], [20, 21]))
+    text, both = (Collate(TINY, PROCESSOR)([rows.encode(r) for r in chosen]) for chosen in ([20], [20, 21]))
     assert text.keys() == both.keys()
     assert len(text["crops"]) == len(text["image_sizes"]) == 0
     assert text["crops"].shape[1:] == both["crops"].shape[1:]
@@ -126,7 +128,7 @@ def test_rows_pickle_small_and_work_again(rows: EncodedRows) -> None:
     rows.dataset[0]
     sent = pickle.dumps(rows)
     assert len(sent) < 200_000
-    same(pickle.loads(sent)[5], rows[5])
+    same(pickle.loads(sent).encode(5), rows.encode(5))
 
 
 def test_importing_needs_no_torch() -> None:
@@ -143,17 +145,17 @@ def damaged(tmp_path: Path) -> EncodedRows:
     """Row 1's first image does not open; its shard is whole otherwise."""
     data = converted(tmp_path / "data", CLIP, replace(CLIP, assistant="Bowling"), Exchange((), "2 + 2?", "4"))
     lengths = measure(data, TINY, PROCESSOR)
-    fitted = fit(data, lengths, TINY, PROCESSOR, max_length=10_000)
+    selection = fit(data, lengths, TINY, PROCESSOR, max_length=10_000)
     image = data[1].images[0].data
     (shard,) = (tmp_path / "data").glob("arrow/train/*.arrow")
     content = shard.read_bytes()
     assert content.count(image) == 1
     shard.write_bytes(content.replace(image, bytes(len(image))))
-    return EncodedRows(ConversationDataset(tmp_path / "data", "train"), TINY, PROCESSOR, fitted)
+    return EncodedRows(ConversationDataset(tmp_path / "data", "train"), TINY, PROCESSOR, selection)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_image_that_does_not_open_is_named_with_its_row(damaged: EncodedRows, num_workers: int) -> None:
+def test_an_image_that_does_not_open_is_named_with_its_row(damaged: EncodedRows, num_workers: int) -> None:
     with pytest.raises(RowError) as caught:
         list(make_loader(damaged, sampler_over(damaged), num_workers=num_workers))
     assert str(caught.value).startswith("train-0000000001: train/000001.0.0.png: ")
@@ -161,38 +163,38 @@ def test_a_image_that_does_not_open_is_named_with_its_row(damaged: EncodedRows, 
     assert caught.value.exit_code == 1
 
 
-def test_a_bad_row_that_is_skipped_keeps_its_place_weighs_nothing_and_is_recorded(
+def test_a_bad_row_that_is_skipped_keeps_its_place_without_labels_and_is_recorded(
     damaged: EncodedRows, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lenient = replace(damaged, on_bad="skip", bad_file=tmp_path / "bad_rows.jsonl")
-    encoded = lenient[1]
+    encoded = lenient.encode(1)
     assert encoded.id == "train-0000000001"
-    assert len(encoded) == lenient.fitted.lengths.tokens[1]
+    assert len(encoded) == lenient.selection.lengths.tokens[1]
     assert (encoded.labels == IGNORE).all()
     (line,) = (tmp_path / "bad_rows.jsonl").read_text().splitlines()
     assert json.loads(line)["id"] == "train-0000000001"
     assert "train/000001.0.0.png" in json.loads(line)["reason"]
     assert "train-0000000001 is left out of training" in caplog.text
-    same(lenient[0], damaged[0])
+    same(lenient.encode(0), damaged.encode(0))
     assert len(list(make_loader(lenient, sampler_over(lenient)))) == len(sampler_over(lenient))
 
 
-def test_stored_sizes_that_lie_are_found_before_the_batch_leaves(rows: EncodedRows) -> None:
-    assert rows.fitted is not None
-    wrong = replace(rows.fitted, lengths=replace(rows.fitted.lengths, tokens=rows.fitted.lengths.tokens + 1))
+def test_wrong_stored_sizes_are_detected_before_the_batch_leaves(rows: EncodedRows) -> None:
+    assert rows.selection is not None
+    wrong = replace(rows.selection, lengths=replace(rows.selection.lengths, tokens=rows.selection.lengths.tokens + 1))
     with pytest.raises(RowError, match=r"train-0000000004: is \d+ tokens, not the \d+ its stored sizes give"):
-        replace(rows, fitted=wrong)[4]
+        replace(rows, selection=wrong).encode(4)
 
 
 def test_an_unlabeled_row_is_refused(tmp_path: Path) -> None:
     data = converted(tmp_path / "data", Exchange((), "?", None), include_unlabeled=True)
     with pytest.raises(RowError, match=r"train-0000000000.*nothing to learn"):
-        EncodedRows(data, TINY, PROCESSOR)[0]
+        EncodedRows(data, TINY, PROCESSOR).encode(0)
 
 
 @dataclass(frozen=True)
 class Mute:
-    """A family that finds nothing to learn in a row, as a mask that missed its marker does."""
+    """A family that supervises nothing in a row, as a mask that missed its marker does."""
 
     def encode(self, *arguments: Any, **options: Any) -> Encoded:
         encoded = TINY.encode(*arguments, **options)
@@ -202,7 +204,7 @@ class Mute:
 def test_a_row_without_a_single_label_is_refused(data: ConversationDataset) -> None:
     mute: Any = Mute()
     with pytest.raises(RowError, match=r"train-0000000004: has nothing to learn"):
-        EncodedRows(data, mute, PROCESSOR)[4]
+        EncodedRows(data, mute, PROCESSOR).encode(4)
 
 
 @dataclass(frozen=True)
@@ -222,16 +224,16 @@ def test_placeholders_that_do_not_match_features_name_the_row(data: Conversation
     lossy: Any = Lossy()
     collate, lossy_rows = Collate(lossy, PROCESSOR), EncodedRows(data, lossy, PROCESSOR)
     with pytest.raises(RowError, match=r"train-0000000021: has \d+ image slots for \d+ image features"):
-        collate([lossy_rows[21]])
+        collate([lossy_rows.encode(21)])
 
 
 def test_a_row_error_is_itself_again_after_a_workers_traceback() -> None:
     error = RowError("train-1: a.png", "is broken (cut)", "Convert again")
     assert isinstance(error, RecordError)
-    told = RowError(
+    received = RowError(
         f"Caught RowError in DataLoader worker process 0.\nTraceback\nphiv_train.batching.loader.RowError: {error}\n"
     )
-    assert str(told) == str(error) == str(pickle.loads(pickle.dumps(error)))
+    assert str(received) == str(error) == str(pickle.loads(pickle.dumps(error)))
 
 
 def same(one: Encoded, other: Encoded) -> None:

@@ -1,4 +1,4 @@
-"""The sampler walks the plan: any rank, any start, the same place as the run that was never stopped."""
+"""The sampler follows the plan: for any rank and start, the same rows as a run that was never stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from phiv_train.batching.plan import PlanSpec, make_plan
+from phiv_train.batching.plan import PlannedRow, PlanSpec, make_plan
 from phiv_train.batching.sampler import PlanSampler
 from phiv_train.batching.schedule import Schedule
 
@@ -24,7 +24,7 @@ def schedule(epochs: int = 3, rows: int = 90, max_steps: int | None = None) -> S
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 30), st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]))
-def test_a_resumed_run_takes_the_steps_that_were_left(done: int, before: int, after: int) -> None:
+def test_a_resumed_run_takes_the_remaining_steps(done: int, before: int, after: int) -> None:
     run = schedule()
     done = min(done, run.num_steps)
     whole = steps(run, before)
@@ -35,7 +35,7 @@ def test_a_resumed_run_takes_the_steps_that_were_left(done: int, before: int, af
         assert resumed == uninterrupted[done * PACKS // after :]
 
 
-def steps(run: Schedule, world: int, start: int = 0) -> list[list[int]]:
+def steps(run: Schedule, world: int, start: int = 0) -> list[list[PlannedRow]]:
     """The sorted rows of every step, over all ranks."""
     ranks = [list(PlanSampler(run, rank=rank, world_size=world, start=start)) for rank in range(world)]
     per_rank = PACKS // world
@@ -52,9 +52,9 @@ def test_len_counts_what_iterating_yields() -> None:
         assert len(sampler) == len(list(sampler)) == (run.num_steps - start) * 2
 
 
-def test_every_epoch_is_walked_whole_and_in_its_own_order() -> None:
+def test_every_epoch_is_complete_and_in_its_own_order() -> None:
     run = schedule(epochs=2)
-    rows = [row for pack in PlanSampler(run) for row in pack if row >= 0]
+    rows = [row.index for pack in PlanSampler(run) for row in pack if row.weight]
     first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     assert sorted(first) == sorted(second) == list(range(90))
     assert first != second
@@ -66,7 +66,7 @@ def test_max_steps_ends_the_run_within_an_epoch() -> None:
 
 def test_prefetching_does_not_move_the_sampler() -> None:
     sampler = PlanSampler(schedule())
-    begun = iter(DataLoader(Numbers(), batch_sampler=sampler, collate_fn=list))
+    begun = iter(DataLoader(AskedRows(), batch_sampler=sampler, collate_fn=list))
     next(begun)
     assert next(iter(sampler)) == next(iter(PlanSampler(schedule())))
 
@@ -74,15 +74,15 @@ def test_prefetching_does_not_move_the_sampler() -> None:
 def test_a_framework_that_skips_batches_finds_the_same_place() -> None:
     accelerate = pytest.importorskip("accelerate")
     run = schedule()
-    loader = DataLoader(Numbers(), batch_sampler=PlanSampler(run, rank=1, world_size=2), collate_fn=list)
+    loader = DataLoader(AskedRows(), batch_sampler=PlanSampler(run, rank=1, world_size=2), collate_fn=list)
     skipped = accelerate.skip_first_batches(loader, 7 * 2)
     assert list(skipped) == list(PlanSampler(run, rank=1, world_size=2, start=7))
 
 
-class Numbers:
-    """A dataset whose samples are their own row numbers."""
+class AskedRows:
+    """A dataset whose samples are the rows asked for."""
 
-    def __getitem__(self, row: int) -> int:
+    def __getitem__(self, row: PlannedRow) -> PlannedRow:
         return row
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or said not to be, and a `final/` at the end of every finished run."""
+"""Checkpoints that are complete or reported as damaged, and a `final/` at the end of every finished run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ import torch
 from training import environment, equal, final, flags, run, settings, torchrun
 
 from phiv_schemas.errors import EnvironmentProblem, UsageError
-from phiv_train.checkpoints.store import checkpoint_bytes, find_checkpoint, prune, read_stamp, write_stamp
+from phiv_train.checkpoints.store import (
+    checkpoint_bytes,
+    clean_output_dir,
+    find_checkpoint,
+    prune,
+    publish,
+    read_metadata,
+    write_metadata,
+)
 from phiv_train.checkpoints.weights import read_weights
 from phiv_train.training import run as run_module
 from phiv_train.training import trainer as trainer_module
@@ -46,7 +54,7 @@ def copy(finished: dict[str, Path], tmp_path: Path) -> Path:
 
 # -- final/ ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("left", ["nothing", "another run's", "one without its stamp", "one that was cut"])
+@pytest.mark.parametrize("left", ["nothing", "another run's", "one without metadata", "one that was cut"])
 def test_a_finished_run_gets_the_final_folder_it_lacks(
     demo: Path, tmp_path: Path, finished: dict[str, Path], name: str, left: str
 ) -> None:
@@ -58,7 +66,7 @@ def test_a_finished_run_gets_the_final_folder_it_lacks(
         shutil.rmtree(out / "final")
         run(demo, tmp_path / "other", **KINDS[name] | {"max_steps": 2})
         shutil.copytree(tmp_path / "other/final", out / "final")
-    elif left == "one without its stamp":
+    elif left == "one without metadata":
         (out / "final/phiv_checkpoint.json").unlink()
     else:
         os.truncate(next((out / "final").glob("*model*.safetensors")), 1000)
@@ -68,11 +76,11 @@ def test_a_finished_run_gets_the_final_folder_it_lacks(
     assert not list(out.glob(".phiv-tmp-*"))
 
 
-def test_a_final_folder_that_is_there_is_left_alone(demo: Path, finished: dict[str, Path]) -> None:
-    stamp = finished["lora"] / "final/phiv_checkpoint.json"
-    before = stamp.stat()
+def test_a_final_folder_that_is_there_is_not_rewritten(demo: Path, finished: dict[str, Path]) -> None:
+    metadata = finished["lora"] / "final/phiv_checkpoint.json"
+    before = metadata.stat()
     run(demo, finished["lora"], **LORA)
-    assert (stamp.stat().st_ino, stamp.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert (metadata.stat().st_ino, metadata.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 @pytest.mark.soak
@@ -94,7 +102,7 @@ HINT = "Use an older checkpoint (--resume DIR) or start over with --resume never
 
 
 def damage(path: Path, how: str) -> str:
-    """Break a file; what is to be said of it."""
+    """Damage a file; what is reported of it."""
     size = path.stat().st_size
     if how == "missing":
         path.unlink()
@@ -113,7 +121,7 @@ def damage(path: Path, how: str) -> str:
 def test_a_damaged_checkpoint_that_is_named_is_one_line_before_training(
     demo: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: str
 ) -> None:
-    monkeypatch.setattr(run_module, "_load", lambda _: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(run_module, "load_model", lambda *_, **__: pytest.fail("weights were loaded"))
     path = copy / "checkpoint-2" / name
     what = damage(path, how)
     with pytest.raises(UsageError) as caught:
@@ -122,16 +130,16 @@ def test_a_damaged_checkpoint_that_is_named_is_one_line_before_training(
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json", "phiv_config.json", "phiv_checkpoint.json"])
-def test_auto_goes_on_from_the_newest_whole_checkpoint_and_says_so(
+def test_auto_resumes_from_the_newest_undamaged_checkpoint_and_reports_it(
     demo: Path, copy: Path, finished: dict[str, Path], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     what = damage(copy / "checkpoint-3" / name, "cut")
     assert equal(run(demo, copy, **LORA), final(finished["lora"]))
     err = capsys.readouterr().err
-    assert err.count("left aside") == 1
-    said = what if name != "phiv_checkpoint.json" else "cannot be read"
-    assert f"phiv-train: left aside: {copy}/checkpoint-3/{name}: {said}" in err
-    assert f"going on from {copy}/checkpoint-2" in err
+    assert err.count("damaged checkpoint skipped") == 1
+    reported = what if name != "phiv_checkpoint.json" else "cannot be read"
+    assert f"phiv-train: damaged checkpoint skipped: {copy}/checkpoint-3/{name}: {reported}" in err
+    assert f"resuming from {copy}/checkpoint-2" in err
     assert find_checkpoint(settings(demo, copy)) == copy / "checkpoint-3"  # rewritten
 
 
@@ -152,23 +160,23 @@ def test_files_in_folders_are_listed_and_others_may_be_added(demo: Path, copy: P
     deep.parent.mkdir()
     deep.write_bytes(b"state")
     config = settings(demo, copy, **LORA)
-    write_stamp(folder, config, read_stamp(folder))
-    assert read_stamp(folder).files["global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"].size_bytes == 5
+    write_metadata(folder, config, read_metadata(folder))
+    assert read_metadata(folder).files["global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"].size_bytes == 5
     (folder / "eval_val.json").write_text("{}")
     assert find_checkpoint(config) == folder
     deep.unlink()
     assert find_checkpoint(config) == copy / "checkpoint-2"
 
 
-def test_a_stamp_without_files_is_not_trusted(copy: Path) -> None:
+def test_metadata_without_files_is_not_trusted(copy: Path) -> None:
     (copy / "checkpoint-3/phiv_checkpoint.json").write_text(
         '{"step": 3, "plan": "a", "spec": "b", "sharding": "whole", "packs_per_step": 6}'
     )
     with pytest.raises(UsageError, match=r"phiv_checkpoint.json: cannot be read \(.*files.*\)\. Use an older"):
-        read_stamp(copy / "checkpoint-3")
+        read_metadata(copy / "checkpoint-3")
 
 
-def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(copy: Path) -> None:
+def test_a_damaged_checkpoint_does_not_count_as_kept(copy: Path) -> None:
     damage(copy / "checkpoint-3/optimizer.pt", "missing")
     prune(copy, 1)
     assert sorted(p.name for p in copy.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
@@ -184,13 +192,13 @@ def test_damaged_checkpoints_older_than_the_kept_ones_are_removed(copy: Path) ->
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt"])
-def test_large_files_of_nonsense_are_one_line_too(demo: Path, copy: Path, name: str) -> None:
+def test_large_unreadable_files_are_one_line_too(demo: Path, copy: Path, name: str) -> None:
     """They are too large to hash, so what is wrong with them shows when they are read."""
     folder = copy / "checkpoint-2"
     size = (folder / name).stat().st_size
     (folder / name).write_bytes(b"\x93" * size)
     config = settings(demo, copy, **LORA, resume=str(folder))
-    write_stamp(folder, config, read_stamp(folder))
+    write_metadata(folder, config, read_metadata(folder))
     with pytest.raises(UsageError) as caught:
         train(config)
     assert str(caught.value).startswith(f"{folder / name}: cannot be read (")
@@ -203,6 +211,75 @@ def test_weights_that_were_cut_are_one_line(tmp_path: Path, finished: dict[str, 
     os.truncate(tmp_path / "model/model.safetensors", 1000)
     with pytest.raises(UsageError, match=r"model\.safetensors: cannot be read \("):
         read_weights(tmp_path / "model")
+
+
+# -- removal -----------------------------------------------------------------------------------------------------------
+def fill_output_dir(folder: Path) -> None:
+    """What an earlier run, a killed one and the user may have left."""
+    for name in ("checkpoint-1/phiv_checkpoint.json", "checkpoint-2/model.safetensors", "final/model.safetensors"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"{}")
+    (folder / "runs/Nov30").mkdir(parents=True)
+    (folder / ".phiv-tmp-checkpoint/checkpoint-3").mkdir(parents=True)
+    files = ["runs/Nov30/events.out.tfevents.1", "metrics.jsonl", "bad_rows.jsonl", "eval_before.json"]
+    files += [
+        "eval_after.json",
+        "eval_after.confusion.png",
+        "lengths-0123.npy",
+        "eval_val.json",
+        ".phiv-tmp-a1",
+        "notes",
+    ]
+    for name in files:
+        (folder / name).write_bytes(b"{}")
+
+
+def test_starting_over_removes_all_that_earlier_runs_wrote(tmp_path: Path) -> None:
+    fill_output_dir(tmp_path)
+    clean_output_dir(tmp_path, everything=True)
+    kept = ["eval_val.json", "final", "final/model.safetensors", "lengths-0123.npy", "notes"]
+    assert listing(tmp_path) == kept
+
+
+def test_resuming_removes_temporary_files_only(tmp_path: Path) -> None:
+    fill_output_dir(tmp_path)
+    before = listing(tmp_path)
+    clean_output_dir(tmp_path, everything=False)
+    assert listing(tmp_path) == [name for name in before if not name.startswith(".phiv-tmp-")]
+
+
+def test_resume_never_leaves_no_log_of_the_earlier_run(demo: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"report_to": ("tensorboard",), "eval": True, "max_eval_rows": 1, "max_new_tokens": 2}
+    run(demo, tmp_path, max_steps=2, **changes)
+    old = {path.name for path in tmp_path.rglob("events.out.tfevents.*")}
+    run(demo, tmp_path, max_steps=1, resume="never", report_to=("tensorboard",))
+    new = {path.name for path in tmp_path.rglob("events.out.tfevents.*")}
+    assert old
+    assert new
+    assert not old & new
+    assert not list(tmp_path.glob("eval_*"))
+
+
+def test_a_published_folder_replaces_the_old_one_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while the old folder is removed: the new one is in its place, the old one has a temporary name."""
+    for name, content in (("final", b"old"), (".phiv-tmp-final", b"new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+    removed: list[Path] = []
+
+    def killed(path: Path, **_: Any) -> None:
+        if path.exists():
+            removed.append(path)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(tmp_path / ".phiv-tmp-final", tmp_path, "final")
+    assert (tmp_path / "final/model.safetensors").read_bytes() == b"new"
+    assert [path.name.startswith(".phiv-tmp-") for path in removed] == [True]
+    clean_output_dir(tmp_path, everything=False)
+    assert listing(tmp_path) == ["final", "final/model.safetensors"]
 
 
 # -- disk --------------------------------------------------------------------------------------------------------------
@@ -247,7 +324,7 @@ def test_a_save_that_fails_leaves_nothing(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(trainer_module, "write_stamp", fail)
+    monkeypatch.setattr(trainer_module, "write_metadata", fail)
     with pytest.raises((EnvironmentProblem, type(error))) as caught:
         run(demo, tmp_path, **FULL)
     assert isinstance(caught.value, EnvironmentProblem) == isinstance(error, OSError)
@@ -261,7 +338,7 @@ def test_a_final_folder_that_cannot_be_written_leaves_nothing(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_module, "write_stamp", fail)
+    monkeypatch.setattr(run_module, "write_metadata", fail)
     with pytest.raises(EnvironmentProblem, match="disk full"):
         run(demo, copy, **LORA)
     assert not list(copy.glob(".phiv-tmp-*"))

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of seed 5, trained (so its files say) with two crops."""
-    model, processor = FAMILY.load("tiny:5", num_crops=2)
+    model, processor = FAMILY.load("tiny:5", image_options={"num_crops": 2})
     path = tmp_path_factory.mktemp("models") / "checkpoint"
     FAMILY.save(model, processor, path)
     return path
@@ -57,8 +57,8 @@ def expected_texts(model: Any, processor: Any, folder: Path, **options: Any) -> 
 
 
 def test_a_checkpoint_is_evaluated_with_its_own_settings(phiv_eval: Any, folder: Path, checkpoint: Path) -> None:
-    code, out, said = phiv_eval("--data_dir", folder, "--model_name_or_path", checkpoint, "--max_new_tokens", 6)
-    assert (code, said) == (0, [])
+    code, out, warnings = phiv_eval("--data_dir", folder, "--model_name_or_path", checkpoint, "--max_new_tokens", 6)
+    assert (code, warnings) == (0, [])
     path = checkpoint / "eval_val.json"
     assert out.splitlines()[0] == "accuracy 0.0000"
     assert out.splitlines()[-1] == str(path)
@@ -88,48 +88,48 @@ def test_another_number_of_crops_is_used_and_said(
     phiv_eval: Any, folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     model = ["--model_name_or_path", checkpoint, "--num_crops", 1, "--limit", 1, "--output", tmp_path / "e.json"]
-    code, _, said = phiv_eval("--data_dir", folder, *model)
-    assert (code, len(said)) == (0, 1)
-    assert "num_crops is 1, the model was trained with 2" in said[0]
+    code, _, warnings = phiv_eval("--data_dir", folder, *model)
+    assert (code, len(warnings)) == (0, 1)
+    assert "num_crops is 1, the model was trained with 2" in warnings[0]
     assert json.loads((tmp_path / "e.json").read_text())["settings"]["num_crops"] == 1
 
 
 def test_another_tokenizer_than_in_training_is_said(
     phiv_eval: Any, folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    stamp = checkpoint / "phiv_checkpoint.json"
-    stamp.write_text('{"spec": "0123456789abcdef"}')
+    metadata = checkpoint / "phiv_checkpoint.json"
+    metadata.write_text('{"spec": "0123456789abcdef"}')
     try:
-        code, _, said = phiv_eval(
+        code, _, warnings = phiv_eval(
             "--data_dir", folder, "--model_name_or_path", checkpoint, "--limit", 1, "--output", tmp_path / "e.json"
         )
     finally:
-        stamp.unlink()
-    assert (code, len(said)) == (0, 1)
-    assert "trained with 0123456789ab" in said[0]
+        metadata.unlink()
+    assert (code, len(warnings)) == (0, 1)
+    assert "trained with 0123456789ab" in warnings[0]
 
 
 def test_an_adapter_folder_alone_is_enough(phiv_eval: Any, folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     """It answers as the model in memory does, and not as its base."""
     config = TrainConfig(data_dir=folder, model_name_or_path=str(checkpoint), use_lora=True, lora_rank=4)
-    model, processor = FAMILY.load(str(checkpoint), num_crops=1)
-    apply_strategy(model, FAMILY.parts(model), config)
+    model, processor = FAMILY.load(str(checkpoint), image_options={"num_crops": 1})
+    apply_strategy(model, FAMILY, FAMILY.components(model), config)
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(std=0.5)
     save_weights(FAMILY, model, processor, tmp_path / "adapter")
     in_memory = expected_texts(model.eval(), processor, folder)
-    base, base_processor = FAMILY.load(str(checkpoint), num_crops=1)
+    base, base_processor = FAMILY.load(str(checkpoint), image_options={"num_crops": 1})
     assert in_memory != expected_texts(base, base_processor, folder)
     for flags in (
         ["--model_name_or_path", tmp_path / "adapter"],
         ["--adapter", tmp_path / "adapter"],
         ["--adapter", tmp_path / "adapter", "--model_name_or_path", checkpoint],
     ):
-        code, _, said = phiv_eval("--data_dir", folder, "--max_new_tokens", 6, *flags)
+        code, _, warnings = phiv_eval("--data_dir", folder, "--max_new_tokens", 6, *flags)
         written = json.loads((tmp_path / "adapter" / "eval_val.json").read_text())
-        assert (code, said) == (0, [])
+        assert (code, warnings) == (0, [])
         assert [t["generated_text"] for t in written["generated_texts_unique"]] == in_memory
         assert written["settings"]["num_crops"] == 1  # the adapter's, not the base's
 
@@ -150,16 +150,16 @@ def test_what_is_wrong_is_one_line(
     phiv_eval: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: Any, code: int, line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found, out, said = phiv_eval("--data_dir", folder, *flags)
-    assert (found, out, len(said)) == (code, "", 1)
-    assert line in said[0]
+    found, out, warnings = phiv_eval("--data_dir", folder, *flags)
+    assert (found, out, len(warnings)) == (code, "", 1)
+    assert line in warnings[0]
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unconverted_folder_is_one_line(phiv_eval: Any, tmp_path: Path) -> None:
-    code, _, said = phiv_eval("--data_dir", tmp_path, "--model_name_or_path", "tiny")
-    assert (code, len(said)) == (1, 1)
-    assert "has no manifest.json" in said[0]
+    code, _, warnings = phiv_eval("--data_dir", tmp_path, "--model_name_or_path", "tiny")
+    assert (code, len(warnings)) == (1, 1)
+    assert "has no manifest.json" in warnings[0]
 
 
 def test_a_processor_needs_no_weights(checkpoint: Path, tmp_path: Path) -> None:
@@ -167,4 +167,4 @@ def test_a_processor_needs_no_weights(checkpoint: Path, tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     source = find_source(str(tmp_path))
     assert load_processor(source).spec_hash == load_model(find_source(str(checkpoint)))[1].spec_hash
-    assert load_processor(source, num_crops=1).num_crops == 1
+    assert load_processor(source, image_options={"num_crops": "1"}).num_crops == 1

@@ -19,8 +19,9 @@ from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.storage.sample import Sample, encoded_image
 from phiv_schemas import Conversation, Turn
 from phiv_train.cli import inspect as cli_inspect
-from phiv_train.evaluation.inspection import canvases, inspect_row, text_of
+from phiv_train.evaluation.inspection import inspect_row
 from phiv_train.families.base import IGNORE, get_family
+from phiv_train.families.phi3_vision.encoding import num_image_tokens
 from phiv_train.families.tiny import tiny_processor
 
 FAMILY = get_family("tiny")
@@ -51,24 +52,24 @@ def test_spans_and_images_are_those_of_the_encoded_row(folder: Path) -> None:
         encoded = FAMILY.encode(sample.conversation, [image.open() for image in sample.images], PROCESSOR)
         seen = inspect_row(sample, FAMILY, PROCESSOR)
         assert [id_ for span in seen.spans for id_ in span.ids] == encoded.input_ids.tolist()
-        learnt = [span.learnt for span in seen.spans for _ in span.ids]
-        assert learnt == (encoded.labels != IGNORE).tolist()
-        assert (seen.length, seen.learnt) == (len(encoded), sum(learnt))
-        answers = [span.text for span in seen.spans if span.learnt]
+        supervised = [span.supervised for span in seen.spans for _ in span.ids]
+        assert supervised == (encoded.labels != IGNORE).tolist()
+        assert (seen.tokens, seen.supervised) == (len(encoded), sum(supervised))
+        answers = [span.text for span in seen.spans if span.supervised]
         assert answers == [f"{turn.assistant}<|end|>\n<|endoftext|>" for turn in sample.conversation.turns]
         for k, image in enumerate(seen.images):
             span = next(span for span in seen.spans if span.image == k)
-            assert (span.start, span.stop) == (image.start, image.start + image.positions)
+            assert (span.start, span.stop) == (image.start, image.start + image.tokens)
             assert set(span.ids) == {PROCESSOR.image_id}
-            assert image.positions == FAMILY.num_image_tokens(image.width, image.height, PROCESSOR)
+            assert image.tokens == num_image_tokens(image.width, image.height, PROCESSOR)
             assert image.path == sample.conversation.image_paths[k]
 
 
 @given(st.text(st.characters(exclude_characters="▁", exclude_categories=["Cs"]), max_size=20))
 def test_text_is_shown_without_loss(text: str) -> None:
     ids = [PROCESSOR.control_ids["<|user|>"], *PROCESSOR.tokenizer.encode(text)]
-    assert text_of(ids, PROCESSOR) == f"<|user|>{text}"
-    pieces = [text_of([id_], PROCESSOR, inner=True) for id_ in ids[1:]]
+    assert PROCESSOR.text(ids) == f"<|user|>{text}"
+    pieces = PROCESSOR.pieces(ids[1:])
     if text.isascii():
         assert "".join(pieces) == (f" {text}" if text else "")
 
@@ -80,15 +81,18 @@ def test_a_row_for_people(phiv_inspect: Any, folder: Path) -> None:
     lines = out.splitlines()
     seen = inspect_row(ConversationDataset(folder, "train")[1], FAMILY, tiny_processor())
     assert lines[0] == "train-0000000001  row 1 of 11 in train  source toy"
-    n, learnt = seen.length, seen.learnt
-    assert lines[2] == f"{n} positions: 26 of 2 images, {n - 26} of text, {learnt} learnt"
-    assert lines[4] == "image 0  turn 0  40x40 -> 1x1 crops of 56x56  13 positions from 4  train/001.0.0.png"
+    n, supervised = seen.tokens, seen.supervised
+    assert lines[1].startswith("tiny  num_crops 1  tiny  spec ")
+    assert lines[2] == f"{n} tokens: 26 of 2 images, {n - 26} of text, {supervised} supervised"
+    assert lines[4] == "image 0  turn 0  40x40 -> 56x56 in 1x1 tiles  13 tokens from 4  train/001.0.0.png"
     marked = [line for line in lines if line.startswith(">")]
-    assert marked == [f'> {n - learnt:6} +{learnt:<6} "Red<|end|>\\n<|endoftext|>"']
+    assert marked == [f'> {n - supervised:6} +{supervised:<6} "Red<|end|>\\n<|endoftext|>"']
     assert f'"<s>\\n{ASK}<|end|>\\n<|assistant|>"' in out
 
 
-def test_learnt_text_is_green_on_a_terminal(phiv_inspect: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_supervised_text_is_green_on_a_terminal(
+    phiv_inspect: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -108,7 +112,8 @@ def test_json_holds_everything(phiv_inspect: Any, folder: Path) -> None:
     sample = ConversationDataset(folder, "train")[-1]
     seen = inspect_row(sample, FAMILY, PROCESSOR)
     assert code == 0
-    assert (shown["id"], shown["row"], shown["length"], shown["learnt"]) == (sample.id, 10, seen.length, seen.learnt)
+    assert (shown["id"], shown["row"]) == (sample.id, 10)
+    assert (shown["tokens"], shown["supervised"]) == (seen.tokens, seen.supervised)
     assert (shown["num_crops"], shown["spec_hash"]) == (4, PROCESSOR.spec_hash)
     assert [s["ids"] for s in shown["spans"] if s["image"] is None] == [
         list(s.ids) for s in seen.spans if s.image is None
@@ -133,7 +138,7 @@ def test_a_row_is_found_by_number_and_by_id(phiv_inspect: Any, folder: Path, row
 def test_of_an_unlabeled_row_the_prompt_is_shown(phiv_inspect: Any, folder: Path) -> None:
     code, out, _ = phiv_inspect(folder, "val-0000000012", "--family", "tiny")
     assert code == 0
-    assert "0 learnt  (unlabeled: the prompt alone)" in out
+    assert "0 supervised  (unlabeled: the prompt alone)" in out
     assert out.rstrip().endswith("<|assistant|>")
 
 
@@ -163,9 +168,9 @@ def test_a_canvas_is_its_crops_laid_row_by_row() -> None:
     sample = Sample(Conversation(id="train-0", source="toy", conversations=(turn,)), (image,))
     processor = tiny_processor(num_crops=6)  # 3 x 2 crops of 56: the image needs no resizing
     seen = inspect_row(sample, FAMILY, processor)
-    assert seen.images[0].crops == (3, 2)
-    (canvas,) = canvases(seen)
-    assert (np.asarray(canvas) == ramp % 251).all()
+    assert seen.images[0].tiles == (3, 2)
+    (preview,) = seen.previews
+    assert (np.asarray(preview.image) == ramp % 251).all()
 
 
 @pytest.mark.parametrize(
@@ -175,6 +180,17 @@ def test_a_canvas_is_its_crops_laid_row_by_row() -> None:
         (["train-9", "--family", "tiny"], 2, "train-9: no row with this id in split 'train'"),
         (["0", "--split", "dev", "--family", "tiny"], 1, "no split 'dev' (found: train, val, test)"),
         (["0", "--family", "tiny", "--num_crops", "0"], 2, "--num_crops: must be 1 to 16 (found 0)"),
+        (["0", "--family", "tiny", "--image_option", "num_crops"], 2, "'num_crops' is not KEY=VALUE"),
+        (
+            ["0", "--family", "tiny", "--image_option", "size=9"],
+            2,
+            "family tiny has no such image option. It has num_crops",
+        ),
+        (
+            ["0", "--family", "tiny", "--image_option", "num_crops=99"],
+            2,
+            "--image_option num_crops: input should be less",
+        ),
         (["0", "--model_name_or_path", "."], 2, "has no config.json with a model_type"),
     ],
 )
@@ -199,6 +215,6 @@ def test_the_real_tokenizer_shows_the_recipes_ids(phiv_inspect: Any, folder: Pat
     shown = json.loads(out)
     assert code == 0
     assert (shown["family"], shown["num_crops"]) == ("phi3_vision", 4)
-    assert shown["images"][0]["positions"] == 757
+    assert shown["images"][0]["tokens"] == 757
     assert shown["spans"][0]["ids"] == [1, 32010, 29871, 13]
     assert shown["spans"][-1]["ids"][-4:] == [32007, 29871, 13, 32000]

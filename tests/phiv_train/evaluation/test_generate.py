@@ -51,7 +51,7 @@ def trained(folder: Path) -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def untrained() -> tuple[Any, Any]:
-    """Says anything, and rarely stops: every position counts."""
+    """Says anything, and rarely stops: every token counts."""
     return FAMILY.load("tiny:3")
 
 
@@ -113,7 +113,7 @@ def test_workers_change_nothing_and_rows_are_answered_in_the_order_given(
     assert runs[0].rows == 3
 
 
-def test_two_processes_answer_every_question_once_and_alike(
+def test_two_processes_answer_every_question_once_and_equally(
     trained: Any, untrained: Any, folder: Path, tmp_path: Path
 ) -> None:
     """Plain replicas, FSDP2, and an error on one rank that is raised on both."""
@@ -180,12 +180,12 @@ def test_the_model_comes_back_as_it_was(trained: Any, val: ConversationDataset) 
     model.train()
     model.lm_head.eval()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.config.use_cache, model.model.always_run_vision = False, True
+    model.config.use_cache, model.model.run_vision_on_text = False, True
     before = state(model)
     evaluate(model, FAMILY, processor, val, rows=range(3))
     assert state(model) == before
     model.gradient_checkpointing_disable()
-    model.model.always_run_vision = False
+    model.model.run_vision_on_text = False
 
 
 def state(model: Any) -> Any:
@@ -193,7 +193,7 @@ def state(model: Any) -> Any:
     return (
         [module.training for module in model.modules()],
         checkpointing,
-        (model.config.use_cache, model.model.always_run_vision, model.generation_config.to_dict()),
+        (model.config.use_cache, model.model.run_vision_on_text, model.generation_config.to_dict()),
         [parameter.requires_grad for parameter in model.parameters()],
         torch.get_rng_state().tolist(),
     )

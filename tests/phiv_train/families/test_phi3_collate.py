@@ -110,7 +110,7 @@ def test_tiny_is_the_same_for_the_same_seed_and_leaves_the_random_state_alone() 
 
 
 def test_tiny_loads_by_name_seed_and_folder(tmp_path: Path) -> None:
-    model, processor = FAMILY.load("tiny:3", num_crops=4, attn_implementation="eager")
+    model, processor = FAMILY.load("tiny:3", image_options={"num_crops": 4}, attn_implementation="eager")
     assert processor.num_crops == 4
     assert model.config._attn_implementation == "eager"
     FAMILY.save(model, processor, tmp_path / "out")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from phiv_schemas import Conversation, Turn
 from phiv_schemas.errors import RecordError, UsageError
 from phiv_train.families.base import IGNORE
-from phiv_train.families.phi3_vision.encoding import encode, length, num_image_tokens, official_ids
+from phiv_train.families.phi3_vision.encoding import encode, measure, num_image_tokens, official_ids
 from phiv_train.families.phi3_vision.processor import CONTROL_TOKENS, Processor
 from phiv_train.families.tiny import control_ids, tiny_processor
 
@@ -130,9 +130,9 @@ def test_ucf_prompt_has_the_length_of_the_facts(real: Processor) -> None:
     user = f"Classify the video into one of the following classes: {', '.join(names.split())}, "
     user += "BasketballDunk, BenchPress."
     talk = simple(Turn(images=tuple("abcdefgh"), user=user, assistant="Archery"))
-    assert length(talk, [(320, 240)] * 8, real, generation=True) == 6131
-    assert length(talk, [(320, 240)] * 8, real.with_num_crops(1), generation=True) == 2579
-    assert length(talk, [(320, 240)] * 8, real.with_num_crops(16), generation=True) == 15443
+    assert measure(talk, [(320, 240)] * 8, real, generation=True).tokens == 6131
+    assert measure(talk, [(320, 240)] * 8, real.with_num_crops(1), generation=True).tokens == 2579
+    assert measure(talk, [(320, 240)] * 8, real.with_num_crops(16), generation=True).tokens == 15443
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -152,7 +152,7 @@ def test_a_turn_is_the_recipe_s_prompt_by_the_official_rules(
 
 @settings(max_examples=60, deadline=None)
 @given(drawn=dialogues())
-def test_length_needs_no_image_and_is_exact(
+def test_measuring_needs_no_image_and_is_exact(
     processor: Processor, drawn: tuple[Conversation, list[tuple[int, int]]]
 ) -> None:
     talk, sizes = drawn
@@ -160,11 +160,11 @@ def test_length_needs_no_image_and_is_exact(
         here = processor.with_num_crops(num_crops)
         if any(num_image_tokens(w, h, here) == 0 for w, h in sizes):
             with pytest.raises(RecordError, match="too thin"):
-                length(talk, sizes, here)
+                measure(talk, sizes, here)
             continue
         for generation in (False, True):
             sample = encode(talk, blank(sizes), here, generation=generation)
-            assert len(sample) == length(talk, sizes, here, generation=generation)
+            assert len(sample) == measure(talk, sizes, here, generation=generation).tokens
 
 
 @settings(max_examples=80, deadline=None)
@@ -248,7 +248,7 @@ def test_another_number_of_images_than_named_is_refused() -> None:
     with pytest.raises(RecordError, match="row: names 1 images, 2 were given"):
         encode(talk, blank([(9, 9)] * 2), tiny_processor())
     with pytest.raises(RecordError, match="row: names 1 images, 0 were given"):
-        length(talk, [], tiny_processor())
+        measure(talk, [], tiny_processor())
 
 
 @pytest.mark.parametrize("text", ["<|image_2|>", "<|image_1|><|image_1|>", "none"])

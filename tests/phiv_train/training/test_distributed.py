@@ -1,4 +1,4 @@
-"""Two real processes (torchrun, gloo) against one: DDP, FSDP2 and ZeRO-2 take the same steps, and go on alike."""
+"""Two real processes (torchrun, gloo) against one: DDP, FSDP2 and ZeRO-2 take the same steps, and resume equally."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ zero2 = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason
 @pytest.fixture
 def in_double(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process trains in float64, as the ranks do."""
-    monkeypatch.setattr(run_module, "_load", run_module._load)
+    monkeypatch.setattr(run_module, "load_model", run_module.load_model)
     ranks.use_double(run_module)
 
 
@@ -50,17 +50,15 @@ def same_run(a: Path, b: Path, tolerance: float) -> None:
 
 
 @pytest.mark.usefixtures("in_double")
-def test_ddp_equals_one_process_which_can_go_on_from_it(demo: Path, tmp_path: Path) -> None:
+def test_ddp_equals_one_process_which_can_resume_from_it(demo: Path, tmp_path: Path) -> None:
     run(demo, tmp_path / "one", **STEPS)
     notes = two(demo, tmp_path / "two", distributed="ddp")
     assert [note["wrapper"] for note in notes] == ["DistributedDataParallel"] * 2
     same_run(tmp_path / "one", tmp_path / "two", 1e-9)
-    (tmp_path / "went_on").mkdir()
-    shutil.copytree(tmp_path / "two/checkpoint-2", tmp_path / "went_on/checkpoint-2")
-    without_packs = {name: value for name, value in STEPS.items() if name != "packs_per_step"}
-    assert without_packs
-    run(demo, tmp_path / "went_on", **STEPS)
-    assert distance(final(tmp_path / "went_on"), final(tmp_path / "one")) < 1e-9
+    (tmp_path / "resumed").mkdir()
+    shutil.copytree(tmp_path / "two/checkpoint-2", tmp_path / "resumed/checkpoint-2")
+    run(demo, tmp_path / "resumed", **STEPS)
+    assert distance(final(tmp_path / "resumed"), final(tmp_path / "one")) < 1e-9
 
 
 @pytest.mark.usefixtures("in_double")
@@ -85,7 +83,7 @@ def test_zero2_equals_one_process(demo: Path, tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("changes", [{}, ADAPTER], ids=["full", "lora"])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2", pytest.param("zero2", marks=zero2)])
-def test_two_processes_go_on_as_if_never_stopped(
+def test_two_processes_resume_as_if_never_stopped(
     demo: Path, tmp_path: Path, kind: str, changes: dict[str, Any]
 ) -> None:
     settings = {"distributed": kind, "lora_dropout": 0.2, "eval": True, "max_new_tokens": 4} | changes

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from phiv_train.training.loss import IGNORE, TokenLoss
+from phiv_train.families.base import IGNORE
+from phiv_train.training.loss import TokenLoss
 
 VOCAB, WIDTH = 11, 7
 
@@ -37,6 +38,11 @@ def outputs(hidden: Tensor) -> Any:
     return SimpleNamespace(last_hidden_state=hidden, logits=None)
 
 
+def hidden_states(outputs: Any) -> Tensor:
+    hidden: Tensor = outputs.last_hidden_state
+    return hidden
+
+
 def plain(logits: Tensor, labels: Tensor) -> Tensor:
     """transformers' causal loss: mean over labels of the next position."""
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
@@ -49,7 +55,7 @@ def test_equals_plain_cross_entropy_with_its_gradients(seed: int, lengths: list[
     labels[0, 1] = 3
     linear = head()
     mine, other = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    loss = TokenLoss(linear, chunk)(outputs(mine), labels)
+    loss = TokenLoss(linear, hidden_states, chunk)(outputs(mine), labels)
     expected = plain(linear(other), labels)
     assert abs(float(loss - expected)) < 1e-10
     (got,) = torch.autograd.grad(loss, mine)
@@ -61,15 +67,15 @@ def test_splits_of_a_batch_add_up_to_the_whole() -> None:
     lengths = [5, 17, 9, 30]
     hidden, labels = batch(3, lengths)
     linear, items = head(), int((labels != IGNORE).sum())
-    whole = TokenLoss(linear)(outputs(hidden), labels, items)
+    whole = TokenLoss(linear, hidden_states)(outputs(hidden), labels, items)
     parts = zip(hidden.split(lengths, 1), labels.split(lengths, 1), strict=True)
-    total = sum(TokenLoss(linear)(outputs(h), y, torch.tensor(float(items))) for h, y in parts)
+    total = sum(TokenLoss(linear, hidden_states)(outputs(h), y, torch.tensor(float(items))) for h, y in parts)
     assert abs(float(whole - total)) < 1e-12
 
 
 def test_a_neighbour_in_the_pack_teaches_nothing() -> None:
     hidden, labels = batch(1, [6, 8])
-    loss = TokenLoss(head())
+    loss = TokenLoss(head(), hidden_states)
     before = loss(outputs(hidden), labels)
     hidden[0, 5] += 100.0  # the last position of the first sample predicts nothing
     assert float(loss(outputs(hidden), labels)) == float(before)
@@ -79,7 +85,7 @@ def test_without_labels_it_is_zero_and_reaches_the_head() -> None:
     hidden, labels = batch(1, [6])
     linear = head()
     hidden.requires_grad_()
-    loss = TokenLoss(linear)(outputs(hidden), torch.full_like(labels, IGNORE), torch.tensor(4.0))
+    loss = TokenLoss(linear, hidden_states)(outputs(hidden), torch.full_like(labels, IGNORE), torch.tensor(4.0))
     loss.backward()
     assert float(loss) == 0.0
     assert linear.weight.grad is not None
@@ -87,11 +93,15 @@ def test_without_labels_it_is_zero_and_reaches_the_head() -> None:
     assert hidden.grad is not None
 
 
-def test_logits_serve_where_a_model_gives_no_hidden_states() -> None:
+def test_a_family_may_give_what_an_identity_head_takes() -> None:
     hidden, labels = batch(2, [9, 4])
     linear = head()
     given_logits = SimpleNamespace(logits=linear(hidden))
-    assert torch.allclose(TokenLoss(linear)(given_logits, labels), plain(linear(hidden), labels), atol=1e-12)
+    assert torch.allclose(
+        TokenLoss(nn.Identity(), lambda made: made.logits)(given_logits, labels),
+        plain(linear(hidden), labels),
+        atol=1e-12,
+    )
 
 
 def test_logits_exist_for_a_chunk_at_a_time() -> None:
@@ -103,7 +113,7 @@ def test_logits_exist_for_a_chunk_at_a_time() -> None:
         seen.append(len(states))
         return linear(states)
 
-    TokenLoss(watched, chunk=8)(outputs(hidden.requires_grad_()), labels).backward()
+    TokenLoss(watched, hidden_states, chunk=8)(outputs(hidden.requires_grad_()), labels).backward()
     supervised = int((labels[:, 1:] != IGNORE).sum())
     assert max(seen) <= 8
     assert sum(seen) == 2 * supervised  # forward, and again in the backward pass: nothing is kept
@@ -113,5 +123,5 @@ def test_logits_exist_for_a_chunk_at_a_time() -> None:
 def test_half_precision_logits_are_summed_in_float32(dtype: torch.dtype) -> None:
     hidden, labels = batch(5, [40])
     linear = head().to(dtype)
-    loss = TokenLoss(linear)(outputs(hidden.to(dtype)), labels)
+    loss = TokenLoss(linear, hidden_states)(outputs(hidden.to(dtype)), labels)
     assert loss.dtype == torch.float32

@@ -10,7 +10,7 @@ import torch
 
 from phiv_schemas.errors import UsageError
 from phiv_train.config import TrainConfig
-from phiv_train.families.base import Part, get_family
+from phiv_train.families.base import Component, get_family
 from phiv_train.families.tiny import build_tiny
 from phiv_train.training.trainable import (
     GradientAudit,
@@ -33,8 +33,8 @@ def config(**settings: Any) -> TrainConfig:
 
 def prepared(**settings: Any) -> tuple[Any, Any, TrainConfig]:
     model, _ = build_tiny()
-    parts, chosen = FAMILY.parts(model), config(**settings)
-    apply_strategy(model, parts, chosen)
+    parts, chosen = FAMILY.components(model), config(**settings)
+    apply_strategy(model, FAMILY, parts, chosen)
     return model, parts, chosen
 
 
@@ -63,8 +63,8 @@ def test_strategies_train_the_parts_they_say(settings: dict[str, Any], trained: 
 def test_what_no_forward_uses_is_never_trained() -> None:
     model, parts, _ = prepared()
     names = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert not [name for name in names if name.startswith(parts["vision"].idle)]
-    assert matching([name for name, _ in model.named_parameters()], parts["vision"].idle)
+    assert not [name for name in names if name.startswith(parts["vision"].unused)]
+    assert matching([name for name, _ in model.named_parameters()], parts["vision"].unused)
 
 
 def test_the_real_models_adapters_have_the_recipes_size(shared: Path) -> None:
@@ -75,8 +75,8 @@ def test_the_real_models_adapters_have_the_recipes_size(shared: Path) -> None:
     for settings, expected in (({}, 130_895_872), ({"freeze_vision_model": True}, 102_912_000)):
         with torch.device("meta"):
             model = Phi3VForConditionalGeneration(read_config(shared / "phi-3.5-vision"))
-            parts, chosen = FAMILY.parts(model), config(use_lora=True, **settings)
-            apply_strategy(model, parts, chosen)
+            parts, chosen = FAMILY.components(model), config(use_lora=True, **settings)
+            apply_strategy(model, FAMILY, parts, chosen)
         assert sum(size.trainable for size in part_sizes(model, parts, chosen)) == expected
 
 
@@ -142,16 +142,16 @@ def test_a_choice_that_trains_nothing_is_one_line(settings: dict[str, Any], line
 
 def test_names_that_match_nothing_are_an_error() -> None:
     with pytest.raises(UsageError, match=r"'model\.vison\.' matches no parameter"):
-        owners(["model.vision.weight"], {"vision": Part(("model.vison.",))})
+        owners(["model.vision.weight"], {"vision": Component(("model.vison.",))})
     with pytest.raises(UsageError, match="1 parameters are in no part"):
-        owners(["a.weight", "b.weight"], {"a": Part(("a.",))})
+        owners(["a.weight", "b.weight"], {"a": Component(("a.",))})
     with pytest.raises(UsageError, match="is in two parts"):
-        owners(["a.weight"], {"a": Part(("a.",)), "b": Part(("a.weight",))})
+        owners(["a.weight"], {"a": Component(("a.",)), "b": Component(("a.weight",))})
 
 
 def test_targets_are_full_names_of_modules() -> None:
     model, _ = build_tiny()
-    parts = FAMILY.parts(model)
+    parts = FAMILY.components(model)
     targets = lora_targets(parts, config(use_lora=True))
     modules = dict(model.named_modules())
     assert all(isinstance(modules[name], torch.nn.Linear) for name in targets)
@@ -174,5 +174,5 @@ def test_the_audit_names_what_got_no_gradient() -> None:
 
 
 def test_images_run_on_every_rank_only_where_they_are_trained() -> None:
-    assert prepared()[0].model.always_run_vision
-    assert not prepared(freeze_vision_model=True)[0].model.always_run_vision
+    assert prepared()[0].model.run_vision_on_text
+    assert not prepared(freeze_vision_model=True)[0].model.run_vision_on_text

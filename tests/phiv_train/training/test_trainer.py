@@ -1,4 +1,4 @@
-"""The trainer against the oracle, and its law: stopped anywhere and started again equals never stopped."""
+"""The trainer against a reference loop, and the resume invariant: stopped anywhere and resumed equals never stopped."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
 from phiv_train.config import TrainConfig
+from phiv_train.training.prepare import PreparedRun, prepare
 from phiv_train.training.run import train
-from phiv_train.training.setup import Prepared, prepare
 from phiv_train.training.trainable import apply_strategy
 from phiv_train.training.trainer import PhivTrainer, Run, refuse_data_parallel
 
@@ -38,10 +38,10 @@ class KeepGradients(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self.gradients = self.gradients or {n: p.grad.clone() for n, p in named if p.grad is not None}
 
 
-def double_model(prepared: Prepared) -> tuple[Any, Any]:
+def double_model(prepared: PreparedRun) -> tuple[Any, Any]:
     model, _ = prepared.family.load("tiny")
-    parts = prepared.family.parts(model)
-    apply_strategy(model, parts, prepared.config)
+    parts = prepared.family.components(model)
+    apply_strategy(model, prepared.family, parts, prepared.config)
     return model.double(), parts
 
 
@@ -49,9 +49,9 @@ def train_in_double(config: TrainConfig) -> History:
     """A run in float64 by the trainer, as the oracle would record it."""
     prepared = prepare(config)
     model, parts = double_model(prepared)
-    rows = EncodedRows(prepared.dataset, prepared.family, prepared.processor, prepared.fitted)
+    rows = EncodedRows(prepared.dataset, prepared.family, prepared.processor, prepared.selection)
     loader = make_loader(rows, PlanSampler(prepared.schedule), layout=prepared.layout)  # type: ignore[arg-type]
-    images = prepared.fitted.lengths.images
+    images = prepared.selection.lengths.images
     this = Run(prepared.family, prepared.processor, parts, prepared.schedule, images, dtype=torch.float64)
     trainer = PhivTrainer(config, this, model, loader)
     keep = KeepGradients(model)
@@ -118,7 +118,7 @@ def test_packs_and_accumulation_do_not_change_a_step(
 
 
 # -- resume -----------------------------------------------------------------------------------------------------------
-_LAW: dict[str, Any] = {
+_RESUMABLE: dict[str, Any] = {
     "use_lora": True,
     "lora_rank": 4,
     "lora_dropout": 0.3,
@@ -133,33 +133,33 @@ _LAW: dict[str, Any] = {
 def uninterrupted(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps over one and a half epochs, with dropout, that kept every checkpoint."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    run(demo, folder, **_LAW)
+    run(demo, folder, **_RESUMABLE)
     return folder
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
-def test_going_on_from_any_step_equals_never_stopping(
+def test_resuming_from_any_step_equals_never_stopping(
     demo: Path, tmp_path: Path, uninterrupted: Path, step: int
 ) -> None:
     shutil.copytree(uninterrupted / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
     shutil.copy(uninterrupted / "metrics.jsonl", tmp_path)
-    weights = run(demo, tmp_path, **_LAW)
+    weights = run(demo, tmp_path, **_RESUMABLE)
     assert equal(weights, final(uninterrupted))
     assert losses(tmp_path) == losses(uninterrupted)
     assert optimizer_state(tmp_path) == optimizer_state(uninterrupted)
 
 
-def test_dropout_is_in_the_law(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
+def test_dropout_changes_the_result(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
     """Without it, restoring the random generators would not be tested."""
-    assert not equal(run(demo, tmp_path, **_LAW | {"lora_dropout": 0.0}), final(uninterrupted))
+    assert not equal(run(demo, tmp_path, **_RESUMABLE | {"lora_dropout": 0.0}), final(uninterrupted))
 
 
-def test_another_number_of_workers_goes_on_equally(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
+def test_resuming_with_another_number_of_workers_is_equal(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
     shutil.copytree(uninterrupted / "checkpoint-3", tmp_path / "checkpoint-3")
-    assert equal(run(demo, tmp_path, **_LAW | {"num_workers": 2}), final(uninterrupted))
+    assert equal(run(demo, tmp_path, **_RESUMABLE | {"num_workers": 2}), final(uninterrupted))
 
 
-def test_full_training_goes_on_equally(demo: Path, tmp_path: Path) -> None:
+def test_resuming_full_training_is_equal(demo: Path, tmp_path: Path) -> None:
     changes = {"max_steps": 4, "save_steps": 2, "part_learning_rates": {"vision": 1e-3}}
     straight = run(demo, tmp_path / "straight", **changes)
     (tmp_path / "resumed").mkdir()
@@ -167,14 +167,14 @@ def test_full_training_goes_on_equally(demo: Path, tmp_path: Path) -> None:
     assert equal(run(demo, tmp_path / "resumed", **changes), straight)
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_was_not(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
-    config = settings(demo, tmp_path, **_LAW)
+def test_a_killed_run_resumes_as_if_never_stopped(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    config = settings(demo, tmp_path, **_RESUMABLE)
     process = start(config)
     wait_for(tmp_path / "checkpoint-2/phiv_checkpoint.json", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert not (tmp_path / "final").exists()
-    assert train(config) == 0
+    assert not train(config).stopped
     assert equal(final(tmp_path), final(uninterrupted))
     assert losses(tmp_path) == losses(uninterrupted)
     assert not list(tmp_path.glob(".phiv-tmp-*"))
@@ -189,29 +189,29 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = settings(demo, tmp_path, **_LAW | {"save_steps": 0})
+    config = settings(demo, tmp_path, **_RESUMABLE | {"save_steps": 0})
     with monkeypatch.context() as patch:
         patch.setattr(
             TrainerCallback, "on_substep_end", lambda *_, **__: os.kill(os.getpid(), sent) if first() else None
         )
         signals = iter([True])
         first = lambda: next(signals, False)  # noqa: E731
-        assert train(config) == 130
-    assert "stopped after step 1, run the same command to go on" in capsys.readouterr().err
+        assert train(config).stopped
+    assert "stopped after step 1, run the same command to resume" in capsys.readouterr().err
     assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     assert not (tmp_path / "final").exists()
-    assert train(config) == 0
+    assert not train(config).stopped
     assert equal(final(tmp_path), final(uninterrupted))
 
 
 def test_a_finished_run_started_again_changes_nothing(demo: Path, uninterrupted: Path) -> None:
     before = (uninterrupted / "metrics.jsonl").read_bytes()
-    assert equal(run(demo, uninterrupted, **_LAW), final(uninterrupted))
+    assert equal(run(demo, uninterrupted, **_RESUMABLE), final(uninterrupted))
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
 
-def test_old_checkpoints_are_pruned_and_an_unfinished_one_is_not_gone_on_from(demo: Path, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint-99").mkdir(parents=True)  # no stamp: not complete
+def test_old_checkpoints_are_pruned_and_an_unfinished_one_is_not_resumed(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-99").mkdir(parents=True)  # no metadata: not complete
     (tmp_path / ".phiv-tmp-checkpoint").mkdir()
     run(demo, tmp_path, max_steps=4, save_steps=1, save_total_limit=2)
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4", "checkpoint-99"]
@@ -231,7 +231,7 @@ def test_a_checkpoint_of_something_else_is_refused(
 ) -> None:
     shutil.copytree(uninterrupted / "checkpoint-2", tmp_path / "checkpoint-2")
     with pytest.raises(UsageError) as caught:
-        run(demo, tmp_path, **_LAW | changes)
+        run(demo, tmp_path, **_RESUMABLE | changes)
     assert line in str(caught.value)
     assert "--resume never" in str(caught.value)
 
@@ -239,10 +239,10 @@ def test_a_checkpoint_of_something_else_is_refused(
 def test_a_checkpoint_of_another_plan_is_refused(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
     folder = tmp_path / "checkpoint-2"
     shutil.copytree(uninterrupted / "checkpoint-2", folder)
-    stamp = json.loads((folder / "phiv_checkpoint.json").read_text())
-    (folder / "phiv_checkpoint.json").write_text(json.dumps(stamp | {"plan": "0" * 64}))
+    metadata = json.loads((folder / "phiv_checkpoint.json").read_text())
+    (folder / "phiv_checkpoint.json").write_text(json.dumps(metadata | {"plan": "0" * 64}))
     with pytest.raises(UsageError, match="was made from another plan: the data, their lengths or the plan's rules"):
-        run(demo, tmp_path, **_LAW)
+        run(demo, tmp_path, **_RESUMABLE)
 
 
 def test_resume_never_starts_over(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
@@ -253,7 +253,7 @@ def test_resume_never_starts_over(demo: Path, tmp_path: Path, uninterrupted: Pat
         run(demo, tmp_path, resume=str(tmp_path / "checkpoint-7"))
 
 
-# -- what the trainer says and refuses --------------------------------------------------------------------------------
+# -- what the trainer logs and refuses --------------------------------------------------------------------------------
 def test_the_log_has_the_figures_of_every_step(uninterrupted: Path) -> None:
     lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
@@ -269,14 +269,14 @@ def test_tensorboard_gets_the_figures(demo: Path, tmp_path: Path) -> None:
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 
 
-def test_a_full_disk_is_said_before_training(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_training(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
     with pytest.raises(EnvironmentProblem, match=r"MB are needed for checkpoints \(0 MB are free\)"):
         run(demo, tmp_path)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_frozen_graph_is_found_in_the_first_step(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_graph_is_detected_in_the_first_step(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tower run under no_grad although it is to be trained: the audit must name its tensors."""
     from phiv_train.families.phi3_vision.vision import ClipTower
 

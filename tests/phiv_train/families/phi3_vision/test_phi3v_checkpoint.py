@@ -309,7 +309,7 @@ def test_four_bit_reaches_the_decoder_only(model: Any, folder: Path) -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     quantised = load(folder, dtype="bfloat16", quantization="4bit")
     names = {n for n, m in quantised.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
-    assert names == set(phi3_vision.FAMILY.parts(quantised)["language"].linear)
+    assert names == set(phi3_vision.FAMILY.components(quantised)["language"].linear)
     assert torch.isfinite(logits(quantised)).all()
     spared = load(
         folder,
@@ -338,7 +338,7 @@ def test_what_is_no_checkpoint_is_not_saved_as_one(tmp_path: Path) -> None:
 def test_family_loads_what_it_saves(model: Any, tmp_path: Path) -> None:
     family = phi3_vision.FAMILY
     family.save(model, tiny_processor(), tmp_path / "toy")
-    loaded, processor = family.load(str(tmp_path / "toy"), num_crops=3)
+    loaded, processor = family.load(str(tmp_path / "toy"), image_options={"num_crops": 3})
     assert torch.equal(logits(loaded), logits(model))
     assert processor.num_crops == 3
     assert loaded.generation_config.eos_token_id == list(processor.stop_ids)

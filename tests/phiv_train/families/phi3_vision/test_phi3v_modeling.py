@@ -205,7 +205,7 @@ def test_batches_without_images_can_run_the_tower_for_the_other_ranks(plain: Any
     honest.loss.backward()
     text_only = gradients(plain)
     assert not any("vision" in name for name in text_only)
-    plain.model.always_run_vision = True
+    plain.model.run_vision_on_text = True
     out = plain(**batch)
     out.loss.backward()
     everything = gradients(plain)
@@ -226,7 +226,7 @@ def test_ddp_needs_no_search_for_unused_parameters(plain: Any, tmp_path: Path) -
         wrapped(**text).loss.backward()
         with pytest.raises(RuntimeError, match="Expected to have finished reduction"):
             wrapped(**text)
-        plain.model.always_run_vision = True
+        plain.model.run_vision_on_text = True
         wrapped = torch.nn.parallel.DistributedDataParallel(plain)
         for batch in (text, mixed, text):
             wrapped(**batch).loss.backward()

@@ -1,4 +1,4 @@
-"""From settings to everything a run needs, cheap checks first: data, processor, lengths, plan, device, precision.
+"""Prepares a run from its settings, cheap checks first: data, processor, lengths, plan, device, precision.
 
 prepared = prepare(config)                     # no weights are loaded
 prepared.schedule.num_steps, prepared.fitted
@@ -23,29 +23,29 @@ from phiv_train.batching.lengths import Fitted, fit, measure
 from phiv_train.batching.plan import PlanSpec, make_plan
 from phiv_train.batching.schedule import Schedule
 from phiv_train.checkpoints.resolve import Source, find_source, load_processor
-from phiv_train.checkpoints.store import find_checkpoint, read_stamp
+from phiv_train.checkpoints.store import find_checkpoint, read_metadata
 from phiv_train.config import IMAGE_PARTS, TrainConfig
-from phiv_train.families.base import Family, get_family
-from phiv_train.training import distributed as sharding
+from phiv_train.families.base import Family, Layout, get_family
+from phiv_train.training import distributed
 
 if TYPE_CHECKING:
     import torch
 
 BAD_FILE = "bad_rows.jsonl"
 USUAL_FILL = 0.98
-"""Share of a pack's room that rows take, of which steps are made large enough to hold batch_size rows."""
+"""Share of a pack that rows usually fill; steps are sized by it to hold batch_size rows."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What is known of a run before weights are loaded. `dtype`: name of the compute precision."""
+class PreparedRun:
+    """Everything about a run that is known before weights are loaded. `dtype`: name of the compute precision."""
 
     config: TrainConfig
     source: Source
     family: Family
     processor: Any
     dataset: ConversationDataset
-    fitted: Fitted
+    selection: Fitted
     schedule: Schedule
     on_gpu: bool
     dtype: str
@@ -64,7 +64,7 @@ class Prepared:
         return "bfloat16" if self.config.lora and self.dtype == "bfloat16" else "float32"
 
     @property
-    def layout(self) -> str:
+    def layout(self) -> Layout:
         """How the family collates a micro-batch."""
         return "packed" if self.config.packing else "right"
 
@@ -74,8 +74,8 @@ class Prepared:
         return self.config.num_workers if self.config.num_workers is not None else 4 * self.on_gpu
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Check data and environment and plan the run. PhivError, one line, for what is wrong."""
+def prepare(config: TrainConfig) -> PreparedRun:
+    """Check data and environment and plan the run. PhivError for wrong data, settings or environment."""
     dataset = open_split(config.data_dir, config.train_split, config)
     if config.eval:
         open_split(config.data_dir, config.eval_split, config)
@@ -84,18 +84,19 @@ def prepare(config: TrainConfig) -> Prepared:
     check_trackers(config)
     source = find_source(config.model_name_or_path, family=config.family)
     if source.adapter is not None:
-        hint = f"Pass its base, {source.base!r}; adapters are trained from scratch"
+        hint = f"Pass its base, {source.base!r}; an adapter is trained on a base model"
         raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
-    family, processor = get_family(source.family), load_processor(source, num_crops=config.num_crops)
-    fitted = fit_rows(config, dataset, family, processor)
-    config = without_images(config, fitted)
+    family, processor = get_family(source.family), load_processor(source, image_options=config.image_options)
+    selection = select_rows(config, dataset, family, processor)
+    if not selection.lengths.images.any():  # weight decay would only shrink the parts that images alone train
+        config = config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
     known = find_checkpoint(config)
     planned = (
-        config if known is None else config.model_copy(update={"packs_per_step": read_stamp(known).packs_per_step})
+        config if known is None else config.model_copy(update={"packs_per_step": read_metadata(known).packs_per_step})
     )
-    schedule = make_schedule(planned, fitted, sharding.world_size())
-    chosen = sharding.choose_sharding(config, on_gpu)
-    return Prepared(config, source, family, processor, dataset, fitted, schedule, on_gpu, dtype, chosen)
+    schedule = make_schedule(planned, selection, distributed.world_size())
+    chosen = distributed.choose_sharding(config, on_gpu)
+    return PreparedRun(config, source, family, processor, dataset, selection, schedule, on_gpu, dtype, chosen)
 
 
 def open_split(folder: Path, split: str, config: TrainConfig) -> ConversationDataset:
@@ -116,19 +117,19 @@ def has_gpu(config: TrainConfig) -> bool:
 
 
 def check_precision(config: TrainConfig, on_gpu: bool) -> str:
-    """Name of the compute precision. One line for what this machine or the packages on it cannot do."""
+    """Name of the compute precision. PhivError for what this machine or the packages on it cannot do."""
     dtype = config.compute_dtype(on_gpu)
     if dtype == "float16" and config.use_flash_attention:
         raise UsageError("--use_flash_attention", "does not work in float16 (NaN)", "Use bf16")
-    if config.use_flash_attention and not _installed("flash_attn"):
+    if config.use_flash_attention and not _is_installed("flash_attn"):
         what = "the flash-attn package is missing"
         raise EnvironmentProblem("--use_flash_attention", what, "Install phiv[gpu], or leave the flag out (sdpa)")
     if config.use_flash_attention and not on_gpu:
         raise EnvironmentProblem("--use_flash_attention", "needs a GPU (none is used)", "Leave the flag out (sdpa)")
-    if config.use_qlora and not _installed("bitsandbytes"):
+    if config.use_qlora and not _is_installed("bitsandbytes"):
         hint = "Install phiv[gpu], or use --use_lora without 4 bit"
         raise EnvironmentProblem("--use_qlora", "the bitsandbytes package is missing", hint)
-    if config.lora and not _installed("peft"):
+    if config.lora and not _is_installed("peft"):
         raise EnvironmentProblem("--use_lora", "the peft package is missing", "Install phiv[train]")
     if dtype == "float16" and not on_gpu:
         raise UsageError("--precision", "float16 needs a GPU (none is used)", "Use bfloat16 or float32")
@@ -141,7 +142,7 @@ def check_precision(config: TrainConfig, on_gpu: bool) -> str:
 
 
 def check_trackers(config: TrainConfig) -> None:
-    """One line for a tracker that transformers does not know, or whose package is missing."""
+    """PhivError for a tracker that transformers does not know, or whose package is missing."""
     from transformers.integrations import get_available_reporting_integrations
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -153,10 +154,10 @@ def check_trackers(config: TrainConfig) -> None:
             raise EnvironmentProblem("--report_to", f"the package of {name} is missing", f"pip install {name}")
 
 
-def fit_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, processor: Any) -> Fitted:
-    """The rows to train on, measured and within max_length."""
+def select_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, processor: Any) -> Fitted:
+    """The rows to train on: measured, and within max_length."""
     num_rows = None if config.full_train else config.max_train_rows
-    cache = None if config.dry_run or sharding.rank() else config.output_dir
+    cache = None if config.dry_run or distributed.rank() else config.output_dir
     lengths = measure(dataset, family, processor, num_rows=num_rows, on_bad=config.on_bad, cache_dir=cache)
     return fit(
         dataset,
@@ -169,17 +170,10 @@ def fit_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, 
     )
 
 
-def without_images(config: TrainConfig, fitted: Fitted) -> TrainConfig:
-    """Where no row has an image, what only images train is frozen: weight decay would wear it away."""
-    if fitted.lengths.images.any():
-        return config
-    return config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
-
-
-def note_left_out(prepared: Prepared) -> None:
+def write_left_out_rows(prepared: PreparedRun) -> None:
     """List the rows that were left out before training in `bad_rows.jsonl`, again."""
     path, dataset = prepared.config.output_dir / BAD_FILE, prepared.dataset
-    rows = [(row, reason) for reason, numbers in prepared.fitted.skipped.items() for row in numbers]
+    rows = [(row, reason) for reason, numbers in prepared.selection.skipped.items() for row in numbers]
     path.unlink(missing_ok=True)
     if rows:
         with atomic_write(path) as file:
@@ -187,20 +181,20 @@ def note_left_out(prepared: Prepared) -> None:
                 file.write(json.dumps({"id": dataset.conversation(row).id, "reason": reason}).encode() + b"\n")
 
 
-def make_schedule(config: TrainConfig, fitted: Fitted, world_size: int) -> Schedule:
-    """The plans of all epochs; later epochs than max_steps reaches are not made. A run that goes on with another
+def make_schedule(config: TrainConfig, selection: Fitted, world_size: int) -> Schedule:
+    """The plans of all epochs; later epochs than max_steps reaches are not made. A run resumed with another
     number of processes keeps its packs per step, and so the order of its rows."""
-    tokens, images = fitted.lengths.tokens, fitted.lengths.image_tokens
-    if not len(fitted.rows):
-        hint = "Raise --max_length" if any("long" in reason for reason in fitted.skipped) else ""
-        raise UsageError(str(config.data_dir), f"no row is left to train on ({fitted})", hint)
-    if (config.packs_per_step or 0) > world_size * len(fitted.rows):
-        what = f"{config.packs_per_step} packs a step for {len(fitted.rows)} rows"
+    tokens, images = selection.lengths.tokens, selection.lengths.vision_cost
+    if not len(selection.rows):
+        hint = "Raise --max_length" if any("long" in reason for reason in selection.skipped) else ""
+        raise UsageError(str(config.data_dir), f"no row is left to train on ({selection})", hint)
+    if (config.packs_per_step or 0) > world_size * len(selection.rows):
+        what = f"{config.packs_per_step} packs a step for {len(selection.rows)} rows"
         raise UsageError("--packs_per_step", what, "Use fewer, or leave it out")
-    spec = plan_spec(config, tokens[fitted.rows], world_size)
+    spec = plan_spec(config, tokens[selection.rows], world_size)
     plans = []
     for epoch in range(config.num_train_epochs):
-        plans.append(make_plan(tokens, images, spec, epoch=epoch, rows=fitted.rows))
+        plans.append(make_plan(tokens, images, spec, epoch=epoch, rows=selection.rows))
         if config.max_steps is not None and sum(plan.num_steps for plan in plans) >= config.max_steps:
             break
     return Schedule(tuple(plans), config.max_steps)
@@ -217,39 +211,36 @@ def plan_spec(config: TrainConfig, tokens: Ints, world_size: int) -> PlanSpec:
     common: dict[str, Any] = {"max_image_tokens": config.max_image_tokens, "seed": config.seed}
     if not config.packing:
         enough = world_size * math.ceil(len(tokens) / (per_device * world_size))
-        packs = config.packs_per_step or min(enough, _divided(config.batch_size, per_device, world_size))
+        if not config.packs_per_step and config.batch_size % (per_device * world_size):
+            what = f"{config.batch_size} rows do not divide into {world_size} processes of {per_device}"
+            hint = "Use a multiple of batch_size_per_gpu times the number of processes"
+            raise UsageError("--batch_size", what, hint)
+        packs = config.packs_per_step or min(enough, config.batch_size // per_device)
         return PlanSpec(
             packs_per_step=packs, layout="padded", max_tokens=config.max_length, max_rows=per_device, **common
         )
     longest, needed = int(tokens.max()), size * float(tokens.mean()) / USUAL_FILL
-    room = config.max_length or per_device * longest
-    packs = config.packs_per_step or world_size * math.ceil(size / rows_per_pack(tokens, room) / world_size)
-    max_tokens = min(room, max(longest, math.ceil(needed / packs)))
-    # Where the longest row alone asks for more room than batch_size rows need, rows are counted as well.
+    limit = config.max_length or per_device * longest
+    packs = config.packs_per_step or world_size * math.ceil(size / rows_per_pack(tokens, limit) / world_size)
+    max_tokens = min(limit, max(longest, math.ceil(needed / packs)))
+    # Where the longest row alone needs more tokens than batch_size rows, rows are counted as well.
     max_rows = math.ceil(size / packs) if max_tokens * packs > 1.25 * needed else None
     return PlanSpec(packs_per_step=packs, layout="packed", max_tokens=max_tokens, max_rows=max_rows, **common)
 
 
-def rows_per_pack(tokens: Ints, room: int, sample: int = 20_000) -> float:
-    """Rows that packs of `room` positions take on average, by packing up to `sample` of them.
+def rows_per_pack(tokens: Ints, max_tokens: int, sample: int = 20_000) -> float:
+    """Rows that packs of `max_tokens` hold on average, by packing up to `sample` of them.
 
     >>> rows_per_pack(np.full(100, 30), 100)
     3.0
     """
     some = tokens[:: -(-len(tokens) // sample)]
     some = np.tile(some, -(-100 // len(some)))  # few rows: the odd pack at the end must not count
-    packs = make_plan(some, np.zeros_like(some), PlanSpec(packs_per_step=1, max_tokens=room)).num_packs
+    packs = make_plan(some, np.zeros_like(some), PlanSpec(packs_per_step=1, max_tokens=max_tokens)).num_packs
     return max(1.0, round(len(some) / packs, 1))
 
 
-def _divided(batch_size: int, per_device: int, world_size: int) -> int:
-    if batch_size % (per_device * world_size):
-        what = f"{batch_size} rows do not divide into {world_size} processes of {per_device}"
-        raise UsageError("--batch_size", what, "Use a multiple of batch_size_per_gpu times the number of processes")
-    return batch_size // per_device
-
-
-def _installed(package: str) -> bool:
+def _is_installed(package: str) -> bool:
     from importlib.util import find_spec
 
     return find_spec(package) is not None

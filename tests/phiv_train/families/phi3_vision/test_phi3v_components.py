@@ -10,7 +10,7 @@ import torch
 from phi3v_samples import gradients, packed, toy, toy_model
 from torch import nn
 
-from phiv_train.families.phi3_vision.parts import parts
+from phiv_train.families.phi3_vision.components import components
 
 
 def of(names: Iterable[str], patterns: tuple[str, ...]) -> set[str]:
@@ -25,24 +25,24 @@ def model() -> Any:
 
 def test_every_parameter_is_in_exactly_one_part(model: Any) -> None:
     names = [name for name, _ in model.named_parameters()]
-    owners = [part for name in names for part in parts(model) if of([name], parts(model)[part].parameters)]
+    owners = [part for name in names for part in components(model) if of([name], components(model)[part].parameters)]
     assert len(owners) == len(names)
     assert sorted(set(owners)) == ["embeddings", "head", "language", "projector", "vision"]
 
 
-def test_idle_parameters_are_those_without_a_gradient(model: Any) -> None:
+def test_unused_parameters_are_those_without_a_gradient(model: Any) -> None:
     model(**packed([toy(model, [(1, 1)], [4, 9], 1)])).loss.backward()
     names = {name for name, _ in model.named_parameters()}
-    idle = set().union(*(of(names, part.idle) for part in parts(model).values()))
-    assert idle == names - gradients(model).keys()
-    assert len(idle) == 18
+    unused = set().union(*(of(names, part.unused) for part in components(model).values()))
+    assert unused == names - gradients(model).keys()
+    assert len(unused) == 18
 
 
 def test_linear_names_are_linear_modules_of_their_part(model: Any) -> None:
     modules = dict(model.named_modules())
-    declared = [name for part in parts(model).values() for name in part.linear]
+    declared = [name for part in components(model).values() for name in part.linear]
     assert len(set(declared)) == len(declared)
-    for part in parts(model).values():
+    for part in components(model).values():
         for name in part.linear:
             assert type(modules[name]) is nn.Linear
             assert of([f"{name}.weight"], part.parameters)
@@ -55,7 +55,7 @@ def test_lora_attaches_to_the_declared_part_only(model: Any, part: str) -> None:
     peft = pytest.importorskip("peft")
     batch = packed([toy(model, [(1, 1)], [4, 9], 1)])
     before = model(**batch).logits
-    targets = list(parts(model)[part].linear)
+    targets = list(components(model)[part].linear)
     wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets, r=2))
     adapted = {n.removeprefix("base_model.model.") for n, m in wrapped.named_modules() if hasattr(m, "lora_A")}
     assert adapted == set(targets)
@@ -71,7 +71,7 @@ def test_lora_attaches_to_the_declared_part_only(model: Any, part: str) -> None:
 
 def test_lora_with_checkpointing_trains_the_adapters_alone(model: Any) -> None:
     peft = pytest.importorskip("peft")
-    targets = [name for part in parts(model).values() for name in part.linear]
+    targets = [name for part in components(model).values() for name in part.linear]
     wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets, r=2, init_lora_weights="gaussian"))
     batch = packed([toy(model, [(1, 1)], [4, 9], 1), toy(model, [], [5], 2)])
     wrapped.train()
