@@ -1,4 +1,4 @@
-"""Clips and images for tests: real encoders, and the frame's number drawn into its pixels.
+"""Clips and images for tests: real encoders, and the frame's number encoded in its pixels.
 
 The number is 16 black or white blocks, large enough to survive mpeg4: `read_number(frame)` gives it back.
 """
@@ -63,7 +63,7 @@ def _packets(stream: Any, num_frames: int, side: int, variable_rate: bool) -> It
 
 def _packed(packets: list[Any], stream: Any) -> Iterator[Any]:
     """Coded order I P B P B ... becomes chunks I, P+B, skip, P+B, skip: as many chunks as frames."""
-    mark = b"\x00\x00\x01\xb2DivX503b1393p"  # tells decoders that chunks are packed
+    mark = b"\x00\x00\x01\xb2DivX503b1393p"  # marks packed chunks
     skip = b"\x00\x00\x01\xb6\x50\x9f"  # a VOP that codes nothing
     chunks: list[bytes] = []
     for packet in packets:
@@ -100,7 +100,7 @@ def number_image(number: int, side: int = SIZE) -> np.ndarray:
 
 
 def read_number(image: np.ndarray) -> int:
-    """The number `number_image` drew, after lossy coding."""
+    """The number that `number_image` encoded, after lossy coding."""
     side = image.shape[0] // 4
     means = image.mean(axis=2).reshape(4, side, 4, side).mean(axis=(1, 3)).ravel()
     return sum(1 << i for i, mean in enumerate(means) if mean > 127)

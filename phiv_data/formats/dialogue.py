@@ -18,7 +18,7 @@ from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, T
 from phiv_data.formats.text import MARKER, Image, Piece, join_pieces, normalize_offsets, read_markers
 
 Markers = Literal["strict", "lenient"]
-Place = Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...] | None]]
+NormalizeOffsets = Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...] | None]]
 _TOOLS = ("tool", "function", "observation")
 
 
@@ -77,7 +77,7 @@ def build_row(
     *,
     markers: Markers = "strict",
     unmarked: str | None = None,
-    where_placed: Place = normalize_offsets,
+    normalize: NormalizeOffsets = normalize_offsets,
 ) -> ParsedRow:
     """The row of these messages: the other columns read, every image put in its place.
 
@@ -88,14 +88,14 @@ def build_row(
     if (prompt := fields.take_text(*names.system_prompt)) is not None:
         messages = [Message("system", tuple(read_text(prompt)), path), *messages]
     if markers == "lenient":
-        messages = _without_spare(messages, len(refs))
+        messages = _drop_spare_places(messages, len(refs))
         unmarked = "\n" if unmarked is None else unmarked
     system, system_path = None, ""
     if messages and messages[0].role == "system":
         system_path = messages[0].content_path
-        system, messages = _text_alone(messages[0], fields.where), messages[1:]
-    messages = _with_missing(messages, len(refs), fields.where, markers, unmarked)
-    turns = tuple(_turns(messages, iter(refs), fields.where, where_placed))
+        system, messages = _text_only(messages[0], fields.where), messages[1:]
+    messages = _add_missing_places(messages, len(refs), fields.where, markers, unmarked)
+    turns = tuple(_turns(messages, iter(refs), fields.where, normalize))
     row_id, source = fields.take_id("id"), fields.take_source()
     return ParsedRow(turns, system, row_id, source, fields.all_unread(), system_path)
 
@@ -126,7 +126,7 @@ def read_message(raw: dict[str, Any], fields: Fields, names: Names, read_text: R
     message = Fields(dict(raw), fields.where, path)
     key = message.key(*names.content)
     role, content = message.take(*names.role), message.take(*names.content)
-    kind = _kind(role, names, path, fields)
+    kind = _role_of(role, names, path, fields)
     message.refuse_media()
     pieces = None if content is None else read_content(content, fields, f"{path}.{key}", read_text)
     if unread := message.all_unread():
@@ -139,35 +139,32 @@ def unescape_markers(text: str) -> Iterator[Piece]:
     yield "".join(piece if isinstance(piece, str) else MARKER for piece in read_markers(text))
 
 
-def _with_missing(
+def _add_missing_places(
     messages: list[Message], num_images: int, where: str, markers: Markers, unmarked: str | None
 ) -> list[Message]:
     """The messages with a place for each image of the column. RejectInput `marker-mismatch` where that takes a guess.
 
     `lenient` is what ms-swift does: places that are missing are put before the first text, spare ones are text again.
     """
-    count = sum(_count_places(message) for message in messages)
+    pieces = (piece for message in messages for piece in message.pieces or ())
+    count = sum(isinstance(piece, Image) and piece.ref is None for piece in pieces)
     if count < num_images and messages and messages[0].role == "user":
         missing = [Image()] * (num_images - count)
         if count == 0 and unmarked is not None:
-            return _led_by([*missing, unmarked], messages)
+            return _prepend([*missing, unmarked], messages)
         if markers == "lenient":
-            return _led_by(missing, messages)
+            return _prepend(missing, messages)
     if count != num_images:
         places, images = "place" + "s" * (count != 1), "image" + "s" * (num_images != 1)
         raise RejectRow(where, "marker-mismatch", f"{count} {places} in the messages for {num_images} {images}")
     return messages
 
 
-def _led_by(pieces: Sequence[Piece], messages: list[Message]) -> list[Message]:
+def _prepend(pieces: Sequence[Piece], messages: list[Message]) -> list[Message]:
     return [replace(messages[0], pieces=(*pieces, *(messages[0].pieces or ()))), *messages[1:]]
 
 
-def _count_places(message: Message) -> int:
-    return sum(isinstance(piece, Image) and piece.ref is None for piece in message.pieces or ())
-
-
-def _without_spare(messages: list[Message], num_images: int) -> list[Message]:
+def _drop_spare_places(messages: list[Message], num_images: int) -> list[Message]:
     """Places in answers, and those after the last image, as text."""
     kept, found = 0, []
     for message in messages:
@@ -181,7 +178,9 @@ def _without_spare(messages: list[Message], num_images: int) -> list[Message]:
     return found
 
 
-def _turns(messages: Sequence[Message], refs: Iterator[Image], where: str, where_placed: Place) -> Iterator[ParsedTurn]:
+def _turns(
+    messages: Sequence[Message], refs: Iterator[Image], where: str, normalize: NormalizeOffsets
+) -> Iterator[ParsedTurn]:
     if not messages:
         raise RejectRow(where, "bad-turns", "a dialogue without turns")
     for i, message in enumerate(messages):
@@ -190,32 +189,34 @@ def _turns(messages: Sequence[Message], refs: Iterator[Image], where: str, where
             what = f"message {i + 1} is of the {message.role}, not of the {expected}: the two take turns"
             raise RejectRow(where, "bad-turns", what, message.path)
     for i in range(0, len(messages), 2):
-        yield _turn(messages, i, refs, where, where_placed)
+        yield _turn(messages, i, refs, where, normalize)
 
 
-def _turn(messages: Sequence[Message], i: int, refs: Iterator[Image], where: str, where_placed: Place) -> ParsedTurn:
+def _turn(
+    messages: Sequence[Message], i: int, refs: Iterator[Image], where: str, normalize: NormalizeOffsets
+) -> ParsedTurn:
     """The turn that begins with message `i`."""
     message = messages[i]
     if message.pieces is None:
         raise RejectRow(where, "bad-turns", f"message {i + 1}, of the user, has no content", message.path)
     placed = [piece if piece.ref else next(refs) for piece in message.pieces if isinstance(piece, Image)]
     images = tuple([image.ref or "" for image in placed])
-    user, offsets = where_placed(*join_pieces(message.pieces))
+    user, offsets = normalize(*join_pieces(message.pieces))
     if i + 1 == len(messages):
-        return ParsedTurn(images, user, None, offsets, _places(message, None, placed))
-    answer = _text_alone(messages[i + 1], where)
+        return ParsedTurn(images, user, None, offsets, _turn_paths(message, None, placed))
+    answer = _text_only(messages[i + 1], where)
     if answer is None and i + 2 < len(messages):
         what = f"message {i + 2} has no content, and more messages follow"
         raise RejectRow(where, "bad-turns", what, messages[i + 1].path)
-    return ParsedTurn(images, user, answer, offsets, _places(message, messages[i + 1], placed))
+    return ParsedTurn(images, user, answer, offsets, _turn_paths(message, messages[i + 1], placed))
 
 
-def _places(user: Message, assistant: Message | None, placed: Sequence[Image]) -> TurnPaths:
+def _turn_paths(user: Message, assistant: Message | None, placed: Sequence[Image]) -> TurnPaths:
     said = user.content_path
     return TurnPaths(said, assistant.content_path if assistant else "", tuple([one.path or said for one in placed]))
 
 
-def _text_alone(message: Message, where: str) -> str | None:
+def _text_only(message: Message, where: str) -> str | None:
     """The text of a message that must not hold images."""
     if any(isinstance(piece, Image) for piece in message.pieces or ()):
         what = f"an image is in a message of the {message.role}: phiv has images in user messages only"
@@ -223,7 +224,7 @@ def _text_alone(message: Message, where: str) -> str | None:
     return None if message.pieces is None else join_pieces(message.pieces)[0]
 
 
-def _kind(role: Any, names: Names, path: str, fields: Fields) -> str:
+def _role_of(role: Any, names: Names, path: str, fields: Fields) -> str:
     for kind, spellings in (("user", names.user), ("assistant", names.assistant), ("system", names.system)):
         if role in spellings:
             return kind

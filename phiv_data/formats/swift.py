@@ -92,10 +92,10 @@ def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
 def _query(fields: Fields, markers: Markers) -> ParsedRow:
     """Query, response and the turns before them."""
     refs = take_images(fields)
-    read_text = read_markers if refs else _inline
+    read_text = read_markers if refs else _split_inline_images
     messages = list(_history(fields, read_text))
     path, query = _query_text(fields)
-    answer_path, answer = _aliased(fields, "response", RESPONSES)
+    answer_path, answer = _take_alias(fields, "response", RESPONSES)
     if query is None:
         found = ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
         raise fields.bad(f"no 'messages' and no 'query' (found {found})")
@@ -128,16 +128,16 @@ def _query_text(fields: Fields) -> tuple[str, Any]:
     if is_empty(left.get("query")) and not is_empty(left.get("instruction")) and not is_empty(left.get("input")):
         parts = [fields.text(left.pop(name), name) for name in ("instruction", "input")]
         return "instruction", "\n".join(parts)
-    return _aliased(fields, "query", QUERIES)
+    return _take_alias(fields, "query", QUERIES)
 
 
-def _aliased(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, Any]:
+def _take_alias(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, Any]:
     """The value of `name`, or of the one other key that has its meaning, after its path."""
     names = (name,) if not is_empty(fields.left.get(name)) else (name, *others)
     return fields.key(*names), fields.take(*names)
 
 
-def _inline(text: str) -> Iterator[Piece]:
+def _split_inline_images(text: str) -> Iterator[Piece]:
     """Text of a row without an image column: images are named in the text."""
     for i, chunk in enumerate(_IMG.split(text)):
         yield from [Image(chunk)] if i % 2 else unescape_markers(chunk)

@@ -26,14 +26,16 @@ def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
     `marker` is the text at the place of an image: parts then give the images, and the markers their places.
     """
     fields = fields_of({"messages": record} if isinstance(record, list) else record, where)
-    column = _column(fields)
+    column = _read_column(fields)
     refs = take_images(fields)
     messages = [_message(raw, fields, path) for path, raw in column]
-    if marker and _has(messages, marker):
-        refs, messages = _by_marker(messages, refs, marker)
-        return build_row(fields, messages, refs, _as_it_is, where_placed=normalize_offsets)
+    if marker and _uses_marker(messages, marker):
+        refs, messages = _move_to_markers(messages, refs, marker)
+        return build_row(fields, messages, refs, _as_text, normalize=normalize_offsets)
     is_plain_text = all(isinstance(message.get("content"), str | None) for _, message in column)
-    return build_row(fields, messages, refs, _as_it_is, unmarked="" if is_plain_text else None, where_placed=_place)
+    return build_row(
+        fields, messages, refs, _as_text, unmarked="" if is_plain_text else None, normalize=_none_if_leading
+    )
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -56,22 +58,22 @@ def _parts(turn: Turn) -> Iterator[dict[str, str]]:
             yield {"type": "text", "text": text}
 
 
-def _as_it_is(text: str) -> tuple[str]:
+def _as_text(text: str) -> tuple[str]:
     return (text,)
 
 
-def _place(text: str, offsets: tuple[int, ...]) -> tuple[str, tuple[int, ...] | None]:
+def _none_if_leading(text: str, offsets: tuple[int, ...]) -> tuple[str, tuple[int, ...] | None]:
     """Images before all text are in phiv's plain place."""
     return text, offsets if any(offsets) else None
 
 
-def _column(fields: Fields) -> list[tuple[str, Any]]:
+def _read_column(fields: Fields) -> list[tuple[str, Any]]:
     """The messages of any of TRL's dataset types that teaches an answer, each behind its path."""
     if fields.left.get("label") is False:
         raise RejectRow(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
     if any(not is_empty(fields.left.get(name)) for name in NAMES.messages):
         key = fields.key(*NAMES.messages)
-        column = _in_order(fields.take(*NAMES.messages), key, fields)
+        column = _with_paths(fields.take(*NAMES.messages), key, fields)
     else:
         answer_key = fields.key("completion", "chosen")
         prompt, answer = fields.take("prompt"), fields.take("completion", "chosen")
@@ -85,7 +87,7 @@ def _column(fields: Fields) -> list[tuple[str, Any]]:
     return column
 
 
-def _in_order(column: Any, key: str, fields: Fields) -> list[tuple[str, Any]]:
+def _with_paths(column: Any, key: str, fields: Fields) -> list[tuple[str, Any]]:
     if not isinstance(column, list) or not all(isinstance(message, dict) for message in column):
         raise fields.bad("the messages are not a list of objects", key)
     return [(f"{key}[{i}]", message) for i, message in enumerate(column)]
@@ -96,21 +98,21 @@ def _messages(value: Any, role: str, key: str, fields: Fields) -> list[tuple[str
     if is_empty(value):
         return []
     if isinstance(value, list):
-        return _in_order(value, key, fields)
+        return _with_paths(value, key, fields)
     return [(key, {"role": role, "content": fields.text(value, key)})]
 
 
 def _message(raw: Any, fields: Fields, path: str) -> Message:
-    message = read_message(raw, fields, NAMES, _as_it_is, path)
+    message = read_message(raw, fields, NAMES, _as_text, path)
     return message if "[" in path else replace(message, key="")  # plain text has no keys
 
 
-def _has(messages: Sequence[Message], marker: str) -> bool:
+def _uses_marker(messages: Sequence[Message], marker: str) -> bool:
     has_images = any(isinstance(piece, Image) for message in messages for piece in message.pieces or ())
     return has_images and any(marker in p for m in messages for p in m.pieces or () if isinstance(p, str))
 
 
-def _by_marker(
+def _move_to_markers(
     messages: Sequence[Message], column: Sequence[Image], marker: str
 ) -> tuple[tuple[Image, ...], list[Message]]:
     """The images of the parts in order, and the messages with an image place for each marker."""

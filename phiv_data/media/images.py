@@ -75,7 +75,7 @@ class Whole(NamedTuple):
 
 def open_image(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIXELS) -> Image:
     """The decoded image, upright, in the file's own mode. Raises RejectInput, naming `where`."""
-    with _opened(data, where, max_pixels) as image:
+    with _open_header(data, where, max_pixels) as image:
         _load(image)
         return _upright(image)
 
@@ -85,7 +85,7 @@ def image_size(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIX
 
     A file can have a sound header and broken pixels: only `open_image` detects that.
     """
-    with _opened(data, where, max_pixels) as image:
+    with _open_header(data, where, max_pixels) as image:
         width, height = image.size
         # Pillow reports TIFFs upright already, and turns them as it loads.
         turned = image.format != "TIFF" and _orientation(image) >= 5
@@ -98,7 +98,7 @@ def decode_whole(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_P
     All data of a JPEG are decoded; its colours are not mixed, and its blocks of 8x8 pixels come out smaller. Raises
     RejectInput for the same files.
     """
-    with _opened(data, where, max_pixels) as image:
+    with _open_header(data, where, max_pixels) as image:
         stored, mode, scale = image.size, image.mode, _draft(image)
         _load(image)
         orientation = _orientation(image)
@@ -114,9 +114,9 @@ def count_images(data: bytes, format: str) -> int:
     """
     from PIL import Image as PillowImage
 
-    with _quiet(), PillowImage.open(io.BytesIO(data), formats=[format]) as image:
+    with _no_warnings(), PillowImage.open(io.BytesIO(data), formats=[format]) as image:
         if format == "TIFF":
-            return max(1, sum(not kind & _COPY_OR_MASK for kind in _kinds(image)))
+            return max(1, sum(not kind & _COPY_OR_MASK for kind in _page_kinds(image)))
         try:
             return int(getattr(image, "n_frames", 1))  # a GIF skips from block to block, where seek() would decode
         except Exception:  # Pillow's plugins raise nearly everything
@@ -137,9 +137,9 @@ def encode_jpeg(image: NDArray[np.uint8] | Image, quality: int = 75) -> bytes:
 
 
 @contextmanager
-def _opened(data: bytes | Path, where: str, max_pixels: int) -> Iterator[Any]:
+def _open_header(data: bytes | Path, where: str, max_pixels: int) -> Iterator[Any]:
     """The image with its header read and its size checked. Every exception Pillow is known to raise is translated."""
-    raw = _read(data) if isinstance(data, Path) else data
+    raw = _read_file(data) if isinstance(data, Path) else data
     where = where or (str(data) if isinstance(data, Path) else "<bytes>")
     if not raw:
         raise RejectInput(where, "empty-file", "the file is empty")
@@ -152,10 +152,10 @@ def _opened(data: bytes | Path, where: str, max_pixels: int) -> Iterator[Any]:
     except RejectInput:
         raise
     except Exception as error:  # Pillow's plugins raise nearly everything: see the broken_media samples
-        raise RejectInput(where, *_verdict(error, raw)) from error
+        raise RejectInput(where, *_reject_reason(error, raw)) from error
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         with environment_problems(path):
             return path.read_bytes()
@@ -166,7 +166,7 @@ def _read(path: Path) -> bytes:
 def _header(raw: bytes) -> Any:
     from PIL import Image as PillowImage
 
-    with _strict_loading(), _quiet():  # ICOs are decoded here
+    with _strict_loading(), _no_warnings():  # ICOs are decoded here
         return PillowImage.open(io.BytesIO(raw), formats=_formats())
 
 
@@ -180,8 +180,8 @@ def _formats() -> tuple[str, ...]:
 
 
 def _load(image: Any) -> None:
-    # TIFFs read tags, and may warn of them, while loading; the lock of _quiet costs the other formats nothing.
-    with _strict_loading(), _quiet() if image.format == "TIFF" else nullcontext():
+    # TIFFs read tags, and may warn of them, while loading; the lock of _no_warnings costs the other formats nothing.
+    with _strict_loading(), _no_warnings() if image.format == "TIFF" else nullcontext():
         image.load()
 
 
@@ -190,19 +190,19 @@ def _draft(image: Any) -> int:
 
     libjpeg fails where the parts of a colour do not divide those of another, but not where colours are left out.
     """
-    if image.format not in _JPEGS or not _colours_divide(image.layer):
+    if image.format not in _JPEGS or not _sampling_divides(image.layer):
         return 1
     width, drafted = image.width, image.draft("L", (MIN_DRAFT, MIN_DRAFT))
     return round(width / drafted[1][2]) if drafted else 1
 
 
-def _colours_divide(layers: list[tuple[int, int, int, int]]) -> bool:
+def _sampling_divides(layers: list[tuple[int, int, int, int]]) -> bool:
     """`layers`: id, how often it is sampled across and down, and its table, of each colour of a JPEG."""
     across, down = (max(layer[way] for layer in layers) for way in (1, 2))
     return all(layer[1] and layer[2] and across % layer[1] == 0 == down % layer[2] for layer in layers)
 
 
-def _kinds(image: Any) -> Iterator[int]:
+def _page_kinds(image: Any) -> Iterator[int]:
     """What each page of a TIFF is to the others, up to the first that cannot be read."""
     for page in range(MAX_PAGES):
         try:
@@ -214,7 +214,7 @@ def _kinds(image: Any) -> Iterator[int]:
 
 
 def _upright(image: Any) -> Image:
-    """Rotated by its EXIF orientation, its EXIF dropped: Pillow's `exif_transpose` fails where it cannot write EXIF again."""
+    """Rotated by its EXIF orientation, without EXIF then: Pillow's `exif_transpose` fails where it cannot write it."""
     from PIL.Image import Transpose
 
     if (orientation := _orientation(image)) == 1:
@@ -231,14 +231,14 @@ def _orientation(image: Any) -> int:
     if image.format == "JPEG" and not image.info.keys() & _EXIF_KEYS:
         return 1  # most are, and this is ten times faster
     try:
-        with _quiet():
+        with _no_warnings():
             value = image.getexif().get(Base.Orientation, 1)
     except Exception:  # broken EXIF raises OSError, ValueError, SyntaxError, struct.error, ...
         return 1
     return value if value in range(1, 9) else 1
 
 
-def _verdict(error: Exception, raw: bytes) -> tuple[str, str]:
+def _reject_reason(error: Exception, raw: bytes) -> tuple[str, str]:
     """(code, reason) of an exception Pillow raised."""
     from PIL import Image as PillowImage
     from PIL import UnidentifiedImageError
@@ -255,7 +255,7 @@ _lock = threading.RLock()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _no_warnings() -> Iterator[None]:
     """Keep Pillow's warnings on odd headers off stderr; what matters becomes an error.
 
     `catch_warnings` changes the whole process, hence the lock; it is held for header reads only, not for decoding.

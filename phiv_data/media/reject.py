@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from phiv_data.utils.atomic import sha256_of
 from phiv_schemas.errors import RecordError
 
 
@@ -27,8 +28,6 @@ class RejectInput(RecordError):
 
 def hash_input(path: Path, where: str) -> str:
     """Hex sha256 of an input file. RejectInput `unreadable` where it is no regular file or cannot be read."""
-    from phiv_data.utils.atomic import sha256_of
-
     try:
         if not path.is_file():
             raise RejectInput(where, "unreadable", "not a regular file" if path.exists() else "no such file")

@@ -59,15 +59,15 @@ def extract(archive: Path, target: Path, *, limits: Limits | None = None, passwo
     if target.exists():
         raise UsageError(str(target), "already exists", "Remove it, or choose another folder")
     unpack = _unpacker(archive)
-    with _damage_named(archive), environment_problems(target), _whole_or_not(target) as folder:
-        gate = _Gate(archive, folder, limits or Limits(), password)
-        unpack(archive, gate)
-        if not gate.files:
+    with _damage_as_source_error(archive), environment_problems(target), _appear_when_complete(target) as folder:
+        check = _MemberCheck(archive, folder, limits or Limits(), password)
+        unpack(archive, check)
+        if not check.files:
             raise SourceError(str(archive), "the archive holds no files", "Download it again")
     return target
 
 
-def _unpacker(archive: Path) -> Callable[[Path, _Gate], None]:
+def _unpacker(archive: Path) -> Callable[[Path, _MemberCheck], None]:
     where, kind = str(archive), _kind(archive)
     if kind == "zip":
         return _unzip
@@ -77,7 +77,7 @@ def _unpacker(archive: Path) -> Callable[[Path, _Gate], None]:
         tool = "unar (or unrar)" if kind == "rar" else "7z"
         hint = f"Unpack it with {tool} first, then pass the folder"
         raise EnvironmentProblem(where, f"is a {kind.upper()} archive, which phiv does not read", hint)
-    raise SourceError(where, f"is not a tar or zip archive ({_what_instead(archive)})", "Download it again")
+    raise SourceError(where, f"is not a tar or zip archive ({_describe_impostor(archive)})", "Download it again")
 
 
 def _kind(archive: Path) -> str:
@@ -86,7 +86,10 @@ def _kind(archive: Path) -> str:
         for magic, kind in _HEADS.items():
             if head.startswith(magic):
                 return kind
-        return "tar" if _is_tar(archive) else ""
+        try:
+            return "tar" if tarfile.is_tarfile(archive) else ""
+        except (EOFError, zlib.error, lzma.LZMAError):  # compressed, and cut before its first member ends
+            return "tar"
 
 
 def _head(archive: Path) -> bytes:
@@ -94,14 +97,7 @@ def _head(archive: Path) -> bytes:
         return file.read(64)
 
 
-def _is_tar(archive: Path) -> bool:
-    try:
-        return tarfile.is_tarfile(archive)
-    except (EOFError, zlib.error, lzma.LZMAError):  # compressed, and cut before its first member ends
-        return True
-
-
-def _what_instead(archive: Path) -> str:
+def _describe_impostor(archive: Path) -> str:
     head = _head(archive)
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "found a web page: a login, licence or error page was saved under its name"
@@ -113,7 +109,7 @@ def _what_instead(archive: Path) -> str:
 
 
 @contextmanager
-def _damage_named(archive: Path) -> Iterator[None]:
+def _damage_as_source_error(archive: Path) -> Iterator[None]:
     """Whatever the readers raise for a cut or damaged archive, or one whose names clash, as one SourceError."""
     try:
         yield
@@ -123,7 +119,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _whole_or_not(target: Path) -> Iterator[Path]:
+def _appear_when_complete(target: Path) -> Iterator[Path]:
     """A new folder beside `target` that takes its name when all went well."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
@@ -139,7 +135,7 @@ def _whole_or_not(target: Path) -> Iterator[Path]:
 
 
 @dataclass(slots=True)
-class _Gate:
+class _MemberCheck:
     """Every member passes here before it is written below `folder`."""
 
     archive: Path
@@ -157,8 +153,8 @@ class _Gate:
 
     def admit(self, name: str, size_bytes: int = 0, *, folder: bool = False) -> Path:
         """Where the member may be written. Raises SourceError if nowhere."""
-        path = self._inside(name)
-        self._weigh(size_bytes)
+        path = self._path_inside(name)
+        self._add_size(size_bytes)
         if not folder:
             if path in self.files:
                 raise self.refuse(name, "appears twice")
@@ -167,7 +163,7 @@ class _Gate:
         (destination if folder else destination.parent).mkdir(parents=True, exist_ok=True)
         return destination
 
-    def _inside(self, name: str) -> str:
+    def _path_inside(self, name: str) -> str:
         """The member's path, clean and relative; each of its folders spelled as before."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         bad = name.startswith("/") or ".." in parts or any(c in name for c in "\\\0") or name[1:3] == ":/"
@@ -180,7 +176,7 @@ class _Gate:
                 raise self.refuse(name, f"and {before!r} differ in case or Unicode form only")
         return "/".join(parts)
 
-    def _weigh(self, size_bytes: int) -> None:
+    def _add_size(self, size_bytes: int) -> None:
         self.members += 1
         self.size_bytes += size_bytes
         free = max(_FREE_OF_RATIO, self.limits.max_ratio * self.archive.stat().st_size)
@@ -190,35 +186,32 @@ class _Gate:
             raise SourceError(str(self.archive), f"unpacks to more than is believable ({found})", "Is it a bomb?")
 
 
-def _unzip(archive: Path, gate: _Gate) -> None:
+def _unzip(archive: Path, check: _MemberCheck) -> None:
     with zipfile.ZipFile(archive) as source:
         for info in source.infolist():
             if info.flag_bits & 1:
-                _check_encryption(info, gate)
+                _check_encryption(info, check)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise gate.refuse(info.filename, "is a link or a device")
-            path = gate.admit(info.filename, info.file_size, folder=info.is_dir())
+                raise check.refuse(info.filename, "is a link or a device")
+            path = check.admit(info.filename, info.file_size, folder=info.is_dir())
             if not info.is_dir():
-                with _wrong_password_named(info, gate), source.open(info, pwd=_pwd(info, gate)) as content:
+                pwd = check.password.encode() if check.password is not None and info.flag_bits & 1 else None
+                with _wrong_password_as_source_error(info, check), source.open(info, pwd=pwd) as content:
                     _write(content, path)
 
 
-def _check_encryption(info: zipfile.ZipInfo, gate: _Gate) -> None:
-    if gate.password is None:
+def _check_encryption(info: zipfile.ZipInfo, check: _MemberCheck) -> None:
+    if check.password is None:
         hint = "Unpack it with its password first (unzip -P), then pass the folder"
-        raise SourceError(str(gate.archive), "the zip is encrypted", hint)
+        raise SourceError(str(check.archive), "the zip is encrypted", hint)
     if info.compress_type == _AES:
         hint = "Unpack it first (7z x, which asks for the password), then pass the folder"
-        raise EnvironmentProblem(str(gate.archive), "the zip is encrypted with AES, which phiv does not read", hint)
-
-
-def _pwd(info: zipfile.ZipInfo, gate: _Gate) -> bytes | None:
-    return gate.password.encode() if gate.password is not None and info.flag_bits & 1 else None
+        raise EnvironmentProblem(str(check.archive), "the zip is encrypted with AES, which phiv does not read", hint)
 
 
 @contextmanager
-def _wrong_password_named(info: zipfile.ZipInfo, gate: _Gate) -> Iterator[None]:
+def _wrong_password_as_source_error(info: zipfile.ZipInfo, check: _MemberCheck) -> Iterator[None]:
     """One wrong password of 256 passes the format's own check and shows in the data only."""
     try:
         yield
@@ -227,28 +220,28 @@ def _wrong_password_named(info: zipfile.ZipInfo, gate: _Gate) -> Iterator[None]:
             raise
         what = f"member {info.filename!r} does not open with this password ({error})"
         raise SourceError(
-            str(gate.archive), what, "Check the password; if it is right, download the zip again"
+            str(check.archive), what, "Check the password; if it is right, download the zip again"
         ) from error
 
 
-def _untar(archive: Path, gate: _Gate) -> None:
+def _untar(archive: Path, check: _MemberCheck) -> None:
     links: list[tuple[str, Path]] = []
     with tarfile.open(archive, "r:*", tarinfo=_StrictTarInfo) as source:
         while (member := source.next()) is not None:
-            path = gate.admit(member.name, member.size if member.isreg() else 0, folder=member.isdir())
+            path = check.admit(member.name, member.size if member.isreg() else 0, folder=member.isdir())
             if member.isreg():
                 content = source.extractfile(member)
                 assert content is not None, "a regular member has content"
                 _write(content, path)
             elif member.islnk():
-                _copy_linked(member, path, gate)
+                _copy_linked(member, path, check)
             elif member.issym():
                 links.append((member.linkname, path))
             elif not member.isdir():
-                raise gate.refuse(member.name, "is a device")
+                raise check.refuse(member.name, "is a device")
             source.members.clear()  # type: ignore[attr-defined]  # typeshed omits it; or every header stays in memory
-        _drain(source)
-    _make_links(links, gate)
+        _read_to_end(source)
+    _make_links(links, check)
 
 
 class _StrictTarInfo(tarfile.TarInfo):
@@ -264,34 +257,34 @@ class _StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-def _drain(source: tarfile.TarFile) -> None:
+def _read_to_end(source: tarfile.TarFile) -> None:
     """Read to the end of the file: gzip's checksum is there."""
     while source.fileobj is not None and source.fileobj.read(1 << 20):
         pass
 
 
-def _copy_linked(member: tarfile.TarInfo, path: Path, gate: _Gate) -> None:
+def _copy_linked(member: tarfile.TarInfo, path: Path, check: _MemberCheck) -> None:
     """A hard link becomes a second copy of the earlier member it names."""
-    linked = gate._inside(member.linkname)
-    if not (gate.folder / linked).is_file():
-        raise gate.refuse(member.name, f"links to {member.linkname!r}, which is not an earlier member")
-    gate._weigh((gate.folder / linked).stat().st_size)
-    shutil.copyfile(gate.folder / linked, path)
+    linked = check._path_inside(member.linkname)
+    if not (check.folder / linked).is_file():
+        raise check.refuse(member.name, f"links to {member.linkname!r}, which is not an earlier member")
+    check._add_size((check.folder / linked).stat().st_size)
+    shutil.copyfile(check.folder / linked, path)
 
 
-def _make_links(links: list[tuple[str, Path]], gate: _Gate) -> None:
+def _make_links(links: list[tuple[str, Path]], check: _MemberCheck) -> None:
     """Symbolic links come last, so that nothing is written through one; each must end inside the target."""
     for target, path in links:
         path.symlink_to(target)
-    root = gate.folder.resolve()
+    root = check.folder.resolve()
     for target, path in links:
-        name = path.relative_to(gate.folder).as_posix()
+        name = path.relative_to(check.folder).as_posix()
         try:
             inside = path.resolve(strict=True).is_relative_to(root)
         except (OSError, RuntimeError) as error:
-            raise gate.refuse(name, f"is a link to {target!r}, which is not there") from error
+            raise check.refuse(name, f"is a link to {target!r}, which is not there") from error
         if not inside:
-            raise gate.refuse(name, f"links to {target!r}, outside the target folder")
+            raise check.refuse(name, f"links to {target!r}, outside the target folder")
 
 
 def _write(content: IO[bytes], path: Path) -> None:

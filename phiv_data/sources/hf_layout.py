@@ -48,15 +48,15 @@ def named_tables(root: Path) -> Iterator[tuple[Path, str, str | None]]:
         return
     _check_one_snapshot(root)
     for folder, names in _walk(root):
-        parts = _parts(folder, root)
+        parts = _folder_parts(folder, root)
         if "dataset_dict.json" in names:
-            yield from _saved_dict(folder, parts)
+            yield from _saved_dataset_dict(folder, parts)
         elif "state.json" in names:
             in_dict = (folder.parent / "dataset_dict.json").is_file()
             if not in_dict or folder == root:
-                yield from _saved(folder, folder.name if in_dict else None, parts)
+                yield from _saved_dataset(folder, folder.name if in_dict else None, parts)
         else:
-            yield from _by_name(folder, names, parts, root)
+            yield from _tables_by_name(folder, names, parts, root)
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -65,7 +65,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(folder), sorted(names)
 
 
-def _by_name(
+def _tables_by_name(
     folder: Path, names: list[str], parts: tuple[str, ...], root: Path
 ) -> Iterator[tuple[Path, str, str | None]]:
     info = _read_json(folder / "dataset_info.json") if "dataset_info.json" in names else {}
@@ -78,7 +78,7 @@ def _by_name(
         elif parts and (split := _split_of(parts[-1])) is not None:
             config = parts[:-1]
         else:
-            split, config = _exact_word(root.name) or "train", parts
+            split, config = _split_word(root.name) or "train", parts
         yield folder / name, split, info.get("config_name") or _config(config)
 
 
@@ -88,15 +88,10 @@ def _split_of(stem: str) -> str | None:
     name = (whole if whole != stem else _NUMBER.sub("", stem)).rpartition("-")[2]  # split names hold no "-"
     if name.lower() in _GENERIC:
         return None
-    return name if whole != stem or _known_word(name) else None
+    return name if whole != stem or standard_split(name) in _WORDS else None
 
 
-def _known_word(name: str) -> str | None:
-    """`name` where it holds one of the usual words for a split."""
-    return name if standard_split(name) in _WORDS else None
-
-
-def _exact_word(folder: str) -> str | None:
+def _split_word(folder: str) -> str | None:
     """The split a folder is named for, where it is named for nothing else: any folder can be the source's root."""
     name = folder.rpartition("-")[2]
     return name if any(name.lower() in words for words in _WORDS.values()) else None
@@ -106,7 +101,7 @@ def _config(parts: tuple[str, ...]) -> str | None:
     return "/".join(part for part in parts if part not in _GENERIC) or None
 
 
-def _parts(folder: Path, root: Path) -> tuple[str, ...]:
+def _folder_parts(folder: Path, root: Path) -> tuple[str, ...]:
     """Folder names below `root`, without those of the hub's cache."""
     relative = folder.relative_to(root).as_posix() + "/"
     return tuple(part for part in _SNAPSHOT.sub("", relative).split("/") if part not in ("", "."))
@@ -123,15 +118,15 @@ def _check_one_snapshot(root: Path) -> None:
 # Saved by `datasets` ----------------------------------------------------------------------------------------------
 
 
-def _saved_dict(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[Path, str, str | None]]:
+def _saved_dataset_dict(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[Path, str, str | None]]:
     """The splits of a DatasetDict. SourceError where one is missing."""
     for split in _read_json(folder / "dataset_dict.json").get("splits", []):
         if not (folder / split / "state.json").is_file():
             raise SourceError(str(folder), f"dataset_dict.json names the split {split!r}, which has no state.json")
-        yield from _saved(folder / split, split, parts)
+        yield from _saved_dataset(folder / split, split, parts)
 
 
-def _saved(folder: Path, split: str | None, parts: tuple[str, ...]) -> Iterator[tuple[Path, str, str | None]]:
+def _saved_dataset(folder: Path, split: str | None, parts: tuple[str, ...]) -> Iterator[tuple[Path, str, str | None]]:
     """The files of a saved Dataset, as its state.json lists them. SourceError where one is missing."""
     state = _read_json(folder / "state.json")
     if state.get("_indices_data_files") or state.get("_indices_files"):

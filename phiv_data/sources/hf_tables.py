@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.hf_layout import named_tables
 from phiv_data.utils.atomic import environment_problems
 from phiv_schemas import SourceError
 
@@ -47,20 +48,18 @@ def find_tables(root: Path) -> tuple[Table, ...]:
 
     SourceError for a damaged file, and for a saved dataset that lacks one of its files.
     """
-    from phiv_data.sources.hf_layout import named_tables
-
-    found = [_open(path, split, config) for path, split, config in named_tables(root)]
+    found = [_open_table(path, split, config) for path, split, config in named_tables(root)]
     return tuple(sorted(found, key=lambda table: (table.config or "", table.path.as_posix())))
 
 
 def iter_rows(table: Table, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of `table` in order, with `columns` only. SourceError for a damaged file or a missing column."""
     for _, batch in _batches(table, tuple(columns), 0):
-        yield from _plain(table, batch)
+        yield from _to_dicts(table, batch)
 
 
 def read_row(table: Table, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """Row `row` (from 0). The file stays open where it was left: rows asked for in order cost one pass."""
+    """Row `row` (from 0). The file stays open at its last position: rows read in order cost one pass."""
     if not 0 <= row < table.num_rows:
         raise IndexError(f"{table.path}: row {row} of {table.num_rows}")
     names = table.columns if columns is None else tuple(columns)
@@ -89,7 +88,7 @@ def image_cell(cell: Any, where: str) -> tuple[bytes, str | None]:
 
 def class_names(table: Table) -> dict[str, tuple[str, ...]]:
     """The names behind the integers of ClassLabel columns, by column; read from the schema's `huggingface` entry."""
-    with _damage_named(table.path), _opened(table.path, table.kind) as file:
+    with _damage_as_source_error(table.path), _open_reader(table.path, table.kind) as file:
         schema = file.schema_arrow if table.kind == "parquet" else file.schema
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = (info.get("info") or {}).get("features") or {}
@@ -101,25 +100,23 @@ def class_names(table: Table) -> dict[str, tuple[str, ...]]:
 
 def missing_shards(tables: Sequence[Table]) -> tuple[str, ...]:
     """Names of the files that `-00000-of-00006` announces and that are not among `tables`."""
-    there = {table.path for table in tables}
-    wanted = (shard for table in tables for shard in _siblings(table.path))
-    return tuple(sorted({shard.name for shard in wanted if shard not in there}))
-
-
-def _siblings(path: Path) -> Iterator[Path]:
-    if match := re.search(r"-(\d+)-of-(\d+)(?=\.\w+$)", path.name):
-        digits = len(match[1])
-        for i in range(int(match[2])):
-            yield path.with_name(f"{path.name[: match.start()]}-{i:0{digits}d}-of-{match[2]}{path.suffix}")
+    present = {table.path for table in tables}
+    missing: set[str] = set()
+    for path in present:
+        if match := re.search(r"-(\d+)-of-(\d+)(?=\.\w+$)", path.name):
+            prefix, digits = path.name[: match.start()], len(match[1])
+            shards = (f"{prefix}-{i:0{digits}d}-of-{match[2]}{path.suffix}" for i in range(int(match[2])))
+            missing.update(name for name in shards if path.with_name(name) not in present)
+    return tuple(sorted(missing))
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
 
 
-def _open(path: Path, split: str, config: str | None) -> Table:
+def _open_table(path: Path, split: str, config: str | None) -> Table:
     """The table with its row count: from a parquet file's footer, from an arrow file's batch headers."""
     kind: Literal["parquet", "arrow"] = "parquet" if path.suffix == ".parquet" else "arrow"
-    with _damage_named(path), _opened(path, kind) as file:
+    with _damage_as_source_error(path), _open_reader(path, kind) as file:
         if kind == "parquet":
             return Table(path, kind, split, config, file.metadata.num_rows, tuple(file.schema_arrow.names))
         rows = sum(batch.num_rows for batch in _arrow_batches(file))
@@ -127,7 +124,7 @@ def _open(path: Path, split: str, config: str | None) -> Table:
 
 
 @contextmanager
-def _opened(path: Path, kind: str) -> Iterator[Any]:
+def _open_reader(path: Path, kind: str) -> Iterator[Any]:
     """pyarrow's reader: ParquetFile, RecordBatchFileReader or RecordBatchStreamReader."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -163,14 +160,16 @@ def _arrow_batches(file: Any) -> Iterator[Any]:
 
 def _batches(table: Table, columns: tuple[str, ...], start: int) -> Iterator[tuple[int, Any]]:
     """(number of the first row, record batch of at most a few rows) from somewhere at or before row `start`."""
-    with _damage_named(table.path), _opened(table.path, table.kind) as file:
+    with _damage_as_source_error(table.path), _open_reader(table.path, table.kind) as file:
         schema = file.schema_arrow if table.kind == "parquet" else file.schema
         _check_columns(table, schema, columns)
-        size = _batch_rows(schema, columns)
+        kinds = [str(schema.field(name).type) for name in columns if name in schema.names]
+        has_bytes = any("binary" in kind for kind in kinds) or any(name.endswith(".bytes") for name in columns)
+        size = _ROWS_WITH_BYTES if has_bytes else _ROWS
         if table.kind == "parquet":
             yield from _parquet_batches(file, columns, size, start)
         else:
-            yield from _sliced(_arrow_batches(file), columns, size, start)
+            yield from _slice_batches(_arrow_batches(file), columns, size, start)
 
 
 def _parquet_batches(file: Any, columns: tuple[str, ...], size: int, start: int) -> Iterator[tuple[int, Any]]:
@@ -184,18 +183,20 @@ def _parquet_batches(file: Any, columns: tuple[str, ...], size: int, start: int)
         first += batch.num_rows
 
 
-def _sliced(batches: Iterator[Any], columns: tuple[str, ...], size: int, start: int) -> Iterator[tuple[int, Any]]:
+def _slice_batches(
+    batches: Iterator[Any], columns: tuple[str, ...], size: int, start: int
+) -> Iterator[tuple[int, Any]]:
     first = 0
     for batch in batches:
         end = first + batch.num_rows
         if end > start:
-            chosen = _select(batch, columns)
+            chosen = _select_columns(batch, columns)
             for offset in range(max(start - first, 0), batch.num_rows, size):
                 yield first + offset, chosen.slice(offset, size)
         first = end
 
 
-def _select(batch: Any, columns: tuple[str, ...]) -> Any:
+def _select_columns(batch: Any, columns: tuple[str, ...]) -> Any:
     """`batch` with `columns` only; `image.path` becomes a struct with that one field, as parquet readers give."""
     import pyarrow as pa
 
@@ -222,14 +223,8 @@ def _check_columns(table: Table, schema: Any, columns: tuple[str, ...]) -> None:
             raise SourceError(table.path.name, f"has no column {name!r} (found: {', '.join(table.columns)})")
 
 
-def _batch_rows(schema: Any, columns: tuple[str, ...]) -> int:
-    kinds = [str(schema.field(name).type) for name in columns if name in schema.names]
-    has_bytes = any("binary" in kind for kind in kinds) or any(name.endswith(".bytes") for name in columns)
-    return _ROWS_WITH_BYTES if has_bytes else _ROWS
-
-
-def _plain(table: Table, batch: Any) -> list[dict[str, Any]]:
-    with _damage_named(table.path):
+def _to_dicts(table: Table, batch: Any) -> list[dict[str, Any]]:
+    with _damage_as_source_error(table.path):
         rows: list[dict[str, Any]] = batch.to_pylist()
     return rows
 
@@ -238,7 +233,7 @@ def _plain(table: Table, batch: Any) -> list[dict[str, Any]]:
 
 
 class _Cursor:
-    """A place in a table; it only moves forward."""
+    """A position in an open table; it only moves forward."""
 
     def __init__(self, table: Table, columns: tuple[str, ...], start: int) -> None:
         self._table = table
@@ -246,13 +241,13 @@ class _Cursor:
         self._advance()
 
     def is_near(self, row: int) -> bool:
-        """True when going on from here beats opening the file again."""
+        """True when reading forward from here is faster than opening the file again."""
         return self._first <= row < self._first + int(self._batch.num_rows) + _FAR
 
     def seek(self, row: int) -> dict[str, Any]:
         while row >= self._first + self._batch.num_rows:
             self._advance()
-        return _plain(self._table, self._batch.slice(row - self._first, 1))[0]
+        return _to_dicts(self._table, self._batch.slice(row - self._first, 1))[0]
 
     def _advance(self) -> None:
         found = next(self._batches, None)
@@ -267,7 +262,7 @@ _cursors: dict[tuple[Any, ...], _Cursor] = {}
 
 
 def _cursor(table: Table, columns: tuple[str, ...], row: int) -> _Cursor:
-    with _damage_named(table.path):
+    with _damage_as_source_error(table.path):
         stat = table.path.stat()
     key = (table.path, stat.st_mtime_ns, stat.st_size, columns)
     cursor = _cursors.pop(key, None)
@@ -280,7 +275,7 @@ def _cursor(table: Table, columns: tuple[str, ...], row: int) -> _Cursor:
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _damage_as_source_error(path: Path) -> Iterator[None]:
     """What pyarrow raises for a cut, damaged or mislabelled file, as one SourceError."""
     import pyarrow as pa
 
@@ -290,11 +285,11 @@ def _damage_named(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise SourceError(str(path), "no such file") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        text = _instead(path) or " ".join(str(error).split())[:200]
+        text = _describe_impostor(path) or " ".join(str(error).split())[:200]
         raise SourceError(str(path), f"the table is cut, damaged or no table ({text})", "Download it again") from error
 
 
-def _instead(path: Path) -> str:
+def _describe_impostor(path: Path) -> str:
     """What is known to be saved under a table's name instead of it."""
     with path.open("rb") as file:
         head = file.read(64).lstrip().lower()

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
+from phiv_data.media.images import image_size, open_image
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.archives import extract
 from phiv_data.storage.sample import EncodedImage, encoded_image
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
@@ -95,8 +97,6 @@ def checked_image(path: str, data: bytes, where: str, *, source: str | None = No
     `path` is its place under images/; `source`, where given, the input's name, whose hash is that of `data`.
     RejectInput for an image that does not decode or a path the format cannot hold.
     """
-    from phiv_data.media.images import image_size, open_image
-
     size = image_size(data, where=where)
     open_image(data, where=where)
     hashes = {} if source is None else {"source": source, "source_sha256": hashlib.sha256(data).hexdigest()}
@@ -185,8 +185,6 @@ def open_source(
 
 def unpack(archive: Path, work_dir: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
     """`archive` unpacked below `work_dir`, once: the folder is named by its hash, and complete or not there."""
-    from phiv_data.sources.archives import extract
-
     target = work_dir / f"unpacked-{(sha256 or sha256_file(archive))[:16]}"
     return target if target.is_dir() else extract(archive, target, password=password)
 

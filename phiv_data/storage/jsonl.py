@@ -55,7 +55,7 @@ class Line(msgspec.Struct, gc=False):  # made for every row: a third of the time
 
 def read_jsonl(path: Path | str) -> Iterator[Conversation]:
     """The records of a file, in order. RecordError at the first bad one; UsageError when there is no such file."""
-    return _first_error_raises(read_lines(path))
+    return _records(read_lines(path))
 
 
 def read_lines(path: Path | str, *, name: str | None = None) -> Iterator[Line]:
@@ -84,7 +84,10 @@ def read_range(
                 yield Line(1, 0, None, (Issue(code="PV005", file=name, line=1, message=what, hint=hint),))
                 return
             elif is_marked or not raw.isspace():
-                warnings = (_bom_warning(name),) if is_marked else ()
+                warnings: tuple[Issue, ...] = ()
+                if is_marked:
+                    what, hint = "the file begins with a byte order mark", "Save it as plain UTF-8"
+                    warnings = (Issue(code="PV006", severity="warning", file=name, line=1, message=what, hint=hint),)
                 parsed = parse_line(raw.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
                 yield Line(number, offset, parsed.conversation, warnings + parsed.issues)
 
@@ -95,7 +98,7 @@ def parse_line(raw: bytes, file: str, number: int | None = None, *, is_cut: bool
         conversation = Conversation.model_validate_json(raw)
     except ValidationError as error:
         return Line(number or 0, 0, None, tuple(_issues(error, raw, file, number, is_cut)))
-    if _may_repeat_a_key(raw, conversation) and (repeated := tuple(_repeated(raw, file, number))):
+    if _may_repeat_a_key(raw, conversation) and (repeated := tuple(_repeated_keys(raw, file, number))):
         return Line(number or 0, 0, None, repeated)
     return Line(number or 0, 0, conversation)
 
@@ -112,7 +115,7 @@ def write_jsonl(path: Path | str, conversations: Iterable[Conversation]) -> File
     return FileInfo(path=path.name, size_bytes=out.size_bytes, sha256=out.sha256)
 
 
-def _first_error_raises(lines: Iterator[Line]) -> Iterator[Conversation]:
+def _records(lines: Iterator[Line]) -> Iterator[Conversation]:
     for line in lines:
         if line.conversation is None:
             raise record_error(line.issues)
@@ -142,7 +145,7 @@ def _may_repeat_a_key(raw: bytes, conversation: Conversation) -> bool:
     return raw.count(b'"') != 2 * strings
 
 
-def _repeated(raw: bytes, file: str, number: int | None) -> Iterator[Issue]:
+def _repeated_keys(raw: bytes, file: str, number: int | None) -> Iterator[Issue]:
     for path, key in duplicate_key_paths(raw):
         yield Issue(
             code="PV003", file=file, line=number, json_path=path, message=f"duplicate key {key[:60]!r}",
@@ -153,7 +156,7 @@ def _repeated(raw: bytes, file: str, number: int | None) -> Iterator[Issue]:
 def _issues(error: ValidationError, raw: bytes, file: str, number: int | None, is_cut: bool) -> Iterator[Issue]:
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] != "json_invalid":
-        yield from _repeated(raw, file, number)
+        yield from _repeated_keys(raw, file, number)
         yield from schema_issues(error, file, number)
         return
     code, message, hint = _json_problem(raw, first["ctx"]["error"], is_cut)
@@ -178,8 +181,3 @@ def _json_problem(raw: bytes, reason: str, is_cut: bool) -> tuple[str, str, str]
         return "PV005", f"a \\u escape that is not valid Unicode{where}", "Escape surrogates in pairs"
     hint = "Write one whole record per line" if raw.strip() in (b"[", b"{") else ""
     return "PV001", f"not valid JSON: {reason}{where}", hint
-
-
-def _bom_warning(file: str) -> Issue:
-    message = "the file begins with a byte order mark"
-    return Issue(code="PV006", severity="warning", file=file, line=1, message=message, hint="Save it as plain UTF-8")

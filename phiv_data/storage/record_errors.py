@@ -33,12 +33,14 @@ _MAX_PATH = 1000
 def schema_issues(error: ValidationError, file: str, line: int | None = None) -> list[Issue]:
     """Every error of a record that broke the contract, as PV002, PV005 or PV103, in pydantic's order."""
     details = error.errors(include_url=False, include_context=True)
-    return [_issue(one, file, line) for one in details if not _is_echo(one)]
+    # pydantic adds a "too short" where the items are there but broken: that is an echo of their own errors
+    echoes = [one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"] for one in details]
+    return [_issue(one, file, line) for one, is_echo in zip(details, echoes, strict=True) if not is_echo]
 
 
 def json_path(loc: tuple[int | str, ...]) -> str:
     """`("conversations", 0, "images", 3)` as `$.conversations[0].images[3]`; odd keys are quoted."""
-    return "$" + "".join(_step(step) for step in loc)
+    return "$" + "".join(_path_step(step) for step in loc)
 
 
 def short_repr(value: object) -> str:
@@ -67,7 +69,7 @@ def duplicate_key_paths(raw: bytes) -> Iterator[tuple[str, str]]:
     JSON readers keep the last one silently, so a record could lose half of its answer.
     """
     try:
-        yield from _walk("$", json.loads(raw, object_pairs_hook=_Object))
+        yield from _walk_repeated("$", json.loads(raw, object_pairs_hook=_Object))
     except (ValueError, RecursionError):
         return  # not JSON, or deeper than any record: reported elsewhere
 
@@ -81,22 +83,14 @@ def _issue(one: ErrorDetails, file: str, line: int | None) -> Issue:
     )
 
 
-def _is_echo(one: ErrorDetails) -> bool:
-    """True for the "too short" that pydantic adds when the items are there but broken."""
-    return one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"]
-
-
 def _code(kind: str, loc: tuple[int | str, ...], value: object) -> str:
     if kind == "string_unicode":
         return "PV005"
-    if kind == "value_error" and "images" in loc and isinstance(value, str) and _escapes(value):
-        return "PV103"
+    if kind == "value_error" and "images" in loc and isinstance(value, str):
+        path = PureWindowsPath(value)  # knows drives and both kinds of slash
+        if path.anchor or ".." in path.parts:
+            return "PV103"
     return "PV002"
-
-
-def _escapes(path: str) -> bool:
-    parts = PureWindowsPath(path)  # knows drives and both kinds of slash
-    return bool(parts.anchor) or ".." in parts.parts
 
 
 def _found(value: object) -> str:
@@ -125,10 +119,6 @@ def _close_key(key: str) -> str | None:
     return next(iter(difflib.get_close_matches(key[:_MAX_SHOWN], _KEYS, n=1)), None)
 
 
-def _too_short(one: ErrorDetails) -> tuple[str, str]:
-    return f"must hold at least {one['ctx']['min_length']} item (found an empty list)", ""
-
-
 def _rule(one: ErrorDetails) -> tuple[str, str]:
     value, rule = one["input"], str(one["ctx"]["error"])[:200]  # a rule may quote text of any length
     return rule + (_found(value) if isinstance(value, str) else ""), ""
@@ -137,7 +127,7 @@ def _rule(one: ErrorDetails) -> tuple[str, str]:
 _MESSAGES: dict[str, Callable[[ErrorDetails], tuple[str, str]]] = {
     "missing": _missing,
     "extra_forbidden": _unknown_key,
-    "too_short": _too_short,
+    "too_short": lambda one: (f"must hold at least {one['ctx']['min_length']} item (found an empty list)", ""),
     "value_error": _rule,
     "string_type": _must_be("a string"),
     "string_unicode": lambda one: ("text holds a lone surrogate, which is not valid Unicode", ""),
@@ -148,7 +138,7 @@ _MESSAGES: dict[str, Callable[[ErrorDetails], tuple[str, str]]] = {
 }
 
 
-def _step(step: int | str) -> str:
+def _path_step(step: int | str) -> str:
     if isinstance(step, int):
         return f"[{step}]"
     if len(step) > _MAX_SHOWN:
@@ -165,11 +155,11 @@ class _Object(dict[str, Any]):
         self.repeated = [key for key, count in counts.items() if count > 1]
 
 
-def _walk(path: str, value: object) -> Iterator[tuple[str, str]]:
+def _walk_repeated(path: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, _Object):
         yield from ((path, key) for key in value.repeated)
         for key, inner in value.items():
-            yield from _walk(path + _step(key), inner)
+            yield from _walk_repeated(path + _path_step(key), inner)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _walk(f"{path}[{index}]", inner)
+            yield from _walk_repeated(f"{path}[{index}]", inner)

@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from phiv_data.media.images import open_image
+from phiv_data.media.reject import RejectInput
 from phiv_schemas import Conversation, ImageMeta, Turn, check_image_path
 
 MAX_NAME_BYTES = 255
@@ -27,8 +29,6 @@ class EncodedImage:
 
     def open(self) -> Image:
         """The decoded image, EXIF orientation applied, in the file's own mode. RecordError if broken."""
-        from phiv_data.media.images import open_image
-
         return open_image(self.data, where=self.meta.path)
 
 
@@ -53,8 +53,6 @@ def encoded_image(path: str, data: bytes, *, size: tuple[int, int], format: str,
 
 
 def _check_path(path: str) -> None:
-    from phiv_data.media.reject import RejectInput
-
     shown = path.encode("utf-8", "backslashreplace").decode()
     try:
         longest = max(len(part.encode()) for part in check_image_path(path).split("/"))

@@ -116,7 +116,9 @@ def open_shard(path: Path, *, where: str = "") -> list[pa.RecordBatch]:
         with pa.memory_map(str(path)) as mapped:
             _check_end(mapped, where)
             reader = pa.ipc.open_stream(mapped)
-            _check_schema(reader.schema, where)
+            if not reader.schema.equals(schema()):
+                columns = ", ".join(reader.schema.names)[:200] or "none"
+                raise ShardError(where, f"is not a shard of phiv (found columns: {columns})", "Convert the data first")
             batches = list(reader)
         for batch in batches:
             batch.validate(full=True)  # offsets and UTF-8: a flipped byte there can end the process when read
@@ -150,7 +152,7 @@ def to_row(sample: Sample) -> ShardRow:
     conversation = sample.conversation
     if tuple(image.meta.path for image in sample.images) != conversation.image_paths:
         raise RecordError(sample.id, "the images given are not those its turns name, in order")
-    if (size := _size(sample)) > MAX_ROW_BYTES:
+    if (size := _images_bytes(sample)) > MAX_ROW_BYTES:
         raise RecordError(sample.id, f"its images hold {size} bytes, more than a row can (2 GiB)")
     return {
         **conversation.to_wire(),
@@ -177,13 +179,7 @@ def _check_end(mapped: Any, where: str) -> None:
         raise ShardError(where, f"is cut off after {size} bytes (no end mark)", "Run the conversion again")
 
 
-def _check_schema(found: pa.Schema, where: str) -> None:
-    if not found.equals(schema()):
-        columns = ", ".join(found.names)[:200] or "none"
-        raise ShardError(where, f"is not a shard of phiv (found columns: {columns})", "Convert the data first")
-
-
-def _size(sample: Sample) -> int:
+def _images_bytes(sample: Sample) -> int:
     return sum(len(image.data) for image in sample.images)
 
 
@@ -192,11 +188,11 @@ def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
     batch: list[Sample] = []
     size = 0
     for sample in samples:
-        if batch and (len(batch) == MAX_BATCH_ROWS or size + _size(sample) > MAX_BATCH_BYTES):
+        if batch and (len(batch) == MAX_BATCH_ROWS or size + _images_bytes(sample) > MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(sample)
-        size += _size(sample)
+        size += _images_bytes(sample)
     if batch:
         yield batch
 

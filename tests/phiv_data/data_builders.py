@@ -131,7 +131,7 @@ def rewrite_shard(folder: Path, split: str, edit: Callable[[EncodedImage], Encod
 
 
 def file_info(folder: Path, name: str) -> FileInfo:
-    """What a manifest says of a file."""
+    """The entry of a file in a manifest."""
     path = folder / name
     return FileInfo(path=name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
 
@@ -160,11 +160,11 @@ def turns(draw: st.DrawFn, *, labeled: bool = True) -> Turn:
 @st.composite
 def conversations(draw: st.DrawFn) -> Conversation:
     """Any record the contract allows, unlabeled tails included."""
-    said = draw(st.lists(turns(), max_size=3))
-    asked = draw(st.lists(turns(labeled=False), min_size=0 if said else 1, max_size=2))
+    answered = draw(st.lists(turns(), max_size=3))
+    asked = draw(st.lists(turns(labeled=False), min_size=0 if answered else 1, max_size=2))
     system = draw(st.none() | text)
     return Conversation(
-        id=draw(name), source=draw(name), conversations=(*said, *asked), system=system
+        id=draw(name), source=draw(name), conversations=(*answered, *asked), system=system
     )  # fmt: skip
 
 

@@ -17,57 +17,22 @@ wrong.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from phiv_data.media.video import decord_process, pyav
+from phiv_data.media.video.frames import Decoder, OnCorrupt, Source, VideoFrame, VideoInfo, frame_indices
 
-Decoder: TypeAlias = Literal["pyav", "decord"]
-OnCorrupt: TypeAlias = Literal["reject", "salvage"]
-Source: TypeAlias = Path | bytes | BinaryIO
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VideoFrame:
-    """One decoded frame. `image` is RGB, uint8 [height, width, 3], rotated upright as the container asks."""
-
-    index: int
-    """Its number in decode order, from 0, among the frames that decode."""
-    timestamp: float | None
-    """Presentation time in seconds, from the file: not always increasing, sometimes absent."""
-    image: NDArray[np.uint8]
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return int(self.image.shape[1])
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return int(self.image.shape[0])
-
-
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What the header of a clip declares and what the clip holds."""
-
-    declared: int | None
-    """Frames according to the header; None where it has no count."""
-    decoded: int
-    """Frames that decode."""
-    width: int
-    """Pixels of the first sampled frame, upright."""
-    height: int
-    codec: str
-    container: str
-    fps: float | None
-    """Average frame rate according to the header."""
-    damage: str | None = None
-    """What was wrong with a salvaged clip; None for a sound one."""
+__all__ = [
+    "Decoder",
+    "OnCorrupt",
+    "Source",
+    "VideoFrame",
+    "VideoInfo",
+    "decoder_version",
+    "frame_indices",
+    "frames_at",
+    "library_versions",
+    "sample_frames",
+]
 
 
 def sample_frames(
@@ -80,8 +45,6 @@ def sample_frames(
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1 (found {num_frames})")
-    from phiv_data.media.video import decord_process, pyav
-
     if decoder == "decord":
         decord_process.require_decord()
     info, frames = pyav.sample_frames(source, num_frames, on_corrupt)
@@ -94,18 +57,7 @@ def frames_at(source: Source, indices: Collection[int]) -> Iterator[VideoFrame]:
     A frame is given as it is decoded: memory holds one. Errors of the decoder are ignored, as with `salvage`.
     Raises RejectInput and EnvironmentProblem as `sample_frames`.
     """
-    from phiv_data.media.video import pyav
-
     yield from pyav.frames_at(source, indices)
-
-
-def frame_indices(total: int, num_frames: int) -> list[int]:
-    """The decode-order indices of `num_frames` frames out of `total`, in integers throughout.
-
-    >>> frame_indices(109, 8), frame_indices(3, 8)
-    ([0, 13, 27, 40, 54, 68, 81, 95], [0, 0, 0, 1, 1, 1, 2, 2])
-    """
-    return [(k * total) // num_frames for k in range(num_frames)]
 
 
 def decoder_version(decoder: Decoder = "pyav") -> str:
@@ -125,7 +77,5 @@ def library_versions(decoder: Decoder = "pyav") -> dict[str, str]:
     wanted = ("libavcodec", "libavformat", "libavutil", "libswscale")
     versions = {"av": str(av.__version__)} | {name: ffmpeg[name] for name in wanted if name in ffmpeg}
     if decoder == "decord":
-        from phiv_data.media.video.decord_process import installed_version
-
-        versions["decord"] = installed_version()
+        versions["decord"] = decord_process.installed_version()
     return versions

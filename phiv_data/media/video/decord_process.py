@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phiv_data.media.reject import RejectInput
+from phiv_data.media.video.frames import Source, VideoFrame, VideoInfo
 from phiv_schemas.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from phiv_data.media.video import Source, VideoFrame, VideoInfo
 
 TIMEOUT_S = 120.0
 TOLERANCE = 8
@@ -102,7 +101,9 @@ class _Child:
 
     def ask(self, path: Path, where: str, total: int, indices: list[int], timeout_s: float) -> NDArray[np.uint8]:
         """Frames [n, height, width, 3]. RejectInput where decord counts other than `total`, hangs or dies."""
-        process = self._started()
+        import numpy as np
+
+        process = self._start()
         late = threading.Event()
 
         def expire() -> None:
@@ -125,7 +126,7 @@ class _Child:
         if answer["total"] != total:
             reason = f"decord counts {answer['total']} frames, PyAV decodes {total}"
             raise RejectInput(where, "decoder-disagrees", reason)
-        return _array(payload, answer["shape"])
+        return np.frombuffer(payload, np.uint8).reshape(answer["shape"])
 
     def stop(self) -> None:
         """Kill the process, if there is one."""
@@ -134,7 +135,7 @@ class _Child:
             self._process.communicate()
             self._process = None
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             # -P keeps this folder off the child's path; the script needs nothing of phiv.
@@ -156,12 +157,6 @@ def _exchange(process: subprocess.Popen[bytes], request: dict[str, Any]) -> tupl
     if len(payload) < answer.get("size_bytes", 0):
         raise EOFError
     return answer, payload
-
-
-def _array(payload: bytes, shape: list[int]) -> NDArray[np.uint8]:
-    import numpy as np
-
-    return np.frombuffer(payload, np.uint8).reshape(shape)
 
 
 def _name(source: Source) -> str:

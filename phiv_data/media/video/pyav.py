@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.media.video.containers import is_known_video, missing_tail
+from phiv_data.media.video.frames import OnCorrupt, Source, VideoFrame, VideoInfo, frame_indices
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from phiv_data.media.video import OnCorrupt, Source, VideoFrame, VideoInfo
 
 MAX_FRAME_PIXELS = 1 << 26
 """Frames beyond this (8192x8192) are refused: a header of a few bytes could ask for gigabytes."""
@@ -38,8 +37,6 @@ _INDEXED = {"avi", "mov"}  # containers whose index names every packet
 
 def sample_frames(source: Source, num_frames: int, on_corrupt: OnCorrupt) -> tuple[VideoInfo, list[VideoFrame]]:
     """See `phiv_data.media.video.sample_frames`."""
-    from phiv_data.media.video import VideoInfo, frame_indices
-
     with _open_source(source) as (file, where):
         complain = _Complaints(where, salvage=on_corrupt == "salvage")
         _check_bytes(file, complain)
@@ -148,8 +145,6 @@ def _rgb_converter() -> Callable[[Any], NDArray[np.uint8]]:
 
 def _video_frame(index: int, frame: Any, image: NDArray[np.uint8]) -> VideoFrame:
     import numpy as np
-
-    from phiv_data.media.video import VideoFrame
 
     if quarter_turns := round(frame.rotation / 90) % 4:
         image = np.ascontiguousarray(np.rot90(image, quarter_turns))

@@ -1,4 +1,4 @@
-"""Conversations of every kind, for laws."""
+"""Conversations of every kind, for property tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each format's rows look like, field by field, and what is refused."""
+"""What the rows of each format are, field by field, and what is rejected."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def test_swift_reads_alpaca_and_images_inside_queries() -> None:
         ({"query": "q", "response": ["a", "b"]}, "bad-row"),
         ({"query": "q", "response": "a", "history": [["x"]]}, "bad-row"),
         ({"prompt": "q", "question": "r", "response": "a"}, "bad-row"),
-        ({"response": "text to go on with"}, "bad-row"),
+        ({"response": "text to continue"}, "bad-row"),
         (one("u", label=False), "unsupported-row"),
         (one("<ref-object>", objects={"ref": ["a dog"], "bbox": []}), "unsupported-row"),
     ],

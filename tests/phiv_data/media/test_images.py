@@ -1,4 +1,4 @@
-"""Images: whole, upright and of a bounded size, or one line that says why not."""
+"""Images: complete, upright and of a bounded size, or rejected with a reason of one line."""
 
 from __future__ import annotations
 

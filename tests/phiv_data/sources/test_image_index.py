@@ -98,7 +98,7 @@ def test_odd_names_of_real_files_are_found(shared: Path) -> None:
     assert index_images(folder).find(f"img/{file.name}") == file.absolute()
 
 
-def test_a_image_keeps_its_bytes_and_takes_its_format_from_the_header() -> None:
+def test_an_image_keeps_its_bytes_and_takes_its_format_from_the_header() -> None:
     data = png(format="JPEG")
     image = checked_image("train/a.png", data, where="a.png", source="img/a.png")
     assert (image.data, image.meta.format, image.meta.width, image.meta.height) == (data, "JPEG", 8, 6)
@@ -109,7 +109,7 @@ def test_a_image_keeps_its_bytes_and_takes_its_format_from_the_header() -> None:
 @pytest.mark.parametrize(
     ("data", "code"), [(b"", "empty-file"), (b"<html>", "not-an-image"), (png(format="BMP")[:-20], "truncated")]
 )
-def test_a_image_that_does_not_decode_is_rejected(data: bytes, code: str) -> None:
+def test_an_image_that_does_not_decode_is_rejected(data: bytes, code: str) -> None:
     with pytest.raises(RejectInput, match=rf"f:1: .*\[{code}\]"):
         checked_image("a.png", data, where="f:1")
 
@@ -145,31 +145,31 @@ def tar(path: Path, **files: bytes) -> Path:
 
 def test_a_folder_is_itself_and_an_archive_is_unpacked_once(tmp_path: Path) -> None:
     archive = tar(tmp_path / "a.tar.gz", one=b"1")
-    assert open_source(tmp_path, tmp_path / "scratch") == tmp_path
-    folder = open_source(archive, tmp_path / "scratch", sha256=sources_sha256(archive))
+    assert open_source(tmp_path, tmp_path / "work") == tmp_path
+    folder = open_source(archive, tmp_path / "work", sha256=sources_sha256(archive))
     assert (folder / "one").read_bytes() == b"1"
     (folder / "mark").touch()
-    assert open_source((archive,), tmp_path / "scratch") == folder
+    assert open_source((archive,), tmp_path / "work") == folder
     assert (folder / "mark").exists()
-    assert unpack(archive, tmp_path / "scratch") == folder
+    assert unpack(archive, tmp_path / "work") == folder
 
 
 def test_several_archives_lie_in_one_folder_whatever_their_order(tmp_path: Path) -> None:
     one, two = tar(tmp_path / "a.tar.gz", one=b"1"), tmp_path / "b.zip"
     with zipfile.ZipFile(two, "w") as archive:
         archive.writestr("two", b"2")
-    folder = open_source((one, two), tmp_path / "scratch")
+    folder = open_source((one, two), tmp_path / "work")
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {"one", "two"}
-    assert open_source([two, one], tmp_path / "scratch") == folder
+    assert open_source([two, one], tmp_path / "work") == folder
     assert sources_sha256((one, two)) == sources_sha256((two, one)) != sources_sha256(one)
     assert sources_sha256((one, tmp_path)) is None
 
 
 def test_what_is_not_there_or_no_archive_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"--source: no such file or folder '.*gone'"):
-        open_source(tmp_path / "gone", tmp_path / "scratch")
+        open_source(tmp_path / "gone", tmp_path / "work")
     page = write(tmp_path / "data.tar.gz", b"<!DOCTYPE html><title>Log in</title>")
     with pytest.raises(SourceError, match="a login, licence or error page was saved under its name"):
-        open_source(page, tmp_path / "scratch")
+        open_source(page, tmp_path / "work")
     with pytest.raises(SourceError, match="is a folder among archives"):
-        open_source((tmp_path, page), tmp_path / "scratch")
+        open_source((tmp_path, page), tmp_path / "work")

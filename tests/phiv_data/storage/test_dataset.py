@@ -45,7 +45,7 @@ def test_samples_come_back_byte_for_byte(
     from phiv_data.storage.shards import plan_shards, shard_name, write_shard
     from phiv_schemas import SplitInfo
 
-    folder = tmp_path_factory.mktemp("law")
+    folder = tmp_path_factory.mktemp("round_trip")
     plan = plan_shards([sum(len(i.data) for i in row.images) for row in rows], shard_bytes)
     shards = [
         write_shard(folder / "arrow" / shard_name(i, len(plan)), rows[part.start : part.stop], root=folder)

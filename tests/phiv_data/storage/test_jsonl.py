@@ -1,4 +1,4 @@
-"""Lines keep their true numbers, every error of a record is told, nothing passes silently."""
+"""Lines keep their true numbers, every error of a record is reported, nothing passes silently."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def codes(raw: bytes) -> list[str]:
 
 @given(st.lists(conversations(), max_size=5))
 def test_write_then_read_is_the_identity(tmp_path_factory: pytest.TempPathFactory, records: list[Conversation]) -> None:
-    path = tmp_path_factory.mktemp("law") / "x.jsonl"
+    path = tmp_path_factory.mktemp("round_trip") / "x.jsonl"
     info = write_jsonl(path, records)
     assert list(read_jsonl(path)) == records
     assert path.read_bytes() == "".join(json.dumps(r.to_wire()) + "\n" for r in records).encode()

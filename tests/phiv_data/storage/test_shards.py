@@ -30,7 +30,7 @@ def read(path: Path) -> list[Sample]:
 def test_what_is_written_is_what_is_read_byte_for_byte(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Sample]
 ) -> None:
-    path = tmp_path_factory.mktemp("law") / "x.arrow"
+    path = tmp_path_factory.mktemp("round_trip") / "x.arrow"
     info = write_shard(path, rows)
     assert read(path) == rows
     assert info.rows == len(rows)

@@ -1,4 +1,4 @@
-"""The laws of every format: what is rendered is read back, and what is read is rendered in one canonical form."""
+"""Properties of every format: what is rendered is read back, and what is read is rendered in one canonical form."""
 
 from __future__ import annotations
 

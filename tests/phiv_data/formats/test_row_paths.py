@@ -1,4 +1,4 @@
-"""Every part of a row and every reject says where it stands, by the names that the row itself has."""
+"""Every part of a row and every reject has its JSON path, by the names that the row itself has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from conversations import conversations
 from hypothesis import given
 from hypothesis import strategies as st
-from test_laws import NAMES, ROWS, places_of
+from test_round_trip import NAMES, ROWS, places_of
 
 from phiv_data.formats import FORMATS
 from phiv_data.formats.fields import RejectRow
