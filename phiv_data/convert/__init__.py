@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from phiv_data.media.reject import RejectInput
     from phiv_data.sources.image_index import load_image
     from phiv_data.storage.sample import Draft, EncodedImage
-    from phiv_schemas import SourceError, Turn, UsageError
+    from phiv_schemas import Sharing, SourceError, Turn, UsageError
 
 __all__ = [
     "Converter",
@@ -24,6 +24,7 @@ __all__ = [
     "Inputs",
     "Item",
     "RejectInput",
+    "Sharing",
     "SourceError",
     "Turn",
     "UsageError",
@@ -40,6 +41,7 @@ _MODULES = {
     "Inputs": "phiv_data.convert.base",
     "Item": "phiv_data.convert.base",
     "RejectInput": "phiv_data.media.reject",
+    "Sharing": "phiv_schemas",
     "SourceError": "phiv_schemas",
     "Turn": "phiv_schemas",
     "UsageError": "phiv_schemas",

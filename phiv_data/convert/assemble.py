@@ -229,6 +229,7 @@ def _manifest(
         image_hashes=assembled.image_hashes,
         identical_inputs=assembled.identical,
         duplicate_inputs=_duplicates(inputs),
+        sharing=converter.sharing,
         **provenance,
     )
 

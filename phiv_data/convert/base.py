@@ -17,6 +17,7 @@ from phiv_data.convert.fingerprint import Content, code_version
 
 if TYPE_CHECKING:
     from phiv_data.storage.sample import Draft
+    from phiv_schemas.sharing import Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +114,15 @@ class Converter(ConverterOptions):
             """True when the data were made, not recorded."""
             ...
 
+        @property
+        def sharing(self) -> Sharing | None:
+            """What the splits share on purpose, and which images must stay in one split; it goes to the manifest."""
+            ...
+
     else:
         splits = ()
         synthetic = False
+        sharing = None
 
     @property
     def record_source(self) -> str:

@@ -30,14 +30,12 @@ class SourceState:
     times: str
     sha256: str | None = None
 
-    def is_same(self, other: SourceState) -> bool:
-        """True when the files are the same: by their contents where both sides know them, else by sizes and times.
+    def is_same(self, now: SourceState) -> bool:
+        """True when the files are `now` as they were: by their contents where these were read now, else by their times.
 
-        A state with contents is never the same as one without: what was asked for cannot be answered.
+        False too where they were not read before: what is asked for cannot be answered.
         """
-        if self.sha256 is not None and other.sha256 is not None:
-            return self.sha256 == other.sha256
-        return self.sha256 is other.sha256 and self.times == other.times
+        return self.times == now.times if now.sha256 is None else self.sha256 == now.sha256
 
 
 class FileVersion(NamedTuple):

@@ -12,7 +12,7 @@ from phiv_data.convert import tasks
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.convert.engine import convert
 from phiv_data.storage import shards
-from phiv_schemas import Conversation, Manifest, SourceError
+from phiv_schemas import Conversation, Manifest, Sharing, SourceError
 
 
 def rows(out: Path, split: str = "train") -> list[Conversation]:
@@ -133,3 +133,12 @@ def test_shards_that_begin_and_end_inside_tasks_hold_every_row_once(
         data = ConversationDataset(tmp_path, split)
         assert [data.conversation(i) for i in range(len(data))] == rows(tmp_path, split)
     assert validate(tmp_path).ok
+
+
+def test_what_a_converter_declares_of_its_images_is_in_the_manifest(tmp_path: Path) -> None:
+    class Sharer(ListOptions):
+        sharing = Sharing(group="page", group_pattern=r"(\w+)\.png", shares=("similar",))
+
+    assert convert(Sharer((Row(),)), tmp_path / "out", num_workers=0).manifest.sharing == Sharer.sharing
+    run(tmp_path / "plain", Row())
+    assert "sharing" not in (tmp_path / "plain/manifest.json").read_text()
