@@ -101,8 +101,8 @@ def _convert(command: Command) -> int:
 def _report(outcome: Any, out_dir: Path) -> None:
     manifest = outcome.manifest
     a = manifest.accounting
-    for notice in outcome.notices:
-        sys.stderr.write(f"phiv-convert: {notice}\n")
+    for warning in outcome.warnings:
+        sys.stderr.write(f"phiv-convert: {warning}\n")
     if a.rejected:
         _show_rejects(out_dir / manifest.rejects.path)
     state = "already converted, nothing to do" if outcome.found_finished else "converted"
