@@ -37,7 +37,7 @@ from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_tables import Table, find_tables, image_cell, iter_rows, missing_shards, read_row
 from phiv_data.sources.image_index import checked_image, opened
-from phiv_data.storage.sample import Draft, EncodedImage
+from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn, check_image_path
 from phiv_schemas.conversation import check_name
 from phiv_schemas.errors import SourceError, UsageError
@@ -131,21 +131,30 @@ class CauldronConverter(Converter):
         """One row as one conversation."""
         table = self.tables[item.payload.table]
         row = read_row(table, item.payload.row, _columns(table))
-        images = tuple(_images(row["images"], item))
-        return Draft(self._turns(row["texts"], images, item.key), images, source=_source(row, table, self.name))
+        images = []
+        for number, cell in enumerate(row["images"] or ()):
+            where = f"{item.key}: image {number}"
+            data, name = image_cell(cell, where)
+            images.append(checked_image(_image_path(item.split, data, name, where), data, where))
+        turns = self._turns(row["texts"], tuple(image.meta.path for image in images), item.key)
+        return Draft(turns, tuple(images), source=_record_source(row, table, self.name))
 
-    def _turns(self, texts: Any, images: tuple[EncodedImage, ...], where: str) -> tuple[Turn, ...]:
+    def _turns(self, texts: Any, images: tuple[str, ...], where: str) -> tuple[Turn, ...]:
         """A turn per pair; RejectInput `bad-turns` where there is none, or an answer follows a missing one."""
-        pairs = [_pair(pair, where) for pair in texts or ()]
+        pairs: list[tuple[str, str | None]] = []
+        for pair in texts or ():
+            user, answer = (pair.get("user"), pair.get("assistant")) if isinstance(pair, dict) else (None, None)
+            if not isinstance(user, str) or not isinstance(answer, str | None):
+                raise RejectInput(where, "bad-row", f"a pair has no user text (found {str(pair)[:60]!r})")
+            pairs.append((user, answer))
         if not pairs:
             raise RejectInput(where, "bad-turns", "the row has no texts")
         pairs = pairs[:1] if self.flags.turns == "first" else pairs
         labeled = [answer is not None for _, answer in pairs]
         if labeled != sorted(labeled, reverse=True):
             raise RejectInput(where, "bad-turns", "an answer follows a question without one")
-        paths = tuple(image.meta.path for image in images)
         return tuple(
-            Turn(images=() if i else paths, user=user, assistant=answer) for i, (user, answer) in enumerate(pairs)
+            Turn(images=() if i else images, user=user, assistant=answer) for i, (user, answer) in enumerate(pairs)
         )
 
     def _split_table(self, number: int) -> Iterator[TableRows]:
@@ -200,14 +209,7 @@ def _shares(table: Table) -> Iterator[float]:
         yield int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
 
 
-def _images(cells: Any, item: Item) -> Iterator[EncodedImage]:
-    for number, cell in enumerate(cells or ()):
-        where = f"{item.key}: image {number}"
-        data, name = image_cell(cell, where)
-        yield checked_image(_path(item.split, data, name, where), data, where)
-
-
-def _path(split: str, data: bytes, name: str | None, where: str) -> str:
+def _image_path(split: str, data: bytes, name: str | None, where: str) -> str:
     """`train/1f/2e3d...-page_7.png`: the hash keeps apart images of one name, and brings equal ones together."""
     digest = hashlib.sha256(data).hexdigest()
     stem = f"{split}/{digest[:2]}/{digest[2:22]}"
@@ -220,14 +222,7 @@ def _path(split: str, data: bytes, name: str | None, where: str) -> str:
     return f"{stem}.{suffix(image_size(data, where=where).format)}"
 
 
-def _pair(pair: Any, where: str) -> tuple[str, str | None]:
-    user, answer = (pair.get("user"), pair.get("assistant")) if isinstance(pair, dict) else (None, None)
-    if not isinstance(user, str) or not isinstance(answer, str | None):
-        raise RejectInput(where, "bad-row", f"a pair has no user text (found {str(pair)[:60]!r})")
-    return user, answer
-
-
-def _source(row: dict[str, Any], table: Table, default: str) -> str:
+def _record_source(row: dict[str, Any], table: Table, default: str) -> str:
     """The sources of a row's texts, several joined by `+`; of the row; the config's name; `cauldron`."""
     named = [pair.get("source") for pair in row["texts"]]
     joined = "+".join(dict.fromkeys(source for source in named if isinstance(source, str) and source.strip()))

@@ -37,7 +37,7 @@ from phiv_data.sources.image_index import checked_image, read_image
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.sample import Draft, EncodedImage
 from phiv_data.utils.atomic import sha256_file
-from phiv_schemas import Conversation, Issue
+from phiv_schemas import Conversation
 from phiv_schemas.errors import SourceError, UsageError
 
 
@@ -126,17 +126,19 @@ def _parse(raw: bytes, file: str, number: int, where: str) -> tuple[Conversation
     line = parse_line(raw, file, number)
     if (record := line.conversation) is not None:
         return record, record.id, record.source
-    if issues := [issue for issue in line.issues if not _may_be_left_out(issue)]:
+    may_be_left_out = ("$.id", "$.source")
+    issues = [
+        issue
+        for issue in line.issues
+        if issue.json_path not in may_be_left_out or not issue.message.startswith("required key is missing")
+    ]
+    if issues:
         first, more = issues[0], f" (and {len(issues) - 1} more in this row)" if len(issues) > 1 else ""
         path = f"{first.json_path}: " if first.json_path else ""
         raise RejectInput(where, "bad-row", f"{path}{first.message}{more}" + (f". {first.hint}" if first.hint else ""))
     value = json.loads(raw)
     record = Conversation.model_validate({"id": "none", "source": "none", **value})
     return record, value.get("id"), value.get("source")
-
-
-def _may_be_left_out(issue: Issue) -> bool:
-    return issue.json_path in ("$.id", "$.source") and issue.message.startswith("required key is missing")
 
 
 @lru_cache(maxsize=8)  # rows that ask about one page are next to each other
