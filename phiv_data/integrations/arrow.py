@@ -28,8 +28,8 @@ from phiv_data.integrations.stream import ask_rules, check_record, has_error
 from phiv_data.storage.jsonl import Line
 from phiv_data.storage.shards import schema
 from phiv_data.validation.inputs.fast_parse import quick
-from phiv_data.validation.inputs.shard_checks import RowChecks, row_line
-from phiv_data.validation.partial_result import Findings
+from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks, row_line
+from phiv_data.validation.partial_result import IssueCollector
 from phiv_data.validation.rules.registry import PLAIN_RULES, RECORD_RULES
 from phiv_schemas import RULES, Issue, Turn, UsageError
 
@@ -111,7 +111,7 @@ def _check_rows(columns: Columns, deep: bool, ignore: Collection[str]) -> Iterat
         raise UsageError("batch", f"its columns are of different lengths ({', '.join(names)})")
     wire = {name: _values(columns[name]) for name in names}
     embedded = _embedded(columns) if deep else repeat(None)
-    checks = RowChecks(deep=deep)
+    checks = EmbeddedImageChecks(deep=deep)
     for values, images in zip(zip(*wire.values(), strict=True), embedded, strict=False):
         row = {"system": None, **dict(zip(wire, values, strict=True))}
         row["conversations"] = _without_absent(row["conversations"])
@@ -122,8 +122,8 @@ def _check_rows(columns: Columns, deep: bool, ignore: Collection[str]) -> Iterat
         yield row["id"], line.issues
 
 
-def _look_at(checks: RowChecks, line: Line, images: Row, ignore: Collection[str]) -> tuple[Issue, ...]:
-    findings = Findings(2**31, frozenset(ignore))
+def _look_at(checks: EmbeddedImageChecks, line: Line, images: Row, ignore: Collection[str]) -> tuple[Issue, ...]:
+    findings = IssueCollector(2**31, frozenset(ignore))
     checks.check(_NAME, line, images, findings)
     return tuple(findings.listed())
 

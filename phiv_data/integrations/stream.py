@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from phiv_data.storage.jsonl import Line, parse_line, record_error
 from phiv_data.storage.record_errors import schema_issues, shown
 from phiv_data.validation.core.finding import Found, RecordRule
-from phiv_data.validation.partial_result import Findings
+from phiv_data.validation.partial_result import IssueCollector
 from phiv_data.validation.rules.registry import RECORD_RULES
 from phiv_schemas import RULES, Conversation, EnvironmentProblem, Issue, UsageError, ValidationReport
 
@@ -63,14 +63,19 @@ def iter_validated(
         raise UsageError("max_issues", f"must be at least 1 (found {max_issues})")
     if unknown := sorted(set(ignore) - RULES.keys()):
         raise UsageError("ignore", f"no such rule {unknown[0]!r}", "docs/rules.md lists them")
-    return Validated(records, policy, name, frozenset(ignore), Findings(max_issues))
+    return Validated(records, policy, name, frozenset(ignore), IssueCollector(max_issues))
 
 
 class Validated(Iterator[Conversation]):
     """The good records of a stream; what is known of it so far can be asked at any time."""
 
     def __init__(
-        self, records: Iterable[Record], policy: Policy | OnIssue, name: str, ignore: frozenset[str], findings: Findings
+        self,
+        records: Iterable[Record],
+        policy: Policy | OnIssue,
+        name: str,
+        ignore: frozenset[str],
+        findings: IssueCollector,
     ) -> None:
         self.num_records = self.num_skipped = 0
         self._policy, self._name, self._findings = policy, name, findings

@@ -108,6 +108,10 @@ class KeyIndex:
         if self._held_bytes > self.spill_bytes:
             self._spill()
 
+    def has(self, rule: str) -> bool:
+        """True when any row gave a key of the rule."""
+        return rule in self._held or rule in self._spilled
+
     def groups(self, rule: str) -> Iterator[Sequence[Seen]]:
         """Every group of two or more equal keys of a rule, each by file name, line and item."""
         import numpy as np

@@ -18,9 +18,9 @@ from phiv_data.cli.validate import main
 from phiv_data.formats import FORMATS
 from phiv_data.validation import validate
 from phiv_data.validation.core.finding import Found, RowContext
-from phiv_data.validation.inputs.chat_dataset import ExternalFile, cut_external, external_files
-from phiv_data.validation.inputs.chat_rows import read_external, whole_record
-from phiv_data.validation.partial_result import Findings
+from phiv_data.validation.inputs.chat_dataset import ChatFile, find_chat_files, split_chat_file
+from phiv_data.validation.inputs.chat_rows import full_record, read_chat_rows
+from phiv_data.validation.partial_result import IssueCollector
 from phiv_schemas import Conversation, UsageError, ValidationReport
 
 NAMES = sorted(FORMATS)
@@ -77,9 +77,9 @@ def renderings(name: str, some: list[Conversation]) -> list[Any]:
 
 
 def read(path: Path, name: str, piece_bytes: int) -> Iterator[Any]:
-    for rows in cut_external(ExternalFile(path, name), piece_bytes, Findings()):
-        for line in read_external(rows):
-            record = line.conversation and whole_record(line.conversation)
+    for rows in split_chat_file(ChatFile(path, name), piece_bytes, IssueCollector()):
+        for line in read_chat_rows(rows):
+            record = line.conversation and full_record(line.conversation)
             yield line.number, record and record.to_wire()["conversations"], line.issues
 
 
@@ -110,7 +110,7 @@ def test_the_format_that_is_told_reads_the_same(
 ) -> None:
     record = FORMATS[name].render(conversation)
     path = put(tmp_path_factory.mktemp("rows") / "rows.jsonl", [record])
-    (file,) = external_files(path)
+    (file,) = find_chat_files(path)
     said = json.loads(json.dumps(record))
     assert FORMATS[file.format].parse(said, "row").turns == FORMATS[name].parse(said, "row").turns
 
@@ -121,7 +121,7 @@ def test_a_file_of_phiv_itself_is_never_taken_for_another_tools(
 ) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text(conversation.to_line() + "\n", encoding="utf-8")
-    assert external_files(path) == []
+    assert find_chat_files(path) == []
 
 
 # Lines, numbers, broken files ---------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_a_folder_is_read_file_by_file_and_other_json_is_passed_over(tmp_path: P
     put(tmp_path / "a.json", [chat("<image>", image="x")])
     put(tmp_path / "b.jsonl", [{"query": "q", "response": "r"}])
     put(tmp_path / "config.json", {"epochs": 3}, indent=1)
-    assert [(file.path.name, file.format) for file in external_files(tmp_path)] == [
+    assert [(file.path.name, file.format) for file in find_chat_files(tmp_path)] == [
         ("a.json", "llava"),
         ("b.jsonl", "swift"),
     ]
@@ -303,7 +303,7 @@ def test_names_of_dataset_info_are_read(tmp_path: Path) -> None:
 def test_what_goes_wrong_before_the_rows_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must be one of"):
         validate(put(tmp_path / "rows.json", [chat("q")]), input_format="coco")
-    with pytest.raises(UsageError, match="no rows of a format that phiv can tell"):
+    with pytest.raises(UsageError, match="no rows of a format that phiv can detect"):
         validate(put(tmp_path / "coco.json", [{"bbox": [1, 2]}]))
 
 

@@ -15,8 +15,8 @@ from data_builders import samples, write_dataset
 from phiv_data.cli.validate import main
 from phiv_data.reports import _FILES, text
 from phiv_data.validation import validate
+from phiv_data.validation.inputs.converted import REPORT_FILES
 from phiv_data.validation.rules.leakage import role
-from phiv_data.validation.run import REPORT_FILES
 from phiv_schemas import UsageError, ValidationReport
 
 
