@@ -22,9 +22,9 @@ from phiv_data.convert.base import Converter, ConverterOptions, Inputs
 from phiv_data.convert.plan import Plan, Task, make_plan, spool
 from phiv_data.convert.staging import Workspace, begin, discard, locked, publish
 from phiv_data.convert.tasks import Job, run_task, try_rows
-from phiv_data.utils.process_pool import WorkerDied, can_start, default_workers, run_local, survives
+from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated, run_local
 from phiv_data.utils.progress import Progress
-from phiv_schemas import EnvironmentProblem, Manifest, PhivError, ShardInfo, UsageError
+from phiv_schemas import Manifest, PhivError, ShardInfo, UsageError
 
 ProgressFactory = Callable[[str, int], Progress]
 
@@ -84,37 +84,17 @@ def _run_tasks(job: Job, num_workers: int, progress: ProgressFactory) -> Job:
     pending = [task.index for task in job.plan.tasks]
     with progress(f"{job.plan.converter.name}: convert", job.plan.num_items) as bar:
         while pending:
-            try:
-                for index, rows in run_local(run_task, job, tuple(pending), num_workers):
-                    pending.remove(index)
+            killed: list[Task] = []
+            for index, rows in run_isolated(run_task, job, pending, num_workers):
+                if isinstance(rows, Killed):
+                    killed.append(job.plan.tasks[index])
+                else:
                     bar.add(rows)
-            except WorkerDied as death:
-                job = job.without(job.crashed | _killers(job, death.indices))
+            for task in killed:
+                killers = find_killers(try_rows, (job, task), range(task.first, task.stop))
+                job = job.without(job.crashed.union(killers))
+            pending = [task.index for task in killed]
     return job
-
-
-def _killers(job: Job, suspects: list[int]) -> frozenset[int]:
-    """Rows that kill a process of their own, among those of the suspected tasks; the other tasks are done now.
-
-    EnvironmentProblem where the rows are not to blame: so every round of tries ends with less left to do.
-    """
-    if not can_start():
-        what = "they do not start"
-        hint = "Call convert under `if __name__ == '__main__':`, or with num_workers=0"
-        raise EnvironmentProblem("worker processes", what, hint)
-    guilty = [job.plan.tasks[i] for i in suspects if not survives(run_task, job, i)]
-    killers = frozenset(row for task in guilty for row in _killing(job, task, range(task.first, task.stop)))
-    if guilty and not killers:
-        raise EnvironmentProblem("worker processes", "they die on changing inputs", "Free memory, then run again")
-    return killers
-
-
-def _killing(job: Job, task: Task, rows: range) -> list[int]:
-    """Those of `rows` that kill a process, found by halving."""
-    if survives(try_rows, (job, task, rows), 0):
-        return []
-    half = len(rows) // 2
-    return [*_killing(job, task, rows[:half]), *_killing(job, task, rows[half:])] if half else [rows[0]]
 
 
 def _run_shards(job: Job, collected: Collected, num_workers: int, progress: ProgressFactory) -> list[ShardInfo]:

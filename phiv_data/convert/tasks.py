@@ -6,7 +6,7 @@ whoever runs it, how often and in which order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,12 +59,12 @@ def run_task(job: Job, index: int) -> int:
     return task.stop - task.first
 
 
-def try_rows(probe: tuple[Job, Task, range], index: int) -> None:
+def try_rows(task: tuple[Job, Task], indices: Sequence[int]) -> None:
     """Make some rows of a task and keep nothing of them but staged images: a probe for inputs that kill."""
-    convert_rows(*probe)
+    convert_rows(*task, indices)
 
 
-def convert_rows(job: Job, task: Task, indices: range) -> TaskReport:
+def convert_rows(job: Job, task: Task, indices: Sequence[int]) -> TaskReport:
     """Make the rows at `indices`, which are of `task`: images of kept rows are staged, records and rejects returned."""
     rows: list[Row] = []
     rejects: list[Reject] = []

@@ -92,6 +92,17 @@ def checked_image(path: str, data: bytes, where: str, *, source: str | None = No
     return encoded_image(path, data, size=(size.width, size.height), format=size.format, **hashes)
 
 
+def load_image(file: Path, path: str, *, where: str | None = None, source: str | None = None) -> EncodedImage:
+    """The image in `file` for a draft, its bytes as they are: read, decoded once to be sure, with its source's hash.
+
+    `path` is its place under images/; `source` the name of the input (default `path`), `where` what a reject is
+    reported at (default `source`). RejectInput where the file cannot be read or does not decode.
+    """
+    source = source or path
+    where = where or source
+    return checked_image(path, read_image(file, where), where, source=source)
+
+
 def read_image(file: Path, where: str) -> bytes:
     """The bytes of a file. RejectInput `unreadable` where it is no regular file or cannot be read."""
     try:

@@ -1,6 +1,10 @@
-"""Runners: call `function(shared, i)` for many `i`, somewhere. The result must not depend on where.
+"""A pool of worker processes: call `function(shared, i)` for many `i`. The results do not depend on where it ran.
 
-The local runner uses spawned processes, never fork: a forked child inherits locks and threads of decoders.
+    run_local(function, shared, indices, n)       results in order of completion; a dead worker ends it
+    run_isolated(function, shared, indices, n)    the same, and a call that kills its worker is found and reported
+    find_killers(function, shared, items)         which items of such a call kill a process, found by halving
+
+Workers are spawned, never forked: a forked child inherits locks and threads of decoders.
 """
 
 from __future__ import annotations
@@ -9,28 +13,36 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+from phiv_schemas.errors import EnvironmentProblem
+
 S = TypeVar("S")
 R = TypeVar("R")
 
 
 class WorkerDied(Exception):
-    """A worker process ended without a result; `indices` were under way or next in line."""
+    """A worker process ended without a result; `indices` were running or next in line."""
 
     def __init__(self, indices: list[int]) -> None:
         super().__init__(indices)
         self.indices = indices
 
 
+class Killed:
+    """Stands in place of the result of a call that kills its process, also where it runs alone."""
+
+
 def default_workers() -> int:
-    """The number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of CPUs this process may use: affinity, cgroup quotas (containers) and LOKY_MAX_CPU_COUNT count."""
+    from loky import cpu_count  # 0.1 s that --help does not need
+
+    return int(cpu_count(only_physical_cores=False))
 
 
 def run_local(
@@ -45,52 +57,98 @@ def run_local(
         yield from ((i, function(shared, i)) for i in indices)
         return
     indices = list(indices)
-    pool = ProcessPoolExecutor(
-        min(num_workers, len(indices)) or 1,
-        multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(function, shared),
-    )
+    pool = _start_pool(function, shared, min(num_workers, len(indices)) or 1)
     try:
         yield from _drain(pool, iter(indices), 2 * num_workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def survives(function: Callable[[S, int], R], shared: S, index: int) -> bool:
-    """True when `function(shared, index)` ends, with a result or an exception, without killing its process."""
-    with ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(function, shared)
-    ) as pool:
-        return not isinstance(pool.submit(_call, index).exception(), BrokenProcessPool)
+def run_isolated(
+    function: Callable[[S, int], R], shared: S, indices: Iterable[int], num_workers: int
+) -> Iterator[tuple[int, R | Killed]]:
+    """`run_local` that survives dead workers: a call that kills its process (a decoder bug) yields `(i, Killed())`.
+
+    When a worker dies, each call that may have done it runs again in a process of its own; the others keep the result
+    of that. So every death leaves less to do, and one from outside (a full memory, `kill`) costs time only.
+    Raises EnvironmentProblem when workers do not start at all. With `num_workers` 0 nothing is isolated.
+    """
+    left = dict.fromkeys(indices)
+    while left:
+        try:
+            for i, result in run_local(function, shared, list(left), num_workers):
+                del left[i]
+                yield i, result
+            return
+        except WorkerDied as death:
+            suspects = death.indices
+        if isinstance(_run_alone(_do_nothing, None, 0), Killed):
+            hint = "Call phiv under `if __name__ == '__main__':`, or with num_workers=0"
+            raise EnvironmentProblem("worker processes", "they do not start", hint)
+        for i in suspects:
+            del left[i]
+            yield i, _run_alone(function, shared, i)
 
 
-def can_start() -> bool:
-    """True when a worker process comes up at all. It cannot where a script starts work outside `if __name__`."""
-    return survives(_nothing, None, 0)
+def find_killers(function: Callable[[S, Sequence[int]], object], shared: S, items: Sequence[int]) -> list[int]:
+    """Those of `items` with which `function(shared, items)` kills its process, found by halving.
+
+    Call it where all of them did. EnvironmentProblem when none of them does so now.
+    """
+
+    def halve(part: Sequence[int]) -> list[int]:
+        if not isinstance(_run_alone(function, shared, part), Killed):
+            return []
+        half = len(part) // 2
+        return [*halve(part[:half]), *halve(part[half:])] if half else [part[0]]
+
+    if killers := halve(items):
+        return killers
+    raise EnvironmentProblem("worker processes", "they die on changing inputs", "Free memory, then run again")
 
 
-def _nothing(shared: None, index: int) -> None:
+def _run_alone(function: Callable[[S, Any], R], shared: S, argument: object) -> R | Killed:
+    """`function(shared, argument)` in a process of its own. Raises what it raises."""
+    with _start_pool(function, shared, 1) as pool:
+        with _hold_signals():
+            call: Future[R] = pool.submit(_call, argument)
+        try:
+            return call.result()
+        except BrokenProcessPool:
+            return Killed()
+
+
+def _do_nothing(shared: None, index: int) -> None:
     pass
 
 
+def _start_pool(function: Callable[[S, Any], R], shared: S, num_workers: int) -> ProcessPoolExecutor:
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(num_workers, spawn, initializer=_start_worker, initargs=(function, shared))
+
+
 def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> Iterator[tuple[int, Any]]:
-    """Keep `window` calls under way, so that a death names few suspects and a stop loses little."""
+    """Keep `window` calls submitted, so that a death leaves few suspects and a stop loses little."""
     running: dict[Future[Any], int] = {}
     while True:
-        with _quiet_start():
-            running |= {pool.submit(_call, i): i for i in islice(indices, window - len(running))}
-        if not running:
-            return
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
-            raise WorkerDied(sorted(running.values()))
+        try:
+            with _hold_signals():
+                for i in islice(indices, window - len(running)):
+                    running[pool.submit(_call, i)] = i
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                if isinstance(future.exception(), BrokenProcessPool):
+                    future.result()
+        except BrokenProcessPool as broken:  # `submit` raises it too
+            raise WorkerDied(sorted(running.values())) from broken
         for future in done:
             yield running.pop(future), future.result()
 
 
 @contextmanager
-def _quiet_start() -> Iterator[None]:
+def _hold_signals() -> Iterator[None]:
     """While workers are started, both stop signals wait; SIGINT is blocked, which the workers inherit from birth.
 
     Otherwise a stop in these milliseconds would leave half-started workers that print tracebacks, or get lost.
@@ -112,10 +170,10 @@ def _quiet_start() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-_worker: tuple[Callable[[Any, int], Any], Any]
+_worker: tuple[Callable[[Any, Any], Any], Any]
 
 
-def _start_worker(function: Callable[[Any, int], Any], shared: Any) -> None:
+def _start_worker(function: Callable[[Any, Any], Any], shared: Any) -> None:
     """Runs in a new worker: Ctrl-C is the parent's (blocked since birth), and it ends when the parent is gone."""
     global _worker
     _worker = (function, shared)
@@ -129,6 +187,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _call(index: int) -> Any:
+def _call(argument: object) -> Any:
     function, shared = _worker
-    return function(shared, index)
+    return function(shared, argument)

@@ -21,7 +21,7 @@ from phiv_data.formats.files import INFO
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.dataset import MANIFEST, NO_ROWS
 from phiv_data.utils.atomic import environment_problems
-from phiv_data.utils.process_pool import WorkerDied, can_start, default_workers, run_local, survives
+from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
 from phiv_data.validation.core.finding import RowRule, Settings
 from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.chat_dataset import (
@@ -39,7 +39,7 @@ from phiv_data.validation.partial_result import FileLine, IssueCollector, Partia
 from phiv_data.validation.provenance.check import plan_sources
 from phiv_data.validation.rules.leakage import has_roles
 from phiv_data.validation.tasks import CONVERT_AGAIN, CheckContext, Context, Piece, ValidationPlan, WorkUnit
-from phiv_schemas import RULES, Conversation, EnvironmentProblem, UsageError, ValidationReport
+from phiv_schemas import RULES, Conversation, UsageError, ValidationReport
 from phiv_schemas.rules import Severity
 
 MAX_ISSUES = 1000
@@ -270,16 +270,8 @@ def run_units(
     if not workers:
         yield from (unit.check(context) for unit in units)
         return
-    left = dict.fromkeys(range(len(units)))
-    while left:
-        try:
-            for i, result in run_local(_check_unit, (units, context), list(left), workers):
-                del left[i]
-                yield result
-        except WorkerDied as died:
-            for i in _find_killers((units, context), [i for i in died.indices if i in left]):
-                del left[i]
-                yield _crashed(units[i], settings)
+    for i, result in run_isolated(_check_unit, (units, context), range(len(units)), workers):
+        yield _crashed(units[i], settings) if isinstance(result, Killed) else result
 
 
 def _crashed(unit: WorkUnit[Context], settings: Settings) -> PartialResult:
@@ -287,16 +279,6 @@ def _crashed(unit: WorkUnit[Context], settings: Settings) -> PartialResult:
     hint = "Find it with --no_deep and fewer lines, and drop it"
     issues.add("PV102", unit.file, what, line=unit.first_line, hint=hint)
     return PartialResult(issues)
-
-
-def _find_killers(shared: tuple[Sequence[WorkUnit[Context]], Context], indices: list[int]) -> list[int]:
-    """The units that kill a process started for them alone. EnvironmentProblem where none does."""
-    if not can_start():
-        what, hint = "no worker process comes up", "Put the call under if __name__, or use num_workers=0"
-        raise EnvironmentProblem("num_workers", what, hint)
-    if killers := [i for i in indices if not survives(_check_unit, shared, i)]:
-        return killers
-    raise EnvironmentProblem("num_workers", "a worker process was killed (out of memory?)", "Use fewer workers")
 
 
 def _check_unit(shared: tuple[Sequence[WorkUnit[Context]], Context], index: int) -> PartialResult:

@@ -276,7 +276,7 @@ def test_workers_that_cannot_start_are_one_error_not_a_loop(source: Path, tmp_pa
     env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, str(script), str(source), str(tmp_path / "out")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-    assert "EnvironmentProblem: worker processes: they do not start. Call convert under" in done.stderr
+    assert "EnvironmentProblem: worker processes: they do not start. Call phiv under" in done.stderr
 
 
 def test_a_damaged_manifest_is_replaced_by_overwrite(finished: Path, source: Path, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import checked_image, index_images, opened, read_image, sources_sha256, unpacked
+from phiv_data.sources.image_index import (
+    checked_image,
+    index_images,
+    load_image,
+    opened,
+    read_image,
+    sources_sha256,
+    unpacked,
+)
 from phiv_schemas import SourceError
 
 
@@ -95,6 +103,16 @@ def test_a_image_keeps_its_bytes_and_takes_its_format_from_the_header() -> None:
 def test_a_image_that_does_not_decode_is_rejected(data: bytes, code: str) -> None:
     with pytest.raises(RejectInput, match=rf"f:1: .*\[{code}\]"):
         checked_image("a.png", data, where="f:1")
+
+
+def test_an_image_is_loaded_with_the_name_and_hash_of_its_source(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.png", png())
+    image = load_image(file, "train/a.png")
+    assert image == checked_image("train/a.png", file.read_bytes(), where="train/a.png", source="train/a.png")
+    assert load_image(file, "train/a.png", where="rows:7", source="img/a.png").meta.source == "img/a.png"
+    for broken in (tmp_path / "none.png", write(tmp_path / "b.png", b"<html>")):
+        with pytest.raises(RejectInput, match=r"^rows:7: "):
+            load_image(broken, "train/a.png", where="rows:7")
 
 
 def test_what_is_no_regular_file_is_unreadable(tmp_path: Path) -> None:

@@ -1,14 +1,144 @@
-"""Runners: a stop signal is never lost, not even while workers are being started."""
+"""The process pool: calls that kill their process are found, and a stop signal is never lost."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from phiv_data.utils.process_pool import _quiet_start, run_local
+from phiv_data.utils.process_pool import (
+    Killed,
+    WorkerDied,
+    default_workers,
+    find_killers,
+    run_isolated,
+    run_local,
+)
+from phiv_schemas import EnvironmentProblem
+
+
+def _square_or_die(fatal: frozenset[int], index: int) -> int:
+    if index in fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return index * index
+
+
+def _exit_at_three(shared: None, index: int) -> int:
+    if index == 3:
+        os._exit(7)
+    return index
+
+
+def _die_the_first_time(folder: Path, index: int) -> int:
+    """A worker killed from outside: the same call ends well when it runs again."""
+    seen = folder / str(index)
+    if index == 2 and not seen.exists():
+        seen.touch()
+        os._exit(1)
+    return index
+
+
+def _raise(shared: None, index: int) -> int:
+    raise ValueError(f"no {index}")
+
+
+def _die_with(fatal: frozenset[int], items: Sequence[int]) -> None:
+    if fatal & frozenset(items):
+        os._exit(1)
+
+
+def _die_once(flag: Path, items: Sequence[int]) -> None:
+    if not flag.exists():
+        flag.touch()
+        os._exit(1)
+
+
+# Calls that kill their process ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("fatal", [{4}, {0, 9}, set(range(3))])
+def test_a_call_that_kills_its_process_is_reported_and_the_others_keep_their_results(
+    workers: int, fatal: set[int]
+) -> None:
+    found = list(run_isolated(_square_or_die, frozenset(fatal), range(10), workers))
+    assert sorted(i for i, _ in found) == list(range(10))
+    assert {i for i, result in found if isinstance(result, Killed)} == fatal
+    assert {i: result for i, result in found if i not in fatal} == {i: i * i for i in range(10) if i not in fatal}
+
+
+def test_an_exit_inside_a_worker_counts_as_a_kill() -> None:
+    found = dict(run_isolated(_exit_at_three, None, [3, 5], 2))
+    assert isinstance(found[3], Killed)
+    assert found[5] == 5
+
+
+def test_without_isolation_a_dead_worker_names_its_suspects() -> None:
+    with pytest.raises(WorkerDied) as death:
+        list(run_local(_square_or_die, frozenset({4}), [4], 1))
+    assert death.value.indices == [4]
+
+
+def test_a_worker_killed_from_outside_costs_no_result(tmp_path: Path) -> None:
+    assert dict(run_isolated(_die_the_first_time, tmp_path, range(5), 2)) == {i: i for i in range(5)}
+
+
+def test_an_exception_is_raised_as_it_is() -> None:
+    with pytest.raises(ValueError, match="no 0"):
+        list(run_isolated(_raise, None, [0], 1))
+
+
+def test_without_workers_nothing_is_isolated_and_nothing_pickled() -> None:
+    assert dict(run_isolated(lambda shared, i: shared + i, 10, [1, 2], 0)) == {1: 11, 2: 12}
+
+
+def test_workers_that_do_not_start_are_an_environment_problem(tmp_path: Path) -> None:
+    script = tmp_path / "no_guard.py"
+    script.write_text(
+        "import os\nfrom phiv_data.utils.process_pool import run_isolated\n"
+        "def call(shared, index):\n    return index\n"
+        "list(run_isolated(call, None, range(3), 2))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert "EnvironmentProblem: worker processes: they do not start. Call phiv under" in done.stderr
+
+
+# The items of such a call -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fatal", [{10}, {13, 16}, {12, 13}])
+def test_halving_finds_exactly_the_items_that_kill(fatal: set[int]) -> None:
+    assert find_killers(_die_with, frozenset(fatal), range(10, 17)) == sorted(fatal)
+
+
+def test_items_that_kill_only_sometimes_are_an_environment_problem(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="worker processes: they die on changing inputs"):
+        find_killers(_die_once, tmp_path / "flag", range(4))
+
+
+# Stop signals -----------------------------------------------------------------------------------------------------
+
+
+class _SignalWhenPickled:
+    """Raises a stop signal in the parent while it starts a worker: that is when it pickles this."""
+
+    def __init__(self, stop: signal.Signals, events: list[str]) -> None:
+        self.stop, self.events = stop, events
+
+    def __reduce__(self) -> tuple[type[int], tuple[()]]:
+        signal.raise_signal(self.stop)
+        self.events.append("pickled")
+        return int, ()
+
+
+def _return_index(shared: object, index: int) -> int:
+    return index
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -16,12 +146,10 @@ def test_a_signal_while_workers_start_comes_after(stop: signal.Signals) -> None:
     events: list[str] = []
     previous = signal.signal(stop, lambda number, frame: events.append("signal"))
     try:
-        with _quiet_start():
-            signal.raise_signal(stop)
-            events.append("started")
+        assert dict(run_local(_return_index, _SignalWhenPickled(stop, events), [0], 1)) == {0: 0}
     finally:
         signal.signal(stop, previous)
-    assert events == ["started", "signal"]
+    assert events == ["pickled", "signal"]
 
 
 def _interrupt_self(folder: Path, index: int) -> bool:
@@ -32,3 +160,29 @@ def _interrupt_self(folder: Path, index: int) -> bool:
 
 def test_a_worker_does_not_hear_ctrl_c(tmp_path: Path) -> None:
     assert dict(run_local(_interrupt_self, tmp_path, range(3), 2)) == {0: True, 1: True, 2: True}
+
+
+# The default number of workers ------------------------------------------------------------------------------------
+
+PRINT_WORKERS = "from phiv_data.utils.process_pool import default_workers; print(default_workers())"
+
+
+@pytest.mark.skipif(default_workers() < 2, reason="needs two CPUs")
+def test_a_limit_on_cpus_limits_the_workers() -> None:
+    env = os.environ | {"LOKY_MAX_CPU_COUNT": "1"}
+    done = subprocess.run([sys.executable, "-c", PRINT_WORKERS], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+
+
+@pytest.mark.skipif(default_workers() < 2, reason="needs two CPUs")
+def test_a_cgroup_quota_limits_the_workers(tmp_path: Path) -> None:
+    """As in a container: a control group of its own, seen at /sys/fs/cgroup, that grants half a CPU."""
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    mount = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /sys/fs/cgroup && exec "$@"', str(tmp_path)]
+    if subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    done = subprocess.run([*mount, sys.executable, "-c", PRINT_WORKERS], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
