@@ -3,9 +3,10 @@
     python benchmarks/near_duplicates.py FOLDER... --images 1000000
 
 Every image below the folders is stored again in each of `WAYS`. A line a way: how many copies have at most `MAX_BITS`
-other bits, how many grey pixels that correlate by `MIN_LIKENESS`, and how many both, which is what is found. Then every
-two images of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain images, which
-are not compared, do not count. In the end, a search in looks drawn at random, a hundredth of them found again.
+other bits, how many grey pixels that correlate by `MIN_CORRELATION`, and how many both, which are found. Then every two
+images of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain images, which
+are not compared, do not count. In the end, a search in random hashes, a hundredth of which
+are found again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.validation.core.finding import ImageFacts, RowContext
 from phiv_data.validation.core.key_index import KeyBlock, KeyIndex, pack
 from phiv_data.validation.imaging import perceptual_hash as looks
-from phiv_data.validation.rules.near_duplicates import KEYS, near_leaks
+from phiv_data.validation.rules.near_duplicates import KEYS, find_near_duplicates
 from phiv_schemas import Conversation, Turn
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif"}
@@ -78,10 +79,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     options = parser.parse_args()
     images = [image for folder in options.folders for image in read(folder)]
-    seen = [(origin, look) for origin, _, strength, look in images if strength >= looks.PLAIN]
+    seen = [(origin, phash) for origin, _, detail, phash in images if detail >= looks.MIN_DETAIL_SIMILAR]
     sys.stdout.write(f"{len(images)} images, {len(images) - len(seen)} plain\n")
     if seen:
-        print_copies([(data, look) for _, data, strength, look in images if strength >= looks.PLAIN])
+        print_copies([(data, phash) for _, data, detail, phash in images if detail >= looks.MIN_DETAIL_SIMILAR])
         print_others(*zip(*seen, strict=True))
     print_search(options.images)
 
@@ -92,42 +93,42 @@ def read(folder: Path) -> Iterator[tuple[str, bytes, int, bytes]]:
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
         data = path.read_bytes()
         try:
-            strength, look = look_of(data)
+            detail, phash = perceptual_hash(data)
         except RejectInput:
             continue
         if (digest := hashlib.sha256(data).digest()) not in known:
             known.add(digest)
-            yield re.sub(r"(\.\d+)?\.\w+$", "", path.name), data, strength, look
+            yield re.sub(r"(\.\d+)?\.\w+$", "", path.name), data, detail, phash
 
 
-def look_of(data: bytes) -> tuple[int, bytes]:
+def perceptual_hash(data: bytes) -> tuple[int, bytes]:
     """As a validation looks."""
-    return looks.look_of(decode_whole(data))
+    return looks.perceptual_hash(decode_whole(data))
 
 
 def print_copies(images: list[tuple[bytes, bytes]]) -> None:
     """How many of the copies are found, by way."""
     for name, encode in WAYS.items():
-        copies = [look_of(encode(open_image(data).convert("RGB")))[1] for data, _ in images]
-        close, alike = compared([look for _, look in images], copies, paired=True)
+        copies = [perceptual_hash(encode(open_image(data).convert("RGB")))[1] for data, _ in images]
+        close, are_similar = compared([phash for _, phash in images], copies, paired=True)
         sys.stdout.write(
-            f"{name:16}  bits {close.mean():6.2%}  pixels {alike.mean():6.2%}  found {(close & alike).mean():6.2%}"
-            f"  of {len(copies)}\n"
+            f"{name:16}  bits {close.mean():6.2%}  pixels {are_similar.mean():6.2%}"
+            f"  found {(close & are_similar).mean():6.2%}  of {len(copies)}\n"
         )
 
 
 def print_others(origins: tuple[str, ...], seen: tuple[bytes, ...]) -> None:
     """How many pairs of different images are taken for one."""
-    close, alike = compared(list(seen), list(seen))
+    close, are_similar = compared(list(seen), list(seen))
     names = np.array(origins)
     upper = np.triu(np.ones_like(close), 1)
     for what, pairs in (
         ("different origin", upper & (names[:, None] != names)),
         ("one origin", upper & (names[:, None] == names)),
     ):
-        found = close & alike & pairs
+        found = close & are_similar & pairs
         sys.stdout.write(
-            f"pairs of {what}: {pairs.sum():,}, bits {(close & pairs).sum():,}, pixels {(alike & pairs).sum():,},"
+            f"pairs of {what}: {pairs.sum():,}, bits {(close & pairs).sum():,}, pixels {(are_similar & pairs).sum():,},"
             f" found {found.sum():,}\n"
         )
         if what == "different origin":
@@ -140,12 +141,12 @@ def compared(
     """Which have close bits, and which like pixels: of each with its own, or with all."""
     if paired:
         pairs = [compared([one], [other]) for one, other in zip(these, those, strict=True)]
-        close, alike = (np.concatenate(some)[:, 0] for some in zip(*pairs, strict=True))
-        return close, alike
+        close, are_similar = (np.concatenate(some)[:, 0] for some in zip(*pairs, strict=True))
+        return close, are_similar
     a, b = (np.frombuffer(b"".join(some), np.uint8).reshape(len(some), -1) for some in (these, those))
-    bits, others = (np.unpackbits(one[:, : looks.HASH_BYTES], axis=1).astype(np.float32) for one in (a, b))
+    bits, others = (np.unpackbits(one[:, : looks.DHASH_BYTES], axis=1).astype(np.float32) for one in (a, b))
     differ = bits @ (1 - others).T + (1 - bits) @ others.T
-    return differ <= looks.MAX_BITS, looks.alike(a[:, looks.HASH_BYTES :], b[:, looks.HASH_BYTES :])
+    return differ <= looks.MAX_BITS, looks.are_similar(a[:, looks.DHASH_BYTES :], b[:, looks.DHASH_BYTES :])
 
 
 # A search ----------------------------------------------------------------------------------------------------------
@@ -159,9 +160,9 @@ def print_search(count: int) -> None:
             for block in kind(count):
                 index.add(block)
             start = time.process_time()
-            found = sum(1 for _ in near_leaks(index))
+            found = sum(1 for _ in find_near_duplicates(index))
             taken = time.process_time() - start
-            most = peak(lambda index=index: sum(1 for _ in near_leaks(index)))
+            most = peak(lambda index=index: sum(1 for _ in find_near_duplicates(index)))
         sys.stdout.write(f"{count:,} images, {name}: {found:,} found, {taken:.1f} s, {most / count:.0f} bytes each\n")
 
 
@@ -177,22 +178,22 @@ def peak(call: Callable[[], object]) -> int:
 def drawn(count: int) -> Iterator[list[KeyBlock]]:
     """Of two splits, in blocks. Every hundredth of val is one of train with a bit and a pixel changed."""
     random = np.random.default_rng(0)
-    again = np.empty((0, looks.LOOK_BYTES), np.uint8)
+    again = np.empty((0, looks.PHASH_BYTES), np.uint8)
     for split in ("train", "val"):
         for first in range(0, count // 2, BLOCK):
-            some = random.integers(0, 256, (min(BLOCK, count // 2 - first), looks.LOOK_BYTES), np.uint8)
+            some = random.integers(0, 256, (min(BLOCK, count // 2 - first), looks.PHASH_BYTES), np.uint8)
             if split == "train":
                 again = np.concatenate([again, some[::50]])
             else:
                 some[::50] = again[first // 50 :][: len(some[::50])]
-                some[::50] ^= np.eye(1, looks.LOOK_BYTES, 3, np.uint8) + np.eye(1, looks.LOOK_BYTES, 70, np.uint8)
+                some[::50] ^= np.eye(1, looks.PHASH_BYTES, 3, np.uint8) + np.eye(1, looks.PHASH_BYTES, 70, np.uint8)
             yield keys_of(some, split, first)
 
 
 def still(count: int) -> Iterator[list[KeyBlock]]:
     """As of a scene that stands still: all have one look but for a bit or two."""
     random = np.random.default_rng(0)
-    one = random.integers(0, 256, looks.LOOK_BYTES, np.uint8)
+    one = random.integers(0, 256, looks.PHASH_BYTES, np.uint8)
     for split in ("train", "val"):
         for first in range(0, count // 2, BLOCK):
             some = np.repeat(one[None], min(BLOCK, count // 2 - first), axis=0)
@@ -206,15 +207,15 @@ def keys_of(some: NDArray[np.uint8], split: str, first: int) -> list[KeyBlock]:
     turn = Turn(images=("a.jpg",), user="", assistant="a")
     record = Conversation(id="a", source="drawn", conversations=(turn,))
     rows = [
-        RowContext(f"{split}.jsonl", number, split, record, (facts(look.tobytes(), f"{split}{number}"),))
-        for number, look in enumerate(some, first + 1)
+        RowContext(f"{split}.jsonl", number, split, record, (facts(phash.tobytes(), f"{split}{number}"),))
+        for number, phash in enumerate(some, first + 1)
     ]
     return [KeyBlock(name, f"{split}.jsonl", split, pack(rule.keys, rows)) for name, rule in KEYS.items()]
 
 
-def facts(look: bytes, name: str) -> ImageFacts:
+def facts(phash: bytes, name: str) -> ImageFacts:
     """Of an image that is not plain."""
-    return ImageFacts((640, 480), "JPEG", hashlib.sha256(name.encode()).digest(), strength=100, look=look)
+    return ImageFacts((640, 480), "JPEG", hashlib.sha256(name.encode()).digest(), detail=100, phash=phash)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def _row_rules(options: Options, path: Path) -> list[RowRule]:
 
     root = options.images_root or (path if path.is_dir() else path.parent) / "images"
     budget = TokenBudget(options.family, options.max_tokens, options.tokenizer, options.num_crops, root)
-    budget.tally()  # what is missing is said before the work begins
+    budget.aggregator()  # what is missing is said before the work begins
     return [budget]
 
 

@@ -75,7 +75,7 @@ def convert(
         job = _run_tasks(Job(plan, workspace, include_unlabeled), workers, progress)
         collected = collect(job)
         shards = _run_shards(job, collected, workers, progress) if arrow else []
-        write_manifest(job, inputs, collected, shards, recipe)
+        write_manifest(job, inputs, collected, shards, recipe | {"sharing": getattr(options, "sharing", None)})
         return Outcome(publish(workspace), found_finished=False, notices=inputs.notices)
 
 

@@ -1,11 +1,11 @@
-"""Validation inside other people's loops: records in, good records out, and a report of the rest.
+"""Validation inside a loop of yours: records in, good records out, and a report of the rest.
 
     >>> checked = iter_validated(lines, "collect")       # lines, dicts, Conversations, mixed as they come
     >>> for conversation in checked: ...
     >>> checked.report().counts(), checked.num_skipped
     ({'PV002': 3}, 3)
 
-Every record is held against the format and asked every rule about a single record; ids are unique in the stream.
+Every record is checked against the format and every rule about a single record; ids are unique in the stream.
 Warnings leave no record out. Image files and rules over many rows are for `phiv_data.validate`; batches of Arrow for
 `phiv_data.integrations.arrow`.
 """
@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from phiv_data.storage.jsonl import Line, parse_line, record_error
 from phiv_data.storage.record_errors import schema_issues, shown
-from phiv_data.validation.core.finding import Found, RecordRule
+from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.partial_result import IssueCollector
-from phiv_data.validation.rules.registry import RECORD_RULES
+from phiv_data.validation.rules.registry import record_finders
 from phiv_schemas import RULES, Conversation, EnvironmentProblem, Issue, UsageError, ValidationReport
 
 Record = str | bytes | Mapping[str, Any] | Conversation
@@ -42,17 +42,17 @@ def iter_validated(
     ignore: Collection[str] = (),
     max_issues: int = 1000,
 ) -> Validated:
-    """The good ones of `records` as conversations, one by one; `report()` and `num_skipped` tell of the others.
+    """The good ones of `records` as conversations, one by one; `report()` and `num_skipped` are about the others.
 
-    `policy` says what a bad record does:
+    `policy` decides what happens on a bad record:
 
         "raise"      RecordError
-        "skip"       it is left out; a Python warning tells of the first, and another at the end how many there were
+        "skip"       it is left out; a Python warning shows the first, and another at the end how many there were
         "collect"    it is left out, and the report is yours to read
         a function   it is left out; the function is called with every issue, warnings too, as it is found
 
     A record is a jsonl line (str or bytes; blank ones hold no record), a dict, a Conversation, or one of these as an
-    Arrow scalar; a dict may be a row of a phiv shard, whose images are not looked at. Issues name it `name` with its
+    Arrow scalar; a dict may be a row of a phiv shard, whose images are not checked. Issues name it `name` with its
     number, from 1, as `line`. `ignore`: codes of rules whose findings in readable records are left out. At most
     `max_issues` issues are kept, errors first. The ids seen are kept in a temporary file of SQLite's: 16 MB of memory
     for any number.
@@ -75,40 +75,40 @@ class Validated(Iterator[Conversation]):
         policy: Policy | OnIssue,
         name: str,
         ignore: frozenset[str],
-        findings: IssueCollector,
+        issues: IssueCollector,
     ) -> None:
         self.num_records = self.num_skipped = 0
-        self._policy, self._name, self._findings = policy, name, findings
-        self._lines = _checked(records, name, ignore)  # knows nothing of self: dropped with it, not by the collector
+        self._policy, self._name, self._issues = policy, name, issues
+        self._lines = _check_all(records, name, ignore)  # knows nothing of self: dropped with it, not by the collector
 
     def __next__(self) -> Conversation:
         for line in self._lines:
             is_bad = line.conversation is None or has_error(line.issues)
             self.num_records += 1
             self.num_skipped += is_bad
-            self._tell(line.issues)
+            self._collect(line.issues)
             if line.conversation is not None and not is_bad:
                 return line.conversation
-            self._leave_out(line)
+            self._handle_bad(line)
         if self._policy == "skip" and self.num_skipped:
             self._warn(f"{self.num_skipped} of {self.num_records} records were left out")
         raise StopIteration
 
     def report(self) -> ValidationReport:
         """All that was found so far, in phiv's usual form: render it with `phiv_data.reports`."""
-        issues, totals = self._findings.listed(), self._findings.by_severity()
-        truncated = len(issues) < self._findings.totals.total()
+        issues, totals = self._issues.listed(), self._issues.by_severity()
+        truncated = len(issues) < self._issues.totals.total()
         return ValidationReport(
             path=self._name, rows=self.num_records, images=0, totals=totals, issues=issues, truncated=truncated
         )
 
-    def _tell(self, issues: tuple[Issue, ...]) -> None:
-        self._findings.extend(issues)
+    def _collect(self, issues: tuple[Issue, ...]) -> None:
+        self._issues.extend(issues)
         if callable(self._policy):
             for issue in issues:
                 self._policy(issue)
 
-    def _leave_out(self, line: Line) -> None:
+    def _handle_bad(self, line: Line) -> None:
         if self._policy == "raise":
             raise record_error(line.issues)
         if self._policy == "skip" and self.num_skipped == 1:
@@ -118,8 +118,8 @@ class Validated(Iterator[Conversation]):
         warnings.warn(f"{self._name}: {what}", stacklevel=stacklevel)  # at the loop over the records
 
 
-def _checked(records: Iterable[Record], name: str, ignore: frozenset[str]) -> Iterator[Line]:
-    """Every record that is not a blank line; one whose id was seen before says so."""
+def _check_all(records: Iterable[Record], name: str, ignore: frozenset[str]) -> Iterator[Line]:
+    """Every record that is not a blank line; one whose id was seen before has PV201."""
     with closing(_Ids()) as ids:
         for number, record in enumerate(records, start=1):
             line = check_record(record, name, number, ignore)
@@ -140,11 +140,11 @@ def check_record(record: object, name: str, number: int | None = None, ignore: C
 
 
 def ask_rules(
-    line: Line, name: str, number: int | None, ignore: Collection[str] = (), rules: Iterable[RecordRule] = RECORD_RULES
+    line: Line, name: str, number: int | None, ignore: Collection[str] = (), *, is_plain: bool = False
 ) -> Line:
-    """`line`, which holds a record, with what `rules` find in it."""
+    """`line`, which holds a record, with what the record rules find in it."""
     assert line.conversation is not None
-    found = [one.at(name, number) for rule in rules for one in rule(line.conversation)]
+    found = [one.at(name, number) for find in record_finders(is_plain=is_plain) for one in find(line.conversation)]
     line.issues = tuple(issue for issue in (*line.issues, *found) if issue.code not in ignore)
     return line
 
@@ -159,7 +159,7 @@ def _parse_line(raw: bytes | bytearray, name: str, number: int | None) -> Line:
     text = bytes(raw).removeprefix(_BOM).rstrip(b"\r\n")
     line = parse_line(text, name, number) if text and not text.isspace() else Line(number or 0, 0, None)
     if raw.startswith(_BOM) and (line.issues or line.conversation):
-        line.issues = (Found("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
+        line.issues = (Finding("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
     return line
 
 
@@ -193,10 +193,10 @@ class _Ids:
                 return ()
             ((first,),) = self._db.execute("SELECT number FROM ids WHERE id = ?", (record_id,))
         except sqlite3.Error as error:
-            what, hint = f"the ids seen cannot be kept ({error})", "Make room, or set SQLITE_TMPDIR"
+            what, hint = f"the ids seen cannot be kept ({error})", "Free some space, or set SQLITE_TMPDIR"
             raise EnvironmentProblem("temporary files", what, hint) from error
         message = f"duplicate id {shown(record_id)}, first seen at {name}:{first}"
-        return (Found("PV201", "$.id", message).at(name, number),)
+        return (Finding("PV201", "$.id", message).at(name, number),)
 
     def close(self) -> None:
         """Remove the file."""

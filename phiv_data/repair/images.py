@@ -21,7 +21,7 @@ from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import MAX_NAME_BYTES
 from phiv_data.validation.inputs.image_checks import ImageChecks
-from phiv_data.validation.rules.image import plain_format, said_format
+from phiv_data.validation.rules.image import base_format, declared_format
 from phiv_schemas import UsageError
 
 
@@ -75,8 +75,8 @@ class Images:
             raise UsageError(str(target.parent), what, "Use a disk that tells upper from lower case")
         shutil.copyfile(self._root / path, target)
         self.num_copied += 1
-        said, _ = said_format(path)
-        if said and (found := _format(target)) and said != plain_format(found):
+        said, _ = declared_format(path)
+        if said and (found := _format(target)) and said != base_format(found):
             self._formats[path] = found
 
     def _is_free(self, path: str, not_free: set[str]) -> bool:

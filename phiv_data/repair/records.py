@@ -28,7 +28,7 @@ from itertools import pairwise, zip_longest
 from typing import Any, TypeGuard
 
 from phiv_data.storage.record_errors import json_path
-from phiv_data.validation.rules.text import COMPOSES, not_composed
+from phiv_data.validation.rules.text import COMPOSES, check_composition
 from phiv_schemas import Conversation, Turn
 
 Steps = tuple[str | int, ...]
@@ -191,7 +191,7 @@ def _nfc_user(at: Steps, turn: dict[str, Any]) -> Iterator[Edit]:
 
 
 def _wants_nfc(text: Any) -> TypeGuard[str]:
-    return isinstance(text, str) and bool(not_composed(text))
+    return isinstance(text, str) and bool(check_composition(text))
 
 
 def composed(text: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from phiv_data.validation.rules.leakage import role
+from phiv_data.validation.rules.leakage import split_kind
 from phiv_schemas import Stats
 
 MAX_SPLITS = 6  # to compare
@@ -22,7 +22,7 @@ _NO_ROLE = 3
 
 def in_order(stats: Stats) -> list[str]:
     """The splits: those of train, then val, then test, then others, the largest of each first."""
-    roles = {name: _NO_ROLE if (one := role(name)) is None else one for name in stats.splits}
+    roles = {name: _NO_ROLE if (one := split_kind(name)) is None else one for name in stats.splits}
     return sorted(stats.splits, key=lambda name: (roles[name], -stats.splits[name].rows, name))
 
 

@@ -19,13 +19,13 @@ from typing import Any
 
 from phiv_data.storage.jsonl import Line
 from phiv_data.storage.record_errors import shown, shown_path
-from phiv_data.validation.core.aggregators import CountingRule, MeasuringTally, NoImagesFolder, Tally
+from phiv_data.validation.core.aggregators import AggregatingRule, Aggregator, MissingImagesFolder, StatsAggregator
 from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS, image_stats
 from phiv_data.validation.core.key_index import QUOTED, KeyBlock, KeyIndex, pack
 from phiv_data.validation.core.row_stats import RowStats, with_fields
 from phiv_data.validation.inputs.image_checks import image_key
-from phiv_data.validation.rules.registry import INDEX_RULES, KEY_RULES, PLAIN_RULES, RECORD_RULES, TALLIES
+from phiv_data.validation.rules.registry import AGGREGATORS, GROUP_RULES, INDEX_RULES, record_finders
 from phiv_schemas import Conversation, Issue, ValidationReport
 from phiv_schemas.rules import Severity
 
@@ -35,6 +35,7 @@ FindRecords = Callable[[set[FileLine]], Mapping[FileLine, Conversation]]
 
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _Numbered = tuple[int, Issue]
+_FINDERS = {is_plain: record_finders(is_plain=is_plain) for is_plain in (False, True)}
 _AFTER_ROWS = 2**32  # issues of rules over many rows are numbered from here: they come last in their line
 
 
@@ -118,7 +119,7 @@ class PartialResult:
     issues: IssueCollector = field(default_factory=IssueCollector)
     rows: Counter[str] = field(default_factory=Counter)
     stats: RowStats = field(default_factory=RowStats)
-    aggregators: dict[str, Tally] = field(default_factory=dict)
+    aggregators: dict[str, Aggregator] = field(default_factory=dict)
     keys: tuple[KeyBlock, ...] = ()
 
 
@@ -133,14 +134,14 @@ def merge(a: PartialResult, b: PartialResult) -> PartialResult:
 class ResultBuilder:
     """Checks consecutive rows of one file, and makes their partial result. `more` are aggregators beside the usual."""
 
-    def __init__(self, file: str, split: str, settings: Settings, more: Mapping[str, Tally] | None = None) -> None:
+    def __init__(self, file: str, split: str, settings: Settings, more: Mapping[str, Aggregator] | None = None) -> None:
         self.file, self.split, self.settings = file, split, settings
         self.issues = IssueCollector.of(settings)
         self._num_rows = 0
         self._stats = RowStats()
-        self._aggregators: dict[str, Tally] = {name: new() for name, new in TALLIES.items()} | dict(more or {})
-        for i, rule in enumerate(rule for rule in settings.row_rules if isinstance(rule, CountingRule)):
-            self._aggregators[f"row rule {i}"] = rule.tally()
+        self._aggregators: dict[str, Aggregator] = {name: new() for name, new in AGGREGATORS.items()} | dict(more or {})
+        for i, rule in enumerate(rule for rule in settings.row_rules if isinstance(rule, AggregatingRule)):
+            self._aggregators[f"row rule {i}"] = rule.aggregator()
         self._keys: dict[str, bytearray] = {}
 
     def add(
@@ -155,15 +156,15 @@ class ResultBuilder:
         `images` are the facts of each line's images; None where there is no folder of images. With `report_images`,
         what is wrong with an image is an issue at every use.
         """
-        rows, file, issues = [], self.file, self.issues
+        rows, file, issues, sharing = [], self.file, self.issues, self.settings.sharing
         for line, facts in zip(lines, repeat(()) if images is None else images, strict=False):
             if line.issues:
                 issues.extend(line.issues)
             if (record := line.conversation) is not None:
-                row = RowContext(file, line.number, self.split, record, facts)
+                row = RowContext(file, line.number, self.split, record, facts, sharing)
                 rows.append(row)
-                for rule in PLAIN_RULES if line.is_plain else RECORD_RULES:
-                    for finding in rule(record):
+                for find in _FINDERS[line.is_plain]:
+                    for finding in find(record):
                         issues.extend((finding.at(file, line.number),))
                 for row_rule in self.settings.row_rules:
                     issues.extend(finding.at(file, line.number) for finding in row_rule(row))
@@ -178,12 +179,12 @@ class ResultBuilder:
         """Let everything that counts good rows, or wants keys of them, see them."""
         self._stats.observe(self.split, rows)
         if no_folder:
-            self._aggregators.setdefault("", NoImagesFolder())
+            self._aggregators.setdefault("", MissingImagesFolder())
         for aggregator in self._aggregators.values():
             for row in rows:
                 aggregator.observe(row)
         with_images = [row for row in rows if row.images]
-        for name, rule in KEY_RULES.items():
+        for name, rule in GROUP_RULES.items():
             if seen := with_images if rule.of_images else rows:
                 self._keys.setdefault(name, bytearray()).extend(pack(rule.keys, seen))
         if with_images:
@@ -218,10 +219,10 @@ def finalize(
     stats = merged.stats.report()
     if index.has(IMAGE_KEYS):
         stats = with_fields(stats, image_stats(index))
-        num_images += sum(len(entries) for entries in index.firsts(IMAGE_KEYS))
+        num_images += sum(len(entries) for entries in index.first_entries(IMAGE_KEYS))
     for aggregator in merged.aggregators.values():
         collected.extend(aggregator.findings())
-        if isinstance(aggregator, MeasuringTally):
+        if isinstance(aggregator, StatsAggregator):
             stats = with_fields(stats, aggregator.stats())
     issues = collected.listed()
     return ValidationReport(
@@ -238,10 +239,10 @@ def finalize(
 def _issues_of_keys(index: KeyIndex, like: IssueCollector, find_records: FindRecords) -> IssueCollector:
     """What the rules over equal and over similar keys find, with the quotes filled in of those that are kept."""
     issues = IssueCollector(like.limit, like.ignore, _AFTER_ROWS)
-    for name, rule in KEY_RULES.items():
-        if rule.judge and index.has(name):
+    for name, rule in GROUP_RULES.items():
+        if rule.check_group and index.has(name):
             for group in index.groups(name):
-                issues.extend(finding.at(seen.file, seen.line) for seen, finding in rule.judge(group))
+                issues.extend(finding.at(seen.file, seen.line) for seen, finding in rule.check_group(group))
     if index.has(IMAGE_KEYS):
         for index_rule in INDEX_RULES:
             issues.extend(finding.at(seen.file, seen.line) for seen, finding in index_rule(index))

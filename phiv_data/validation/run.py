@@ -37,7 +37,7 @@ from phiv_data.validation.inputs.shard import ShardPiece
 from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks
 from phiv_data.validation.partial_result import FileLine, IssueCollector, PartialResult, finalize, merge
 from phiv_data.validation.provenance.check import plan_sources
-from phiv_data.validation.rules.leakage import has_roles
+from phiv_data.validation.rules.leakage import spans_split_kinds
 from phiv_data.validation.tasks import CONVERT_AGAIN, CheckContext, Context, Piece, ValidationPlan, WorkUnit
 from phiv_schemas import RULES, Conversation, UsageError, ValidationReport
 from phiv_schemas.rules import Severity
@@ -247,7 +247,7 @@ def _choose_phash(plan: ValidationPlan) -> None:
     """Perceptual hashes are computed where images are decoded, and two splits can leak into one another."""
     context = plan.context
     with_images = [checks for checks in (context.images, context.embedded) if checks is not None]
-    if with_images and context.settings.deep and has_roles(piece.split for piece in plan.pieces):
+    if with_images and context.settings.deep and spans_split_kinds(piece.split for piece in plan.pieces):
         for checks in with_images:
             checks.phash = True
 

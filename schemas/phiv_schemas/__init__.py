@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from phiv_schemas.media import ImageMeta
     from phiv_schemas.report import Issue, Reject, SplitStats, Stats, ValidationReport
     from phiv_schemas.rules import CODES, RULES, Rule
+    from phiv_schemas.sharing import Sharing
 
 _MODULE_OF = {
     "Conversation": "conversation",
@@ -35,6 +36,7 @@ _MODULE_OF = {
     "FileInfo": "manifest",
     "Manifest": "manifest",
     "ShardInfo": "manifest",
+    "Sharing": "sharing",
     "SplitInfo": "manifest",
     "ImageMeta": "media",
     "CODES": "rules",
@@ -63,6 +65,7 @@ __all__ = [
     "Rule",
     "ShardError",
     "ShardInfo",
+    "Sharing",
     "SourceError",
     "SplitInfo",
     "SplitStats",

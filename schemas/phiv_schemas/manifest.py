@@ -1,6 +1,6 @@
-"""`manifest.json`: written last, it is what makes a converted dataset complete.
+"""The model of `manifest.json`: written last, it is what makes a converted dataset complete.
 
-Readers trust only files named here whose size and sha256 match. It holds no clock and no absolute path, so the
+Readers trust only files named here whose size and sha256 match. It contains no time and no absolute path, so the
 same input, options and library versions give the same bytes.
 """
 
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
+from pydantic_core.core_schema import SerializerFunctionWrapHandler
 
 from phiv_schemas.conversation import Contract, Name
 from phiv_schemas.media import Sha256
+from phiv_schemas.sharing import Sharing
 
 FORMAT_VERSION: Literal[1] = 1
 
@@ -31,7 +33,7 @@ class ShardInfo(FileInfo):
 
 
 class SplitInfo(Contract):
-    """One split: its jsonl file and its shards (empty with --no_arrow)."""
+    """One split: its jsonl file and its shards (none with --no_arrow)."""
 
     name: Name
     rows: int = Field(ge=0)
@@ -75,7 +77,7 @@ class Manifest(Contract):
     format_version: Literal[1] = FORMAT_VERSION
     name: Name = Field(description="The dataset, and the prefix of its jsonl files: `ucf101`.")
     source: str = Field(description="What was converted, in words: the layout found and why.")
-    synthetic: bool = Field(default=False, description="True for drawn demo data.")
+    synthetic: bool = Field(default=False, description="True for synthetic demo data.")
     options: dict[str, Any] = Field(description="Every converter option that shapes the output.")
     versions: dict[str, str] = Field(description="phiv and every library that shapes the output's bytes.")
     plan_sha256: Sha256 = Field(description="Of the plan: the sorted inputs, their sizes and the options.")
@@ -92,6 +94,19 @@ class Manifest(Contract):
     duplicate_inputs: list[list[str]] = Field(
         default_factory=list, description="Inputs the source gives again: the one used, then those left out."
     )
+    sharing: Sharing | None = Field(
+        default=None,
+        description="What the splits share on purpose, and which images belong together. Absent where the converter "
+        "declares nothing.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As before the field existed, where it is None: a dataset keeps its bytes."""
+        wire: dict[str, Any] = serialize(self)
+        if wire.get("sharing", self) is None:
+            del wire["sharing"]
+        return wire
 
     @property
     def rows(self) -> int:
@@ -100,7 +115,7 @@ class Manifest(Contract):
 
     @property
     def files(self) -> list[FileInfo]:
-        """Every file the manifest vouches for."""
+        """Every file the manifest names, with its size and sha256."""
         of_splits = [info for split in self.splits for info in (split.jsonl, *split.shards)]
         return [*of_splits, self.rejects, self.image_hashes, *self.loader_files]
 

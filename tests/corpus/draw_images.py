@@ -90,7 +90,7 @@ def twice(folder: Path) -> None:
 
 GREY, PAIR = plain(), [plain(), plain("orange")]
 DRAWN: dict[str, Draw] = {
-    "PV110-suffix-lies": images(
+    "PV110-extension-mismatch": images(
         {"page.jpg": encoded(GREY), "page.png": encoded(GREY, kind="GIF"), "page.heic": encoded(GREY, kind="JPEG")},
         {
             "PAGE.PNG": encoded(GREY), "page.jfif": encoded(GREY, kind="JPEG"), "page": encoded(GREY),
@@ -120,7 +120,7 @@ DRAWN: dict[str, Draw] = {
             "smaller.tif": with_smaller_copy(),
         },
     ),
-    "PV116-odd-mode": images(
+    "PV116-lossy-rgb-conversion": images(
         {
             "print.jpg": encoded(plain((0, 128, 128, 0), "CMYK"), kind="JPEG"), "deep.png": deep(0, 65535),
             "hidden.png": spotted(BLACK, 0),
@@ -130,7 +130,7 @@ DRAWN: dict[str, Draw] = {
             "grey.jpg": encoded(plain(0, "L"), kind="JPEG"),
         },
     ),
-    "PV117-image-twice-in-row": twice,
+    "PV117-repeated-image": twice,
 }  # fmt: skip
 
 

@@ -63,12 +63,12 @@ DRAWN: dict[str, Draw] = {
     "PV203-duplicate-content": duplicate_content,
     "PV210-empty-user": texts([{"user": ""}, {"user": " \n"}], [{"user": "?"}, {"user": "0"}]),
     "PV211-empty-answer": texts([{"assistant": ""}, {"assistant": " \n"}], [{"assistant": "0"}, {"assistant": None}]),
-    "PV212-blank-edges": texts(
+    "PV212-surrounding-whitespace": texts(
         [{"user": " What is it?"}, {"assistant": "a fox\n"}, {"system": "Be brief. "}],
         [{"user": "What is it?\n"}, {"assistant": "a fox\n\nin the  snow"}, {"user": "It is a", "assistant": "fox"}],
     ),
     "PV214-conflicting-answers": conflicting_answers,
-    "PV215-role-in-text": texts(
+    "PV215-role-marker-in-text": texts(
         [{"user": "USER: What is it?\nASSISTANT:"}, {"assistant": "### Response:\na fox"}],
         [{"user": "Who is the user: a fox or a dog?"}, {"assistant": "Human: 30\nDog: 20"}],
     ),
@@ -108,7 +108,7 @@ DRAWN: dict[str, Draw] = {
     "PV232-class-missing-in-split": labeled(
         {"train": {"cat": 15, "dog": 15}, "val": {"cat": 20}}, {"train": {"cat": 15, "dog": 15}, "val": {"cat": 19}}
     ),
-    "PV233-answer-near-class": labeled(
+    "PV233-class-spelling-variant": labeled(
         {"train": {"cat": 20, "dog": 20, "Cat": 1}, "val": {"dog.": 1}},
         {"train": {"cat": 20, "dog": 20, "cats": 1}, "val": {"dog": 1}},
     ),

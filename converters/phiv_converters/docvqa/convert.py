@@ -16,8 +16,9 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from phiv_schemas import Sharing
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ PROMPTS = {"recipe": "{question}\nAnswer briefly.", "plain": "{question}"}
 @dataclass(frozen=True)
 class DocvqaOptions:
     """DocVQA pages and questions to document question answering, every accepted answer kept."""
+
+    sharing: ClassVar[Sharing] = Sharing(
+        group="document", group_pattern=r"(?i)(?:^|/)([a-z]{4}\d{4})_\d+\.[a-z]+$", shares=("similar",)
+    )  # pages of one form look the same
 
     source: Path | None = None
     """Folder, archive or file: the official release, unpacked or as its archives in one folder; lmms-lab/DocVQA,

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from phiv_schemas import Sharing
 from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ PLAIN = "Is this meme hateful? Answer yes or no."
 @dataclass(frozen=True)
 class HatefulMemesOptions:
     """Hateful Memes to yes/no questions about an image with a caption."""
+
+    sharing: ClassVar[Sharing] = Sharing(shares=("images",))  # one image with another caption trains to read both
 
     source: Path | None = None
     """Folder, archive or file: the official img/ and *.jsonl (or their zip), or a hub dataset as parquet or

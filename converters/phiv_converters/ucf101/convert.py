@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from phiv_schemas import Sharing
 from phiv_schemas.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ HUB_SHA256 = "e9fcc76af48d320be88c5265f2e0576ecd615956976f6ce4742fdf2b042b71eb"
 @dataclass(frozen=True)
 class Ucf101Options:
     """UCF-101 action clips to image-sequence classification conversations."""
+
+    sharing: ClassVar[Sharing] = Sharing(
+        group="source video", group_pattern=r"(?i)(?:^|/)v_([^/]+_g\d\d)_c\d\d\."
+    )  # all clips of a group (v_Archery_g21_c04: g21) show one scene
 
     source: Path | None = None
     """Folder or archive: UCF101_subset/{train,val,test}/<Class>/*.avi, or UCF-101/ with ucfTrainTestlist/ beside it.

@@ -1,4 +1,4 @@
-"""Sizes and formats of the distinct images of each split, from the keys that the images of rows left."""
+"""Statistics of the distinct images of each split, sizes and formats, from the keys of the rows' images."""
 
 from __future__ import annotations
 
@@ -20,30 +20,20 @@ _BINS = 33  # bit lengths of 32 bits
 
 
 def image_stats(index: KeyIndex) -> dict[str, dict[str, Any]]:
-    """Split to field of `SplitStats` to value. An image that several splits show counts in each."""
+    """Split to field of `SplitStats` to value. An image in several splits counts in each."""
     import numpy as np
 
     splits = sorted(set(index.splits()))
     images = np.zeros(len(splits), np.int64)
     widths, heights = np.zeros((2, len(splits), _BINS), np.int64)
     formats: dict[str, Counter[str]] = {split: Counter() for split in splits}
-    for of, values in _distinct(index, splits):
+    for of, values in _distinct_images(index, splits):
         images += np.bincount(of, minlength=len(splits))
         of, values = of[values["width"] > 0], values[values["width"] > 0]
         widths += _bit_lengths(of, values["width"], len(splits))
         heights += _bit_lengths(of, values["height"], len(splits))
         for (number, name), count in Counter(zip(of.tolist(), values["format"].tolist(), strict=True)).items():
             formats[splits[number]][name.decode()] += count
-    return _fields(splits, images.tolist(), widths, heights, formats)
-
-
-def _fields(
-    splits: list[str],
-    images: list[int],
-    widths: NDArray[np.int64],
-    heights: NDArray[np.int64],
-    formats: dict[str, Counter[str]],
-) -> dict[str, dict[str, Any]]:
     wide = histograms({split: dict(enumerate(bins)) for split, bins in zip(splits, widths, strict=True)})
     high = histograms({split: dict(enumerate(bins)) for split, bins in zip(splits, heights, strict=True)})
     return {
@@ -53,11 +43,11 @@ def _fields(
             "image_height": high[split],
             "image_format": dict(sorted(formats[split].items())),
         }
-        for split, count in zip(splits, images, strict=True)
+        for split, count in zip(splits, images.tolist(), strict=True)
     }
 
 
-def _distinct(index: KeyIndex, splits: list[str]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+def _distinct_images(index: KeyIndex, splits: list[str]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """The distinct images of every split, in parts: the number of the split among `splits`, and the values."""
     import numpy as np
 

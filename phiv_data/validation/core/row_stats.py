@@ -1,4 +1,4 @@
-"""Histograms of the rows of each split, with fixed bins: those of two halves add up to that of the whole."""
+"""Statistics of the rows of each split: histograms with fixed bins, so that those of parts add up."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_CLASS_LENGTH = 64
 _FINE = 16  # counts up to here have a bin each
 
 Bounded = Counter[str] | None
-"""Counts of at most MAX_CLASSES names; None: there were more, or longer ones, and there is no way back."""
+"""Counts of at most MAX_CLASSES names; None once there were more, or longer ones."""
 Bins = Counter[int]
 
 
 @dataclass(slots=True)
 class SplitCounts:
-    """What `SplitStats` reports of the rows, as it is counted. `classes` are of all turns with an answer."""
+    """The counts behind `SplitStats`. `classes` are the answers of all turns that have one."""
 
     rows: int = 0
     sources: Bounded = field(default_factory=Counter)
@@ -59,13 +59,13 @@ class SplitCounts:
 
 @dataclass(slots=True)
 class RowStats:
-    """The counts of every split. `merge` is associative and does not care for order; `RowStats()` is its identity."""
+    """The counts of every split. `merge` is associative and commutative; `RowStats()` is its identity."""
 
     splits: dict[str, SplitCounts] = field(default_factory=dict)
 
     def observe(self, split: str, rows: Sequence[RowContext]) -> None:
         """Count rows of a split."""
-        if rows:  # a count of nothing is no count: it would tell how rows were divided
+        if rows:  # a split without rows has no counts: they would show how rows were divided
             self.splits.setdefault(split, SplitCounts()).observe(rows)
 
     def merge(self, other: RowStats) -> RowStats:
@@ -76,7 +76,7 @@ class RowStats:
         )
 
     def report(self) -> Stats:
-        """With names in place of bins. What is measured elsewhere, of images and tokens, is left empty."""
+        """The statistics, with bins by name. What is measured elsewhere, of images and tokens, is left empty."""
         counts = dict(sorted(self.splits.items()))
         images = histograms({name: one.images for name, one in counts.items()}, fine=True)
         turns = histograms({name: one.turns for name, one in counts.items()}, fine=True)
@@ -105,18 +105,18 @@ def with_fields(stats: Stats, fields: Mapping[str, Mapping[str, Any]]) -> Stats:
 
 
 def histograms(counts: Mapping[str, Mapping[int, int]], *, fine: bool = False) -> dict[str, dict[str, int]]:
-    """For each split bin to count: the same bins for all, from the first that holds anything in any to the last.
+    """For each split bin to count: the same bins for all, from the first that is not empty in any split to the last.
 
     Bins end before a power of two: 0, 1, 2-3, 4-7, ...: bin `n.bit_length()`. `fine`: those of `fine_bin`.
     """
-    held = [i for bins in counts.values() for i, count in bins.items() if count]
+    filled = [i for bins in counts.values() for i, count in bins.items() if count]
     label = _fine_label if fine else _label
-    shown = range(min(held), max(held) + 1) if held else range(0)
+    shown = range(min(filled), max(filled) + 1) if filled else range(0)
     return {split: {label(i): int(bins.get(i, 0)) for i in shown} for split, bins in counts.items()}
 
 
 def fine_bin(count: int) -> int:
-    """The bin of a count: up to 16 each number has one."""
+    """The bin of a count: each number up to 16 has its own."""
     return count if count <= _FINE else _FINE - 4 + count.bit_length()
 
 

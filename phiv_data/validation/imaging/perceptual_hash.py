@@ -1,14 +1,14 @@
-"""What an image looks like, in 136 bytes: to find it again after it was scaled or compressed again.
+"""A perceptual hash of 136 bytes (dHash and a thumbnail): to find an image again after it was scaled or recompressed.
 
-    strength, look = look_of(decode_whole(data, where="a.jpg"))
-    look[:8]     64 bits: is the image brighter than to the left? (a difference hash, dHash)
-    look[8:]     16x16 pixels of grey, 4 bits each, around the mean in units of the contrast
+    detail, phash = perceptual_hash(decode_whole(data, where="a.jpg"))
+    phash[:8]     64 bits: is the image brighter than to the left? (a difference hash, dHash)
+    phash[8:]     16x16 pixels of grey, 4 bits each, around the mean in units of the contrast
 
 Of images that were stored again (JPEG quality 30 to 90, WebP, half or 1.5 times the size, 10 % brighter or darker),
 98.6 % of frames of UCF-101 (by the way of storing, 96 to 100) and 97.1 % of photographs, pages and memes (93 to 99)
-have at most `MAX_BITS` other bits, and grey pixels that correlate by `MIN_LIKENESS`. Other images with so few other
-bits do occur (drawings of one style, pages of one layout): the pixels tell them apart. Of 122,000 pairs of different
-origin three are taken for one: two of clips of one scene, and a photograph with two captions.
+have at most `MAX_BITS` other bits, and grey pixels that correlate by `MIN_CORRELATION`. Other images with so few other
+bits do occur (drawings of one style, pages of one layout): the pixels distinguish them. Of 122,000 pairs of different
+origin three are wrongly similar: two of clips of one scene, and a photograph with two captions.
 (`benchmarks/near_duplicates.py`)
 """
 
@@ -27,23 +27,24 @@ if TYPE_CHECKING:
     from phiv_data.media.images import Whole
 
 MAX_BITS = 3
-MIN_LIKENESS = 0.985
-FLAT = 8
-"""An image with fewer of its 127 differences `strength`: blank, black, one colour. Many have these same pixels."""
-PLAIN = 72
-"""Below this strength the images of a kind look alike: a few lines on a page."""
+MIN_CORRELATION = 0.985
+MIN_DETAIL = 8
+"""An image with less detail is blank, black or of one color, and many have exactly these pixels."""
+MIN_DETAIL_SIMILAR = 72
+"""Below this detail the images of a kind look the same: a few lines on a page."""
 
-HASH_BYTES = 8
-LOOK_BYTES = HASH_BYTES + 128
-_STEP = 2  # levels of 255: smaller differences come and go with the compression
+DHASH_BYTES = 8
+PHASH_BYTES = DHASH_BYTES + 128
+_STEP = 2  # levels of 255: smaller differences depend on the compression
 _SIDE = 32
-_MOST = 512
+_MAX_SIDE = 512
 
 
-def look_of(whole: Whole) -> tuple[int, bytes]:
-    """How much there is to see, 0 to 127, and the look. (0, b"") for pixels that have no grey.
+def perceptual_hash(whole: Whole) -> tuple[int, bytes]:
+    """The detail of an image, 0 to 127, and its hash. (0, b"") for pixels that have no grey.
 
-    Matrices scale, and few calls: NumPy takes a microsecond for each, whatever its size.
+    Detail: how many of the 127 differences between neighboring cells are visible. Scaling is by matrices, and in few
+    calls: NumPy takes a microsecond for each, whatever its size.
     """
     import numpy as np
 
@@ -51,75 +52,69 @@ def look_of(whole: Whole) -> tuple[int, bytes]:
         grey, height, width = _upright_grey(whole)
     except ValueError:  # LAB and the like
         return 0, b""
-    cells = _scaled(grey, height, width, 8, 9)
+    cells = _resize(grey, height, width, 8, 9)
     across = cells[:, 1:] - cells[:, :-1]
     down = cells[1:] - cells[:-1]
-    strength = np.count_nonzero(np.abs(across) >= _STEP) + np.count_nonzero(np.abs(down) >= _STEP)
-    small = _scaled(grey, height, width, 16, 16).ravel()
-    return int(strength), np.packbits(across >= _STEP).tobytes() + _packed(small)
+    detail = np.count_nonzero(np.abs(across) >= _STEP) + np.count_nonzero(np.abs(down) >= _STEP)
+    small = _resize(grey, height, width, 16, 16).ravel()
+    return int(detail), np.packbits(across >= _STEP).tobytes() + _pack_pixels(small)
 
 
-def alike(these: NDArray[np.uint8], those: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """[len(these), len(those)] of the pixels of looks, 128 bytes each: do they correlate by `MIN_LIKENESS`?
+def are_similar(these: NDArray[np.uint8], those: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """[len(these), len(those)] of the pixels of hashes, 128 bytes each: do they correlate by `MIN_CORRELATION`?
 
-    Sums of products of 256 levels are whole numbers below 2**24, which float32 holds: one answer on every machine.
+    Sums of products of 256 levels are integers below 2**24, which float32 represents: one answer on every machine.
     """
     import numpy as np
 
-    a, b = _levels(these), _levels(those)
-    together = 256 * (a @ b.T).astype(np.float64) - np.outer(a.sum(axis=1), b.sum(axis=1))
-    spread = np.sqrt(np.outer(_spread(a), _spread(b)))
-    same: NDArray[np.bool_] = (together >= MIN_LIKENESS * spread) & (spread > 0)
-    return same
+    (a, a_spread), (b, b_spread) = _levels(these), _levels(those)
+    covariance = 256 * (a @ b.T).astype(np.float64) - np.outer(a.sum(axis=1), b.sum(axis=1))
+    spread = np.sqrt(np.outer(a_spread, b_spread))
+    similar: NDArray[np.bool_] = (covariance >= MIN_CORRELATION * spread) & (spread > 0)
+    return similar
 
 
-def _levels(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _levels(packed: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """[n, 256] levels of grey, 0 to 15, and 256 * 256 times their variance."""
     import numpy as np
 
-    return np.stack([packed >> 4, packed & 15], axis=2).reshape(len(packed), 256).astype(np.float32)
-
-
-def _spread(levels: NDArray[np.float32]) -> NDArray[np.float64]:
-    """256 * 256 times the variance."""
-    import numpy as np
-
+    levels = np.stack([packed >> 4, packed & 15], axis=2).reshape(len(packed), 256).astype(np.float32)
     sums, squares = levels.sum(axis=1, dtype=np.float64), np.square(levels).sum(axis=1, dtype=np.float64)
-    spread: NDArray[np.float64] = 256 * squares - sums**2
-    return spread
+    return levels, 256 * squares - sums**2
 
 
 def _upright_grey(whole: Whole) -> tuple[NDArray[np.float32], float, float]:
-    """Some thousand levels of grey [rows, columns], and how many of these the image covers: the last may be cut."""
+    """Some thousand levels of grey [rows, columns], and how many of these the image covers: the last may be partial."""
     import numpy as np
 
-    image, height, width = _reduced(whole)
+    image, height, width = reduce_pixels(whole)
     columns, rows = image.size
     grey = np.frombuffer(image.tobytes(), np.uint8).reshape(rows, columns).astype(np.float32)
     if whole.orientation == 1:
         return grey, height, width
-    return _TURN[whole.orientation](_scaled(grey, height, width, _SIDE, _SIDE)), _SIDE, _SIDE
+    return _ROTATE[whole.orientation](_resize(grey, height, width, _SIDE, _SIDE)), _SIDE, _SIDE
 
 
-def _reduced(whole: Whole) -> tuple[Image, float, float]:
+def reduce_pixels(whole: Whole) -> tuple[Image, float, float]:
     """The pixels as stored, in grey, the shorter side 32 to 63, and the height and width that the image covers."""
     from PIL.Image import Resampling
 
     image = whole.pixels
     width, height = (side / whole.scale for side in (whole.size if whole.orientation < 5 else whole.size[::-1]))
-    if (step := image.height // _MOST) > 1:  # of a page every fourth row or so tells enough, in half the time
+    if (step := image.height // _MAX_SIDE) > 1:  # of a page every fourth row or so is enough, in half the time
         image = image.resize((image.width, image.height // step), Resampling.NEAREST)
         height = image.height
     if image.mode not in ("L", "RGB", "RGBA", "CMYK", "YCbCr"):
-        image = _grey_of(image)
+        image = _to_grey(image)
     least = max(1, min(image.size) // _SIDE)
-    across, down = (max(least, side // _MOST) for side in image.size)  # a strip has one side that is long
+    across, down = (max(least, side // _MAX_SIDE) for side in image.size)  # a strip has one side that is long
     if across > 1 or down > 1:
         image, height, width = image.reduce((across, down)), height / down, width / across
     return image if image.mode == "L" else image.convert("L"), height, width
 
 
-def _grey_of(image: Image) -> Image:
-    """Of modes with few colours, of Lab, and of those with more than 8 bits, whose own darkest and brightest count."""
+def _to_grey(image: Image) -> Image:
+    """Grey of palettes, of Lab, and of modes with more than 8 bits, scaled to their own darkest and brightest."""
     from PIL.Image import new
 
     if image.mode == "LAB":
@@ -135,8 +130,8 @@ def _grey_of(image: Image) -> Image:
     return deep.point(lambda level: level * scale - low * scale).convert("L")
 
 
-# EXIF orientation to what turns rows and columns upright.
-_TURN: dict[int, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
+# EXIF orientation to the function that makes an image upright.
+_ROTATE: dict[int, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
     1: lambda grey: grey,
     2: lambda grey: grey[:, ::-1],
     3: lambda grey: grey[::-1, ::-1],
@@ -148,30 +143,30 @@ _TURN: dict[int, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
 }
 
 
-def _scaled(grey: NDArray[np.float32], height: float, width: float, rows: int, columns: int) -> NDArray[np.float32]:
-    """[rows, columns] of what the image covers of `grey`."""
+def _resize(grey: NDArray[np.float32], height: float, width: float, rows: int, columns: int) -> NDArray[np.float32]:
+    """[rows, columns]: the part of `grey` that the image covers, resized."""
     import numpy as np
 
-    scaled = _scale(grey.shape[0], height, rows) @ grey @ _scale(grey.shape[1], width, columns).T
+    scaled = _resize_weights(grey.shape[0], height, rows) @ grey @ _resize_weights(grey.shape[1], width, columns).T
     return scaled.astype(np.float32, copy=False)
 
 
 @lru_cache(maxsize=2048)
-def _scale(pixels: int, extent: float, size: int) -> NDArray[np.float32]:
-    """[size, pixels] weights that scale the first `extent` pixels: triangles as wide as two of the new ones.
+def _resize_weights(pixels: int, extent: float, size: int) -> NDArray[np.float32]:
+    """[size, pixels] weights that resize the first `extent` pixels: triangles as wide as two of the new ones.
 
-    Those of a box would be as wide as whole pixels, and differ by where its edges fall.
+    A box filter would be as wide as whole pixels, and its weights would change with where its edges fall.
     """
     import numpy as np
 
     centers = (np.arange(size) + 0.5) * extent / size
     distances = np.abs(np.arange(pixels) + 0.5 - centers[:, None]) / max(1.0, extent / size)
     weights = np.maximum(0, 1 - distances)
-    scale: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return scale
+    normalized: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normalized
 
 
-def _packed(grey: NDArray[np.float32]) -> bytes:
+def _pack_pixels(grey: NDArray[np.float32]) -> bytes:
     """256 levels as 4 bits each: the mean is 8, and 2.5 standard deviations are the ends."""
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""How far two images are apart, and whether another build of a decoder explains it.
+"""The pixel difference of two images, and whether another build of a decoder explains it.
 
 Measured on 64 frames of real clips, encoded as JPEG of quality 75: noise of 2 levels moves no block of 8x8 pixels by
 more than 8.1 levels in the mean, decord in place of PyAV by 3.1; the next frame of a clip moves one by 72 (median), a
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_MEAN, MAX_BLOCK = 3.0, 12.0
 COARSE_BLOCK, COARSE_QUALITY = 36.0, 50  # below this JPEG quality
-MAX_BYTES = 2**28  # a larger file is no image worth opening
+MAX_BYTES = 2**28  # larger files are not opened
 
 
 class Difference(NamedTuple):

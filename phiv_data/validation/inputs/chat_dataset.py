@@ -25,7 +25,7 @@ from phiv_data.formats.files import INFO, SUFFIXES, is_array, read_entries
 from phiv_data.sources.json_stream import read_json_array
 from phiv_data.storage.dataset import MANIFEST, NO_ROWS
 from phiv_data.storage.jsonl import UTF16_MARKS
-from phiv_data.validation.core.finding import Found, Settings
+from phiv_data.validation.core.finding import Finding, Settings
 from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.chat_images import ChatImageChecks
 from phiv_data.validation.inputs.chat_rows import BOM, ChatRange, original_paths
@@ -93,10 +93,10 @@ def unread_files(folder: Path, files: Iterable[ChatFile]) -> Iterator[Issue]:
         format = detect_format(file)
         if read and format is None and file.suffix == ".jsonl":
             what = "holds no rows of a format that phiv can detect: it was not checked"
-            yield Found("PV504", None, what).at(file.name)
+            yield Finding("PV504", None, what).at(file.name)
         elif not read and format not in (None, "phiv") and file.suffix == ".json":
             what = f"holds {format} rows: it was not checked beside phiv's own"
-            yield Found("PV504", None, what, "Check it by itself").at(file.name)
+            yield Finding("PV504", None, what, "Check it by itself").at(file.name)
 
 
 def describe_formats(files: Iterable[ChatFile]) -> Iterator[str]:

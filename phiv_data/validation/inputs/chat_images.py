@@ -12,7 +12,7 @@ from phiv_data.formats.files import data_of, is_absolute, is_address, is_data, l
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import shown_path
-from phiv_data.validation.core.finding import Found, ImageFacts, RowContext
+from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
 from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode
 from phiv_schemas import Issue
 
@@ -46,7 +46,7 @@ class ChatImageChecks(ImageChecks):
             return broken("PV101", f"no such image {shown_path(path)} ({error})")
         if located is None:
             hint = "" if is_absolute(path) else "Pass the folder that its path starts from as --images_root"
-            return ImageFacts(found=(Found("PV101", None, f"no such image {shown_path(path)}", hint),))
+            return ImageFacts(found=(Finding("PV101", None, f"no such image {shown_path(path)}", hint),))
         if not is_file:
             return broken("PV101", f"is not a file ({shown_path(path)})")
         return self._read(path, located[0]) if self._deep else ImageFacts()
@@ -79,7 +79,7 @@ class AddressCounts:
         """One for each file that has some."""
         for file, count in sorted(self.images.items()):
             what = "1 image is an address" if count == 1 else f"{count} images are addresses"
-            yield Found("PV505", None, f"{what}, and not checked").at(file)
+            yield Finding("PV505", None, f"{what}, and not checked").at(file)
 
 
 def read_image(path: str, roots: Sequence[Path]) -> bytes | None:

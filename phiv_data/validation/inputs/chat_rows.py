@@ -26,7 +26,7 @@ from phiv_data.formats.text import MARKER, Image, read_markers
 from phiv_data.storage.jsonl import Line, parse_line
 from phiv_data.storage.record_errors import duplicate_key_paths, shown
 from phiv_data.utils.atomic import environment_problems
-from phiv_data.validation.core.finding import Found
+from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.inputs.chat_images import AddressCounts
 from phiv_data.validation.inputs.fast_parse import FastRecord, FastTurn
 from phiv_data.validation.inputs.jsonl_range import check_lines
@@ -116,7 +116,7 @@ def _parse_row(value: Any, rows: ChatRange, number: int, parse: Parse) -> Line:
     except RejectRow as reject:
         code = _CODES.get(reject.code, "PV504")
         path = row_path(value, reject.path) if reject.path else None
-        return Line(number, 0, None, (Found(code, path, reject.said, _HINTS[code]).at(rows.file, number),))
+        return Line(number, 0, None, (Finding(code, path, reject.said, _HINTS[code]).at(rows.file, number),))
     misplaced = tuple(one.at(rows.file, number) for one in _misplaced_markers(value, row, rows.format))
     return Line(number, 0, None if misplaced else conversation(row, rows, number), misplaced)
 
@@ -134,7 +134,7 @@ def full_record(record: Conversation) -> Conversation:
     return Conversation.model_construct(id=record.id, source=record.source, conversations=turns, system=record.system)
 
 
-def _misplaced_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Found]:
+def _misplaced_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Finding]:
     """PV501 in a row without images, for tools that take a marker for one: LLaVA and LLaMA-Factory stop, or shift other
     images; ms-swift reads it as text, and TRL has no markers."""
     if format not in ("llava", "sharegpt") or row.image_refs:
@@ -145,7 +145,7 @@ def _misplaced_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Foun
         content = _at(value, place) if MARKER in text else ""
         if isinstance(content, str) and any(isinstance(piece, Image) for piece in read_markers(content)):
             what, hint = f"{MARKER} in a row without images", "Add the image, or cut it"
-            yield Found("PV501", row_path(value, place), what, hint)
+            yield Finding("PV501", row_path(value, place), what, hint)
 
 
 # Values of a file ---------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class _JsonReader:
         return (number, value, self._repeated(text[at:end] if self._repeats else "", number)), end
 
     def _unreadable(self, error: Exception, number: int) -> Issue:
-        return Found("PV001", None, f"not readable as JSON: {error}").at(self._file, number)
+        return Finding("PV001", None, f"not readable as JSON: {error}").at(self._file, number)
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -223,7 +223,7 @@ class _JsonReader:
         found = duplicate_key_paths(text.encode("utf-8", "surrogatepass")) if repeats else ()
         hint = "Keep one: readers take the last without a word"
         return tuple(
-            Found("PV003", path, f"duplicate key {shown(key)}", hint).at(self._file, number) for path, key in found
+            Finding("PV003", path, f"duplicate key {shown(key)}", hint).at(self._file, number) for path, key in found
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from phiv_data.utils.process_pool import default_workers
 from phiv_data.validation.core.finding import Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS
 from phiv_data.validation.core.key_index import KeyIndex
+from phiv_data.validation.core.sharing import SharingTable
 from phiv_data.validation.inputs.checksums import ChecksumTable, read_checksums, write_table
 from phiv_data.validation.inputs.file_hash import FileHash
 from phiv_data.validation.inputs.image_checks import ImageChecks
@@ -43,6 +45,7 @@ def plan_converted(
         where = error.where.removeprefix(str(folder / MANIFEST)).removeprefix(": ") or None
         issues.add("PV304", MANIFEST, error.what, json_path=where, hint=error.hint)
         return ValidationPlan([], CheckContext(settings))
+    settings = replace(settings, sharing=SharingTable(manifest.sharing))
     present = {info.path for info in manifest.files if _is_present(folder, info, issues)}
     pieces: list[Piece] = []
     if settings.deep:
@@ -121,7 +124,7 @@ def _check_unused(
         return 0
     images.phash, images.threads = False, min(8, default_workers())
     name = manifest.image_hashes.path
-    unseen = checksums.unseen(index.firsts(IMAGE_KEYS))
+    unseen = checksums.unseen(index.first_entries(IMAGE_KEYS))
     if not unseen.any():
         return 0
     unused = (path for path, _ in read_checksums(folder / name) if unseen[checksums.position(path)])

@@ -83,7 +83,7 @@ def quick(raw: bytes) -> tuple[Conversation, tuple[()], bool] | None:
 
 
 def is_plain(raw: bytes, record: Conversation) -> bool:
-    """True where no text of a line can hold what `text.marks` looks for.
+    """True where no text of a line can hold what `text.find_unusual_text` looks for.
 
     That is no escape, no `<`, no `#`, no role in capitals, and no bracket but those of the lists.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import shown_path
-from phiv_data.validation.core.finding import Found, ImageFacts, Opened
+from phiv_data.validation.core.finding import DecodedImage, Finding, ImageFacts
 from phiv_data.validation.core.key_index import Key, digest
 from phiv_data.validation.inputs.checksums import ChecksumTable
 from phiv_data.validation.rules.registry import IMAGE_RULES
@@ -27,7 +27,7 @@ def decode(
 ) -> ImageFacts:
     """Decode an image to its last byte and ask every image rule about it; with `phash`, add its perceptual hash."""
     from phiv_data.media.images import decode_whole
-    from phiv_data.validation.imaging.perceptual_hash import look_of
+    from phiv_data.validation.imaging.perceptual_hash import perceptual_hash
 
     sha256 = sha256 or hashlib.sha256(data).digest()
     try:
@@ -39,15 +39,15 @@ def decode(
 
         code = "PV113" if isinstance(error.__cause__, DecompressionBombError) else "PV111"
         return broken(code, f"{shown_path(path)} was not decoded: {error.reason.rstrip('.')}", sha256)
-    opened = Opened(path, data, whole)
+    opened = DecodedImage(path, data, whole)
     found = tuple([one for rule in IMAGE_RULES for one in rule(opened)])
-    strength, seen = look_of(whole) if phash else (0, b"")
-    return ImageFacts(whole.size, whole.format, sha256, found, strength=strength, look=seen)
+    detail, seen = perceptual_hash(whole) if phash else (0, b"")
+    return ImageFacts(whole.size, whole.format, sha256, found, detail=detail, phash=seen)
 
 
 def broken(code: str, message: str, sha256: bytes = b"") -> ImageFacts:
     """The facts of an image that could not be decoded or found."""
-    return ImageFacts(None, "", sha256, (Found(code, None, message),))
+    return ImageFacts(None, "", sha256, (Finding(code, None, message),))
 
 
 def image_key(path: str, facts: ImageFacts, item: int) -> Key:

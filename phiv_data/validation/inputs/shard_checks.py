@@ -13,7 +13,7 @@ from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.jsonl import Line
 from phiv_data.storage.record_errors import schema_issues, shown_path
 from phiv_data.storage.shards import Row, open_shard, to_conversation
-from phiv_data.validation.core.finding import Found, ImageFacts
+from phiv_data.validation.core.finding import Finding, ImageFacts
 from phiv_data.validation.inputs.fast_parse import fast_row
 from phiv_data.validation.inputs.image_checks import MAX_CACHED, ImageChecks, decode
 from phiv_data.validation.partial_result import IssueCollector
@@ -90,36 +90,36 @@ class EmbeddedImageChecks:
             issues.extend(one.at(file, line.number, f"$.images[{i}]") for one in found)
         return tuple(facts for facts, _ in checked)
 
-    def _check_image(self, image: Row, meta: Row) -> tuple[ImageFacts, list[Found]]:
+    def _check_image(self, image: Row, meta: Row) -> tuple[ImageFacts, list[Finding]]:
         """The facts of one image, and all that is wrong with it in this shard."""
         data, path = image["bytes"], image["path"]
         if not data:
-            return ImageFacts(), [Found("PV102", None, f"no bytes for image {shown_path(path)}")]
-        found: list[Found] = []
+            return ImageFacts(), [Finding("PV102", None, f"no bytes for image {shown_path(path)}")]
+        found: list[Finding] = []
         if len(data) != meta["size_bytes"]:
-            found.append(Found("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
+            found.append(Finding("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
         if not self._deep:
             width, height = meta["width"] or 0, meta["height"] or 0
-            return ImageFacts(declared=(width, height) if width > 0 < height else None), found
+            return ImageFacts(declared_size=(width, height) if width > 0 < height else None), found
         digest = hashlib.sha256(data).digest()
         if digest.hex() != meta["sha256"]:
             return ImageFacts(sha256=digest), [
                 *found,
-                Found("PV104", None, f"bytes are not those of sha256 in media ({shown_path(path)})"),
+                Finding("PV104", None, f"bytes are not those of sha256 in media ({shown_path(path)})"),
             ]
         facts, more = self._decode(data, path, digest)
         if facts.size not in (None, (meta["width"], meta["height"])):
             width, height = facts.size or (0, 0)
             what = f"media says {meta['width']}x{meta['height']} for an image of {width}x{height}"
-            more.append(Found("PV105", None, what))
+            more.append(Finding("PV105", None, what))
         return facts, found + more
 
-    def _decode(self, data: bytes, path: str, digest: bytes) -> tuple[ImageFacts, list[Found]]:
+    def _decode(self, data: bytes, path: str, digest: bytes) -> tuple[ImageFacts, list[Finding]]:
         checksums = self._files.checksums if self._files else None
         listed = checksums.get(path) if checksums else None
         found = []
         if listed not in (None, digest):
-            found.append(Found("PV104", None, f"bytes differ from the file's in images/ ({shown_path(path)})"))
+            found.append(Finding("PV104", None, f"bytes differ from the file's in images/ ({shown_path(path)})"))
         file = self._files.get(path) if self._files and listed == digest else None
         if file and file.size:
             return file, found  # its own findings are reported at the file

@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import opened
 from phiv_data.storage.dataset import MANIFEST, read_manifest
 from phiv_data.storage.record_errors import shown
 from phiv_data.storage.shards import Row, open_shard
-from phiv_data.validation.core.finding import Found, Settings
+from phiv_data.validation.core.finding import Finding, Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of, is_same_image
 from phiv_data.validation.partial_result import IssueCollector, PartialResult
 from phiv_data.validation.provenance.source_files import SourceFiles
@@ -124,11 +124,32 @@ class SourcePlan:
     known: PartialResult
 
 
+class InputsComparison(Protocol):
+    """The inputs of a source compared with those that a manifest records; `reason`: what differs, or why it is open."""
+
+    @property
+    def status(self) -> Literal["same", "changed", "unknown"]:
+        """ "unknown" where they could not be compared."""
+
+    @property
+    def reason(self) -> str:
+        """For people; "" where they are the same."""
+
+
+CompareInputs = Callable[[Manifest, Sequence[Path], Path], InputsComparison]
+"""Takes a manifest, the paths of the source, and an empty folder to unpack to."""
+
+
 def plan_sources(
-    path: Path, source: Path | str | Sequence[Path], settings: Settings, new_folder: Callable[[], Path]
+    path: Path,
+    source: Path | str | Sequence[Path],
+    settings: Settings,
+    new_folder: Callable[[], Path],
+    compare_inputs: CompareInputs | None = None,
 ) -> SourcePlan | None:
     """A comparison of what phiv-convert wrote to `path` with `source`: a folder, or archives, which are unpacked.
 
+    `compare_inputs` compares rows: PV312 where the source has others now, PV313 where it cannot compare them.
     None where the manifest is broken, which is PV304.
     UsageError for a path without a manifest; SourceError for a source that is not there or cannot be unpacked.
     """
@@ -148,6 +169,14 @@ def plan_sources(
             starts = range(0, shard.rows, ROWS) if file.is_file() else ()
             rows += [SourceRows(shard.path, file, start, min(start + ROWS, shard.rows)) for start in starts]
     known = PartialResult(IssueCollector.of(settings), aggregators={"sources": UncheckedImages(unchecked)})
+    if compare_inputs:
+        paths = [Path(source)] if isinstance(source, str | Path) else list(source)
+        inputs = compare_inputs(manifest, paths, new_folder())
+        if inputs.status == "changed":
+            what = f"the source has changed since it was converted: {inputs.reason}"
+            known.issues.add("PV312", MANIFEST, what, hint="Convert it again, or pass the source as it was")
+        elif inputs.status == "unknown":
+            known.issues.add("PV313", MANIFEST, f"rows were not compared with the source: {inputs.reason}")
     return SourcePlan(rows, SourceContext(settings, manifest, SourceFiles(root)), known)
 
 
@@ -168,7 +197,7 @@ class UncheckedImages:
         """One for each reason."""
         for reason, count in sorted(self.images.items()):
             images = "1 image was" if count == 1 else f"{count} images were"
-            yield Found("PV313", None, f"{images} not compared with the source: {reason}").at(MANIFEST)
+            yield Finding("PV313", None, f"{images} not compared with the source: {reason}").at(MANIFEST)
 
 
 # One row ----------------------------------------------------------------------------------------------------------
@@ -182,8 +211,8 @@ class _RowImage:
     media: Row
     data: bytes
 
-    def finding(self, code: str, message: str) -> Found:
-        return Found(code, f"$.images[{self.number}]", message)
+    def finding(self, code: str, message: str) -> Finding:
+        return Finding(code, f"$.images[{self.number}]", message)
 
 
 @dataclass(slots=True)
@@ -193,7 +222,7 @@ class _Comparison:
     context: SourceContext
     unchecked: Counter[str] = field(default_factory=Counter)
 
-    def check_row(self, row: Row) -> Iterator[Found]:
+    def check_row(self, row: Row) -> Iterator[Finding]:
         """Every image of a row, grouped by the source that it names."""
         by_source = defaultdict(list)
         pairs = zip(row["images"] or (), row["media"] or (), strict=False)
@@ -204,13 +233,13 @@ class _Comparison:
             file = NO_SOURCE if source is None or sha256 is None else self.context.files.find(source, sha256)
             if isinstance(file, str):
                 self.unchecked[file] += len(images)
-            elif isinstance(file, Found):
+            elif isinstance(file, Finding):
                 yield images[0].finding(file.code, file.message)
             else:
                 yield from self._check_copies(file, [one for one in images if one.media["frame_index"] is None])
                 yield from self._check_frames(file, [one for one in images if one.media["frame_index"] is not None])
 
-    def _check_copies(self, file: Path, images: list[_RowImage]) -> Iterator[Found]:
+    def _check_copies(self, file: Path, images: list[_RowImage]) -> Iterator[Finding]:
         for image in images:
             source, sha256 = image.media["source_sha256"], hashlib.sha256(image.data).hexdigest()
             if sha256 == source:
@@ -220,7 +249,7 @@ class _Comparison:
             elif not is_same_image(image.data, file):
                 self.unchecked[REMADE] += 1
 
-    def _check_frames(self, file: Path, images: list[_RowImage]) -> Iterator[Found]:
+    def _check_frames(self, file: Path, images: list[_RowImage]) -> Iterator[Finding]:
         quality = self.context.jpeg_quality
         ours = [one for one in images if str(one.media["decoder"]).startswith(("pyav-", "decord-")) and quality]
         if len(ours) < len(images):
@@ -248,7 +277,7 @@ class _Comparison:
             context.frames |= {frame.index: encode_jpeg(frame.image, quality) for frame in frames_at(file, missing)}
         return context.frames
 
-    def _check_frame(self, image: _RowImage, again: bytes | None) -> Iterator[Found]:
+    def _check_frame(self, image: _RowImage, again: bytes | None) -> Iterator[Finding]:
         from phiv_data.media.video import decoder_version
 
         frame = f"frame {image.media['frame_index']} of {shown(image.media['source'])}"

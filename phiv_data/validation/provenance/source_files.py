@@ -12,7 +12,7 @@ from typing import Any
 from phiv_data.sources.image_index import Images, index_images
 from phiv_data.storage.record_errors import shown
 from phiv_data.utils.atomic import sha256_of
-from phiv_data.validation.core.finding import Found
+from phiv_data.validation.core.finding import Finding
 
 MAX_NAMESAKES = 16
 IN_ROW = "it was part of its row, not a file"
@@ -28,9 +28,9 @@ class SourceFiles:
     """Files below `root`. The whole tree is listed when a name does not lead to a file, once in a process."""
 
     root: Path
-    _cache: dict[tuple[str, str], Path | Found | str] = field(default_factory=dict)
+    _cache: dict[tuple[str, str], Path | Finding | str] = field(default_factory=dict)
 
-    def find(self, source: str, sha256: str) -> Path | Found | str:
+    def find(self, source: str, sha256: str) -> Path | Finding | str:
         """The file of this name and hash; what is wrong with it; or the reason why that cannot be decided.
 
         Converters name files as they found them, so a name may lack the folders above it: of files of one base name,
@@ -43,7 +43,7 @@ class SourceFiles:
             self._cache[key] = self._find(source, sha256)
         return self._cache[key]
 
-    def _find(self, source: str, sha256: str) -> Path | Found | str:
+    def _find(self, source: str, sha256: str) -> Path | Finding | str:
         namesakes = []
         for candidates in (self._exact, self._by_name):
             for file in candidates(source):
@@ -52,17 +52,17 @@ class SourceFiles:
                         if sha256_of(opened) == sha256:
                             return file
                 except OSError as error:
-                    return Found("PV311", None, f"its source {shown(source)} cannot be read: {error.strerror}")
+                    return Finding("PV311", None, f"its source {shown(source)} cannot be read: {error.strerror}")
                 namesakes.append(file)
         if len(namesakes) > MAX_NAMESAKES:
             return SEVERAL
         if namesakes:
-            return Found("PV312", None, f"its source {shown(source)} has changed: it has another sha256")
+            return Finding("PV312", None, f"its source {shown(source)} has changed: it has another sha256")
         if (match := _EMBEDDED.fullmatch(source)) and sha256.startswith(match[1]):
             return IN_ROW
         if self._holder is not None:
             return f"it is no file below the source, and may be in {shown(self._holder)}"
-        return Found("PV311", None, f"its source {shown(source)} is not there")
+        return Finding("PV311", None, f"its source {shown(source)} is not there")
 
     def _exact(self, source: str) -> list[Path]:
         parts = source.split("/")

@@ -1,10 +1,12 @@
-"""Rules over rows that share something: one id, or all that is shown and asked.
+"""Rules about repeats: an image twice in a turn, an id in two rows, rows with the same images and questions.
 
-IDS       PV201: the id
-CONTENT   PV203 and PV214: images by path, questions and system prompt, in one split
+    find_repeated_images   PV117: an image twice in a turn
+    IDS                    PV201: the same id
+    CONTENT                PV203 and PV214: the same images (by path), questions and system prompt, in one split
 
-PV214 compares short answers to one question about images; longer ones may differ and all be right (captions). Rows
-with such give a key per accepted answer, equal where the same is asked; others give one, equal where all is equal.
+PV214 compares short answers to one question about images; longer ones may differ and all be right (captions). A row
+with short answers gives a key per accepted answer, equal where the same is asked; others give one key, equal where all
+is equal.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from functools import lru_cache
 from itertools import groupby
 from zlib import crc32
 
-from phiv_data.validation.core.finding import Found, RowContext
-from phiv_data.validation.core.key_index import QUOTED, Key, KeyRule, Seen, digest
-from phiv_data.validation.rules.leakage import told_as
+from phiv_data.storage.record_errors import shown_path
+from phiv_data.validation.core.finding import Finding, RowContext
+from phiv_data.validation.core.key_index import QUOTED, GroupRule, Key, Occurrence, digest
+from phiv_data.validation.rules.leakage import split_label
 from phiv_schemas import Conversation
 
 MAX_ANSWERS = 1000  # different ones to one question, of those that are remembered
@@ -26,42 +29,55 @@ _MAX_WORDS, _MAX_LENGTH, _MAX_UNSPACED = 4, 40, 6
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff]")  # Thai to Khmer, Chinese, Japanese
 
 
-def _ids(row: RowContext) -> Iterable[Key]:
+def find_repeated_images(record: Conversation) -> Iterable[Finding]:
+    """PV117. In another turn it may be shown again."""
+    if all(len(turn.images) < 2 or len(set(turn.images)) == len(turn.images) for turn in record.conversations):
+        return ()
+    return [
+        Finding("PV117", f"$.conversations[{t}].images[{i}]", f"{shown_path(path)} is images[{first}] again")
+        for t, turn in enumerate(record.conversations)
+        for i, path in enumerate(turn.images)
+        if (first := turn.images.index(path)) < i
+    ]
+
+
+def _id_keys(row: RowContext) -> Iterable[Key]:
     return ((digest(row.conversation.id), b"", 0),)
 
 
-def _judge_ids(group: Sequence[Seen]) -> Iterator[tuple[Seen, Found]]:
+def _check_ids(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Finding]]:
     """PV201: the second and every later row of an id."""
     first = group[0]
-    for seen in group[1:]:
-        yield seen, Found("PV201", "$.id", f"duplicate id {QUOTED}, first seen {_where(first, seen)}")
+    for row in group[1:]:
+        yield row, Finding("PV201", "$.id", f"duplicate id {QUOTED}, first seen {_location(first, row)}")
 
 
-IDS = KeyRule(_ids, _judge_ids)
+IDS = GroupRule(_id_keys, _check_ids)
 
 
-def _where(first: Seen, seen: Seen) -> str:
-    return f"on line {first.line}" if first.file == seen.file else f"at {first.file}:{first.line}"
+def _location(first: Occurrence, row: Occurrence) -> str:
+    """Where `first` is, for a message about `row`."""
+    return f"on line {first.line}" if first.file == row.file else f"at {first.location}"
 
 
 # Content -----------------------------------------------------------------------------------------------------------
 
 
-def _content(row: RowContext) -> Iterable[Key]:
+def _content_keys(row: RowContext) -> Iterable[Key]:
     """A value is 12 bytes for an answer (none: not to be compared) and 4 for the id."""
     record = row.conversation
     turns, who = record.conversations, crc32(record.id.encode()).to_bytes(4, "little")
     if len(turns) == 1 and turns[0].images and (answers := _short_answers(turns[0].assistant, turns[0].answers)):
-        key = digest(_asked(record))
+        key = digest(_question(record))
         if len(answers) == 1:  # so it is for nearly all rows
             return ((key, answers[0] + who, 0),)
         return [(key, answer + who, i) for i, answer in enumerate(answers)]
-    said = ["-" if turn.assistant is None else f"{len(turn.assistant)} {turn.assistant}" for turn in turns]
-    return ((digest("\0".join(("", *said, _asked(record)))), bytes(12) + who, 0),)
+    replies = ["-" if turn.assistant is None else f"{len(turn.assistant)} {turn.assistant}" for turn in turns]
+    return ((digest("\0".join(("", *replies, _question(record)))), bytes(12) + who, 0),)
 
 
-def _asked(record: Conversation) -> str:
-    """All that is shown and asked. Lengths keep parts apart, whatever they hold."""
+def _question(record: Conversation) -> str:
+    """Everything that is shown and asked, as one text. Lengths separate its parts, whatever they contain."""
     parts = [record.system or ""]
     for turn in record.conversations:
         images, user = turn.images, turn.user
@@ -72,7 +88,7 @@ def _asked(record: Conversation) -> str:
 
 @lru_cache(4096)  # classes come again and again
 def _short_answers(assistant: str | None, accepted: tuple[str, ...] | None) -> tuple[bytes, ...]:
-    """The accepted answers, `assistant` first, but for case, blanks and a full stop; () where they are not short."""
+    """The accepted answers, `assistant` first, without case, outer blanks and full stop; () if one is not short."""
     if assistant is None or len(assistant) > _MAX_LENGTH:
         return ()
     answers = [assistant, *(accepted or ())]
@@ -80,41 +96,42 @@ def _short_answers(assistant: str | None, accepted: tuple[str, ...] | None) -> t
     if max(map(len, words)) > _MAX_WORDS or max(map(len, answers)) > _MAX_LENGTH:
         return ()
     is_short = all(answer.isascii() or len(_UNSPACED.findall(answer)) <= _MAX_UNSPACED for answer in answers)
-    return tuple(dict.fromkeys(_packed(" ".join(some).rstrip(".")) for some in words)) if is_short else ()
+    return tuple(dict.fromkeys(_answer_bytes(" ".join(some).rstrip(".")) for some in words)) if is_short else ()
 
 
-def _packed(answer: str) -> bytes:
-    """12 bytes, not all zero, that stand for an answer: most are short enough to be them."""
+def _answer_bytes(answer: str) -> bytes:
+    """12 bytes, not all zero, that identify an answer: most answers fit into them."""
     raw = answer.encode()
     return raw.ljust(11, b"\0") + b"=" if len(raw) <= 11 else digest(raw)[:11] + b"#"
 
 
 @dataclass(slots=True)
-class _Asked:
+class _Replies:
     """What one split answers to one question: the first row's accepted answers, and who first gave each answer."""
 
-    first: Seen
+    first: Occurrence
     accepted: set[bytes]
-    by_answer: dict[bytes, Seen] = field(default_factory=dict)
+    by_answer: dict[bytes, Occurrence] = field(default_factory=dict)
 
 
-def _judge_content(group: Sequence[Seen]) -> Iterator[tuple[Seen, Found]]:
-    splits: dict[str, _Asked] = {}
-    for _, keys in groupby(group, key=lambda seen: (seen.file, seen.line)):
-        row = list(keys)
-        seen, answers = row[0], {one.value[:12] for one in row}
-        asked = splits.setdefault(told_as(seen.split), _Asked(seen, answers))
-        before = asked.by_answer.get(seen.value[:12])
+def _check_content(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Finding]]:
+    """PV203 where a row has the answer of an earlier one, PV214 where none of its answers is accepted there."""
+    splits: dict[str, _Replies] = {}
+    for _, keys in groupby(group, key=lambda key: (key.file, key.line)):
+        of_row = list(keys)
+        row, answers = of_row[0], {key.value[:12] for key in of_row}
+        replies = splits.setdefault(split_label(row.split), _Replies(row, answers))
+        before = replies.by_answer.get(row.value[:12])
         if before is not None:
-            if before.value != seen.value:  # of one id: PV201 tells it
-                what = f"the same images, questions and answers as {_where(before, seen)}, under another id"
-                yield seen, Found("PV203", None, what)
+            if before.value != row.value:  # equal: of one id, which PV201 reports
+                what = f"the same images, questions and answers as {_location(before, row)}, under another id"
+                yield row, Finding("PV203", None, what)
             continue
-        if not answers & asked.accepted:
+        if not answers & replies.accepted:
             what = f"answers {QUOTED}, but the same question about the same images has another answer"
-            yield seen, Found("PV214", "$.conversations[0].assistant", f"{what} {_where(asked.first, seen)}")
-        if len(asked.by_answer) < MAX_ANSWERS:
-            asked.by_answer[seen.value[:12]] = seen
+            yield row, Finding("PV214", "$.conversations[0].assistant", f"{what} {_location(replies.first, row)}")
+        if len(replies.by_answer) < MAX_ANSWERS:
+            replies.by_answer[row.value[:12]] = row
 
 
-CONTENT = KeyRule(_content, _judge_content)
+CONTENT = GroupRule(_content_keys, _check_content)

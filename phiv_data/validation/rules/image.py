@@ -1,26 +1,24 @@
-"""Rules about one image: what is odd in an image that decodes. Warnings all: readers differ in what they make of it.
+"""Rules about one decoded image: what readers may see differently. All of them are warnings.
 
-    suffix(opened)      PV110    the file's suffix, or the type of a `data:` URI, says another format
-    too_small(opened)   PV112    a strip or a dot
-    turned(opened)      PV114    stored on its side
-    animated(opened)    PV115    more than one image in it
-    mode(opened)        PV116    converted to RGB, it loses something
-    twice(record)       PV117    the same image twice in a turn: a rule about a record
+    check_suffix(image)             PV110    the file's suffix, or the type of a `data:` URI, names another format
+    check_size(image)               PV112    one or two pixels wide, or a strip
+    check_orientation(image)        PV114    stored on its side, with an EXIF tag to turn it
+    check_frames(image)             PV115    more than one frame or page
+    check_color_mode(image)         PV116    something is lost in the conversion to RGB
 
-What cannot be decoded or is too large (PV102, PV111, PV113) is told in `images`.
+Images that cannot be decoded or are too large (PV102, PV111, PV113) are reported by `inputs.image_checks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from phiv_data.formats.files import is_data
 from phiv_data.media.images import MAX_PAGES, count_images
 from phiv_data.storage.record_errors import shown_path
-from phiv_data.validation.core.finding import Found, Opened
-from phiv_schemas import Conversation
+from phiv_data.validation.core.finding import DecodedImage, Finding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,114 +59,95 @@ _FORMAT = {
 _STORED = {2: "mirrored", 3: "upside down", 4: "mirrored and upside down"}
 
 
-def suffix(opened: Opened) -> Iterable[Found]:
-    """PV110. Suffixes that name no format of images say nothing, and so do none."""
-    said, by = said_format(opened.path)
-    is_format = plain_format(opened.whole.format)
-    if said in (None, is_format):
+def check_suffix(image: DecodedImage) -> Iterable[Finding]:
+    """PV110. Suffixes that name no image format are fine, and so is none."""
+    declared, by = declared_format(image.path)
+    found = base_format(image.whole.format)
+    if declared in (None, found):
         return ()
-    return (Found("PV110", None, f"{shown_path(opened.path)} is {is_format}, not the {said} its {by} says"),)
+    return (Finding("PV110", None, f"{shown_path(image.path)} is {found}, not the {declared} its {by} says"),)
 
 
-def too_small(opened: Opened) -> Iterable[Found]:
+def check_size(image: DecodedImage) -> Iterable[Finding]:
     """PV112: too small to show anything, or far too long."""
-    width, height = opened.whole.size
+    width, height = image.whole.size
     if min(width, height) >= MIN_SIDE and max(width, height) <= MAX_RATIO * min(width, height):
         return ()
     is_dot = min(width, height) < MIN_SIDE
     what = "a model sees nothing in it" if is_dot else f"one side is over {MAX_RATIO} times the other"
-    return (Found("PV112", None, f"{shown_path(opened.path)} has {width}x{height} pixels: {what}"),)
+    return (Finding("PV112", None, f"{shown_path(image.path)} has {width}x{height} pixels: {what}"),)
 
 
-def turned(opened: Opened) -> Iterable[Found]:
-    """PV114. The orientation of TIFFs is no matter of EXIF: all readers know it."""
-    orientation = opened.whole.orientation
+def check_orientation(image: DecodedImage) -> Iterable[Finding]:
+    """PV114. TIFF is left out: its orientation is a tag of the format itself, which all readers know."""
+    orientation = image.whole.orientation
     if orientation == 1:
         return ()
     stored = _STORED.get(orientation, "on its side")
     what = f"is stored {stored} (EXIF orientation {orientation}), and shown so where EXIF is ignored"
-    return (Found("PV114", None, f"{shown_path(opened.path)} {what}"),)
+    return (Finding("PV114", None, f"{shown_path(image.path)} {what}"),)
 
 
-def animated(opened: Opened) -> Iterable[Found]:
-    """PV115: only the first frame or page is used. The second image of an MPO is that of the camera's other eye."""
-    kind = opened.whole.format
-    frames = opened.whole.num_frames or count_images(opened.data, kind)
+def check_frames(image: DecodedImage) -> Iterable[Finding]:
+    """PV115: only the first frame or page is used. The second image of an MPO is a stereo camera's other one."""
+    kind = image.whole.format
+    frames = image.whole.num_frames or count_images(image.data, kind)
     if frames <= 1 or kind == "MPO":
         return ()
     parts = "pages" if kind == "TIFF" else "frames"
     more = "or more " if kind == "TIFF" and frames == MAX_PAGES else ""
-    return (Found("PV115", None, f"{shown_path(opened.path)} has {frames} {more}{parts}, of which the first is used"),)
+    what = f"has {frames} {more}{parts}, of which the first is used"
+    return (Finding("PV115", None, f"{shown_path(image.path)} {what}"),)
 
 
-def mode(opened: Opened) -> Iterable[Found]:
-    """PV116: what `convert("RGB")` makes of the pixels is not what a viewer shows."""
-    if opened.whole.mode in ("RGB", "L", "1", "YCbCr") and "transparency" not in opened.whole.pixels.info:
+def check_color_mode(image: DecodedImage) -> Iterable[Finding]:
+    """PV116: `convert("RGB")` gives other colors than a viewer shows."""
+    mode, pixels = image.whole.mode, image.whole.pixels
+    if mode in ("RGB", "L", "1", "YCbCr") and "transparency" not in pixels.info:
         return ()
-    what = _odd(opened.whole.mode, opened.whole.pixels)
-    return (Found("PV116", None, f"{shown_path(opened.path)} {what}"),) if what else ()
+    what = ""
+    if mode == "CMYK":
+        what = "contains colors for print (CMYK), which come out differently without their profile"
+    elif mode == "LAB":
+        what = "contains LAB colors, which Pillow does not convert to RGB"
+    elif mode == "F" or mode.startswith("I"):
+        what = _describe_numbers(pixels)
+    elif mode in ("RGBA", "LA", "PA") or "transparency" in pixels.info:
+        darker = _darker_share(pixels)
+        if darker >= MIN_TRANSPARENT:
+            what = f"is transparent: {darker:.0%} of its pixels are darker in RGB than on white"
+    return (Finding("PV116", None, f"{shown_path(image.path)} {what}"),) if what else ()
 
 
-def twice(record: Conversation) -> Iterable[Found]:
-    """PV117. In another turn it may be shown again."""
-    for turn in record.conversations:
-        if len(turn.images) > 1 and len(set(turn.images)) < len(turn.images):
-            return _twice(record)
-    return ()
-
-
-def _twice(record: Conversation) -> Iterator[Found]:
-    for t, turn in enumerate(record.conversations):
-        for i, path in enumerate(turn.images):
-            if (first := turn.images.index(path)) < i:
-                yield Found(
-                    "PV117", f"$.conversations[{t}].images[{i}]", f"{shown_path(path)} is images[{first}] again"
-                )
-
-
-def plain_format(format: str) -> str:
-    """Pillow's name of a format, as suffixes say it: an MPO is a JPEG with another behind it."""
+def base_format(format: str) -> str:
+    """Pillow's name of a format, as suffixes name it: an MPO is a JPEG with another one behind it."""
     return "JPEG" if format == "MPO" else format
 
 
-def said_format(path: str) -> tuple[str | None, str]:
-    """The format that a path or a `data:` URI says, and by what. None where it says none."""
+def declared_format(path: str) -> tuple[str | None, str]:
+    """The format that a path or a `data:` URI names, and by what: its suffix or its type. None where it names none."""
     if is_data(path):
         head = path[:100].split(",")[0].lower()  # data:image/png;base64,
         return _FORMAT.get(f".{head.split(';')[0].removeprefix('data:image/')}"), "type"
     return _FORMAT.get(PurePosixPath(path).suffix.lower()), "suffix"
 
 
-def _odd(mode: str, pixels: Image) -> str:
-    if mode == "CMYK":
-        return "holds colours for print (CMYK), which come out otherwise without their profile"
-    if mode == "LAB":
-        return "holds LAB colours, which Pillow does not convert to RGB"
-    if mode == "F" or mode.startswith("I"):
-        return _deep(pixels)
-    if mode not in ("RGBA", "LA", "PA") and "transparency" not in pixels.info:
-        return ""
-    if (darker := _darker(pixels)) < MIN_TRANSPARENT:
-        return ""
-    return f"is transparent: {darker:.0%} of its pixels are darker in RGB than on white"
+def _describe_numbers(pixels: Image) -> str:
+    """Pixels that are no bytes: RGB makes 255 of those above, 0 of those below, and drops fractions.
 
-
-def _deep(pixels: Image) -> str:
-    """Of numbers that are no bytes: RGB makes 255 of those above, 0 of those below, and drops fractions.
-
-    Others scale 16 bits, as phiv's own families do; none says what is white among 32 bits or floats.
+    Some readers scale 16 bits to 8, as phiv's families do; nothing says which of 32 bits or floats is white.
     """
     numbers = pixels if pixels.mode in ("I", "F") else pixels.convert("I")  # I;16B has no extremes
     low, high = cast(tuple[float, float], numbers.getextrema())  # of one channel: two numbers
     if pixels.mode == "F" and 0 <= low < high <= 1:
-        return f"holds fractions from {low:g} to {high:g}, which are black in RGB"
+        return f"contains fractions from {low:g} to {high:g}, which are black in RGB"
     is_small = 0 <= low <= high <= 255
     but = "but not as bytes: black where scaled" if is_small else "and all outside 0 to 255 are lost in RGB"
-    return f"holds numbers from {low:g} to {high:g}, {but}"
+    return f"contains numbers from {low:g} to {high:g}, {but}"
 
 
-def _darker(pixels: Image) -> float:
-    """The share of pixels whose hidden colour RGB shows, where a white page would shine through."""
+def _darker_share(pixels: Image) -> float:
+    """The share of pixels whose hidden color RGB shows, where a white page would shine through."""
     from PIL import ImageChops
 
     count = 0

@@ -1,40 +1,40 @@
-"""Answers that are classes: their balance, and whether every split and spelling has the same ones.
+"""Rules about class labels: their balance, and whether splits and spellings have the same classes.
 
-PV230 class-imbalance, PV231 class-unseen-in-train, PV232 class-missing-in-split, PV233 answer-near-class.
+PV230 class-imbalance, PV231 class-unseen-in-train, PV232 class-missing-in-split, PV233 class-spelling-variant.
 
-Free text must never be taken for classes. The rows of a source (`ucf101`, `hateful_memes`) are, if all of this holds:
+Free text must never be mistaken for classes. The answers of a `source` are classes if all of this holds:
 
-- each has one turn with one accepted answer, of at most MAX_LENGTH characters in one line;
-- there are 2 to MAX_CLASSES different ones, spellings aside, with 10 rows each on average;
+- each row has one turn with one accepted answer, of at most MAX_LENGTH characters in one line;
+- there are 2 to MAX_CLASSES different answers, spellings aside, with 10 rows each on average;
 - those with fewer than 5 rows are few: they have at most a twentieth of the rows, and are at most one more than a
   tenth of the others. Short answers to open questions have a long tail of rare ones; classes do not;
 - at most 10 are numbers: more are counts, years and amounts.
 
 Two answers are spellings of one class when they differ in case, blanks, `_`, `-` or punctuation at the edges only, and
 one has at most a tenth of the rows of the other. Single letters and grades (`a`, `A`, `A-`) are classes of their own.
-Splits are those that file names say (`leakage.role`), so the files of a train set in parts count together.
+Splits are compared by kind (`leakage.split_kind`), so the files of a train set in parts count together.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
 from phiv_data.storage.record_errors import shown
-from phiv_data.validation.core.finding import Found, RowContext
-from phiv_data.validation.rules.leakage import told_as
+from phiv_data.validation.core.finding import Finding, RowContext
+from phiv_data.validation.rules.leakage import split_label
 from phiv_schemas import Issue, Turn
 
 MAX_SOURCES = 100
 MAX_CLASSES = 1000
 MAX_LENGTH = 64
-_MAX_USES = 5 * MAX_CLASSES
+MAX_USES = 5 * MAX_CLASSES
 _MAX_NUMBERS = 10
 _ROWS_OF_A_CLASS = 5
 _IMBALANCE = 20  # PV230: the most frequent class over the rarest
-_EXPECTED = 10  # PV232: so many rows of a class would stand in a split drawn like train; none is no chance (e**-10)
+_EXPECTED = 10  # PV232: rows of a class in a split with train's shares; by chance there are none with e**-10
 _TRAIN = "train"
 _ANSWER = "$.conversations[0].assistant"
 
@@ -42,8 +42,30 @@ Place = tuple[str, int]
 
 
 @dataclass(slots=True)
+class UnlabeledRows:
+    """PV403: rows without an answer, counted by file."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+
+    def observe(self, row: RowContext) -> None:
+        """Count it when it has no answer: turns with answers come first, so the last turn decides."""
+        if row.conversation.conversations[-1].assistant is None:
+            self.rows[row.file] += 1
+
+    def merge(self, other: UnlabeledRows) -> UnlabeledRows:
+        """The counts of both."""
+        return UnlabeledRows(self.rows + other.rows)
+
+    def findings(self) -> Iterator[Issue]:
+        """One for each file that has such rows."""
+        for file, count in sorted(self.rows.items()):
+            what = "1 row has no answer" if count == 1 else f"{count} rows have no answer"
+            yield Finding("PV403", None, what).at(file)
+
+
+@dataclass(slots=True)
 class Uses:
-    """How often an answer stands in one split, and where first."""
+    """How often one split has an answer, and where first."""
 
     count: int
     first: Place
@@ -54,16 +76,16 @@ Answers = dict[tuple[str, str], Uses]
 
 
 @dataclass(slots=True)
-class Labels:
-    """PV230 to PV233. A source that cannot be one of classes is None; so are all, beyond MAX_SOURCES.
+class LabelCounts:
+    """The aggregator of PV230 to PV233. A source whose answers cannot be classes is None; beyond MAX_SOURCES all are.
 
-    There is no way back from None, so however rows are divided, the same sources end there.
+    None is final, so the same sources end as None however rows are divided.
     """
 
     sources: dict[str, Answers | None] | None = field(default_factory=dict)
 
     def observe(self, row: RowContext) -> None:
-        """Count its answer. Rows without one count nowhere."""
+        """Count its answer. Rows without one do not count."""
         if self.sources is None:
             return
         source, turns = row.conversation.source, row.conversation.conversations
@@ -72,7 +94,7 @@ class Labels:
         answer = turns[0].assistant
         if len(turns) > 1 or (turns[0].answers and not _may_be_class(turns[0])):
             self._set(source, None)
-        elif answer is not None and (uses := answers.get((answer, told_as(row.split)))):
+        elif answer is not None and (uses := answers.get((answer, split_label(row.split)))):
             uses.count += 1
             if row.line < uses.first[1] or row.file < uses.first[0]:
                 uses.first = min(uses.first, (row.file, row.line))
@@ -80,7 +102,7 @@ class Labels:
             self._set(source, None)
         elif answer is not None:
             answers = answers if answers is not _NEW else {}
-            answers[answer, told_as(row.split)] = Uses(1, (row.file, row.line))
+            answers[answer, split_label(row.split)] = Uses(1, (row.file, row.line))
             self._set(source, _bounded(answers))
 
     def _set(self, source: str, answers: Answers | None) -> None:
@@ -89,23 +111,23 @@ class Labels:
             if len(self.sources) > MAX_SOURCES:
                 self.sources = None
 
-    def merge(self, other: Labels) -> Labels:
+    def merge(self, other: LabelCounts) -> LabelCounts:
         """The counts of both."""
-        merged = Labels()
+        merged = LabelCounts()
         if self.sources is None or other.sources is None:
-            return Labels(None)
+            return LabelCounts(None)
         for source in self.sources.keys() | other.sources.keys():
-            merged._set(source, _sum(self.sources.get(source, _NEW), other.sources.get(source, _NEW)))
+            merged._set(source, _merge_answers(self.sources.get(source, _NEW), other.sources.get(source, _NEW)))
         return merged
 
     def findings(self) -> Iterator[Issue]:
         """By source."""
         for _, answers in sorted((self.sources or {}).items()):
-            if answers and (classes := classes_of(answers)):
-                yield from _variants(classes)
-                yield from _unseen(classes)
-                yield from _missing(classes)
-                yield from _imbalance(classes)
+            if answers and (classes := find_classes(answers)):
+                yield from _report_variants(classes)
+                yield from _report_unseen(classes)
+                yield from _report_missing(classes)
+                yield from _report_imbalance(classes)
 
 
 _NEW: Answers = {}
@@ -119,18 +141,17 @@ def _may_be_class(turn: Turn) -> bool:
 
 
 def _bounded(answers: Answers) -> Answers | None:
-    return answers if len(answers) <= _MAX_USES else None
+    return answers if len(answers) <= MAX_USES else None
 
 
-def _sum(a: Answers | None, b: Answers | None) -> Answers | None:
+def _merge_answers(a: Answers | None, b: Answers | None) -> Answers | None:
     if a is None or b is None:
         return None
-    return _bounded({key: _both(a.get(key), b.get(key)) for key in a.keys() | b.keys()})
-
-
-def _both(a: Uses | None, b: Uses | None) -> Uses:
-    there = [uses for uses in (a, b) if uses]
-    return Uses(sum(uses.count for uses in there), min(uses.first for uses in there))
+    merged = {key: Uses(uses.count, uses.first) for key, uses in a.items()}
+    for key, uses in b.items():
+        known = merged.setdefault(key, Uses(0, uses.first))
+        known.count, known.first = known.count + uses.count, min(known.first, uses.first)
+    return _bounded(merged)
 
 
 # Classes -----------------------------------------------------------------------------------------------------------
@@ -150,27 +171,27 @@ class Class:
         return mine + sum(variant.rows(split) for variant in self.variants)
 
     def first(self, split: str | None = None) -> Place:
-        """Where it stands first, in any spelling. It does stand in the split."""
+        """Where it is first used, in any spelling. The split must have it."""
         spellings = (self, *self.variants)
         return min(uses.first for one in spellings for name, uses in one.uses.items() if split in (None, name))
 
 
-def classes_of(answers: Answers) -> list[Class]:
-    """The classes by name; [] where the answers are free text, by the criterion of this module."""
+def find_classes(answers: Answers) -> list[Class]:
+    """The classes by name; [] where the answers are free text, by the criteria of this module."""
     by_answer: defaultdict[str, dict[str, Uses]] = defaultdict(dict)
     for (answer, split), uses in answers.items():
         by_answer[answer][split] = uses
     by_form: defaultdict[str, list[Class]] = defaultdict(list)
     for one in sorted((Class(*item) for item in by_answer.items()), key=lambda one: (-one.rows(), one.name)):
-        same = by_form[_form(one.name)]
+        same = by_form[_normalize(one.name)]
         is_variant = same and 10 * one.rows() <= sum(uses.count for uses in same[0].uses.values())
         (same[0].variants if is_variant else same).append(one)
     classes = sorted(chain.from_iterable(by_form.values()), key=lambda one: one.name)
     return classes if _are_classes(classes) else []
 
 
-def _form(answer: str) -> str:
-    """What spellings of one class share. Punctuation alone stands for itself."""
+def _normalize(answer: str) -> str:
+    """What spellings of one class share. Punctuation alone is its own form."""
     if len(answer.strip("-+")) < 2:
         return answer  # grades, letters and signs: A and a, A- and A+
     words = answer.casefold().replace("_", " ").replace("-", " ").split()
@@ -202,17 +223,17 @@ def _splits(classes: list[Class]) -> list[str]:
 # Findings ----------------------------------------------------------------------------------------------------------
 
 
-def _variants(classes: list[Class]) -> Iterator[Issue]:
-    """PV233."""
+def _report_variants(classes: list[Class]) -> Iterator[Issue]:
+    """PV233: an answer that is a class in another spelling."""
     for one in classes:
         for variant in one.variants:
             what = f"answer {shown(variant.name)} ({_rows(variant.rows())}) is class {shown(one.name)}"
             what += f" ({_rows(one.rows() - sum(v.rows() for v in one.variants))}) in another spelling"
-            yield Found("PV233", _ANSWER, what).at(*variant.first())
+            yield Finding("PV233", _ANSWER, what).at(*variant.first())
 
 
-def _unseen(classes: list[Class]) -> Iterator[Issue]:
-    """PV231: in another split than train, if there is a train."""
+def _report_unseen(classes: list[Class]) -> Iterator[Issue]:
+    """PV231: a class in another split that train lacks, if there is a train."""
     splits = _splits(classes)
     if _TRAIN not in splits:
         return
@@ -220,11 +241,11 @@ def _unseen(classes: list[Class]) -> Iterator[Issue]:
         for split in splits:
             if not one.rows(_TRAIN) and one.rows(split):
                 what = f"class {shown(one.name)} ({_rows(one.rows(split))} of {split}) is in no row of train"
-                yield Found("PV231", _ANSWER, what).at(*one.first(split))
+                yield Finding("PV231", _ANSWER, what).at(*one.first(split))
 
 
-def _missing(classes: list[Class]) -> Iterator[Issue]:
-    """PV232: a class of train that is in none of many rows of another split."""
+def _report_missing(classes: list[Class]) -> Iterator[Issue]:
+    """PV232: a class of train that none of many rows of another split has."""
     totals = {split: sum(one.rows(split) for one in classes) for split in _splits(classes)}
     train = totals.pop(_TRAIN, 0)
     for split, total in totals.items():
@@ -232,10 +253,12 @@ def _missing(classes: list[Class]) -> Iterator[Issue]:
         for one in classes:
             if not one.rows(split) and one.rows(_TRAIN) * total >= _EXPECTED * train > 0:
                 what = f"none of {_rows(total)} of {split} has class {shown(one.name)}"
-                yield Found("PV232", None, f"{what}, which {_rows(one.rows(_TRAIN))} of {train} of train have").at(file)
+                yield Finding("PV232", None, f"{what}, which {_rows(one.rows(_TRAIN))} of {train} of train have").at(
+                    file
+                )
 
 
-def _imbalance(classes: list[Class]) -> Iterator[Issue]:
+def _report_imbalance(classes: list[Class]) -> Iterator[Issue]:
     """PV230: of train, or of every split where there is no train."""
     splits = _splits(classes)
     for split in [_TRAIN] if _TRAIN in splits else splits:
@@ -246,7 +269,7 @@ def _imbalance(classes: list[Class]) -> Iterator[Issue]:
             what = f"class {shown(rarest.name)} has {_rows(rarest.rows(split))} of {split}, class {shown(top.name)}"
             what += f" {top.rows(split)}"
             more = f" ({rare - 1} more classes are as rare)" if rare > 1 else ""
-            yield Found("PV230", None, what + more).at(rarest.first(split)[0])
+            yield Finding("PV230", None, what + more).at(rarest.first(split)[0])
 
 
 def _rows(count: int) -> str:

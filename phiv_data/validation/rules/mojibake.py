@@ -1,15 +1,15 @@
-"""UTF-8 that was read as Windows-1252 or Latin-1: `Ã©` for é, `â€™` for ’, `ðŸ˜€` for an emoji.
+"""Mojibake detection: UTF-8 decoded as Windows-1252 or Latin-1: `Ã©` for é, `â€™` for ’, `ðŸ˜€` for an emoji.
 
-    >>> mojibake("a cafÃ© in Paris")
+    >>> find_mojibake("a cafÃ© in Paris")
     ('Ã©', 'é')
-    >>> mojibake("NESTLÉ® – « voilà »") is None
+    >>> find_mojibake("NESTLÉ® – « voilà »") is None
     True
 
-Proof in two steps. A whole run of characters beyond ASCII, put back into the bytes it was read from, must be valid
-UTF-8. Real text passes that too: `É®`, `é »` and `ß”` are valid UTF-8 as bytes. So the run must also be one that
-nobody writes: several characters in a row, an accented capital before a symbol inside a word, `â€`, `ðŸ`. What is left
-in doubt is not told; the next word will tell. The idea is that of ftfy (https://ftfy.readthedocs.io), with less reach:
-other encodings (Windows-1250 and -1251, MacRoman) are not looked at.
+The proof has two steps. A whole run of characters beyond ASCII, encoded again as the bytes it was decoded from, must be
+valid UTF-8. Real text passes that too: `É®`, `é »` and `ß”` are valid UTF-8 as bytes. So the run must also be one that
+nobody writes: several characters in a row, an accented capital before a symbol inside a word, `â€`, `ðŸ`. A run
+in doubt is not reported; a damaged text has others. The idea is that of ftfy (https://ftfy.readthedocs.io), for fewer
+encodings (not Windows-1250 and -1251, nor MacRoman): docs/adr/0007-mojibake-detector.md compares the two.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _JOINS = "…’–—•·\xa0\xad"
 _NEVER_AFTER = "ƒˆ‰˜œšž¢£¤¥¦¬±µ¼½¾"
 
 
-def mojibake(text: str) -> tuple[str, str] | None:
-    """The first run that is proven, and what it was meant to be; None where there is none."""
+def find_mojibake(text: str) -> tuple[str, str] | None:
+    """The first run that is proven, and the text it was; None where there is none."""
     for run in _RUN.finditer(text):
         meant = _meant(run[0])
         if meant and _is_proven(run[0], meant, text[: run.start()][-1:], text[run.end() :][:1]):
@@ -48,7 +48,7 @@ def mojibake(text: str) -> tuple[str, str] | None:
 
 
 def _meant(run: str) -> str:
-    """The run's bytes as UTF-8; "" where they are none, or stand for nothing that is written."""
+    """The run's bytes as UTF-8; "" where they are not UTF-8, or no characters that are written."""
     try:
         meant = run.translate(_BYTES).encode("latin-1").decode()
     except UnicodeDecodeError:

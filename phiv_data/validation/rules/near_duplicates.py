@@ -1,12 +1,13 @@
-"""PV241: images that look the same, in two splits.
+"""PV241: images in two splits that look the same (near-duplicates).
 
-An image leaks when one of an earlier split has a hash with at most `MAX_BITS` other bits of 64 (`close`), and grey
-pixels that correlate (`looks`). It is told once, at its first row; one that stands byte for byte in an earlier split is
-told by PV240 instead, and plain ones are left out. Keys of images stay on disk; in memory are some 120 bytes for each
-distinct image, and another 100 for those that have a close one (`benchmarks/near_duplicates.py`).
+An image leaks when one of an earlier split has a difference hash with at most `MAX_BITS` other bits of 64
+(`imaging.hamming_index`), and grey pixels that correlate (`imaging.perceptual_hash`). It is reported once, at its first
+row; PV240 reports it instead where an earlier split has the same bytes. Images with little detail are left out. Keys of
+images stay on disk; in memory are some 120 bytes for each distinct image, and another 100 for those with a similar
+hash in another split (`benchmarks/near_duplicates.py`).
 
-Of many images that all look the same, such as frames of a scene that stands still, each is compared with a few
-hundred: those that could tell nothing new are left out.
+Of many images that all look the same, such as frames of a scene that does not move, each is compared with a few
+hundred: those that could add nothing new are left out.
 """
 
 from __future__ import annotations
@@ -14,166 +15,166 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from phiv_data.validation.core.finding import Found, RowContext
-from phiv_data.validation.core.key_index import QUOTED, Key, KeyIndex, KeyRule, Seen
-from phiv_data.validation.imaging.hamming_index import buckets, close, cut, sides
-from phiv_data.validation.imaging.perceptual_hash import HASH_BYTES, LOOK_BYTES, PLAIN, alike
-from phiv_data.validation.rules.leakage import LOOKS_SHARED, at, base, image_path, items, role, told_as
+from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
+from phiv_data.validation.core.key_index import QUOTED, GroupRule, Key, KeyIndex, Occurrence
+from phiv_data.validation.imaging.hamming_index import candidate_buckets, iter_blocks, split_by_kind, within_max_bits
+from phiv_data.validation.imaging.perceptual_hash import DHASH_BYTES, MIN_DETAIL_SIMILAR, PHASH_BYTES, are_similar
+from phiv_data.validation.rules.leakage import image_json_path, image_positions, split_kind, split_label
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PLACES, LOOKS = "near", "look"
+USES, PIXELS = "phash_use", "phash_pixels"
 _CHUNK = 16
-_FIELDS = [("hi", "<u8"), ("lo", "<u8"), ("line", "<u8"), ("item", "<u4"), ("place", "<u4"), ("role", "i1")]
-_NEVER = 2**63 - 1
-_NO_ROLE = 127
+_FIELDS = [("hi", "<u8"), ("lo", "<u8"), ("line", "<u8"), ("position", "<u4"), ("place", "<u4"), ("kind", "i1")]
+NO_PARTNER = 2**63 - 1
+_UNKNOWN_KIND = 127
 
 
-def _key(sha256: bytes, look: bytes) -> bytes:
-    """Begins with what is spread evenly, for the files that keys are kept in."""
-    return sha256[:8] + look[:HASH_BYTES]
+def _key(facts: ImageFacts) -> bytes:
+    """Begins with bytes that are spread evenly, for the files that keys are kept in."""
+    return facts.sha256[:8] + facts.phash[:DHASH_BYTES]
 
 
-def _places(row: RowContext) -> Iterable[Key]:
-    """A key for each use of an image that is not plain."""
-    if not row.images or base(row.conversation.source) in LOOKS_SHARED:
+def _use_keys(row: RowContext) -> Iterable[Key]:
+    """A key for each use of an image with enough detail."""
+    if not row.images or row.sharing.of(row.conversation.source).shares_similar:
         return ()
-    pairs = zip(row.images, items(row.conversation), strict=True)
-    return [(_key(facts.sha256, facts.look), b"", item) for facts, item in pairs if facts.strength >= PLAIN]
+    pairs = zip(row.images, image_positions(row.conversation), strict=True)
+    return [(_key(facts), b"", position) for facts, position in pairs if facts.detail >= MIN_DETAIL_SIMILAR]
 
 
-def _looks(row: RowContext) -> Iterable[Key]:
+def _pixel_keys(row: RowContext) -> Iterable[Key]:
     """The pixels of each, 16 bytes a key."""
-    if not row.images or base(row.conversation.source) in LOOKS_SHARED:
+    if not row.images or row.sharing.of(row.conversation.source).shares_similar:
         return ()
     return [
-        (_key(facts.sha256, facts.look), facts.look[HASH_BYTES + start : HASH_BYTES + start + _CHUNK], start)
+        (_key(facts), facts.phash[DHASH_BYTES + start : DHASH_BYTES + start + _CHUNK], start)
         for facts in row.images
-        if facts.strength >= PLAIN
-        for start in range(0, LOOK_BYTES - HASH_BYTES, _CHUNK)
+        if facts.detail >= MIN_DETAIL_SIMILAR
+        for start in range(0, PHASH_BYTES - DHASH_BYTES, _CHUNK)
     ]
 
 
-KEYS = {PLACES: KeyRule(_places, of_images=True), LOOKS: KeyRule(_looks, of_images=True)}
+KEYS = {USES: GroupRule(_use_keys, of_images=True), PIXELS: GroupRule(_pixel_keys, of_images=True)}
 
 
-def near_leaks(index: KeyIndex) -> Iterator[tuple[Seen, Found]]:
+def find_near_duplicates(index: KeyIndex) -> Iterator[tuple[Occurrence, Finding]]:
     """Each image that looks like one of an earlier split, at its first row, with the first such of the earliest."""
-    images = _distinct(index)
-    images = images[_have_close(images["lo"], images["role"])]
-    partner = _partners(images["lo"], images["role"], _packed(index, images))
-    for one, other in zip(images, partner, strict=True):
-        if other != _NEVER:
-            yield _told(index.seen(one), index.seen(images[other]))
+    images = _distinct_images(index)
+    images = images[have_similar_hash(images["lo"], images["kind"])]
+    partners = find_partners(images["lo"], images["kind"], _read_pixels(index, images))
+    for image, partner in zip(images, partners, strict=True):
+        if partner != NO_PARTNER:
+            row, other = index.occurrence(image), index.occurrence(images[partner])
+            what = f"{QUOTED} looks like an image of {other.location}, which is in {split_label(other.split)}"
+            yield row, Finding("PV241", image_json_path(row.position), what)
 
 
-def _told(seen: Seen, other: Seen) -> tuple[Seen, Found]:
-    what = f"{QUOTED} looks like an image of {at(other)}, which is in {told_as(other.split)}"
-    return seen, Found("PV241", image_path(seen.item), what)
-
-
-def _distinct(index: KeyIndex) -> NDArray[Any]:
-    """The first place of every different image, with the number of its `role`: by role, file, line and item."""
+def _distinct_images(index: KeyIndex) -> NDArray[Any]:
+    """The first use of every distinct image, with its split kind: by kind, file, line and position."""
     import numpy as np
 
-    roles = np.array([_NO_ROLE if (one := role(split)) is None else one for split in index.splits()], np.int8)
-    parts = [_first_places(entries, roles) for entries in index.sorted_entries(PLACES)]
+    kinds = np.array(
+        [_UNKNOWN_KIND if (kind := split_kind(split)) is None else kind for split in index.splits()], np.int8
+    )
+    parts = [_first_uses(entries, kinds) for entries in index.sorted_entries(USES)]
     images = np.concatenate(parts or [np.empty(0, _FIELDS)])
     rank = index.ranks()[images["place"]]
-    return images[np.lexsort((images["item"], images["line"], rank, images["role"]))]
+    return images[np.lexsort((images["position"], images["line"], rank, images["kind"]))]
 
 
-def _first_places(entries: NDArray[Any], roles: NDArray[np.int8]) -> NDArray[Any]:
-    """Of entries that are sorted by key, file, line and item."""
+def _first_uses(entries: NDArray[Any], kinds: NDArray[np.int8]) -> NDArray[Any]:
+    """The first use in the earliest split of each image, of entries sorted by key, file, line and position."""
     import numpy as np
 
-    entries = entries[roles[entries["place"]] != _NO_ROLE]
-    role_of = roles[entries["place"]]
+    entries = entries[kinds[entries["place"]] != _UNKNOWN_KIND]
+    kind_of = kinds[entries["place"]]
     new = np.ones(len(entries), bool)
     new[1:] = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
-    order = np.lexsort((role_of, np.cumsum(new)))  # stable: within a role they stay by file, line and item
+    order = np.lexsort((kind_of, np.cumsum(new)))  # stable: within a kind they stay by file, line and position
     first = order[new]
     images = np.empty(len(first), _FIELDS)
-    for name in ("hi", "lo", "line", "item", "place"):
+    for name in ("hi", "lo", "line", "position", "place"):
         images[name] = entries[name][first]
-    images["role"] = role_of[first]
+    images["kind"] = kind_of[first]
     return images
 
 
-def _have_close(hashes: NDArray[np.uint64], roles: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Which hashes have a close one of another role."""
+def have_similar_hash(hashes: NDArray[np.uint64], kinds: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which hashes have a similar one in a split of another kind."""
     import numpy as np
 
     found = np.zeros(len(hashes), bool)
-    for members in buckets(hashes, roles):
-        later, earlier = sides(members, roles)
-        _mark(found, later, earlier, hashes, roles)
-        _mark(found, earlier, later, hashes, roles)
+    for members in candidate_buckets(hashes, kinds):
+        later, earlier = split_by_kind(members, kinds)
+        _mark_similar(found, later, earlier, hashes, kinds)
+        _mark_similar(found, earlier, later, hashes, kinds)
     return found
 
 
-def _mark(
+def _mark_similar(
     found: NDArray[np.bool_],
     these: NDArray[np.int64],
     those: NDArray[np.int64],
     hashes: NDArray[np.uint64],
-    roles: NDArray[np.int8],
+    kinds: NDArray[np.int8],
 ) -> None:
-    """Mark what is close to one of `those`. One is enough, so a set that is all close takes a few comparisons each."""
-    for left in cut(these[~found[these]]):
-        for others in cut(those):
-            pairs = close(hashes[left], hashes[others]) & (roles[left][:, None] != roles[others])
+    """Mark hashes that are similar to one of `those`. One is enough, so where all are similar each takes a few
+    comparisons."""
+    for left in iter_blocks(these[~found[these]]):
+        for others in iter_blocks(those):
+            pairs = within_max_bits(hashes[left], hashes[others]) & (kinds[left][:, None] != kinds[others])
             found[left[pairs.any(axis=1)]] = True
             if not len(left := left[~found[left]]):
                 break
 
 
-def _partners(hashes: NDArray[np.uint64], roles: NDArray[np.int8], packed: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """For each the first of an earlier role that is close and looks alike, or `_NEVER`. They are sorted by role."""
+def find_partners(hashes: NDArray[np.uint64], kinds: NDArray[np.int8], pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """For each the first image of an earlier kind that looks the same, or `NO_PARTNER`. They are sorted by kind."""
     import numpy as np
 
-    partner = np.full(len(hashes), _NEVER)
-    for members in buckets(hashes, roles):
-        later, earlier = sides(members, roles)
-        for left in cut(later):
-            for others in cut(earlier):
-                if not len(left := left[partner[left] > others[0]]):  # numbers rise: no better one is to come
+    partner = np.full(len(hashes), NO_PARTNER)
+    for members in candidate_buckets(hashes, kinds):
+        later, earlier = split_by_kind(members, kinds)
+        for left in iter_blocks(later):
+            for others in iter_blocks(earlier):
+                if not len(left := left[partner[left] > others[0]]):  # indices ascend: no earlier one follows
                     break
-                first = _first_alike(left, others, hashes, roles, packed)
+                first = _first_similar(left, others, hashes, kinds, pixels)
                 partner[left] = np.minimum(partner[left], first)
     return partner
 
 
-def _first_alike(
+def _first_similar(
     later: NDArray[np.int64],
     earlier: NDArray[np.int64],
     hashes: NDArray[np.uint64],
-    roles: NDArray[np.int8],
-    packed: NDArray[np.uint8],
+    kinds: NDArray[np.int8],
+    pixels: NDArray[np.uint8],
 ) -> NDArray[np.int64]:
     import numpy as np
 
-    pairs = close(hashes[later], hashes[earlier]) & (roles[later][:, None] > roles[earlier])
+    pairs = within_max_bits(hashes[later], hashes[earlier]) & (kinds[later][:, None] > kinds[earlier])
     rows, columns = np.flatnonzero(pairs.any(axis=1)), np.flatnonzero(pairs.any(axis=0))
     if len(rows):
-        pairs[np.ix_(rows, columns)] &= alike(packed[later[rows]], packed[earlier[columns]])
-    first: NDArray[np.int64] = np.where(pairs, earlier, _NEVER).min(axis=1)
+        pairs[np.ix_(rows, columns)] &= are_similar(pixels[later[rows]], pixels[earlier[columns]])
+    first: NDArray[np.int64] = np.where(pairs, earlier, NO_PARTNER).min(axis=1)
     return first
 
 
-def _packed(index: KeyIndex, images: NDArray[Any]) -> NDArray[np.uint8]:
-    """[n, LOOK_BYTES - HASH_BYTES]: the pixels of images, read from their keys."""
+def _read_pixels(index: KeyIndex, images: NDArray[Any]) -> NDArray[np.uint8]:
+    """[n, PHASH_BYTES - DHASH_BYTES]: the pixels of images, read from their keys."""
     import numpy as np
 
     order = np.argsort(images["hi"])
     names = images["hi"][order]  # the first half of a key, which is of the image's sha256
-    packed = np.zeros((len(images), LOOK_BYTES - HASH_BYTES), np.uint8)
-    for entries in index.sorted_entries(LOOKS) if len(names) else ():
+    pixels = np.zeros((len(images), PHASH_BYTES - DHASH_BYTES), np.uint8)
+    for entries in index.sorted_entries(PIXELS) if len(names) else ():
         found = np.searchsorted(names, entries["hi"]).clip(max=len(names) - 1)
         wanted = names[found] == entries["hi"]
-        rows, start = order[found[wanted]], entries["item"][wanted]
+        rows, start = order[found[wanted]], entries["position"][wanted]
         chunks = np.ascontiguousarray(entries["value"][wanted]).view(np.uint8).reshape(-1, _CHUNK)
-        packed[rows[:, None], start[:, None] + np.arange(_CHUNK)] = chunks
-    return packed
+        pixels[rows[:, None], start[:, None] + np.arange(_CHUNK)] = chunks
+    return pixels

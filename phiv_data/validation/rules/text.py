@@ -1,12 +1,12 @@
-"""Rules about what is said in one record: empty, odd or dangerous text.
+"""Rules about the texts of one record: empty, damaged or dangerous text.
 
-    blanks(record)   PV210 to PV212: about every record
-    marks(record)    PV215, PV220 to PV225, PV401: about records that hold more than plain text
+    find_blank_text(record)      PV210 to PV212: about every record
+    find_unusual_text(record)    PV215, PV220 to PV225, PV401: about records with more than plain text
 
-The rules of `TEXT_RULES` are pure functions of one text, which say what is wrong with it, or "". They are asked of the
-system prompt, of what is said, and of every accepted answer. Most records are plain: printable ASCII without `<`, `[`
-or `:`, which takes `marks` some hundred nanoseconds to see. Where it holds more, only the rules that need such
-characters are asked.
+The rules of `TEXT_RULES` are pure functions of one text that return what is wrong with it, or "". They check the system
+prompt, every question and answer, and every accepted answer. Most records are plain: printable ASCII without `<`, `[`
+or `:`, which takes `find_unusual_text` some hundred nanoseconds to find out. Where there is more, only the rules that
+need such characters are called.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
 from phiv_data.storage.record_errors import shown
-from phiv_data.validation.core.finding import Found
-from phiv_data.validation.rules.mojibake import mojibake
+from phiv_data.validation.core.finding import Finding
+from phiv_data.validation.rules.mojibake import find_mojibake
 from phiv_schemas import Conversation, Turn
 
 _PLAIN = bytes({*b"\t\r", *range(32, 127)} - {*b":<["})
@@ -27,87 +27,86 @@ _LINE_END, _COLON, _LESS, _BRACKET = b"\n:<["
 # Empty text --------------------------------------------------------------------------------------------------------
 
 
-def blanks(record: Conversation) -> Iterable[Found]:
-    """PV210 to PV212: nothing is said, or blanks stand around it."""
+def find_blank_text(record: Conversation) -> Iterable[Finding]:
+    """PV210 to PV212: text that is empty, or has blanks around it."""
     for turn in record.conversations:
-        user, said = turn.user, turn.assistant
-        if not user or user.strip() != user or (said is not None and (not said or said.strip() != said)):
-            return _blanks(record)
-    return _blanks(record) if record.system and record.system.strip() != record.system else ()
+        user, answer = turn.user, turn.assistant
+        if not user or user.strip() != user or (answer is not None and (not answer or answer.strip() != answer)):
+            return _blank_text(record)
+    return _blank_text(record) if record.system and record.system.strip() != record.system else ()
 
 
-def _blanks(record: Conversation) -> Iterator[Found]:
+def _blank_text(record: Conversation) -> Iterator[Finding]:
+    """`find_blank_text` where there is something to find."""
     if record.system:
-        yield from _edges("$.system", record.system, _LINE_ENDS)
+        yield from _outer_blanks("$.system", record.system, _LINE_ENDS)
     for t, turn in enumerate(record.conversations):
         path = f"$.conversations[{t}]"
         if not turn.user.strip():
             what = "asks nothing" if turn.images else "asks nothing and shows no image"
-            yield Found("PV210", f"{path}.user", f"{what} (found {shown(turn.user)})")
-        elif not _at_images(turn):
-            yield from _edges(f"{path}.user", turn.user, _LINE_ENDS)
+            yield Finding("PV210", f"{path}.user", f"{what} (found {shown(turn.user)})")
+        elif not _are_blanks_at_images(turn):
+            yield from _outer_blanks(f"{path}.user", turn.user, _LINE_ENDS)
         if turn.assistant is not None and not turn.assistant.strip():
-            yield Found("PV211", f"{path}.assistant", f"answers nothing (found {shown(turn.assistant)})")
+            yield Finding("PV211", f"{path}.assistant", f"answers nothing (found {shown(turn.assistant)})")
         elif turn.assistant is not None:
-            yield from _edges(f"{path}.assistant", turn.assistant)
+            yield from _outer_blanks(f"{path}.assistant", turn.assistant)
 
 
-_LINE_ENDS = "\r\n"  # around what is asked these are many a template's, and not learnt
+_LINE_ENDS = "\r\n"  # around a prompt these often come from a template, and no loss is computed on them
 
 
-def _edges(path: str, text: str, fine: str = "") -> Iterator[Found]:
-    """PV212, unless there are no blanks at the edges but `fine` ones."""
-    text = text.strip(fine) if fine else text
+def _outer_blanks(path: str, text: str, allowed: str = "") -> Iterator[Finding]:
+    """PV212, unless the only blanks around the text are `allowed` ones."""
+    text = text.strip(allowed) if allowed else text
     before = text[: len(text) - len(text.lstrip())]
     after = text[len(text.rstrip()) :]
-    if where := [f"{word} with {shown(blanks)}" for word, blanks in (("begins", before), ("ends", after)) if blanks]:
-        yield Found("PV212", path, " and ".join(where))
+    if where := [f"{verb} with {shown(blanks)}" for verb, blanks in (("begins", before), ("ends", after)) if blanks]:
+        yield Finding("PV212", path, " and ".join(where))
 
 
-def _at_images(turn: Turn) -> bool:
-    """True when every blank edge of the question stands at an image: there it parts text from image."""
+def _are_blanks_at_images(turn: Turn) -> bool:
+    """True when an image is placed at each end of the question that has blanks: there they separate text and image."""
     offsets, text = turn.image_offsets or (), turn.user
     before, after = len(text) - len(text.lstrip()), len(text.rstrip())
     at_start = not before or any(offset <= before for offset in offsets)
     return at_start and (after == len(text) or any(offset >= after for offset in offsets))
 
 
-# Odd text ----------------------------------------------------------------------------------------------------------
+# Unusual text ------------------------------------------------------------------------------------------------------
 
 
-def marks(record: Conversation) -> Iterable[Found]:
-    """What `TEXT_RULES` find."""
+def find_unusual_text(record: Conversation) -> Iterable[Finding]:
+    """What the `TEXT_RULES` find in any text of the record."""
     said = ["" if record.system is None else record.system]
     for turn in record.conversations:
         said += (turn.user, turn.assistant or "")
         if turn.answers is not None:
             said += turn.answers
     rest = "".join(said).encode().translate(None, _PLAIN)
-    codes = _suspected(said, rest) if rest.strip(b"\n") else ()
-    return _marks(record, codes) if codes else ()
+    codes = _suspected_codes(said, rest) if rest.strip(b"\n") else ()
+    if not codes:
+        return ()
+    found = ((code, path, TEXT_RULES[code](text)) for path, text in texts(record) for code in codes)
+    return [Finding(code, path, what) for code, path, what in found if what]
 
 
-def _suspected(said: list[str], rest: bytes) -> list[str]:
-    """The rules that may find something in what is said; `rest` are its bytes that are not plain."""
+def _suspected_codes(said: list[str], rest: bytes) -> list[str]:
+    """The rules that may find something in the texts; `rest` are their bytes that are not plain."""
     joined, codes = "\n".join(said), []
-    if _COLON in rest and (_ROLE_LINE.search("\n" + joined) or (_LINE_END in rest and any(map(role_in_text, said)))):
+    if _COLON in rest and (
+        _ROLE_LINE.search("\n" + joined) or (_LINE_END in rest and any(map(check_role_markers, said)))
+    ):
         codes.append("PV215")
     if _LESS in rest or _BRACKET in rest:  # as numbers: ten times faster than as bytes
-        codes += [code for code, pattern in _TAGS.items() if pattern.search(joined)]
+        codes += [code for code, pattern in _MARKUP.items() if pattern.search(joined)]
     if rest.strip(b"\n:<["):
-        codes += [code for code, suspects in _ODD.items() if suspects(joined)]
+        codes += [code for code, suspects in _BEYOND_ASCII.items() if suspects(joined)]
     return sorted(codes)
 
 
-def _marks(record: Conversation, codes: list[str]) -> Iterator[Found]:
-    for path, text in texts(record):
-        for code in codes:
-            if what := TEXT_RULES[code](text):
-                yield Found(code, path, what)
-
-
 def texts(record: Conversation) -> Iterator[tuple[str, str]]:
-    """Every text of a record with its JSON path; an answer that is the one of `assistant` only once."""
+    """Every text of a record with its JSON path; an accepted answer that equals `assistant` only once."""
     if record.system:
         yield "$.system", record.system
     for t, turn in enumerate(record.conversations):
@@ -125,12 +124,12 @@ _ROLE_LINE = re.compile(
 _SPEAKER = re.compile(r"^[ \t]*+(Human|User|Assistant)[ \t]*:", re.MULTILINE)
 
 
-def role_in_text(text: str) -> str:
-    """PV215: a line that names who speaks, as the text form of other templates does; or a dialogue within one text."""
+def check_role_markers(text: str) -> str:
+    """PV215: a line that begins with a role, as in the text form of other chat templates; or a dialogue in one text."""
     if marker := _ROLE_LINE.search("\n" + text):
         return f"a line begins with {shown(marker[0].strip())}, as if someone else spoke"
     if "\n" in text and "Assistant" in text and len(speakers := set(_SPEAKER.findall(text))) > 1:
-        return "holds a whole dialogue, with 'Assistant:' at the start of lines" if "Assistant" in speakers else ""
+        return "contains a whole dialogue, with 'Assistant:' at the start of lines" if "Assistant" in speakers else ""
     return ""
 
 
@@ -155,34 +154,34 @@ _CONTROL_TOKEN = re.compile(
 )
 
 
-def image_marker(text: str) -> str:
-    """PV401: text that other formats take for the place of an image."""
+def check_image_markers(text: str) -> str:
+    """PV401: text that other formats read as the position of an image."""
     marker = _MARKER.search(text)
-    return f"text holds {marker[0]!r}, which is text here and stands for no image" if marker else ""
+    return f"text contains {marker[0]!r}, which is text here and marks no image" if marker else ""
 
 
-def control_token(text: str) -> str:
-    """PV220: what a chat template or a tokenizer takes for the end of a turn, or of the text. Not what PV401 tells."""
+def check_control_tokens(text: str) -> str:
+    """PV220: what a chat template or tokenizer reads as the end of a turn or of the text. Not what PV401 reports."""
     tokens = [token[0] for token in _CONTROL_TOKEN.finditer(text) if not _MARKER.fullmatch(token[0])]
-    return f"text holds the control token {tokens[0]!r}{_more(len(tokens))}" if tokens else ""
+    return f"text contains the control token {tokens[0]!r}{_more(len(tokens))}" if tokens else ""
 
 
-def bad_decoding(text: str) -> str:
-    """PV221: UTF-8 that was read as another encoding."""
-    found = mojibake(text)
-    return f"{shown(found[0])} is UTF-8 that was read as Windows-1252: it was {shown(found[1])}" if found else ""
+def check_decoding(text: str) -> str:
+    """PV221: UTF-8 that was decoded as another encoding."""
+    found = find_mojibake(text)
+    return f"{shown(found[0])} is UTF-8 that was decoded as Windows-1252: it was {shown(found[1])}" if found else ""
 
 
 _CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
-def control_character(text: str) -> str:
+def check_control_characters(text: str) -> str:
     """PV222: characters that control a terminal or nothing. Tabs and line ends are fine."""
     found = _CONTROL.findall(text)
-    return f"text holds the control character U+{ord(found[0]):04X}{_more(len(found))}" if found else ""
+    return f"text contains the control character U+{ord(found[0]):04X}{_more(len(found))}" if found else ""
 
 
-# Joiners and marks of direction; what is never seen; variation selectors and tags.
+# Joiners and direction marks; characters that are never visible; variation selectors and tags.
 _INVISIBLE = re.compile(
     "[\u200b-\u200d\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
     "\xad\u115f\u180e\u2028\u2029\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
@@ -192,13 +191,13 @@ _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069"
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]")
 _NO_SPACES = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf]")  # Thai, Lao, Tibetan, Burmese, Khmer
 _VARIATION = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-# After a letter or a blank one is left of an emoji that was removed; three in a row carry hidden data.
+# One after a letter or blank is the rest of an emoji that was removed; three in a row carry hidden data.
 _STRAY_VARIATION = re.compile(rf"[A-Za-z\s]{_VARIATION.pattern}|{_VARIATION.pattern}{{3}}")
 _FLAG = re.compile("\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f")
 
 
-def invisible(text: str) -> str:
-    """PV223: characters that no reader sees, where no script and no emoji needs them."""
+def check_invisible_characters(text: str) -> str:
+    """PV223: invisible characters, where no script and no emoji needs them."""
     if _INVISIBLE.search(text) is None:
         return ""
     text = _FLAG.sub("", text)
@@ -208,11 +207,11 @@ def invisible(text: str) -> str:
     if not found:
         return ""
     name = unicodedata.name(found[0], "")
-    return f"text holds the invisible U+{ord(found[0]):04X}{f' {name}' if name else ''}{_more(len(found))}"
+    return f"text contains the invisible U+{ord(found[0]):04X}{f' {name}' if name else ''}{_more(len(found))}"
 
 
 def _has_use(text: str, at: int) -> bool:
-    """True for a joiner or variation selector that changes how its neighbours look."""
+    """True for a joiner or variation selector that changes how its neighbors are displayed."""
     around = text[max(0, at - 2) : at + 3]
     if text[at] in "\u200c\u200d":
         return any(map(_joins, around))
@@ -226,7 +225,7 @@ def _joins(char: str) -> bool:
     return char >= "\u0530" and unicodedata.category(char) in ("Lo", "Lm", "Mn", "Mc", "Me", "So", "Sk", "Nd")
 
 
-# Every character that Unicode composes with the one before it; the tests hold this against Unicode's tables.
+# Every character that Unicode composes with the one before it; the tests compare this with Unicode's tables.
 COMPOSES = re.compile(
     "[\u0300-\u0345\u0653-\u0655\u093c\u09be\u09d7\u0b3e\u0b56\u0b57\u0bbe\u0bd7\u0c56\u0cc2\u0cd5\u0cd6"
     "\u0d3e\u0d57\u0dca\u0dcf\u0ddf\u102e\u1161-\u1175\u11a8-\u11c2\u1b35\u3099\u309a"
@@ -234,10 +233,10 @@ COMPOSES = re.compile(
 )
 
 
-def not_composed(text: str) -> str:
+def check_composition(text: str) -> str:
     """PV224: a letter and its accent as two characters, where Unicode has one (NFC): two words to a tokenizer.
 
-    Forms that NFC takes apart (Bengali য়, the Ohm sign) and the order of marks are left alone: keyboards write them.
+    Forms that NFC decomposes (Bengali য়, the Ohm sign) and the order of marks are fine: keyboards write them.
     """
     if unicodedata.is_normalized("NFC", text):
         return ""
@@ -248,10 +247,10 @@ def not_composed(text: str) -> str:
     return ""
 
 
-def replacement_character(text: str) -> str:
-    """PV225: U+FFFD, which stands where bytes could not be read."""
+def check_replacement_characters(text: str) -> str:
+    """PV225: U+FFFD, which replaces bytes that could not be decoded."""
     count = text.count("\ufffd")
-    return f"text holds U+FFFD, which stands for what could not be decoded{_more(count)}" if count else ""
+    return f"text contains U+FFFD, which replaces what could not be decoded{_more(count)}" if count else ""
 
 
 def _more(count: int) -> str:
@@ -259,24 +258,24 @@ def _more(count: int) -> str:
 
 
 TEXT_RULES: dict[str, Callable[[str], str]] = {
-    "PV215": role_in_text,
-    "PV220": control_token,
-    "PV221": bad_decoding,
-    "PV222": control_character,
-    "PV223": invisible,
-    "PV224": not_composed,
-    "PV225": replacement_character,
-    "PV401": image_marker,
+    "PV215": check_role_markers,
+    "PV220": check_control_tokens,
+    "PV221": check_decoding,
+    "PV222": check_control_characters,
+    "PV223": check_invisible_characters,
+    "PV224": check_composition,
+    "PV225": check_replacement_characters,
+    "PV401": check_image_markers,
 }
-"""Code to what says what is wrong with a text."""
+"""Code to the function that returns what is wrong with a text."""
 
-# What is true of several texts, joined, if a rule finds something in one of them: rules that need `<` or `[`, then
-# those that need a character beyond printable ASCII.
-_TAGS = {"PV220": _CONTROL_TOKEN, "PV401": _MARKER}
-_ODD: dict[str, Callable[[str], object]] = {
-    "PV221": mojibake,
+# Tests of all texts joined, true whenever a rule finds something in one of them: first of the rules that need `<` or
+# `[`, then of those that need a character beyond printable ASCII.
+_MARKUP = {"PV220": _CONTROL_TOKEN, "PV401": _MARKER}
+_BEYOND_ASCII: dict[str, Callable[[str], object]] = {
+    "PV221": find_mojibake,
     "PV222": _CONTROL.search,
     "PV223": _INVISIBLE.search,
-    "PV224": not_composed,
-    "PV225": replacement_character,
+    "PV224": check_composition,
+    "PV225": check_replacement_characters,
 }

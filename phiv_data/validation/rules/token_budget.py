@@ -20,7 +20,7 @@ from typing import Any
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import shown_path
 from phiv_data.utils.plugins import load_plugins
-from phiv_data.validation.core.finding import Found, ImageFacts, RowContext
+from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
 from phiv_data.validation.core.row_stats import Bins, histograms
 from phiv_schemas import Conversation, EnvironmentProblem, Issue, RecordError, UsageError
 
@@ -28,7 +28,7 @@ GROUP = "phiv.families"
 _MEMO_ROWS = 8192
 
 Size = tuple[int, int]
-Length = int | Found | None
+Length = int | Finding | None
 """Tokens of a row; what keeps them from being told; None where its images' sizes are not known, which was told."""
 
 
@@ -52,20 +52,22 @@ class TokenBudget:
         if self.num_crops is not None and self.num_crops < 1:
             raise UsageError("num_crops", f"must be at least 1 (found {self.num_crops})")
 
-    def __call__(self, row: RowContext) -> Iterator[Found]:
+    def __call__(self, row: RowContext) -> Iterator[Finding]:
         """PV250 where the row is over the budget, PV251 where the family cannot encode it."""
         length = self.measure(row)
-        if isinstance(length, Found):
+        if isinstance(length, Finding):
             yield length
         elif length is not None and self.max_tokens is not None and length > self.max_tokens:
-            yield Found("PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget")
+            yield Finding(
+                "PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget"
+            )
 
     def measure(self, row: RowContext) -> Length:
         """The row's tokens; of a row that waits for an answer, those of its prompt."""
         sizes = _sizes(row, self.images_root)
         return self._loaded().length(row.conversation, sizes) if isinstance(sizes, tuple) else sizes
 
-    def tally(self) -> TokenCounts:
+    def aggregator(self) -> TokenCounts:
         """What counts the lengths of all rows."""
         self._loaded()  # what is missing is said at once, and by the process that was asked
         return TokenCounts(self)
@@ -108,7 +110,7 @@ class TokenCounts:
         for file, count in sorted(self.unmeasured.items()):
             rows = "1 row was" if count == 1 else f"{count} rows were"
             what = f"{rows} not measured in tokens: sizes of images are not known"
-            yield Found("PV251", None, what).at(file)
+            yield Finding("PV251", None, what).at(file)
 
     def stats(self) -> dict[str, dict[str, dict[str, int]]]:
         """The histograms."""
@@ -118,16 +120,18 @@ class TokenCounts:
 # Sizes ------------------------------------------------------------------------------------------------------------
 
 
-def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Found | None:
+def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Finding | None:
     """(width, height) of each image of a row, upright; as `Length` where one is not known."""
     paths, sizes = row.conversation.image_paths, []
     if len(row.images) != len(paths):
         return None
     for i, (path, facts) in enumerate(zip(paths, row.images, strict=True)):
         try:
-            size = facts.size or facts.declared or _header_size(path, facts, root)
+            size = facts.size or facts.declared_size or _header_size(path, facts, root)
         except RejectInput as reject:
-            return Found("PV251", _place(row.conversation, i), f"no size of image {shown_path(path)}: {reject.reason}")
+            return Finding(
+                "PV251", _place(row.conversation, i), f"no size of image {shown_path(path)}: {reject.reason}"
+            )
         if size is None:
             return None
         sizes.append(size)
@@ -178,7 +182,7 @@ class _Measurer:
         try:
             return int(self.family.length(conversation, sizes, self.processor, generation=asked is not None))
         except RecordError as error:
-            return Found("PV251", None, f"{self.family.name} cannot encode it: {error.what}")
+            return Finding("PV251", None, f"{self.family.name} cannot encode it: {error.what}")
 
 
 def _shape(conversation: Conversation) -> Hashable:

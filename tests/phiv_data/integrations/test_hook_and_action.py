@@ -133,7 +133,7 @@ def test_the_action_fails_bad_data_with_annotations(place: Path, act: Any) -> No
     (place / "mine.jsonl").rename(place / "two words/mine.jsonl")
     done = act("two words/mine.jsonl", "--no_images\n  --ignore PV002", "re ports")
     assert (done.code, done.outputs) == (1, {"ok": "false", "report-dir": "re ports"})
-    assert "::error file=two words/mine.jsonl,line=2,title=PV001 not-json::not valid JSON" in done.out
+    assert "::error file=two words/mine.jsonl,line=2,title=PV001 invalid-json::not valid JSON" in done.out
     assert "PV002" not in done.out
     assert done.summary.startswith("two words/mine.jsonl: 6 rows, 0 images: 2 errors")
     assert sorted(path.name for path in (place / "re ports").iterdir()) == REPORTS

@@ -25,7 +25,7 @@ from phiv_data.testing import assert_valid
 ROWS = validate_batch(pa.record_batch({"line": LINES})).to_pylist()
 
 
-def test_the_rows_are_those_that_the_tests_of_guests_want() -> None:
+def test_the_rows_are_those_that_the_tests_of_integrations_expect() -> None:
     assert [row["id"] for row in ROWS] == ["a", None, "b", "c", "d", "b"]
     assert [(row["ok"], [issue["code"] for issue in row["issues"]]) for row in ROWS] == [
         (True, []),
@@ -236,7 +236,7 @@ def test_assert_valid_gives_the_report_and_fails_with_the_first_findings(place: 
         assert_valid(place / "bad.jsonl", images=False, max_shown=3)
     verdict, *issues, more = str(failed.value).splitlines()
     assert verdict.startswith(
-        f"{place}/bad.jsonl: 31 rows, 0 images: 30 errors, 1 warning (30 PV001 not-json, 1 PV222 "
+        f"{place}/bad.jsonl: 31 rows, 0 images: 30 errors, 1 warning (30 PV001 invalid-json, 1 PV222 "
     )
     assert [issue.split(": ")[0] for issue in issues] == ["bad.jsonl:1", "bad.jsonl:2", "bad.jsonl:3"]
     assert more == "... and 27 more: phiv-validate lists them"

@@ -335,7 +335,7 @@ def test_the_command_says_what_it_did_and_checks_the_copy(
     assert f"{tmp_path / 'out'}: 3 of 6 rows fixed, 2 images copied\n" in out
     assert '         val.jsonl:1: $.conversations[0].user: "cafe\\u0301 (0)" -> "caf\\u00e9 (0)"\n' in out
     assert "  2 of 6 rows left as they are: they break the format otherwise\n" in out
-    assert out.endswith("(1 PV001 not-json, 1 PV002 schema, 1 PV403 unlabeled)\n")
+    assert out.endswith("(1 PV001 invalid-json, 1 PV002 schema, 1 PV403 unlabeled)\n")
 
 
 def test_a_report_on_stdout_is_nothing_but_the_report(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from phiv_data.repair.records import composed, fix, undo
 from phiv_data.storage.jsonl import parse_line
-from phiv_data.validation.rules.text import not_composed
+from phiv_data.validation.rules.text import check_composition
 from phiv_schemas import Conversation
 
 PIECES = [
@@ -107,8 +107,8 @@ def decomposed(record: dict[str, Any]) -> Any:
 def test_composed_text_is_the_same_text_and_has_no_more_to_compose(text: str) -> None:
     found = composed(text)
     assert unicodedata.normalize("NFD", found) == unicodedata.normalize("NFD", text)
-    assert not_composed(found) == ""
-    assert (found == text) == (not_composed(text) == "")
+    assert check_composition(found) == ""
+    assert (found == text) == (check_composition(text) == "")
 
 
 def test_offsets_stay_at_their_characters() -> None:

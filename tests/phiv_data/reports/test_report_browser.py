@@ -340,7 +340,10 @@ def test_every_number_of_the_statistics_is_that_of_the_report(open_page: Open, t
 def test_leaks_lead_to_their_rules(open_page: Open) -> None:
     page = open_page(page_of({"train": TRAIN, "val": VAL}, PV243=1200, PV240=3, PV401=1))
     links = "return [...document.querySelectorAll('#statistics a')].map(a => [a.textContent, a.getAttribute('href')])"
-    assert page.run(links) == [["PV240 leak-exact (3)", "#PV240"], ["PV243 leak-group (1,200)", "#PV243"]]
+    assert page.run(links) == [
+        ["PV240 duplicate-image-across-splits (3)", "#PV240"],
+        ["PV243 group-across-splits (1,200)", "#PV243"],
+    ]
     page.browser.find_element("css selector", "a[href='#PV240']").click()
     assert page.run("return document.querySelector(location.hash).tagName") == "DETAILS"
 

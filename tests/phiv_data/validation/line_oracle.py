@@ -9,7 +9,7 @@ from typing import Any
 from phiv_data.storage.jsonl import Line, parse_line, read_lines
 from phiv_data.validation import validate
 from phiv_data.validation.inputs.fast_parse import quick, same
-from phiv_data.validation.rules.registry import PLAIN_RULES, RECORD_RULES
+from phiv_data.validation.rules.registry import record_finders
 from phiv_schemas import Conversation, Issue
 
 STRUCTURE = {"PV001", "PV002", "PV003", "PV004", "PV005", "PV103"}
@@ -39,8 +39,8 @@ def check_quick(raw: bytes, line: Line) -> None:
     assert (issues, line.issues) == ((), ())
     assert same(record, line.conversation)
     assert record.image_paths == line.conversation.image_paths
-    told = [one for rule in RECORD_RULES for one in rule(line.conversation)]
-    assert told == [one for rule in (PLAIN_RULES if is_plain else RECORD_RULES) for one in rule(record)]
+    expected = [one for find in record_finders() for one in find(line.conversation)]
+    assert expected == [one for find in record_finders(is_plain=is_plain) for one in find(record)]
 
 
 def check_record(raw: bytes, record: Conversation) -> None:
@@ -48,8 +48,8 @@ def check_record(raw: bytes, record: Conversation) -> None:
     assert _without_absent(json.loads(raw, object_pairs_hook=_once)) == record.to_wire()
     again = Conversation.model_validate_json(record.to_line())
     assert again == record
-    for rule in RECORD_RULES:
-        for found in rule(record):
+    for find in record_finders():
+        for found in find(record):
             str(found.at("x.jsonl", 7)).encode()
 
 

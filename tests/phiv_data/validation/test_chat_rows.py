@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from phiv_data.cli.validate import main
 from phiv_data.formats import FORMATS
 from phiv_data.validation import validate
-from phiv_data.validation.core.finding import Found, RowContext
+from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.inputs.chat_dataset import ChatFile, find_chat_files, split_chat_file
 from phiv_data.validation.inputs.chat_rows import full_record, read_chat_rows
 from phiv_data.validation.partial_result import IssueCollector
@@ -194,16 +194,16 @@ def test_utf16_and_empty_files_are_told(tmp_path: Path) -> None:
 # Paths --------------------------------------------------------------------------------------------------------------
 
 
-def everything(row: RowContext) -> Iterator[Found]:
+def everything(row: RowContext) -> Iterator[Finding]:
     """A finding at every text of a row."""
     if row.conversation.system is not None:
-        yield Found("PV401", "$.system", row.conversation.system)
+        yield Finding("PV401", "$.system", row.conversation.system)
     for t, turn in enumerate(row.conversation.turns):
-        yield Found("PV401", f"$.conversations[{t}].user", turn.user)
+        yield Finding("PV401", f"$.conversations[{t}].user", turn.user)
         if turn.assistant is not None:
-            yield Found("PV401", f"$.conversations[{t}].assistant", turn.assistant)
+            yield Finding("PV401", f"$.conversations[{t}].assistant", turn.assistant)
         for i, path in enumerate(turn.images):
-            yield Found("PV401", f"$.conversations[{t}].images[{i}]", path)
+            yield Finding("PV401", f"$.conversations[{t}].images[{i}]", path)
 
 
 OWN_PLACES = [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.validation.inputs.fast_parse import fast_record, fast_row, quick, same
-from phiv_data.validation.rules.registry import PLAIN_RULES, RECORD_RULES
+from phiv_data.validation.rules.registry import record_finders
 
 RECORD = {
     "id": "val-0000000300",
@@ -131,8 +131,8 @@ def test_a_plain_line_holds_nothing_for_the_rules_that_are_left_out(record: dict
         return
     line = parse_line(raw, "f", 1)
     assert line.conversation
-    told = [one for rule in RECORD_RULES for one in rule(line.conversation)]
-    assert told == [one for rule in PLAIN_RULES for one in rule(found[0])]
+    expected = [one for find in record_finders() for one in find(line.conversation)]
+    assert expected == [one for find in record_finders(is_plain=True) for one in find(found[0])]
 
 
 def test_an_ordinary_line_of_a_file_is_plain() -> None:

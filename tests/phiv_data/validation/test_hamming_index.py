@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from phiv_data.validation.imaging import hamming_index as close
-from phiv_data.validation.imaging.hamming_index import buckets, cut, sides
+from phiv_data.validation.imaging import hamming_index
+from phiv_data.validation.imaging.hamming_index import candidate_buckets, iter_blocks, split_by_kind
 from phiv_data.validation.imaging.perceptual_hash import MAX_BITS
 
 Hashes = NDArray[np.uint64]
@@ -43,11 +43,11 @@ def every_pair(hashes: Hashes, roles: Roles) -> set[tuple[int, int]]:
 
 def pairs_of(hashes: Hashes, roles: Roles) -> set[tuple[int, int]]:
     found = set()
-    for members in buckets(hashes, roles):
+    for members in candidate_buckets(hashes, roles):
         assert len(set(roles[members])) > 1
         assert (np.diff(members) > 0).all()
-        later, earlier = sides(members, roles)
-        are = close.close(hashes[later], hashes[earlier]) & (roles[later][:, None] > roles[earlier])
+        later, earlier = split_by_kind(members, roles)
+        are = hamming_index.within_max_bits(hashes[later], hashes[earlier]) & (roles[later][:, None] > roles[earlier])
         found |= {(int(later[i]), int(earlier[j])) for i, j in np.argwhere(are)}
     return found
 
@@ -62,14 +62,14 @@ def test_the_pairs_are_those_of_comparing_all(given_: tuple[Hashes, Roles]) -> N
 @settings(max_examples=150, deadline=None)
 def test_nor_do_they_depend_on_how_buckets_are_divided(given_: tuple[Hashes, Roles], large: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(close, "_LARGE", large)
+        patch.setattr(hamming_index, "_LARGE", large)
         assert pairs_of(*given_) == every_pair(*given_)
 
 
 @given(st.integers(0, 2000))
 def test_what_is_cut_is_whole(count: int) -> None:
     members = np.arange(count)
-    assert [one for part in cut(members) for one in part] == list(members)
+    assert [one for part in iter_blocks(members) for one in part] == list(members)
 
 
 def test_any_three_bits_are_close_and_any_four_are_not() -> None:
@@ -85,6 +85,6 @@ def test_a_part_that_very_many_share_is_divided() -> None:
     hashes = random.integers(0, 2**64, 60_000, np.uint64)
     hashes[::6] &= np.uint64(EVERY_BIT << 16 & EVERY_BIT)  # a black bar at the bottom: 10,000 with the same 16 bits
     roles = np.repeat(np.array([0, 1], np.int8), 30_000)
-    sizes = [(len(members), *map(len, sides(members, roles))) for members in buckets(hashes, roles)]
+    sizes = [(len(members), *map(len, split_by_kind(members, roles))) for members in candidate_buckets(hashes, roles)]
     assert max(size for size, _, _ in sizes) < 100
     assert sum(later * earlier for _, later, earlier in sizes) < 60_000**2 / 4 / 1000

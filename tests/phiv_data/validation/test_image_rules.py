@@ -24,10 +24,10 @@ from PIL import Image
 from phiv_data.media.images import MAX_PAGES, MAX_PIXELS
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.validation import validate
-from phiv_data.validation.core.finding import Found
+from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.inputs.fast_parse import is_plain
 from phiv_data.validation.inputs.image_checks import decode
-from phiv_data.validation.rules.image import twice
+from phiv_data.validation.rules.duplicates import find_repeated_images
 from phiv_schemas import Conversation, ImageMeta, Turn, ValidationReport
 
 SUFFIXES = {
@@ -288,24 +288,25 @@ LOST = "and all outside 0 to 255 are lost in RGB"
 KEPT = "but not as bytes: black where scaled"
 
 
+CMYK = "contains colors for print (CMYK), which come out differently without their profile"
+
+
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (encoded(plain("CMYK"), kind="JPEG"), "holds colours for print (CMYK), which come out otherwise without their "
-         "profile"),
-        (encoded(plain("CMYK"), kind="TIFF"), "holds colours for print (CMYK), which come out otherwise without their "
-         "profile"),
-        (encoded(plain("LAB"), kind="TIFF"), "holds LAB colours, which Pillow does not convert to RGB"),
-        (deep(0, 7, 256), f"holds numbers from 0 to 256, {LOST}"),
-        (deep(0, 7, 65535, suffix="PNG"), f"holds numbers from 0 to 65535, {LOST}"),
-        (deep(0, 7, 255, suffix="PNG"), f"holds numbers from 0 to 255, {KEPT}"),
-        (deep(0, 7, 300, kind=np.dtype(">u2")), f"holds numbers from 0 to 300, {LOST}"),
-        (deep(-1, 7, 200, kind=np.int32), f"holds numbers from -1 to 200, {LOST}"),
-        (deep(1, 7, 200, kind=np.int32), f"holds numbers from 1 to 200, {KEPT}"),
-        (deep(0, 0.25, 1, kind=np.float32), "holds fractions from 0 to 1, which are black in RGB"),
-        (deep(0, 0.25, 1.5, kind=np.float32), f"holds numbers from 0 to 1.5, {KEPT}"),
-        (deep(-1, 0.25, 1, kind=np.float32), f"holds numbers from -1 to 1, {LOST}"),
-        (deep(1, 7, float("inf"), kind=np.float32), f"holds numbers from 1 to inf, {LOST}"),
+        (encoded(plain("CMYK"), kind="JPEG"), CMYK),
+        (encoded(plain("CMYK"), kind="TIFF"), CMYK),
+        (encoded(plain("LAB"), kind="TIFF"), "contains LAB colors, which Pillow does not convert to RGB"),
+        (deep(0, 7, 256), f"contains numbers from 0 to 256, {LOST}"),
+        (deep(0, 7, 65535, suffix="PNG"), f"contains numbers from 0 to 65535, {LOST}"),
+        (deep(0, 7, 255, suffix="PNG"), f"contains numbers from 0 to 255, {KEPT}"),
+        (deep(0, 7, 300, kind=np.dtype(">u2")), f"contains numbers from 0 to 300, {LOST}"),
+        (deep(-1, 7, 200, kind=np.int32), f"contains numbers from -1 to 200, {LOST}"),
+        (deep(1, 7, 200, kind=np.int32), f"contains numbers from 1 to 200, {KEPT}"),
+        (deep(0, 0.25, 1, kind=np.float32), "contains fractions from 0 to 1, which are black in RGB"),
+        (deep(0, 0.25, 1.5, kind=np.float32), f"contains numbers from 0 to 1.5, {KEPT}"),
+        (deep(-1, 0.25, 1, kind=np.float32), f"contains numbers from -1 to 1, {LOST}"),
+        (deep(1, 7, float("inf"), kind=np.float32), f"contains numbers from 1 to inf, {LOST}"),
     ],
 )  # fmt: skip
 def test_what_rgb_loses(data: bytes, what: str) -> None:
@@ -390,15 +391,15 @@ def row(*images: tuple[str, ...]) -> Conversation:
 
 
 def test_an_image_that_a_turn_names_again_is_told_where_it_stands() -> None:
-    assert list(twice(row(("a", "b"), (), ("b", "a", "b", "b")))) == [
-        Found("PV117", "$.conversations[2].images[2]", "'b' is images[0] again"),
-        Found("PV117", "$.conversations[2].images[3]", "'b' is images[0] again"),
+    assert list(find_repeated_images(row(("a", "b"), (), ("b", "a", "b", "b")))) == [
+        Finding("PV117", "$.conversations[2].images[2]", "'b' is images[0] again"),
+        Finding("PV117", "$.conversations[2].images[3]", "'b' is images[0] again"),
     ]
 
 
 @pytest.mark.parametrize("images", [((),), (("a",), ("a",)), (("a", "b"), ("b", "a")), (("a", "A", "a/a"),)])
 def test_an_image_may_be_shown_in_another_turn(images: tuple[tuple[str, ...], ...]) -> None:
-    assert list(twice(row(*images))) == []
+    assert list(find_repeated_images(row(*images))) == []
 
 
 @pytest.mark.parametrize("user", ["What is it?", "Wie heißt \\u0022es\\u0022?", "a <b> & [c]"])
@@ -466,4 +467,4 @@ def test_nothing_is_said_beside_the_report() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for data in (palette, encoded(plain("LAB"), kind="TIFF"), turned(6, "TIFF"), claims(60_000, 60_000)):
-            decode(data, "image", look=True)
+            decode(data, "image", phash=True)

@@ -1,4 +1,4 @@
-"""Classes are told from free text, and what is wrong with classes is found; the tally does not depend on divisions."""
+"""Classes are distinguished from free text, and their faults found; counts do not depend on how rows are divided."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from phiv_data.validation import validate
 from phiv_data.validation.core.finding import RowContext
 from phiv_data.validation.rules import labels
-from phiv_data.validation.rules.labels import MAX_CLASSES, Labels, classes_of
+from phiv_data.validation.rules.labels import MAX_CLASSES, LabelCounts, find_classes
 from phiv_schemas import Conversation, Issue
 
 
@@ -26,8 +26,8 @@ def context(answer: str | None, split: str = "train", line: int = 1, source: str
     return RowContext(f"{split}.jsonl", line, split, record)
 
 
-def tally(rows: Iterable[RowContext]) -> Labels:
-    found = Labels()
+def count_labels(rows: Iterable[RowContext]) -> LabelCounts:
+    found = LabelCounts()
     for row in rows:
         found.observe(row)
     return found
@@ -37,7 +37,9 @@ def issues(**splits: dict[str, int]) -> list[Issue]:
     """What is found where each split has so many rows of each answer."""
     answers = {split: [answer for answer, n in counts.items() for _ in range(n)] for split, counts in splits.items()}
     return list(
-        tally(context(one, split, n) for split, some in answers.items() for n, one in enumerate(some, 1)).findings()
+        count_labels(
+            context(one, split, n) for split, some in answers.items() for n, one in enumerate(some, 1)
+        ).findings()
     )
 
 
@@ -130,20 +132,22 @@ def test_dialogues_and_questions_with_several_accepted_answers_are_free_text() -
     good = [
         context(answer, line=n) for n, answer in enumerate(["cat", "dog", "Cat"] * 0 + ["cat", "dog"] * 50 + ["Cat"])
     ]
-    assert [issue.code for issue in tally(good).findings()] == ["PV233"]
+    assert [issue.code for issue in count_labels(good).findings()] == ["PV233"]
     several = context("cat", answers=["cat", "kitten"])
-    assert list(tally([*good, several]).findings()) == []
+    assert list(count_labels([*good, several]).findings()) == []
     dialogue = context("cat")
     turns = dialogue.conversation.turns * 2
     dialogue.conversation = dialogue.conversation.model_copy(update={"conversations": turns})
-    assert list(tally([dialogue, *good]).findings()) == []
-    assert list(tally([*good, context(None)]).findings()) == list(tally(good).findings()), "unlabeled rows do not count"
+    assert list(count_labels([dialogue, *good]).findings()) == []
+    assert list(count_labels([*good, context(None)]).findings()) == list(count_labels(good).findings()), (
+        "unlabeled rows do not count"
+    )
 
 
 def test_sources_are_judged_by_themselves() -> None:
     classes = [context(answer, line=n) for n, answer in enumerate(["cat", "dog"] * 50 + ["Cat"])]
     text = [context(f"It is number {n}.", line=n, source="docvqa") for n in range(200)]
-    assert [issue.code for issue in tally([*classes, *text]).findings()] == ["PV233"]
+    assert [issue.code for issue in count_labels([*classes, *text]).findings()] == ["PV233"]
 
 
 # The law -----------------------------------------------------------------------------------------------------------
@@ -160,23 +164,23 @@ ROWS = st.builds(
 @given(st.lists(st.lists(ROWS, max_size=8), max_size=5), st.randoms(use_true_random=False))
 def test_the_tally_is_the_same_however_rows_are_divided(parts: list[list[RowContext]], shuffled: random.Random) -> None:
     rows = [row for part in parts for row in part]
-    patched = {"MAX_SOURCES": 3, "_MAX_USES": 6}
+    patched = {"MAX_SOURCES": 3, "MAX_USES": 6}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in patched.items():
             patch.setattr(labels, name, value)
-        tallies = [tally(part) for part in parts]
-        before = repr(tallies)
-        shuffled.shuffle(tallies)
+        counts = [count_labels(part) for part in parts]
+        before = repr(counts)
+        shuffled.shuffle(counts)
         shuffled.shuffle(rows)
-        assert reduce(Labels.merge, tallies, Labels()) == tally(rows)
-        assert sorted(before) == sorted(repr([*map(tally, parts)])), "merging changes neither"
+        assert reduce(LabelCounts.merge, counts, LabelCounts()) == count_labels(rows)
+        assert sorted(before) == sorted(repr([*map(count_labels, parts)])), "merging changes neither"
 
 
 def test_it_is_bounded() -> None:
-    many = tally(context(f"name {i}", source="many") for i in range(labels._MAX_USES + 5))
+    many = count_labels(context(f"name {i}", source="many") for i in range(labels.MAX_USES + 5))
     assert many.sources == {"many": None}
-    assert tally(context("cat", source=str(i)) for i in range(labels.MAX_SOURCES + 1)) == Labels(None)
-    assert Labels(None).merge(Labels()) == Labels(None)
+    assert count_labels(context("cat", source=str(i)) for i in range(labels.MAX_SOURCES + 1)) == LabelCounts(None)
+    assert LabelCounts(None).merge(LabelCounts()) == LabelCounts(None)
 
 
 # Real labels -------------------------------------------------------------------------------------------------------
@@ -188,9 +192,9 @@ def test_the_lists_of_ucf101_are_classes_and_fine(shared: Path) -> None:
     for split, name in (("train", "trainlist01.txt"), ("test", "testlist01.txt")):
         lines = (folder / name).read_text().splitlines()
         rows += [context(line.split("/")[0], split, n, "ucf101") for n, line in enumerate(lines, 1) if "/" in line]
-    found = tally(rows)
+    found = count_labels(rows)
     assert found.sources
-    assert len(classes_of(found.sources["ucf101"] or {})) == 101
+    assert len(find_classes(found.sources["ucf101"] or {})) == 101
     assert list(found.findings()) == []
 
 
@@ -206,8 +210,8 @@ def test_real_answers_to_questions_about_documents_are_free_text(shared: Path) -
 
     walk(json.loads(text))
     assert len(answers) > 500
-    found = tally(context(answer, ["train", "val"][n % 2], n + 1) for n, answer in enumerate(answers))
-    assert not classes_of((found.sources or {}).get("s") or {})
+    found = count_labels(context(answer, ["train", "val"][n % 2], n + 1) for n, answer in enumerate(answers))
+    assert not find_classes((found.sources or {}).get("s") or {})
 
 
 def test_a_validation_tells_it_with_file_and_line(tmp_path: Path) -> None:

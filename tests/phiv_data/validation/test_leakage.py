@@ -19,9 +19,9 @@ from phiv_converters.nlvr2.convert import Nlvr2Options
 from phiv_converters.ucf101.convert import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.storage.sample import Sample
+from phiv_data.validation import run as dataset
 from phiv_data.validation import validate
-from phiv_data.validation.inputs import jsonl_range
-from phiv_data.validation.rules.leakage import has_roles, image_item, image_path, role
+from phiv_data.validation.rules.leakage import image_json_path, image_position, spans_split_kinds, split_kind
 from phiv_schemas import Conversation, Issue
 
 LEAKS = ("PV240", "PV241", "PV242", "PV243")
@@ -80,20 +80,20 @@ def places(issues: Sequence[Issue]) -> list[tuple[str, str, int | None]]:
     ],
 )  # fmt: skip
 def test_the_name_of_a_split_says_what_it_is_for(split: str, expected: int | None) -> None:
-    assert role(split) == expected
+    assert split_kind(split) == expected
 
 
 def test_splits_can_leak_into_one_another_when_they_are_of_two_kinds() -> None:
-    assert has_roles(["train", "part-1", "val"])
-    assert not has_roles(["test1", "test2"])
-    assert not has_roles(["train", "part-1"])
-    assert not has_roles([])
+    assert spans_split_kinds(["train", "part-1", "val"])
+    assert not spans_split_kinds(["test1", "test2"])
+    assert not spans_split_kinds(["train", "part-1"])
+    assert not spans_split_kinds([])
 
 
 def test_the_number_of_an_image_gives_its_path() -> None:
-    assert image_path(image_item(0, 0)) == "$.conversations[0].images[0]"
-    assert image_path(image_item(12, 345)) == "$.conversations[12].images[345]"
-    assert image_item(2**40, 2**40) < 2**32, "it fits into a key"
+    assert image_json_path(image_position(0, 0)) == "$.conversations[0].images[0]"
+    assert image_json_path(image_position(12, 345)) == "$.conversations[12].images[345]"
+    assert image_position(2**40, 2**40) < 2**32, "it fits into a key"
 
 
 # Images ----------------------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_small_pieces_find_the_same(leaky: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).write_bytes((leaky / name).read_bytes())
     whole = validate(tmp_path, images_root=leaky / "images")
     assert set(LEAKS) <= whole.counts().keys()
-    monkeypatch.setattr(jsonl_range, "DEEP_PIECE_BYTES", 300)
+    monkeypatch.setattr(dataset, "DEEP_PIECE_BYTES", 300)
     for num_workers in (0, 2):
         again = validate(tmp_path, images_root=leaky / "images", num_workers=num_workers)
         assert again.model_dump_json() == whole.model_dump_json()

@@ -17,20 +17,26 @@ from hypothesis import strategies as st
 
 from phiv_data.validation.core.finding import ImageFacts, RowContext
 from phiv_data.validation.core.key_index import KeyBlock, KeyIndex, pack
-from phiv_data.validation.imaging import hamming_index as close
-from phiv_data.validation.imaging.perceptual_hash import HASH_BYTES, LOOK_BYTES, MAX_BITS, MIN_LIKENESS, PLAIN
+from phiv_data.validation.imaging import hamming_index
+from phiv_data.validation.imaging.perceptual_hash import (
+    DHASH_BYTES,
+    MAX_BITS,
+    MIN_CORRELATION,
+    MIN_DETAIL_SIMILAR,
+    PHASH_BYTES,
+)
 from phiv_data.validation.rules import near_duplicates as near
-from phiv_data.validation.rules.near_duplicates import KEYS, near_leaks
+from phiv_data.validation.rules.near_duplicates import KEYS, find_near_duplicates
 from phiv_schemas import Conversation, Turn
 
 ROLES = {"train": 0, "val": 1, "dev": 1, "test": 2}
 random = np.random.default_rng(0)
-LOOKS = [random.integers(0, 256, LOOK_BYTES, np.uint8).tobytes() for _ in range(3)]
+LOOKS = [random.integers(0, 256, PHASH_BYTES, np.uint8).tobytes() for _ in range(3)]
 
 
-def facts(name: str, look: bytes, strength: int = PLAIN) -> ImageFacts:
+def facts(name: str, phash: bytes, detail: int = MIN_DETAIL_SIMILAR) -> ImageFacts:
     """Of the image called `name`: those of one name are one, byte for byte."""
-    return ImageFacts((9, 9), "PNG", hashlib.sha256(name.encode() + look).digest(), strength=strength, look=look)
+    return ImageFacts((9, 9), "PNG", hashlib.sha256(name.encode() + phash).digest(), detail=detail, phash=phash)
 
 
 def row(split: str, line: int, *images: ImageFacts, file: str = "", source: str = "mine") -> RowContext:
@@ -55,30 +61,32 @@ def leaks(blocks: Iterable[KeyBlock], spill_bytes: int = 2**25) -> list[tuple[st
         index = KeyIndex(lambda: Path(scratch), spill_bytes)
         for block in blocks:
             index.add([block])
-        return sorted((seen.file, seen.line, str(one.json_path), one.message[1:]) for seen, one in near_leaks(index))
+        return sorted(
+            (seen.file, seen.line, str(one.json_path), one.message[1:]) for seen, one in find_near_duplicates(index)
+        )
 
 
-def flipped(look: bytes, bits: Iterable[int]) -> bytes:
+def flipped(phash: bytes, bits: Iterable[int]) -> bytes:
     """Other bits of the hash."""
-    changed = int.from_bytes(look[:HASH_BYTES]) ^ sum(1 << bit for bit in set(bits))
-    return changed.to_bytes(HASH_BYTES) + look[HASH_BYTES:]
+    changed = int.from_bytes(phash[:DHASH_BYTES]) ^ sum(1 << bit for bit in set(bits))
+    return changed.to_bytes(DHASH_BYTES) + phash[DHASH_BYTES:]
 
 
-def shaken(look: bytes, count: int) -> bytes:
+def shaken(phash: bytes, count: int) -> bytes:
     """Other pixels: the first `count` pairs of them are turned dark."""
-    return look[:HASH_BYTES] + bytes(count) + look[HASH_BYTES + count :]
+    return phash[:DHASH_BYTES] + bytes(count) + phash[DHASH_BYTES + count :]
 
 
 # The slow way ------------------------------------------------------------------------------------------------------
 
 
 def looks_alike(a: bytes, b: bytes) -> bool:
-    bits = int.from_bytes(a[:HASH_BYTES]) ^ int.from_bytes(b[:HASH_BYTES])
-    return bits.bit_count() <= MAX_BITS and correlation(levels(a), levels(b)) >= MIN_LIKENESS
+    bits = int.from_bytes(a[:DHASH_BYTES]) ^ int.from_bytes(b[:DHASH_BYTES])
+    return bits.bit_count() <= MAX_BITS and correlation(levels(a), levels(b)) >= MIN_CORRELATION
 
 
-def levels(look: bytes) -> list[int]:
-    return [level for byte in look[HASH_BYTES:] for level in divmod(byte, 16)]
+def levels(phash: bytes) -> list[int]:
+    return [level for byte in phash[DHASH_BYTES:] for level in divmod(byte, 16)]
 
 
 def correlation(a: Sequence[int], b: Sequence[int]) -> float:
@@ -91,17 +99,17 @@ def correlation(a: Sequence[int], b: Sequence[int]) -> float:
 def slow_leaks(rows: Sequence[RowContext]) -> list[tuple[str, int, str, str]]:
     """Every image at its first place, compared with all of earlier splits, in order."""
     uses = sorted(
-        (ROLES[one.split], one.file, one.line, k, one.split, image.sha256, image.look)
+        (ROLES[one.split], one.file, one.line, k, one.split, image.sha256, image.phash)
         for one in rows
         if one.split in ROLES
         for k, image in enumerate(one.images)
-        if image.strength >= PLAIN
+        if image.detail >= MIN_DETAIL_SIMILAR
     )
-    firsts = {sha256: use for *use, sha256, _ in reversed(uses)}
-    stored = [use for use in uses if firsts[use[5]] == list(use[:5])]
+    first_entries = {sha256: use for *use, sha256, _ in reversed(uses)}
+    stored = [use for use in uses if first_entries[use[5]] == list(use[:5])]
     found = []
-    for role, file, line, k, _, _, look in stored:
-        others = (one for one in stored if one[0] < role and looks_alike(look, one[6]))
+    for role, file, line, k, _, _, phash in stored:
+        others = (one for one in stored if one[0] < role and looks_alike(phash, one[6]))
         if other := next(others, None):
             name = ("train", "val", "test")[other[0]]
             told = f" looks like an image of {other[1]}:{other[2]}, which is in {name}"
@@ -111,12 +119,17 @@ def slow_leaks(rows: Sequence[RowContext]) -> list[tuple[str, int, str, str]]:
 
 names = st.sampled_from("abcd")
 looks = st.builds(
-    lambda look, bits, count: shaken(flipped(look, bits), count),
+    lambda phash, bits, count: shaken(flipped(phash, bits), count),
     st.sampled_from(LOOKS[:2]),
     st.lists(st.integers(0, 63), max_size=4),
     st.sampled_from([0, 0, 0, 1, 2, 40]),
 )
-stored = st.builds(facts, names, looks, st.sampled_from([PLAIN, PLAIN, PLAIN, 127, PLAIN - 1]))
+stored = st.builds(
+    facts,
+    names,
+    looks,
+    st.sampled_from([MIN_DETAIL_SIMILAR, MIN_DETAIL_SIMILAR, MIN_DETAIL_SIMILAR, 127, MIN_DETAIL_SIMILAR - 1]),
+)
 split_files = st.sampled_from(
     [("train", "a"), ("train", "z"), ("val", "v"), ("dev", "b"), ("test", "c"), ("more", "m")]
 )
@@ -141,7 +154,7 @@ def test_what_is_found_is_what_the_slow_way_finds(rows: list[RowContext], shuffl
     assert leaks(blocks, spill_bytes=0) == expected, "keys are on disk"
     assert leaks(blocks, spill_bytes=2000) == expected, "some are"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(close, "_BLOCK", 2)
+        patch.setattr(hamming_index, "_BLOCK", 2)
         assert leaks(blocks) == expected, "few are compared at a time"
 
 
@@ -180,14 +193,14 @@ def test_the_image_of_a_row_is_named() -> None:
 def test_datasets_that_share_looks_on_purpose_are_left_out(source: str) -> None:
     rows = [row("train", 1, facts("a", LOOKS[0]), source=source), row("val", 1, facts("b", LOOKS[0]), source=source)]
     assert leaks(blocks_of(rows)) == []
-    assert list(KEYS["look"].keys(rows[0])) == [], "nor do they fill the disk"
+    assert list(KEYS[near.PIXELS].keys(rows[0])) == [], "nor do they fill the disk"
 
 
 def test_plain_images_take_no_room() -> None:
-    plain, other = facts("a", LOOKS[0], PLAIN - 1), facts("b", LOOKS[1])
+    plain, other = facts("a", LOOKS[0], MIN_DETAIL_SIMILAR - 1), facts("b", LOOKS[1])
     both = row("train", 1, plain, other)
-    assert [item for *_, item in KEYS["near"].keys(both)] == [1]
-    assert len(list(KEYS["look"].keys(both))) == 8
+    assert [item for *_, item in KEYS[near.USES].keys(both)] == [1]
+    assert len(list(KEYS[near.PIXELS].keys(both))) == 8
 
 
 def test_a_image_that_stands_in_an_earlier_split_too_is_left_to_pv240() -> None:
@@ -203,19 +216,19 @@ def test_of_very_many_that_look_the_same_each_is_compared_with_a_few(monkeypatch
     def counted(these: Any, those: Any) -> Any:
         nonlocal compared
         compared += len(these) * len(those)
-        return close.close(these, those)
+        return hamming_index.within_max_bits(these, those)
 
-    monkeypatch.setattr(near, "close", counted)
+    monkeypatch.setattr(near, "within_max_bits", counted)
     count = 20_000
     hashes = random.choice([0, 1, 2, 4, 1 << 20, 1 << 40], count).astype(np.uint64)
-    packed = np.frombuffer(LOOKS[0][HASH_BYTES:] * count, np.uint8).reshape(count, -1)
+    packed = np.frombuffer(LOOKS[0][DHASH_BYTES:] * count, np.uint8).reshape(count, -1)
     roles = np.repeat(np.array([0, 1], np.int8), count // 2)
     tracemalloc.start()
-    assert near._have_close(hashes, roles).all()
-    partner = near._partners(hashes, roles, packed)
+    assert near.have_similar_hash(hashes, roles).all()
+    partner = near.find_partners(hashes, roles, packed)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (partner[: count // 2] == near._NEVER).all()
+    assert (partner[: count // 2] == near.NO_PARTNER).all()
     assert (partner[count // 2 :] == 0).all()
     assert compared < count * 512 * 3 < (count / 2) ** 2 / 3
     assert most < count * 1000

@@ -9,17 +9,17 @@ import pytest
 from data_builders import samples, write_dataset
 
 from phiv_data.validation import validate
-from phiv_data.validation.core.finding import Found, RowContext
+from phiv_data.validation.core.finding import Finding, RowContext
 
 
-def no_archery(row: RowContext) -> Iterator[Found]:
+def no_archery(row: RowContext) -> Iterator[Finding]:
     for t, turn in enumerate(row.conversation.turns):
         if turn.assistant == "Archery":
-            yield Found("PV901", f"$.conversations[{t}].assistant", f"{len(row.images)} images of archery")
+            yield Finding("PV901", f"$.conversations[{t}].assistant", f"{len(row.images)} images of archery")
 
 
-def a_hint(row: RowContext) -> Iterator[Found]:
-    yield Found("PV902", None, "was seen", severity="warning")
+def a_hint(row: RowContext) -> Iterator[Finding]:
+    yield Finding("PV902", None, "was seen", severity="warning")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -18,7 +18,14 @@ from PIL import Image, ImageEnhance
 from phiv_data.media.images import MIN_DRAFT, decode_whole, open_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.validation.imaging import perceptual_hash as looks
-from phiv_data.validation.imaging.perceptual_hash import HASH_BYTES, LOOK_BYTES, MAX_BITS, PLAIN, alike, look_of
+from phiv_data.validation.imaging.perceptual_hash import (
+    DHASH_BYTES,
+    MAX_BITS,
+    MIN_DETAIL_SIMILAR,
+    PHASH_BYTES,
+    are_similar,
+    perceptual_hash,
+)
 
 
 def drawn(seed: int, size: tuple[int, int] = (320, 240), mode: str = "RGB") -> Image.Image:
@@ -34,19 +41,19 @@ def stored(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def seen(image: Image.Image | bytes) -> tuple[int, bytes]:
-    return look_of(decode_whole(image if isinstance(image, bytes) else stored(image)))
+    return perceptual_hash(decode_whole(image if isinstance(image, bytes) else stored(image)))
 
 
 def other_bits(a: bytes, b: bytes) -> int:
-    return (int.from_bytes(a[:HASH_BYTES]) ^ int.from_bytes(b[:HASH_BYTES])).bit_count()
+    return (int.from_bytes(a[:DHASH_BYTES]) ^ int.from_bytes(b[:DHASH_BYTES])).bit_count()
 
 
 def pixels(*some: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(some), np.uint8).reshape(len(some), LOOK_BYTES)[:, HASH_BYTES:]
+    return np.frombuffer(b"".join(some), np.uint8).reshape(len(some), PHASH_BYTES)[:, DHASH_BYTES:]
 
 
 def is_found(a: bytes, b: bytes) -> bool:
-    return other_bits(a, b) <= MAX_BITS and bool(alike(pixels(a), pixels(b))[0, 0])
+    return other_bits(a, b) <= MAX_BITS and bool(are_similar(pixels(a), pixels(b))[0, 0])
 
 
 WAYS: dict[str, Callable[[Image.Image], bytes]] = {
@@ -65,7 +72,7 @@ def test_a_image_is_found_after_it_was_stored_again(way: str) -> None:
     for seed in range(10):
         image = drawn(seed)
         strength, look = seen(image)
-        assert strength > PLAIN
+        assert strength > MIN_DETAIL_SIMILAR
         assert is_found(look, seen(WAYS[way](image))[1])
 
 
@@ -99,7 +106,7 @@ def real(shared: Path) -> list[tuple[Image.Image, bytes]]:
         if image.width * image.height < 250_000:
             images[image.tobytes()] = image
     looked = [(image, *seen(image)) for image in images.values()]
-    return [(image, look) for image, strength, look in looked if strength >= PLAIN]
+    return [(image, look) for image, strength, look in looked if strength >= MIN_DETAIL_SIMILAR]
 
 
 # Against a plain way -----------------------------------------------------------------------------------------------
@@ -115,7 +122,7 @@ def plainly(image: Image.Image) -> tuple[int, NDArray[np.float32], NDArray[np.fl
 
 
 def levels(look: bytes) -> NDArray[np.float64]:
-    return np.array([level for byte in look[HASH_BYTES:] for level in divmod(byte, 16)], float)
+    return np.array([level for byte in look[DHASH_BYTES:] for level in divmod(byte, 16)], float)
 
 
 @given(st.integers(0, 10**6), st.integers(32, 500), st.integers(32, 500), st.sampled_from(["PNG", "JPEG"]))
@@ -126,7 +133,7 @@ def test_a_look_is_what_a_plain_way_sees(seed: int, width: int, height: int, kin
     strength, look = seen(stored(image, kind))
     expected, across, grey = plainly(image)
     assert abs(strength - expected) <= 5
-    bits = np.unpackbits(np.frombuffer(look[:HASH_BYTES], np.uint8)).reshape(8, 8) == 1
+    bits = np.unpackbits(np.frombuffer(look[:DHASH_BYTES], np.uint8)).reshape(8, 8) == 1
     is_clear = abs(across - 2) > 3  # levels from the step; in 1,500 images the farthest wrong bit was at 2.4
     assert (bits == (across >= 2))[is_clear].all()
     assert is_clear.sum() >= 32
@@ -139,7 +146,7 @@ def test_few_bits_differ_from_the_plain_way(kind: str) -> None:
     for seed in range(100):
         image = drawn(seed, (40 + 4 * seed, 440 - 3 * seed))
         _, look = seen(stored(image, kind))
-        bits = np.unpackbits(np.frombuffer(look[:HASH_BYTES], np.uint8)).reshape(8, 8) == 1
+        bits = np.unpackbits(np.frombuffer(look[:DHASH_BYTES], np.uint8)).reshape(8, 8) == 1
         differing.append(int((bits != (plainly(image)[1] >= 2)).sum()))
     assert max(differing) <= MAX_BITS
     assert sum(differing) <= 50  # half a bit of 64 each; measured: 0.16
@@ -156,15 +163,15 @@ def test_pixels_are_alike_where_they_correlate(seed: int) -> None:
     some = some.astype(np.uint8)
     wide = np.stack([some >> 4, some & 15], axis=2).reshape(3, 256)
     expected = np.corrcoef(wide)
-    sure = abs(expected - looks.MIN_LIKENESS) > 1e-9
-    assert (alike(some, some) == (expected >= looks.MIN_LIKENESS))[sure].all()
+    sure = abs(expected - looks.MIN_CORRELATION) > 1e-9
+    assert (are_similar(some, some) == (expected >= looks.MIN_CORRELATION))[sure].all()
 
 
 def test_pixels_without_any_difference_are_like_none() -> None:
     flat, other = np.full((1, 128), 0x88, np.uint8), np.arange(128, dtype=np.uint8)[None]
-    assert not alike(flat, flat)[0, 0]
-    assert not alike(flat, other)[0, 0]
-    assert alike(other, other)[0, 0]
+    assert not are_similar(flat, flat)[0, 0]
+    assert not are_similar(flat, other)[0, 0]
+    assert are_similar(other, other)[0, 0]
 
 
 # Odd images ------------------------------------------------------------------------------------------------------
@@ -196,14 +203,14 @@ def test_a_turned_image_looks_like_the_upright_one(orientation: int, kind: str) 
 def test_the_smallest_and_thinnest_images_have_a_look(size: tuple[int, int], kind: str) -> None:
     strength, look = seen(stored(drawn(0, size), kind))
     assert 0 <= strength <= 127
-    assert len(look) == LOOK_BYTES
+    assert len(look) == PHASH_BYTES
 
 
 def test_a_strip_is_found_again() -> None:
     for size in ((6000, 60), (60, 6000)):
         strip = drawn(0, size)
         assert is_found(seen(strip)[1], seen(stored(strip, "JPEG", quality=50))[1])
-        assert max(looks._reduced(decode_whole(stored(strip)))[0].size) < 1024, "the weights for it are few"
+        assert max(looks.reduce_pixels(decode_whole(stored(strip)))[0].size) < 1024, "the weights for it are few"
 
 
 @pytest.mark.parametrize("color", ["black", "white", "red", (100, 101, 102)])
@@ -215,7 +222,7 @@ def test_one_colour_has_nothing_to_see(color: Any) -> None:
 def test_a_page_with_a_few_lines_is_plain() -> None:
     page = Image.new("L", (600, 800), 255)
     page.paste(0, (60, 80, 300, 90))
-    assert 0 < seen(page)[0] < PLAIN
+    assert 0 < seen(page)[0] < MIN_DETAIL_SIMILAR
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"])
@@ -235,7 +242,7 @@ def test_every_mode_has_the_look_of_its_image(mode: str) -> None:
         other = image.convert(mode)
     assert other.mode == mode
     strength, look = seen(stored(other, "TIFF" if mode in ("CMYK", "YCbCr", "LAB", "I", "F") else "PNG"))
-    assert strength > PLAIN
+    assert strength > MIN_DETAIL_SIMILAR
     assert other_bits(look, seen(image)[1]) <= 6
     assert np.corrcoef(levels(look), levels(seen(image)[1]))[0, 1] > 0.95
 
@@ -245,7 +252,7 @@ def test_numbers_that_are_none_have_nothing_to_see() -> None:
         odd = np.zeros((64, 64), np.float32)
         odd[3, 3] = level
         strength, look = seen(stored(Image.fromarray(odd), "TIFF"))
-        assert (strength, len(look)) == (0, LOOK_BYTES)
+        assert (strength, len(look)) == (0, PHASH_BYTES)
 
 
 def test_a_jpeg_that_is_decoded_small_looks_like_the_whole_one() -> None:
@@ -253,4 +260,4 @@ def test_a_jpeg_that_is_decoded_small_looks_like_the_whole_one() -> None:
     whole = decode_whole(data)
     assert whole.scale == 8
     assert min(whole.pixels.size) >= MIN_DRAFT
-    assert is_found(look_of(whole)[1], seen(stored(open_image(data)))[1])
+    assert is_found(perceptual_hash(whole)[1], seen(stored(open_image(data)))[1])

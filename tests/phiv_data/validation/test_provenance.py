@@ -6,9 +6,9 @@ import hashlib
 import io
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,10 +25,11 @@ from phiv_data.media import video
 from phiv_data.media.images import encode_jpeg
 from phiv_data.storage.sample import EncodedImage
 from phiv_data.validation import validate
+from phiv_data.validation.core.finding import Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of
 from phiv_data.validation.provenance import check as provenance
 from phiv_data.validation.provenance.source_files import MAX_NAMESAKES, SourceFiles
-from phiv_schemas import SourceError, UsageError, ValidationReport
+from phiv_schemas import Manifest, SourceError, UsageError, ValidationReport
 
 CLIPS = ("v_Run_g01_c01", "v_Run_g02_c01", "v_Jump_g01_c01")
 
@@ -440,3 +441,43 @@ def test_real_data_agree_with_their_sources(name: str, shared: Path, tmp_path: P
     report = validate(tmp_path / "out", source=source, deep=False)
     assert report.rows
     assert messages(report) == []
+
+
+# Rows of the source -----------------------------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    status: Literal["same", "changed", "unknown"]
+    reason: str = ""
+
+
+@pytest.mark.parametrize(
+    ("comparison", "expected"),
+    [
+        (Comparison("same"), []),
+        (Comparison("changed", "its inputs differ"), ["PV312 the source has changed since it was converted"]),
+        (Comparison("unknown", "no converter 'toy'"), ["PV313 rows were not compared with the source"]),
+    ],
+)
+def test_changed_inputs_are_one_finding_at_the_manifest(
+    copies: Path, toys: Path, tmp_path: Path, comparison: Comparison, expected: list[str]
+) -> None:
+    given = []
+
+    def compare(manifest: Manifest, sources: Sequence[Path], work_dir: Path) -> Comparison:
+        given.append((manifest.name, list(sources), list(work_dir.iterdir())))
+        return comparison
+
+    folders = iter([tmp_path / "a", tmp_path / "b"])
+
+    def new_folder() -> Path:
+        folder = next(folders)
+        folder.mkdir()
+        return folder
+
+    plan = provenance.plan_sources(copies, toys, Settings(), new_folder, compare)
+    assert plan is not None
+    issues = plan.known.issues.listed()
+    assert [f"{issue.code} {issue.message.split(':')[0]}" for issue in issues] == expected
+    assert all((issue.file, issue.line) == ("manifest.json", None) for issue in issues)
+    assert given == [("toy", [toys], [])]

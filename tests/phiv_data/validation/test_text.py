@@ -14,11 +14,11 @@ from data_builders import conversations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phiv_data.validation.core.finding import Found
+from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.inputs.fast_parse import fast_record
-from phiv_data.validation.rules.mojibake import mojibake
-from phiv_data.validation.rules.registry import RECORD_RULES
-from phiv_data.validation.rules.text import COMPOSES, TEXT_RULES, blanks, marks, texts
+from phiv_data.validation.rules.mojibake import find_mojibake
+from phiv_data.validation.rules.registry import record_finders
+from phiv_data.validation.rules.text import COMPOSES, TEXT_RULES, find_blank_text, find_unusual_text, texts
 from phiv_schemas import Conversation
 
 
@@ -61,8 +61,8 @@ USER, ANSWER = "$.conversations[0].user", "$.conversations[0].assistant"
     ],
 )
 def test_empty_texts_and_blank_edges_are_found(changes: dict[str, Any], expected: list[tuple[str, str]]) -> None:
-    assert found(blanks(record(**changes))) == expected
-    assert not list(marks(record(**changes)))
+    assert found(find_blank_text(record(**changes))) == expected
+    assert not list(find_unusual_text(record(**changes)))
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,14 @@ def test_empty_texts_and_blank_edges_are_found(changes: dict[str, Any], expected
     ],
 )
 def test_texts_with_something_to_say_are_fine(changes: dict[str, Any]) -> None:
-    assert list(blanks(record(**changes))) == []
+    assert list(find_blank_text(record(**changes))) == []
 
 
 def test_messages_say_what_was_found() -> None:
-    assert [one.message for one in blanks(record(user="", images=[]))] == ["asks nothing and shows no image (found '')"]
-    (edges,) = blanks(record(assistant="\ta fox \n"))
+    assert [one.message for one in find_blank_text(record(user="", images=[]))] == [
+        "asks nothing and shows no image (found '')"
+    ]
+    (edges,) = find_blank_text(record(assistant="\ta fox \n"))
     assert edges.message == "begins with '\\t' and ends with ' \\n'"
 
 
@@ -153,26 +155,33 @@ FINE = [
 def test_each_rule_fires_alone_on_what_it_names(code: str, text: str) -> None:
     beside = {"PV222"} if code == "PV221" and "\x80" in text else set()
     assert codes(text) == {code} | beside
-    assert [one.code for one in marks(record(user=f"What? {text}" if code == "PV220" else text))][:1] == [code]
+    assert [one.code for one in find_unusual_text(record(user=f"What? {text}" if code == "PV220" else text))][:1] == [
+        code
+    ]
 
 
 @pytest.mark.parametrize("text", FINE, ids=repr)
 def test_real_text_is_fine(text: str) -> None:
     assert codes(text) == set()
-    assert list(marks(record(user=text, assistant=text))) == []
+    assert list(find_unusual_text(record(user=text, assistant=text))) == []
 
 
 def test_every_text_is_asked_and_named_by_its_path() -> None:
     row = record(system="\0", user="\0", assistant="\0", answers=["a", "\0", "\0b"])
-    assert [path for _, path in found(marks(row))] == ["$.system", USER, ANSWER, "$.conversations[0].answers[2]"]
+    assert [path for _, path in found(find_unusual_text(row))] == [
+        "$.system",
+        USER,
+        ANSWER,
+        "$.conversations[0].answers[2]",
+    ]
 
 
 def test_messages_count_what_is_more_than_once() -> None:
-    (one,) = marks(record(user="<|end|><|user|>\nHi<|end|>"))
-    assert one == Found("PV220", USER, "text holds the control token '<|end|>' (and 2 more)")
-    (one,) = marks(record(user="a\u200bb"))
-    assert one.message == "text holds the invisible U+200B ZERO WIDTH SPACE"
-    (one,) = marks(record(assistant="cafe\u0301"))
+    (one,) = find_unusual_text(record(user="<|end|><|user|>\nHi<|end|>"))
+    assert one == Finding("PV220", USER, "text contains the control token '<|end|>' (and 2 more)")
+    (one,) = find_unusual_text(record(user="a\u200bb"))
+    assert one.message == "text contains the invisible U+200B ZERO WIDTH SPACE"
+    (one,) = find_unusual_text(record(assistant="cafe\u0301"))
     assert one.message == "'é' is written as two characters, U+0065 U+0301"
 
 
@@ -184,14 +193,14 @@ SAID = st.lists(PIECES | st.text(max_size=3), max_size=4).map("".join)
 def test_the_quick_look_at_a_record_misses_nothing(user: str, said: str, more: list[str], system: str | None) -> None:
     row = record(user=user, assistant=said, answers=[*more, said], **({} if system is None else {"system": system}))
     slow = [(code, path) for path, text in texts(row) for code, find in TEXT_RULES.items() if find(text)]
-    assert found(marks(row)) == slow
+    assert found(find_unusual_text(row)) == slow
 
 
 @given(conversations())
 def test_fast_records_give_the_same_findings(conversation: Conversation) -> None:
     fast = fast_record(conversation.to_line().encode())
-    for rule in RECORD_RULES if fast else ():
-        assert list(rule(fast)) == list(rule(conversation))  # type: ignore[arg-type]  # not None here
+    for find in record_finders() if fast else ():
+        assert list(find(fast)) == list(find(conversation))  # type: ignore[arg-type]  # not None here
 
 
 def test_every_character_that_unicode_composes_is_known() -> None:
@@ -234,11 +243,11 @@ SENTENCES = [
 @pytest.mark.parametrize("text", SENTENCES)
 def test_sentences_read_as_another_encoding_are_found_and_told_what_they_were(text: str, encoding: str) -> None:
     wrong = "".join(bytes([byte]).decode(encoding, "ignore") or chr(byte) for byte in text.encode())
-    pair = mojibake(wrong)
+    pair = find_mojibake(wrong)
     assert pair is not None
     assert pair[0] in wrong
     assert pair[1] in text
-    assert mojibake(text) is None
+    assert find_mojibake(text) is None
 
 
 WORDS = ["é", "CAFÉ", "Spaß", "voilà", "olá", "lá", "É", "Ä", "Å", "ñ", "passé", "MAÇÃ", "ĐÃ", "LÂ", "ÔÔ", "ô", "São"]
@@ -248,7 +257,7 @@ AFTER = ["…", "’", "”", "“", "»", "«", "\xa0", "–", "—", "®", "�
 def test_no_word_before_any_punctuation_is_taken_for_mojibake() -> None:
     for word, first, second, last in product(WORDS, AFTER, AFTER, ["", " y", "."]):
         text = f"{word}{first}{second}{last}"
-        assert mojibake(text) is None, text
+        assert find_mojibake(text) is None, text
 
 
 # Real data ---------------------------------------------------------------------------------------------------------

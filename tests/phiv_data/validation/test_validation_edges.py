@@ -16,7 +16,7 @@ from phiv_data.cli.validate import main
 from phiv_data.reports import _FILES, text
 from phiv_data.validation import validate
 from phiv_data.validation.inputs.converted import REPORT_FILES
-from phiv_data.validation.rules.leakage import role
+from phiv_data.validation.rules.leakage import split_kind
 from phiv_schemas import UsageError, ValidationReport
 
 
@@ -209,7 +209,7 @@ def test_a_bad_line_hides_no_format(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_names_that_say_a_split(name: str, expected: int | None) -> None:
-    assert role(name) == expected
+    assert split_kind(name) == expected
 
 
 def test_classes_are_counted_by_split_however_many_files_it_has(tmp_path: Path) -> None:

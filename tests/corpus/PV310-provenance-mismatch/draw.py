@@ -28,7 +28,7 @@ def main() -> None:
         Image.new("RGB", (4, 3), "red").save(out, "PNG")
         return EncodedImage(image.meta, out.getvalue())
 
-    names = ("PV310-provenance-differs", "PV311-source-missing", "PV312-source-changed", "PV313-source-unchecked")
+    names = ("PV310-provenance-mismatch", "PV311-source-missing", "PV312-source-changed", "PV313-source-unchecked")
     for folder in (CORPUS / name for name in names):
         for part in ("broken", "clean", "source"):
             shutil.rmtree(folder / part, ignore_errors=True)

@@ -123,10 +123,10 @@ def group(broken: Path, clean: Path) -> None:
 
 
 DRAW: dict[str, Callable[[Path, Path], None]] = {
-    "PV240-leak-exact": exact,
-    "PV241-leak-near": near,
-    "PV242-leak-record": record,
-    "PV243-leak-group": group,
+    "PV240-duplicate-image-across-splits": exact,
+    "PV241-near-duplicate-across-splits": near,
+    "PV242-duplicate-question-across-splits": record,
+    "PV243-group-across-splits": group,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""What the splits of a dataset share on purpose, by the `source` of its records: `Sharing`, looked up.
+
+    >>> table = SharingTable(manifest.sharing)
+    >>> table.of("ucf101").group_of("val/Archery/v_Archery_g21_c04.0.jpg")
+    'archery_g21'
+
+A manifest speaks for all records of its dataset. Without one, or where it declares nothing, the installed converter
+with the source's name is asked: the attribute `sharing` of its options class (entry point group `phiv.converters`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+
+from phiv_data.utils.plugins import load_plugins
+from phiv_schemas import Sharing
+
+GROUP = "phiv.converters"
+_MAX_SOURCES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSharing:
+    """A `Sharing`, ready for the rules: what a group is called, as bytes, and the compiled pattern of its names."""
+
+    shares_images: bool = False
+    shares_similar: bool = False
+    group: bytes = b""
+    pattern: re.Pattern[str] | None = None
+
+    def group_of(self, image_path: str) -> str:
+        """The group of an image; "" where it has none."""
+        match = self.pattern.search(image_path) if self.pattern else None
+        return (match[1] or "").lower() if match else ""
+
+
+def prepare(sharing: Sharing) -> KnownSharing:
+    """`sharing` for the rules. Images that are shared are similar ones too."""
+    shares_images = "images" in sharing.shares
+    pattern = re.compile(sharing.group_pattern) if sharing.group_pattern else None
+    return KnownSharing(shares_images, bool(sharing.shares), sharing.group.encode(), pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class SharingTable:
+    """Source to `KnownSharing`; `declared` is the manifest's, for every source."""
+
+    declared: Sharing | None = None
+    _known: dict[str, KnownSharing] = field(default_factory=dict, compare=False, repr=False)
+
+    def of(self, source: str) -> KnownSharing:
+        """What records of this source share."""
+        known = self._known.get(source)
+        if known is None:
+            if len(self._known) >= _MAX_SOURCES:
+                self._known.clear()
+            sharing = self.declared or installed_sharing(source.removesuffix("-synthetic"))
+            known = self._known[source] = prepare(sharing) if sharing else _NOTHING
+        return known
+
+
+_NOTHING = KnownSharing()
+
+
+def installed_sharing(source: str) -> Sharing | None:
+    """What the installed converter called `source` declares; None where there is none, or it is broken."""
+    return _load(source) if source in _names() else None
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Read once: each time takes as long as checking a thousand records."""
+    return frozenset(entry_points(group=GROUP).names)
+
+
+@cache
+def _load(name: str) -> Sharing | None:
+    sharing = getattr(load_plugins(GROUP, name).loaded.get(name), "sharing", None)
+    return sharing if isinstance(sharing, Sharing) else None
