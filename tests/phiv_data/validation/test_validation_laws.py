@@ -40,7 +40,7 @@ limits = st.sampled_from([1, 2, 3, 5, 1000])
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those of hostile lines; the two that are whole look the same, so that splits leak."""
-    folder = write_images(tmp_path_factory.mktemp("laws") / "images")
+    folder = write_images(tmp_path_factory.mktemp("images") / "images")
     blots = Image.effect_mandelbrot((24, 16), (-2, -1.5, 1, 1.5), 9)
     blots.save(folder / "a.png")
     blots.point(lambda level: min(level + 1, 255)).save(folder / "b/ü.png")
@@ -77,8 +77,8 @@ class Divided:
 
     def report(self, whole: PartialResult, spill_bytes: int = 2**25) -> ValidationReport:
         """As `validate` ends."""
-        with tempfile.TemporaryDirectory() as scratch:
-            index = KeyIndex(lambda: Path(scratch), spill_bytes)
+        with tempfile.TemporaryDirectory() as folder:
+            index = KeyIndex(lambda: Path(folder), spill_bytes)
             return finalize(whole, index, "data", partial(find_records, self.pieces([[], [], []])))
 
 
@@ -99,10 +99,12 @@ def make(images: Path, tmp_path: Path) -> Any:
     return made
 
 
-law = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+property_test = settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
-def test_the_data_of_the_laws_leaks(make: Any) -> None:
+def test_the_data_of_these_properties_leaks(make: Any) -> None:
     def line(image: str) -> bytes:
         turn = {"images": [image], "user": "What is it?", "assistant": "cat"}
         return json.dumps({"id": image, "source": "mine", "conversations": [turn]}).encode() + b"\n"
@@ -111,7 +113,7 @@ def test_the_data_of_the_laws_leaks(make: Any) -> None:
     assert {"PV240", "PV241", "PV242"} <= data.report(reduce(merge, data.parts([[], [], []]))).counts().keys()
 
 
-@law
+@property_test
 @given(divided(), st.randoms(use_true_random=False))
 def test_the_report_of_the_parts_merged_in_any_order_is_that_of_the_whole(make: Any, given_: Any, random: Any) -> None:
     lines_of, bounds, max_issues, with_images = given_
@@ -123,7 +125,7 @@ def test_the_report_of_the_parts_merged_in_any_order_is_that_of_the_whole(make: 
     assert data.report(pickle.loads(pickle.dumps(reduce(merge, parts))), spill_bytes=0) == whole
 
 
-@law
+@property_test
 @given(divided(), st.integers(0, 99), st.integers(0, 99))
 def test_merge_is_associative_and_commutative_and_has_an_identity(make: Any, given_: Any, i: int, j: int) -> None:
     lines_of, bounds, max_issues, with_images = given_
@@ -138,7 +140,7 @@ def test_merge_is_associative_and_commutative_and_has_an_identity(make: Any, giv
     assert pickle.dumps((a, b, c)) == before, "neither side of a merge is changed"
 
 
-@law
+@property_test
 @given(files(max_lines=30), st.integers(1, 2000), limits)
 def test_the_size_of_the_pieces_does_not_show(make: Any, lines: list[bytes], piece_bytes: int, max_issues: int) -> None:
     data = make([lines], max_issues, True)
