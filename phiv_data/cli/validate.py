@@ -156,9 +156,9 @@ def _check(options: Options, path: Path) -> int:
 
 
 def _say_format(path: Path) -> None:
-    from phiv_data.validation.inputs.chat_dataset import external_files, notices
+    from phiv_data.validation.inputs.chat_dataset import describe_formats, find_chat_files
 
-    for line in notices(external_files(path)):
+    for line in describe_formats(find_chat_files(path)):
         sys.stderr.write(f"phiv-validate: {line} (--input_format says otherwise)\n")
 
 

@@ -28,8 +28,8 @@ from phiv_data.integrations.stream import ask_rules, check_record, has_error
 from phiv_data.storage.jsonl import Line
 from phiv_data.storage.shards import schema
 from phiv_data.validation.inputs.fast_parse import quick
-from phiv_data.validation.inputs.shard_checks import RowChecks, row_line
-from phiv_data.validation.partial_result import Findings
+from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks, row_line
+from phiv_data.validation.partial_result import IssueCollector
 from phiv_schemas import RULES, Issue, Turn, UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ Batch = TypeVar("Batch")
 Row = dict[str, Any]
 Columns = Mapping[str, Any]
 Checked = tuple[Any, tuple[Issue, ...]]
-"""What stands as id, and what was found."""
+"""The value of its id, and the issues."""
 
 
 def validate_batch(batch: Batch, *, deep: bool = False, ignore: Collection[str] = ()) -> Batch:
@@ -54,7 +54,7 @@ def validate_batch(batch: Batch, *, deep: bool = False, ignore: Collection[str] 
     A batch is a pyarrow RecordBatch or Table, a pandas DataFrame, or a dict of lists. Its rows are jsonl lines, as text
     or bytes in a column `line` or in the only column (a blank line is fine and has no id); or records in the columns
     `id`, `source`, `conversations` and perhaps `system`, as in phiv's shards. Other columns are ignored.
-    `deep` decodes the images of a shard's columns `images` and `media` too, and compares them with what `media` says.
+    `deep` decodes the images of a shard's columns `images` and `media` too, and compares them with `media`.
     `ignore`: codes of rules whose findings in readable records are left out.
 
     Raises UsageError where the columns are not there.
@@ -110,25 +110,25 @@ def _check_rows(columns: Columns, deep: bool, ignore: Collection[str]) -> Iterat
         raise UsageError("batch", f"its columns are of different lengths ({', '.join(names)})")
     wire = {name: _values(columns[name]) for name in names}
     embedded = _embedded(columns) if deep else repeat(None)
-    checks = RowChecks(deep=deep)
+    checks = EmbeddedImageChecks(deep=deep)
     for values, images in zip(zip(*wire.values(), strict=True), embedded, strict=False):
         row = {"system": None, **dict(zip(wire, values, strict=True))}
         row["conversations"] = _without_absent(row["conversations"])
         line = row_line(row, _NAME, 1)
         if line.conversation is not None:
             line = ask_rules(line, _NAME, None, ignore)
-            line.issues += _look_at(checks, line, images, ignore) if images else ()
+            line.issues += _check_images(checks, line, images, ignore) if images else ()
         yield row["id"], line.issues
 
 
-def _look_at(checks: RowChecks, line: Line, images: Row, ignore: Collection[str]) -> tuple[Issue, ...]:
-    findings = Findings(2**31, frozenset(ignore))
-    checks.check(_NAME, line, images, findings)
-    return tuple(findings.listed())
+def _check_images(checks: EmbeddedImageChecks, line: Line, images: Row, ignore: Collection[str]) -> tuple[Issue, ...]:
+    issues = IssueCollector(2**31, frozenset(ignore))
+    checks.check(_NAME, line, images, issues)
+    return tuple(issues.listed())
 
 
 def _without_absent(turns: Any) -> Any:
-    """Turns without the fields that only rows beside have: Arrow cannot tell a key that is not there from a null."""
+    """Turns without the fields that only other rows have: Arrow does not distinguish an absent key from a null."""
     if not isinstance(turns, list) or all(
         not isinstance(t, dict) or t.keys() <= Turn.model_fields.keys() for t in turns
     ):
@@ -178,7 +178,7 @@ def _texts(columns: Columns) -> Iterator[Any]:
 
 
 def _texts_of(column: Any) -> Iterator[Any] | None:
-    """The texts of a column of nothing else, or None. Arrow's come as bytes: what is not UTF-8 is told as in a file."""
+    """The texts of a column of texts, or None. Arrow's come as bytes: what is not UTF-8 is reported as in a file."""
     import pyarrow as pa
 
     if not _is_arrow(column):

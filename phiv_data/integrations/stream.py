@@ -1,11 +1,11 @@
-"""Validation inside other people's loops: records in, good records out, and a report of the rest.
+"""Validation inside a loop of yours: records in, good records out, and a report of the rest.
 
     >>> checked = iter_validated(lines, "collect")       # lines, dicts, Conversations, mixed as they come
     >>> for conversation in checked: ...
     >>> checked.report().counts(), checked.num_skipped
     ({'PV002': 3}, 3)
 
-Every record is held against the format and asked every rule about a single record; ids are unique in the stream.
+Every record is checked against the format and every rule about a single record; ids are unique in the stream.
 Warnings leave no record out. Image files and rules over many rows are for `phiv_data.validate`; batches of Arrow for
 `phiv_data.integrations.arrow`.
 """
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from phiv_data.storage.jsonl import Line, parse_line, record_error
 from phiv_data.storage.record_errors import schema_issues, shown
 from phiv_data.validation.core.finding import Finding
-from phiv_data.validation.partial_result import Findings
+from phiv_data.validation.partial_result import IssueCollector
 from phiv_data.validation.rules.registry import record_finders
 from phiv_schemas import RULES, Conversation, EnvironmentProblem, Issue, UsageError, ValidationReport
 
@@ -41,17 +41,17 @@ def iter_validated(
     ignore: Collection[str] = (),
     max_issues: int = 1000,
 ) -> Validated:
-    """The good ones of `records` as conversations, one by one; `report()` and `num_skipped` tell of the others.
+    """The good ones of `records` as conversations, one by one; `report()` and `num_skipped` are about the others.
 
-    `policy` says what a bad record does:
+    `policy` decides what happens on a bad record:
 
         "raise"      RecordError
-        "skip"       it is left out; a Python warning tells of the first, and another at the end how many there were
+        "skip"       it is left out; a Python warning shows the first, and another at the end how many there were
         "collect"    it is left out, and the report is yours to read
         a function   it is left out; the function is called with every issue, warnings too, as it is found
 
     A record is a jsonl line (str or bytes; blank ones hold no record), a dict, a Conversation, or one of these as an
-    Arrow scalar; a dict may be a row of a phiv shard, whose images are not looked at. Issues name it `name` with its
+    Arrow scalar; a dict may be a row of a phiv shard, whose images are not checked. Issues name it `name` with its
     number, from 1, as `line`. `ignore`: codes of rules whose findings in readable records are left out. At most
     `max_issues` issues are kept, errors first. The ids seen are kept in a temporary file of SQLite's: 16 MB of memory
     for any number.
@@ -62,47 +62,52 @@ def iter_validated(
         raise UsageError("max_issues", f"must be at least 1 (found {max_issues})")
     if unknown := sorted(set(ignore) - RULES.keys()):
         raise UsageError("ignore", f"no such rule {unknown[0]!r}", "docs/rules.md lists them")
-    return Validated(records, policy, name, frozenset(ignore), Findings(max_issues))
+    return Validated(records, policy, name, frozenset(ignore), IssueCollector(max_issues))
 
 
 class Validated(Iterator[Conversation]):
     """The good records of a stream; what is known of it so far can be asked at any time."""
 
     def __init__(
-        self, records: Iterable[Record], policy: Policy | OnIssue, name: str, ignore: frozenset[str], findings: Findings
+        self,
+        records: Iterable[Record],
+        policy: Policy | OnIssue,
+        name: str,
+        ignore: frozenset[str],
+        issues: IssueCollector,
     ) -> None:
         self.num_records = self.num_skipped = 0
-        self._policy, self._name, self._findings = policy, name, findings
-        self._lines = _checked(records, name, ignore)  # knows nothing of self: dropped with it, not by the collector
+        self._policy, self._name, self._issues = policy, name, issues
+        self._lines = _check_all(records, name, ignore)  # knows nothing of self: dropped with it, not by the collector
 
     def __next__(self) -> Conversation:
         for line in self._lines:
             is_bad = line.conversation is None or has_error(line.issues)
             self.num_records += 1
             self.num_skipped += is_bad
-            self._tell(line.issues)
+            self._collect(line.issues)
             if line.conversation is not None and not is_bad:
                 return line.conversation
-            self._leave_out(line)
+            self._handle_bad(line)
         if self._policy == "skip" and self.num_skipped:
             self._warn(f"{self.num_skipped} of {self.num_records} records were left out")
         raise StopIteration
 
     def report(self) -> ValidationReport:
         """All that was found so far, in phiv's usual form: render it with `phiv_data.reports`."""
-        issues, totals = self._findings.listed(), self._findings.by_severity()
-        truncated = len(issues) < self._findings.totals.total()
+        issues, totals = self._issues.listed(), self._issues.by_severity()
+        truncated = len(issues) < self._issues.totals.total()
         return ValidationReport(
             path=self._name, rows=self.num_records, images=0, totals=totals, issues=issues, truncated=truncated
         )
 
-    def _tell(self, issues: tuple[Issue, ...]) -> None:
-        self._findings.extend(issues)
+    def _collect(self, issues: tuple[Issue, ...]) -> None:
+        self._issues.extend(issues)
         if callable(self._policy):
             for issue in issues:
                 self._policy(issue)
 
-    def _leave_out(self, line: Line) -> None:
+    def _handle_bad(self, line: Line) -> None:
         if self._policy == "raise":
             raise record_error(line.issues)
         if self._policy == "skip" and self.num_skipped == 1:
@@ -112,8 +117,8 @@ class Validated(Iterator[Conversation]):
         warnings.warn(f"{self._name}: {what}", stacklevel=stacklevel)  # at the loop over the records
 
 
-def _checked(records: Iterable[Record], name: str, ignore: frozenset[str]) -> Iterator[Line]:
-    """Every record that is not a blank line; one whose id was seen before says so."""
+def _check_all(records: Iterable[Record], name: str, ignore: frozenset[str]) -> Iterator[Line]:
+    """Every record that is not a blank line; one whose id was seen before has PV201."""
     with closing(_Ids()) as ids:
         for number, record in enumerate(records, start=1):
             line = check_record(record, name, number, ignore)
@@ -187,7 +192,7 @@ class _Ids:
                 return ()
             ((first,),) = self._db.execute("SELECT number FROM ids WHERE id = ?", (record_id,))
         except sqlite3.Error as error:
-            what, hint = f"the ids seen cannot be kept ({error})", "Make room, or set SQLITE_TMPDIR"
+            what, hint = f"the ids seen cannot be kept ({error})", "Free some space, or set SQLITE_TMPDIR"
             raise EnvironmentProblem("temporary files", what, hint) from error
         message = f"duplicate id {shown(record_id)}, first seen at {name}:{first}"
         return (Finding("PV201", "$.id", message).at(name, number),)

@@ -85,11 +85,11 @@ def fix(
 
 def _files(path: Path, input_format: str) -> list[Path]:
     """The jsonl files to fix."""
-    from phiv_data.validation.inputs.chat_dataset import external_files
+    from phiv_data.validation.inputs.chat_dataset import find_chat_files
 
     if not path.is_file() and not path.is_dir():
         raise UsageError(str(path), "is neither a file nor a folder" if path.exists() else "no such file or folder")
-    if external := external_files(path, input_format):
+    if external := find_chat_files(path, input_format):
         hint = f"Convert it first: phiv-convert {external[0].format} --source {path}"
         raise UsageError(str(path), f"holds {external[0].format} rows, and --fix fixes phiv's own format", hint)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.jsonl") if file.is_file())

@@ -22,7 +22,7 @@ from phiv_data.storage.jsonl import read_jsonl
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.storage.shards import write_shard
 from phiv_data.utils.atomic import HashingWriter, atomic_write, sha256_file
-from phiv_data.validation.inputs.checksums import read_listing
+from phiv_data.validation.inputs.checksums import read_checksums
 from phiv_schemas import Conversation, FileInfo, Manifest, ShardError, SplitInfo
 
 OnRows = Callable[[int], object]
@@ -60,7 +60,7 @@ def _check(path: Path, sha256: str, copy: Path | None = None) -> None:
 
 def _copy_images(folder: Path, out: Path, manifest: Manifest, images: Images) -> Paths:
     (out / "images").mkdir()
-    for path, sha256 in read_listing(folder / manifest.image_hashes.path):
+    for path, sha256 in read_checksums(folder / manifest.image_hashes.path):
         images.copy([path])
         if not os.path.lexists(out / "images" / path):
             raise ShardError(str(folder / "images" / path), "is not there, or lies outside images/", _AGAIN)
@@ -71,7 +71,7 @@ def _copy_images(folder: Path, out: Path, manifest: Manifest, images: Images) ->
 def _write_listing(folder: Path, out: Path, manifest: Manifest, renamed: Paths) -> FileInfo:
     name = manifest.image_hashes.path
     with atomic_write(out / name) as file:
-        for path, sha256 in read_listing(folder / name):
+        for path, sha256 in read_checksums(folder / name):
             file.write(f"{sha256}  images/{renamed.get(path, path)}\n".encode())
     return _info(name, file)
 

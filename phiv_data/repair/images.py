@@ -40,7 +40,7 @@ class Images:
     def copy(self, paths: Iterable[str]) -> None:
         """Copy those that are new; what is not there, or leads out of `root`, is counted."""
         new = [path for path in dict.fromkeys(paths) if path not in self._seen]
-        facts = self._checks.look_at(new)
+        facts = self._checks.check(new)
         for path in new:
             self._seen.add(path)
             if facts[path].found:

@@ -28,8 +28,8 @@ from phiv_schemas import Conversation, PhivError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from phiv_data.validation.inputs.chat_dataset import ExternalFile
-    from phiv_data.validation.inputs.chat_rows import ExternalRows
+    from phiv_data.validation.inputs.chat_dataset import ChatFile
+    from phiv_data.validation.inputs.chat_rows import ChatRange
 
 Place = tuple[str, int]
 """A file, as issues call it, and a 1-based line or row of it."""
@@ -120,29 +120,29 @@ def _external_sources(data: Path, images_root: Path | None, input_format: str, l
 
     roots = external.image_roots(data, images_root)
     try:
-        return [_external_source(file, roots, limit) for file in external.external_files(data, input_format)]
+        return [_external_source(file, roots, limit) for file in external.find_chat_files(data, input_format)]
     except (OSError, PhivError):
         return []
 
 
-def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _Source:
+def _external_source(file: ChatFile, roots: Sequence[Path], limit: int) -> _Source:
     """Its rows in pieces so small that the first rows of them are an even sample."""
-    from phiv_data.validation.inputs.chat_dataset import cut_external
-    from phiv_data.validation.partial_result import Findings
-    from phiv_data.validation.run import split_of
+    from phiv_data.validation.inputs.chat_dataset import split_chat_file
+    from phiv_data.validation.inputs.jsonl_range import split_of
+    from phiv_data.validation.partial_result import IssueCollector
 
     size, split = file.path.stat().st_size, split_of(file.path.stem)
-    pieces = list(cut_external(file, max(1, size // (4 * limit)), Findings()))
+    pieces = list(split_chat_file(file, max(1, size // (4 * limit)), IssueCollector()))
 
     def read(numbers: set[int]) -> Iterator[Row]:
         for rows, after in zip_longest(pieces, pieces[1:]):
-            here = {n for n in numbers if rows.first <= n and (after is None or n < after.first)}
+            here = {n for n in numbers if rows.first_line <= n and (after is None or n < after.first_line)}
             yield from _external_rows(rows, here, split, roots) if here else ()
 
-    return _Source(split, file.path.name, [rows.first for rows in pieces], read)
+    return _Source(split, file.path.name, [rows.first_line for rows in pieces], read)
 
 
-def _external_rows(rows: ExternalRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[Row]:
+def _external_rows(rows: ChatRange, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[Row]:
     from phiv_data.validation.inputs.chat_images import read_image
     from phiv_data.validation.inputs.chat_rows import rows_to_show
 

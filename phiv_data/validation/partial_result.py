@@ -1,11 +1,11 @@
-"""`Partial`: what a validation knows of some rows. Partials of parts merge into that of the whole.
+"""Partial results of a validation: what is known of some rows. They merge into the result of all rows.
 
     merge(check(A), check(B)) == check(A + B), as reports: however the rows are divided, in any order
-    merge(Partial(), p) == p,  merge(merge(a, b), c) == merge(a, merge(b, c))
+    merge(PartialResult(), p) == p,  merge(merge(a, b), c) == merge(a, merge(b, c))
 
-So parts can be checked anywhere (threads, processes, machines), pickled, and merged as they come. A Partial is small:
-true counts of every rule, its first findings, fixed histograms, tallies of bounded size. Only `keys` grow with the
-rows; the walk hands them to a `KeyIndex`, which keeps them on disk.
+So rows can be checked anywhere (threads, processes, machines), and their results pickled and merged as they come. A
+partial result is small: exact counts of every rule, its first issues, fixed histograms, aggregators of bounded size.
+Only `keys` grow with the rows; `validate` moves them into a `KeyIndex`, which keeps them on disk.
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from itertools import count as numbers
+from itertools import count, repeat
 from typing import Any
 
+from phiv_data.storage.jsonl import Line
 from phiv_data.storage.record_errors import shown, shown_path
 from phiv_data.validation.core.aggregators import AggregatingRule, Aggregator, MissingImagesFolder, StatsAggregator
-from phiv_data.validation.core.finding import RowContext, Settings
+from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS, image_stats
-from phiv_data.validation.core.key_index import QUOTED, Key, KeyBlock, KeyIndex, pack
+from phiv_data.validation.core.key_index import QUOTED, KeyBlock, KeyIndex, pack
 from phiv_data.validation.core.row_stats import RowStats, with_fields
 from phiv_data.validation.inputs.image_checks import image_key
-from phiv_data.validation.rules.registry import AGGREGATORS, GROUP_RULES, INDEX_RULES
+from phiv_data.validation.rules.registry import AGGREGATORS, GROUP_RULES, INDEX_RULES, record_finders
 from phiv_schemas import Conversation, Issue, ValidationReport
 from phiv_schemas.rules import Severity
 
-Place = tuple[str, int]
-_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-FindRows = Callable[[set[Place]], Mapping[Place, Conversation]]
-"""Reads the records at (file, line); those it cannot read are left out."""
+FileLine = tuple[str, int]
+FindRecords = Callable[[set[FileLine]], Mapping[FileLine, Conversation]]
+"""Reads the records at (file, line) again; those it cannot read are left out."""
 
-_Kept = tuple[int, Issue]
-_LATE = 2**32  # numbers of what is found in the end begin here
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+_Numbered = tuple[int, Issue]
+_FINDERS = {is_plain: record_finders(is_plain=is_plain) for is_plain in (False, True)}
+_AFTER_ROWS = 2**32  # issues of rules over many rows are numbered from here: they come last in their line
 
 
 @dataclass(slots=True)
-class Findings:
+class IssueCollector:
     """Issues: how many of each severity and code, and the first `limit` of each, by file, line and order of adding.
 
     `next_number` numbers them as they are added, which orders those of one line.
@@ -49,11 +50,11 @@ class Findings:
     ignore: frozenset[str] = frozenset()
     next_number: int = 0
     totals: Counter[tuple[Severity, str]] = field(default_factory=Counter)
-    first: dict[tuple[Severity, str], list[_Kept]] = field(default_factory=dict)
+    first: dict[tuple[Severity, str], list[_Numbered]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, settings: Settings) -> Findings:
-        """An empty one."""
+    def of(cls, settings: Settings) -> IssueCollector:
+        """An empty collector, with the limit and the ignored codes of `settings`."""
         return cls(settings.max_issues, settings.ignore)
 
     def add(self, code: str, file: str, message: str, **rest: Any) -> None:
@@ -73,15 +74,15 @@ class Findings:
             if len(kept) > 2 * self.limit:
                 self.first[key] = _in_order(kept)[: self.limit]
 
-    def merge(self, other: Findings) -> Findings:
-        """The findings of both."""
+    def merge(self, other: IssueCollector) -> IssueCollector:
+        """The issues of both."""
         limit, ignore = max(self.limit, other.limit), self.ignore | other.ignore
         number = max(self.next_number, other.next_number)
         first = {
             key: _in_order(self.first.get(key, []) + other.first.get(key, []))[:limit]
             for key in self.first.keys() | other.first.keys()
         }
-        return Findings(limit, ignore, number, self.totals + other.totals, first)
+        return IssueCollector(limit, ignore, number, self.totals + other.totals, first)
 
     def listed(self) -> list[Issue]:
         """At most `limit` issues by file and line: errors first, and the first of each code before its second."""
@@ -90,143 +91,183 @@ class Findings:
             for (severity, code), kept in self.first.items()
             for rank, one in enumerate(_in_order(kept))
         ]
-        ranked.sort(key=lambda found: found[:3])  # "error" comes before "warning"
+        ranked.sort(key=lambda one: one[:3])  # "error" comes before "warning"
         return [issue for _, issue in _in_order(one for *_, one in ranked[: self.limit])]
 
     def by_severity(self) -> dict[Severity, dict[str, int]]:
         """Severity to code to count; both severities are always there."""
-        found: dict[Severity, dict[str, int]] = {"error": {}, "warning": {}}
-        for (severity, code), count in sorted(self.totals.items()):
-            found[severity][code] = count
-        return found
+        counts: dict[Severity, dict[str, int]] = {"error": {}, "warning": {}}
+        for (severity, code), number in sorted(self.totals.items()):
+            counts[severity][code] = number
+        return counts
 
 
-def _in_order(kept: Iterable[_Kept]) -> list[_Kept]:
-    """By file and line. Files as such are looked at in several places: there the code decides, not who came first."""
-    return sorted(kept, key=_order)
+def _in_order(kept: Iterable[_Numbered]) -> list[_Numbered]:
+    """By file, line and number. Issues without a line come from several places: there code and message decide."""
 
+    def order(one: _Numbered) -> tuple[str, int, int, str, str]:
+        number, issue = one
+        return issue.file, issue.line or 0, number if issue.line else 0, issue.code, issue.message
 
-def _order(one: _Kept) -> tuple[str, int, int, str, str]:
-    number, issue = one
-    return issue.file, issue.line or 0, number if issue.line else 0, issue.code, issue.message
+    return sorted(kept, key=order)
 
 
 @dataclass(slots=True)
-class Partial:
-    """What is known of some rows; `Partial()` is that of none. `rows` counts good and bad rows by file."""
+class PartialResult:
+    """What is known of some rows; `PartialResult()` is that of none. `rows` counts good and bad rows by file."""
 
-    findings: Findings = field(default_factory=Findings)
+    issues: IssueCollector = field(default_factory=IssueCollector)
     rows: Counter[str] = field(default_factory=Counter)
     stats: RowStats = field(default_factory=RowStats)
     aggregators: dict[str, Aggregator] = field(default_factory=dict)
     keys: tuple[KeyBlock, ...] = ()
 
 
-def merge(a: Partial, b: Partial) -> Partial:
-    """The Partial of the rows of both. Neither is changed."""
-    aggregators = dict(a.aggregators)
+def merge(a: PartialResult, b: PartialResult) -> PartialResult:
+    """The result of the rows of both. Neither is changed."""
+    both = dict(a.aggregators)
     for name, aggregator in b.aggregators.items():
-        aggregators[name] = aggregators[name].merge(aggregator) if name in aggregators else aggregator
-    return Partial(a.findings.merge(b.findings), a.rows + b.rows, a.stats.merge(b.stats), aggregators, a.keys + b.keys)
+        both[name] = both[name].merge(aggregator) if name in both else aggregator
+    return PartialResult(a.issues.merge(b.issues), a.rows + b.rows, a.stats.merge(b.stats), both, a.keys + b.keys)
 
 
-class Builder:
-    """Makes the Partial of consecutive rows of one file. `more` are new tallies beside the usual ones."""
+class ResultBuilder:
+    """Checks consecutive rows of one file, and makes their partial result. `more` are aggregators beside the usual."""
 
     def __init__(self, file: str, split: str, settings: Settings, more: Mapping[str, Aggregator] | None = None) -> None:
         self.file, self.split, self.settings = file, split, settings
-        self.findings = Findings.of(settings)
-        self.num_rows = 0
+        self.issues = IssueCollector.of(settings)
+        self._num_rows = 0
         self._stats = RowStats()
         self._aggregators: dict[str, Aggregator] = {name: new() for name, new in AGGREGATORS.items()} | dict(more or {})
-        counting = (rule for rule in settings.row_rules if isinstance(rule, AggregatingRule))
-        self._aggregators |= {f"row rule {i}": rule.aggregator() for i, rule in enumerate(counting)}
-        self._keys = {name: bytearray() for name in (*GROUP_RULES, IMAGE_KEYS)}
+        for i, rule in enumerate(rule for rule in settings.row_rules if isinstance(rule, AggregatingRule)):
+            self._aggregators[f"row rule {i}"] = rule.aggregator()
+        self._keys: dict[str, bytearray] = {}
 
-    def observe(self, rows: Sequence[RowContext], num_rows: int, *, no_folder: bool = False) -> None:
-        """Show good rows, of `num_rows` in all, to everything that counts rows or wants keys.
+    def add(
+        self,
+        lines: Sequence[Line],
+        images: Sequence[tuple[ImageFacts, ...]] | None = None,
+        *,
+        report_images: bool = False,
+    ) -> None:
+        """Check lines by every rule about single rows, and let those over many rows count them.
 
-        `no_folder`: their images could not be looked at, for there is no folder of images.
+        `images` are the facts of each line's images; None where there is no folder of images. With `report_images`,
+        what is wrong with an image is an issue at every use.
         """
-        self.num_rows += num_rows
+        rows, file, issues, sharing = [], self.file, self.issues, self.settings.sharing
+        for line, facts in zip(lines, repeat(()) if images is None else images, strict=False):
+            if line.issues:
+                issues.extend(line.issues)
+            if (record := line.conversation) is not None:
+                row = RowContext(file, line.number, self.split, record, facts, sharing)
+                rows.append(row)
+                for find in _FINDERS[line.is_plain]:
+                    for finding in find(record):
+                        issues.extend((finding.at(file, line.number),))
+                for row_rule in self.settings.row_rules:
+                    issues.extend(finding.at(file, line.number) for finding in row_rule(row))
+        self._num_rows += len(lines)
+        self._count(rows, no_folder=images is None and self.settings.images)
+        if report_images:
+            for row in rows:
+                if any(facts.found for facts in row.images):
+                    self._add_image_issues(row)
+
+    def _count(self, rows: Sequence[RowContext], *, no_folder: bool) -> None:
+        """Let everything that counts good rows, or wants keys of them, see them."""
         self._stats.observe(self.split, rows)
         if no_folder:
             self._aggregators.setdefault("", MissingImagesFolder())
         for aggregator in self._aggregators.values():
             for row in rows:
                 aggregator.observe(row)
-        seen = [row for row in rows if row.images]
+        with_images = [row for row in rows if row.images]
         for name, rule in GROUP_RULES.items():
-            self._keys[name] += pack(rule.keys, seen if rule.of_images else rows)
-        self._keys[IMAGE_KEYS] += pack(_image_keys, seen)
+            if seen := with_images if rule.of_images else rows:
+                self._keys.setdefault(name, bytearray()).extend(pack(rule.keys, seen))
+        if with_images:
+            keys = pack(lambda row: map(image_key, row.conversation.image_paths, row.images, count()), with_images)
+            self._keys.setdefault(IMAGE_KEYS, bytearray()).extend(keys)
 
-    def partial(self) -> Partial:
-        """What was built."""
+    def _add_image_issues(self, row: RowContext) -> None:
+        turns = enumerate(row.conversation.conversations)
+        places = [f"$.conversations[{t}].images[{i}]" for t, turn in turns for i in range(len(turn.images))]
+        for place, facts in zip(places, row.images, strict=True):
+            self.issues.extend(finding.at(self.file, row.line, place) for finding in facts.found)
+
+    def result(self) -> PartialResult:
+        """The result of all rows so far."""
         blocks = tuple(KeyBlock(name, self.file, self.split, bytes(data)) for name, data in self._keys.items() if data)
-        rows = Counter({self.file: self.num_rows} if self.num_rows else {})
-        return Partial(self.findings, rows, self._stats, self._aggregators, blocks)
+        rows = Counter({self.file: self._num_rows} if self._num_rows else {})
+        return PartialResult(self.issues, rows, self._stats, self._aggregators, blocks)
 
 
-def _image_keys(row: RowContext) -> Iterable[Key]:
-    return map(image_key, row.conversation.image_paths, row.images, numbers())
+# The report ---------------------------------------------------------------------------------------------------------
 
 
-def finish(whole: Partial, index: KeyIndex, path: str, find_rows: FindRows, *, num_images: int = 0) -> ValidationReport:
-    """The report: what the rules over many rows find is added now. `index` takes the keys that `whole` still holds.
+def finalize(
+    merged: PartialResult, index: KeyIndex, path: str, find_records: FindRecords, *, num_images: int = 0
+) -> ValidationReport:
+    """The report: the rules over many rows are asked now. `index` takes the keys that `merged` still holds.
 
     `num_images` are images checked beside those of rows.
     """
-    index.add(whole.keys)
-    findings = whole.findings.merge(_of_keys(index, whole.findings, find_rows))
-    findings.extend(chain.from_iterable(aggregator.findings() for aggregator in whole.aggregators.values()))
-    issues = findings.listed()
-    stats = with_fields(whole.stats.report(), image_stats(index))
-    for aggregator in whole.aggregators.values():
-        stats = with_fields(stats, aggregator.stats() if isinstance(aggregator, StatsAggregator) else {})
+    index.add(merged.keys)
+    collected = merged.issues.merge(_issues_of_keys(index, merged.issues, find_records))
+    stats = merged.stats.report()
+    if index.has(IMAGE_KEYS):
+        stats = with_fields(stats, image_stats(index))
+        num_images += sum(len(entries) for entries in index.first_entries(IMAGE_KEYS))
+    for aggregator in merged.aggregators.values():
+        collected.extend(aggregator.findings())
+        if isinstance(aggregator, StatsAggregator):
+            stats = with_fields(stats, aggregator.stats())
+    issues = collected.listed()
     return ValidationReport(
         path=path,
-        rows=sum(whole.rows.values()),
-        images=sum(len(entries) for entries in index.first_entries(IMAGE_KEYS)) + num_images,
-        totals=findings.by_severity(),
+        rows=merged.rows.total(),
+        images=num_images,
+        totals=collected.by_severity(),
         stats=stats,
         issues=issues,
-        truncated=len(issues) < sum(findings.totals.values()),
+        truncated=len(issues) < collected.totals.total(),
     )
 
 
-def _of_keys(index: KeyIndex, like: Findings, find_rows: FindRows) -> Findings:
-    """What the rules over equal keys find, with their quotes filled in where they are kept."""
-    findings = Findings(like.limit, like.ignore, _LATE)
+def _issues_of_keys(index: KeyIndex, like: IssueCollector, find_records: FindRecords) -> IssueCollector:
+    """What the rules over equal and over similar keys find, with the quotes filled in of those that are kept."""
+    issues = IssueCollector(like.limit, like.ignore, _AFTER_ROWS)
     for name, rule in GROUP_RULES.items():
-        if check_group := rule.check_group:
-            findings.extend(
-                one.at(seen.file, seen.line) for group in index.groups(name) for seen, one in check_group(group)
-            )
-    for index_rule in INDEX_RULES:
-        findings.extend(one.at(seen.file, seen.line) for seen, one in index_rule(index))
-    findings = findings.merge(Findings())  # cuts what is kept to the limit
-    kept = [issue for some in findings.first.values() for _, issue in some if QUOTED in issue.message]
-    rows = find_rows({(issue.file, issue.line) for issue in kept if issue.line}) if kept else {}
-    for key, some in findings.first.items():
-        findings.first[key] = [(number, _quoted(issue, rows)) for number, issue in some]
-    return findings
+        if rule.check_group and index.has(name):
+            for group in index.groups(name):
+                issues.extend(finding.at(seen.file, seen.line) for seen, finding in rule.check_group(group))
+    if index.has(IMAGE_KEYS):
+        for index_rule in INDEX_RULES:
+            issues.extend(finding.at(seen.file, seen.line) for seen, finding in index_rule(index))
+    if not issues.totals:
+        return issues
+    issues = issues.merge(IssueCollector())  # cuts what is kept to the limit
+    quoting = [issue for kept in issues.first.values() for _, issue in kept if QUOTED in issue.message]
+    records = find_records({(issue.file, issue.line) for issue in quoting if issue.line}) if quoting else {}
+    for key, kept in issues.first.items():
+        issues.first[key] = [(number, _with_quote(issue, records)) for number, issue in kept]
+    return issues
 
 
-def _quoted(issue: Issue, rows: Mapping[Place, Conversation]) -> Issue:
+def _with_quote(issue: Issue, records: Mapping[FileLine, Conversation]) -> Issue:
     if QUOTED not in issue.message:
         return issue
-    row = rows.get((issue.file, issue.line or 0))
-    quote = _quote(value_at(row.to_wire(), issue.json_path or "$"), issue) if row else "(no longer there)"
+    quote, path = "(no longer there)", issue.json_path or "$"
+    if record := records.get((issue.file, issue.line or 0)):
+        value = value_at(record.to_wire(), path)
+        quote = shown_path(value) if isinstance(value, str) and ".images[" in path else shown(value)
     return issue.model_copy(update={"message": issue.message.replace(QUOTED, quote)})
 
 
-def _quote(value: Any, issue: Issue) -> str:
-    is_path = isinstance(value, str) and ".images[" in (issue.json_path or "")
-    return quote_path(value) if is_path else short_repr(value)
-
-
 def value_at(record: Any, json_path: str) -> Any:
-    """What stands at a path such as `$.conversations[0].user`; None where there is nothing."""
+    """What a record holds at a path such as `$.conversations[0].user`; None where there is nothing."""
     for name, number in _STEP.findall(json_path):
         try:
             record = record[name] if name else record[int(number)]

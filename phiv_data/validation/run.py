@@ -1,79 +1,55 @@
-"""What a path holds, as a Job of independent pieces, and what is wrong with its files as such.
+"""Runs a validation: a path is planned as pieces of work, each is checked, and their results merge into one report.
 
-A converted folder is held against its manifest: every file it names, with its size and hash, every row, every image.
+plan      which pieces a path consists of                  run.py, inputs/converted.py, inputs/chat_dataset.py
+check     a piece -> a partial result, in any process      inputs/, rules/
+merge     partial results, in any order                    partial_result.py
+finalize  rules over many rows, then the report            partial_result.py, core/key_index.py
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial, reduce
+from itertools import chain
 from pathlib import Path
 
-from phiv_data.convert.staging import is_unfinished
-from phiv_data.storage.dataset import FIXES, MANIFEST, NO_ROWS, manifest_files, read_manifest
-from phiv_data.validation.core.image_stats import IMAGE_KEYS
+from phiv_data.formats.files import INFO
+from phiv_data.media.images import MAX_PIXELS
+from phiv_data.storage.dataset import MANIFEST, NO_ROWS
+from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
+from phiv_data.validation.core.finding import RowRule, Settings
 from phiv_data.validation.core.key_index import KeyIndex
-from phiv_data.validation.core.sharing import SharingTable
-from phiv_data.validation.inputs.checksums import Listing, make_listing, read_listing
-from phiv_data.validation.inputs.image_checks import ImageChecks
-from phiv_data.validation.partial_result import Findings, Partial
-from phiv_data.validation.tasks import (
-    AGAIN,
-    DEEP_PIECE_BYTES,
-    PIECE_BYTES,
-    Job,
-    Lines,
-    Piece,
-    Shard,
-    cut_lines,
-    cut_rows,
+from phiv_data.validation.inputs.chat_dataset import (
+    find_chat_files,
+    plan_chat_files,
+    unread_files,
+    use_original_paths,
 )
-from phiv_schemas import FileInfo, Manifest, Reject, ShardError, SplitInfo, UsageError
+from phiv_data.validation.inputs.converted import plan_converted
+from phiv_data.validation.inputs.image_checks import ImageChecks
+from phiv_data.validation.inputs.jsonl_range import piece_bytes_for, split_jsonl, split_of, starts_with_record
+from phiv_data.validation.inputs.shard import ShardPiece
+from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks
+from phiv_data.validation.partial_result import FileLine, IssueCollector, PartialResult, finalize, merge
+from phiv_data.validation.provenance.check import plan_sources
+from phiv_data.validation.rules.leakage import spans_split_kinds
+from phiv_data.validation.tasks import CONVERT_AGAIN, CheckContext, Context, Piece, ValidationPlan, WorkUnit
+from phiv_schemas import RULES, Conversation, UsageError, ValidationReport
+from phiv_schemas.rules import Severity
+
+MAX_ISSUES = 1000
+OWN_CODE = re.compile(r"PV9\d\d")
+"""Codes of rules of your own."""
+
+OnRows = Callable[[int], object]
 
 _SHARD_NAME = re.compile(r"data-\d{5}-of-(\d{5})\.arrow")
 _SHARD_MARK = b"\xff\xff\xff\xff"  # how an Arrow stream begins
-_LOADER_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
-_SPLIT_NAMES = ("train", "val", "validation", "dev", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A job, and `check_whole(whole, index, findings)` for after it, which says how many more images it looked at."""
-
-    job: Job
-    check_whole: Callable[[Partial, KeyIndex, Findings], int]
-
-
-def plan_path(path: Path, job: Job, findings: Findings, scratch: Callable[[], Path]) -> Planned:
-    """Fill `job` (its `deep` and `images_root` are set) with the pieces of `path`, and say what is wrong already."""
-    if path.is_file():
-        if _is_shard(path):
-            return _plan_shards(path.parent, [path], job)
-        _check_kind(path)
-        return _plan_jsonl(path.parent, [path], job)
-    if (path / MANIFEST).is_file():
-        return _plan_converted(path, job, findings, scratch)
-    if jsonl := sorted(
-        file for file in path.glob("*.jsonl") if file.name not in NON_RECORD_FILES and not file.is_dir()
-    ):
-        _note_no_manifest(path, findings)
-        for file in jsonl:
-            if not file.is_file():
-                findings.add("PV007", file.name, "cannot be read (a link that leads nowhere, or no file)")
-        return _plan_jsonl(path, [file for file in jsonl if file.is_file()], job)
-    if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
-        _check_shard_names(path, shards, findings)
-        return _plan_shards(path, shards, job)
-    if is_unfinished(path):
-        _note_no_manifest(path, findings)
-        return Planned(job, _nothing_more)
-    raise UsageError(str(path), "holds no manifest.json, jsonl file or shard", "Pass what phiv-convert wrote")
-
-
 _OTHER_KINDS = {
     b"PAR1": "a Parquet file",
     b"ARROW1": "an Arrow IPC file, where phiv's shards are Arrow IPC streams",
@@ -88,213 +64,232 @@ _OTHER_KINDS = {
 }
 
 
-def _check_kind(path: Path) -> None:
-    """UsageError for a file that is plainly something else: thousands of broken lines would say less."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if kind := next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None):
-        raise UsageError(
-            str(path), f"is {kind}, not jsonl", "Unpack or convert it first: phiv-convert reads many formats"
-        )
+def validate(
+    path: Path | str,
+    *,
+    deep: bool = True,
+    images: bool = True,
+    images_root: Path | str | None = None,
+    max_issues: int = MAX_ISSUES,
+    max_pixels: int = MAX_PIXELS,
+    num_workers: int | None = 0,
+    ignore: Collection[str] = (),
+    row_rules: Iterable[RowRule] = (),
+    input_format: str = "auto",
+    source: Path | str | Sequence[Path] = (),
+    on_rows: OnRows = lambda count: None,
+) -> ValidationReport:
+    """Check `path`: a converted folder, one jsonl file, one shard, or a folder of shards.
+
+    Without `deep`, images are not decoded and files not hashed; without `images`, image files are not opened at all.
+    `images_root` is where a jsonl file's paths start (default: the folder `images` beside it). At most `max_issues`
+    issues are listed, errors first. Images of more than `max_pixels` are errors, and not decoded. Findings of the codes
+    in `ignore` are left out. `row_rules` are asked beside the usual rules. With `source`, a folder or archives, every
+    image of a converted folder is compared with what it was made from (`provenance`). `num_workers` processes share the
+    work (0: this one; None: one per core, if there is much to do); the report does not depend on them. `on_rows(n)` is
+    called as rows are done.
+
+    `input_format` is "phiv", an external chat format ("llava", "sharegpt", "swift", "trl"), or "auto", which decides
+    by the first rows (`formats.detect`).
+
+    Raises UsageError when there is nothing to check.
+    """
+    path = Path(path)
+    check_arguments(path, images_root, max_issues, max_pixels, num_workers, ignore)
+    settings = Settings(deep, images, frozenset(ignore), tuple(row_rules), max_issues, max_pixels)
+    with ExitStack() as stack, environment_problems(path):
+
+        def new_folder() -> Path:
+            """A temporary folder, removed in the end."""
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phiv-validate-")))
+
+        index, issues = KeyIndex(new_folder), IssueCollector.of(settings)
+        whole = PartialResult(IssueCollector.of(settings))
+        sources = plan_sources(path, source, settings, new_folder) if source else None
+        chat_files = [] if _is_own_jsonl(path, input_format) else find_chat_files(path, input_format)
+        if path.is_dir() and input_format == "auto" and not (path / MANIFEST).is_file():
+            issues.extend(unread_files(path, chat_files))
+        root = None if images_root is None else Path(images_root)
+        if chat_files:
+            plan = plan_chat_files(path, chat_files, settings, root, issues)
+        else:
+            plan = _plan_path(path, settings, root, issues, new_folder)
+        _choose_phash(plan)
+        workers = choose_workers(len(plan.pieces), num_workers)
+        if plan.context.images:
+            stack.callback(plan.context.images.close)
+            plan.context.images.threads = 0 if workers else min(8, default_workers())
+        for result in run_units(plan.pieces, plan.context, settings, workers):
+            index.add(result.keys)
+            whole = merge(whole, replace(result, keys=()))
+            on_rows(result.rows.total())
+        if sources:
+            workers = choose_workers(len(sources.rows), num_workers)
+            results = run_units(sources.rows, sources.context, settings, workers)
+            whole = reduce(merge, results, merge(whole, sources.known))
+        num_unused = plan.check_whole(whole, index, issues)
+        whole = merge(whole, PartialResult(issues))
+        report = finalize(whole, index, str(path), partial(find_records, plan.pieces), num_images=num_unused)
+        return use_original_paths(report, plan.pieces) if chat_files else report
 
 
-def _is_shard(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(6)
-    return (path.suffix == ".arrow" and start != b"ARROW1") or start.startswith(_SHARD_MARK)
+def check_arguments(
+    path: Path,
+    images_root: Path | str | None,
+    max_issues: int,
+    max_pixels: int,
+    num_workers: int | None,
+    ignore: Collection[str],
+) -> None:
+    """UsageError for arguments of `validate` that cannot be used."""
+    if not path.exists():
+        raise UsageError(str(path), "no such file or folder")
+    if not path.is_file() and not path.is_dir():  # a pipe can be read only once
+        raise UsageError(str(path), "is neither a file nor a folder", "Save what it gives to a file first")
+    if max_issues < 1:
+        raise UsageError("max_issues", f"must be at least 1 (found {max_issues})")
+    if max_pixels < 1:
+        raise UsageError("max_pixels", f"must be at least 1 (found {max_pixels})")
+    if num_workers is not None and num_workers < 0:
+        raise UsageError("num_workers", f"must be at least 0 (found {num_workers})")
+    if isinstance(ignore, str):
+        raise UsageError("ignore", f"must be a list of codes (found {ignore!r})")
+    if unknown := sorted(code for code in set(ignore) - RULES.keys() if not OWN_CODE.fullmatch(code)):
+        raise UsageError("ignore", f"no such rule {unknown[0]!r}", "docs/rules.md lists them")
+    if images_root is not None and not Path(images_root).is_dir():
+        raise UsageError("images_root", f"no such folder {str(images_root)!r}")
 
 
-def _nothing_more(whole: Partial, index: KeyIndex, findings: Findings) -> int:
-    return 0
+# The pieces of a path -----------------------------------------------------------------------------------------------
 
 
-# jsonl and shards that stand alone --------------------------------------------------------------------------------
+def _is_own_jsonl(path: Path, input_format: str) -> bool:
+    """True where the first line is a record of phiv's: then nothing is left to detect."""
+    is_jsonl = input_format == "auto" and path.suffix == ".jsonl" and path.is_file()
+    return is_jsonl and not (path.parent / INFO).is_file() and starts_with_record(path)
 
 
-def _plan_jsonl(folder: Path, files: list[Path], job: Job) -> Planned:
-    job.images_root = job.images_root or folder / "images"
-    job.has_images = job.images_root.is_dir()
+def _plan_path(
+    path: Path, settings: Settings, images_root: Path | None, issues: IssueCollector, new_folder: Callable[[], Path]
+) -> ValidationPlan:
+    """The pieces of phiv's own data at `path`; what is wrong with its files as a whole goes to `issues`."""
+    if path.is_file():
+        with path.open("rb") as opened:
+            start = opened.read(16)
+        if start.startswith(_SHARD_MARK) or (path.suffix == ".arrow" and not start.startswith(b"ARROW1")):
+            return _plan_shards(path.parent, [path], settings)
+        if kind := next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None):
+            hint = "Unpack or convert it first: phiv-convert reads many formats"
+            raise UsageError(str(path), f"is {kind}, not jsonl", hint)
+        return _plan_jsonl(path.parent, [path], settings, images_root)
+    if (path / MANIFEST).is_file():
+        return plan_converted(path, settings, images_root, issues, new_folder)
+    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.name not in NO_ROWS and not file.is_dir()):
+        _report_no_manifest(path, issues)
+        for file in jsonl:
+            if not file.is_file():
+                issues.add("PV007", file.name, "cannot be read (a link that leads nowhere, or no file)")
+        return _plan_jsonl(path, [file for file in jsonl if file.is_file()], settings, images_root)
+    if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
+        _report_missing_shards(path, shards, issues)
+        return _plan_shards(path, shards, settings)
+    if (path / ".phiv").exists():
+        _report_no_manifest(path, issues)
+        return ValidationPlan([], CheckContext(settings))
+    raise UsageError(str(path), "holds no manifest.json, jsonl file or shard", "Pass what phiv-convert wrote")
+
+
+def _plan_jsonl(folder: Path, files: list[Path], settings: Settings, images_root: Path | None) -> ValidationPlan:
+    context, root = CheckContext(settings), images_root or folder / "images"
+    if settings.images and root.is_dir():
+        context.images = ImageChecks(root, deep=settings.deep, max_pixels=settings.max_pixels)
+    pieces: list[Piece] = []
     for file in files:
-        split = split_of(file.stem)
-        job.pieces += [Piece(split, lines) for lines in _cut(job, file.name, file)]
+        pieces += split_jsonl(file, file.name, split_of(file.stem), piece_bytes_for(context))
 
-    def check_whole(whole: Partial, index: KeyIndex, findings: Findings) -> int:
+    def check_whole(whole: PartialResult, index: KeyIndex, issues: IssueCollector) -> int:
         if not whole.rows:
-            findings.add("PV202", files[0].name if files else folder.name, "holds no rows")
+            issues.add("PV202", files[0].name if files else folder.name, "holds no rows")
         return 0
 
-    return Planned(job, check_whole)
+    return ValidationPlan(pieces, context, check_whole)
 
 
-def _cut(job: Job, file: str, path: Path) -> Iterator[Lines]:
-    return cut_lines(file, path, DEEP_PIECE_BYTES if job.settings.deep and job.has_images else PIECE_BYTES)
+def _plan_shards(folder: Path, files: list[Path], settings: Settings) -> ValidationPlan:
+    embedded = EmbeddedImageChecks(deep=settings.deep, max_pixels=settings.max_pixels)
+    pieces: list[Piece] = [ShardPiece(path.parent.name, path.relative_to(folder).as_posix(), path) for path in files]
+    return ValidationPlan(pieces, CheckContext(settings, embedded=embedded))
 
 
-REPORT_FILES = ("report.txt", "report.json", "report.junit.xml", "report.sarif", "report.html")
-"""What --report_dir writes: `phiv_data.reports` holds the same names to this."""
-
-
-def split_of(stem: str) -> str:
-    """`val` of `ucf101_val`; a name that says no split is its own."""
-    last = re.split(r"[_.-]", stem)[-1]
-    return last if last in _SPLIT_NAMES else stem
-
-
-def _plan_shards(folder: Path, files: list[Path], job: Job) -> Planned:
-    job.images_root = None
-    for file in files:
-        job.pieces.append(Piece(file.parent.name, shard=Shard(file.relative_to(folder).as_posix(), file)))
-    return Planned(job, _nothing_more)
-
-
-def _check_shard_names(folder: Path, shards: list[Path], findings: Findings) -> None:
-    """Without a manifest, the names still say how many shards there should be."""
+def _report_missing_shards(folder: Path, shards: list[Path], issues: IssueCollector) -> None:
+    """PV301. Without a manifest, the names of shards still contain how many there should be."""
     for parent in sorted({shard.parent for shard in shards}):
         names = {shard.name for shard in shards if shard.parent == parent}
         counts = {int(match[1]) for name in names if (match := _SHARD_NAME.fullmatch(name))}
         wanted = {f"data-{i:05d}-of-{count:05d}.arrow" for count in counts for i in range(count)}
         for name in sorted(wanted - names):
             missing = (parent / name).relative_to(folder).as_posix()
-            findings.add("PV301", missing, "this shard is missing", hint=AGAIN)
+            issues.add("PV301", missing, "this shard is missing", hint=CONVERT_AGAIN)
 
 
-def _note_no_manifest(folder: Path, findings: Findings) -> None:
-    unfinished = is_unfinished(folder)
+def _report_no_manifest(folder: Path, issues: IssueCollector) -> None:
+    """PV303: an error where a conversion was not finished, else a warning."""
+    unfinished = (folder / ".phiv").exists()
     what = "unfinished conversion" if unfinished else "hashes and row counts cannot be checked"
     hint = "Run its phiv-convert command again" if unfinished else ""
     if not unfinished and any(folder.glob("arrow/*/*.arrow")):
         what, hint = f"{what}, and the shards below arrow/ were not looked at", "Pass arrow/ to check them"
-    findings.add(
-        "PV303", MANIFEST, f"there is none: {what}", hint=hint,
-        severity="error" if unfinished else "warning",
-    )  # fmt: skip
+    severity: Severity = "error" if unfinished else "warning"
+    issues.add("PV303", MANIFEST, f"there is none: {what}", hint=hint, severity=severity)
 
 
-# A converted folder -----------------------------------------------------------------------------------------------
+def _choose_phash(plan: ValidationPlan) -> None:
+    """Perceptual hashes are computed where images are decoded, and two splits can leak into one another."""
+    context = plan.context
+    with_images = [checks for checks in (context.images, context.embedded) if checks is not None]
+    if with_images and context.settings.deep and spans_split_kinds(piece.split for piece in plan.pieces):
+        for checks in with_images:
+            checks.phash = True
 
 
-def _plan_converted(folder: Path, job: Job, findings: Findings, scratch: Callable[[], Path]) -> Planned:
-    try:
-        manifest = read_manifest(folder)
-    except ShardError as error:
-        where = error.where.removeprefix(str(folder / MANIFEST)).removeprefix(": ") or None
-        findings.add("PV304", MANIFEST, error.what, json_path=where, hint=error.hint)
-        return Planned(job, _nothing_more)
-    job.settings = replace(job.settings, sharing=SharingTable(manifest.sharing))
-    there = {info.path for info in manifest.files if _plan_file(folder, info, job, findings)}
-    job.images_root, job.has_images = job.images_root or folder / "images", True  # where it is gone, all are missing
-    job.listing = _read_listing(folder, manifest, there, findings, scratch)
-    splits = [split for split in manifest.splits if split.jsonl.path in there]
-    for split in splits:
-        _plan_split(folder, split, job, there)
-
-    def check_whole(whole: Partial, index: KeyIndex, findings: Findings) -> int:
-        for split in splits:
-            if (rows := whole.rows[split.jsonl.path]) != split.rows:
-                what = f"holds {rows} rows (the manifest says {split.rows})"
-                findings.add("PV304", split.jsonl.path, what, hint=AGAIN)
-        if manifest.rejects.path in there:
-            _check_rejects(folder, manifest, findings)
-        _check_accounting(manifest, job.listing, findings)
-        _check_unlisted(folder, manifest, job.listing, findings)
-        return _check_listed(folder, manifest, job, index, findings)
-
-    return Planned(job, check_whole)
+# Running ------------------------------------------------------------------------------------------------------------
 
 
-def _plan_file(folder: Path, info: FileInfo, job: Job, findings: Findings) -> bool:
-    """True when the file is there; its hash is a piece of the job, or it is not the one the manifest names."""
-    path = folder / info.path
-    if not path.is_file():
-        findings.add("PV301", info.path, "is in the manifest but not there", hint=AGAIN)
-        return False
-    if (size := path.stat().st_size) != info.size_bytes:
-        what = f"was cut or changed: {size} bytes (the manifest says {info.size_bytes})"
-        findings.add("PV302", info.path, what, hint=AGAIN)
-    elif job.settings.deep:
-        job.pieces.append(Piece(shard=Shard(info.path, path), sha256=info.sha256))
-    return True
+def choose_workers(num_units: int, num_workers: int | None) -> int:
+    """How many processes to start; 0 for this one alone. None: one per core, none for few units."""
+    if num_workers is not None:
+        return num_workers
+    workers = min(default_workers(), num_units // 2)
+    return workers if workers > 1 else 0
 
 
-def _plan_split(folder: Path, split: SplitInfo, job: Job, there: set[str]) -> None:
-    """The split's jsonl, with the rows of its shards beside it where all are there."""
-    file, path = split.jsonl.path, folder / split.jsonl.path
-    if not split.shards or any(shard.path not in there for shard in split.shards):
-        job.pieces += [Piece(split.name, lines) for lines in _cut(job, file, path)]
+def run_units(
+    units: Sequence[WorkUnit[Context]], context: Context, settings: Settings, workers: int
+) -> Iterator[PartialResult]:
+    """The result of every unit, in order of completion. A unit that kills its process (a decoder crashes) is PV102."""
+    if not workers:
+        yield from (unit.check(context) for unit in units)
         return
-    shards = [Shard(shard.path, folder / shard.path, shard.rows) for shard in split.shards]
-    ranges = list(cut_rows(file, path, (shard.rows or 0 for shard in shards)))
-    job.pieces += [Piece(split.name, lines, shard) for lines, shard in zip(ranges, shards, strict=False)]
-    job.pieces += [Piece(split.name, lines) for lines in ranges[len(shards) :]]
+    for i, result in run_isolated(_check_unit, (units, context), range(len(units)), workers):
+        yield _crashed(units[i], settings) if isinstance(result, Killed) else result
 
 
-def _read_listing(
-    folder: Path, manifest: Manifest, there: set[str], findings: Findings, scratch: Callable[[], Path]
-) -> Listing | None:
-    """images.sha256 as a table; None where it is gone, which was told: then nothing can be held against it."""
-    name = manifest.image_hashes.path
-
-    def on_bad_line(number: int) -> None:
-        findings.add("PV302", name, "is not a line of sha256sum", line=number, hint=AGAIN)
-
-    return make_listing(read_listing(folder / name, on_bad_line), scratch()) if name in there else None
+def _crashed(unit: WorkUnit[Context], settings: Settings) -> PartialResult:
+    issues, what = IssueCollector.of(settings), f"an image kills the decoder ({unit})"
+    hint = "Find it with --no_deep and fewer lines, and drop it"
+    issues.add("PV102", unit.file, what, line=unit.first_line, hint=hint)
+    return PartialResult(issues)
 
 
-def _check_listed(folder: Path, manifest: Manifest, job: Job, index: KeyIndex, findings: Findings) -> int:
-    """Images that are listed but that no good record shows; how many there are."""
-    if job.listing is None or job.images_root is None or not job.settings.images:
-        return 0
-    name, listing = manifest.image_hashes.path, job.listing
-    unseen = listing.unseen(index.first_entries(IMAGE_KEYS))
-    if not unseen.any():
-        return 0
-    deep, most, threads = job.settings.deep, job.settings.max_pixels, min(8, os.cpu_count() or 1)
-    images = ImageChecks(job.images_root, deep=deep, listing=listing, threads=threads, max_pixels=most)
-    try:
-        rest = (path for path, _ in read_listing(folder / name) if unseen[listing.position(path)])
-        while paths := list(islice(rest, 256)):
-            facts = images.look_at(paths)
-            findings.extend(found.at(name) for path in paths for found in facts[path].found)
-    finally:
-        images.close()
-    return int(unseen.sum())
+def _check_unit(shared: tuple[Sequence[WorkUnit[Context]], Context], index: int) -> PartialResult:
+    units, context = shared
+    return units[index].check(context)
 
 
-def _check_rejects(folder: Path, manifest: Manifest, findings: Findings) -> None:
-    name, codes = manifest.rejects.path, Counter[str]()
-    with (folder / name).open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                codes[Reject.model_validate_json(line).code] += 1
-            except ValueError:
-                findings.add("PV002", name, "is not a reject record", line=number)
-    if codes != Counter(manifest.accounting.rejected):
-        what = f"counts {dict(sorted(codes.items()))} (the manifest says {manifest.accounting.rejected})"
-        findings.add("PV304", name, what, hint=AGAIN)
-
-
-def _check_accounting(manifest: Manifest, listing: Listing | None, findings: Findings) -> None:
-    if manifest.rows != manifest.accounting.written:
-        what = f"accounts for {manifest.accounting.written} rows written, but its splits hold {manifest.rows}"
-        findings.add("PV304", MANIFEST, what, hint=AGAIN)
-    images = sum(split.num_images for split in manifest.splits)
-    if listing is not None and images != (listed := len(listing)):
-        what = f"counts {images} images, but images.sha256 lists {listed}"
-        findings.add("PV304", MANIFEST, what, hint=AGAIN)
-    if not manifest.rows:
-        findings.add("PV202", MANIFEST, "the dataset holds no rows")
-
-
-def _check_unlisted(folder: Path, manifest: Manifest, listing: Listing | None, findings: Findings) -> None:
-    """Files that nothing names: leftovers of another run, or edits by hand."""
-    known = {MANIFEST, FIXES, "README.md", *manifest_files(manifest)}
-    names = {*REPORT_FILES, "Thumbs.db", "desktop.ini"}  # of this tool, and of desktops
-    arrow = {Path(shard.path).parent.as_posix() for split in manifest.splits for shard in split.shards}
-    known |= {f"{parent}/{name}" for parent in (*arrow, "arrow") for name in _LOADER_FILES}
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in files if not name.startswith(".") and name not in names):
-            path = (Path(parent) / name).relative_to(folder).as_posix()
-            is_image = path.startswith("images/") and (listing is None or path.removeprefix("images/") in listing)
-            if path not in known and not is_image:
-                findings.add("PV402", path, "is not part of the dataset", severity="warning")
+def find_records(pieces: Sequence[Piece], places: Collection[FileLine]) -> dict[FileLine, Conversation]:
+    """The records at (file, line), read again; those that cannot be are left out."""
+    records: dict[FileLine, Conversation] = {}
+    for piece in pieces:
+        if wanted := {line for file, line in places if file == piece.file and (file, line) not in records}:
+            records.update(((piece.file, line), record) for line, record in piece.records(wanted))
+    return records

@@ -5,9 +5,8 @@ Rules that must find equal things in rows far apart (ids, images, questions) are
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
 from phiv_data.validation.core.finding import Finding, RowContext
@@ -47,28 +46,6 @@ class AggregatingRule(Protocol):
 
     def aggregator(self) -> Aggregator:
         """A new aggregator."""
-
-
-@dataclass(slots=True)
-class UnlabeledRows:
-    """PV403: rows without an answer, counted by file."""
-
-    rows: Counter[str] = field(default_factory=Counter)
-
-    def observe(self, row: RowContext) -> None:
-        """Count it when it has no answer: turns with answers come first, so the last turn decides."""
-        if row.conversation.conversations[-1].assistant is None:
-            self.rows[row.file] += 1
-
-    def merge(self, other: UnlabeledRows) -> UnlabeledRows:
-        """The counts of both."""
-        return UnlabeledRows(self.rows + other.rows)
-
-    def findings(self) -> Iterator[Issue]:
-        """One for each file that has such rows."""
-        for file, count in sorted(self.rows.items()):
-            what = "1 row has no answer" if count == 1 else f"{count} rows have no answer"
-            yield Finding("PV403", None, what).at(file)
 
 
 @dataclass(slots=True)

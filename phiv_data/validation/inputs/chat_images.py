@@ -1,4 +1,4 @@
-"""Images as rows of other tools name them: paths that start in one of several folders, addresses, `data:` URIs."""
+"""Images as rows of external chat formats name them: paths from one of several folders, addresses, `data:` URIs."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from phiv_schemas import Issue
 MAX_IMAGE_BYTES = 2**26
 
 
-class ExternalImages(ImageChecks):
-    """Images below the first of `roots` that has them, or where their path says itself."""
+class ChatImageChecks(ImageChecks):
+    """Images below the first of `roots` that has them; absolute paths as they are."""
 
     def __init__(self, roots: Sequence[Path], *, deep: bool, threads: int = 0, max_pixels: int = MAX_PIXELS) -> None:
         super().__init__(roots[0], deep=deep, threads=threads, max_pixels=max_pixels)
         self._roots = [(root, "") for root in roots]
 
-    def look_at(self, paths: Iterable[str]) -> dict[str, ImageFacts]:
-        """The facts of each of `paths`. Those of `data:` URIs, which may be megabytes each, are not remembered."""
+    def check(self, paths: Iterable[str]) -> dict[str, ImageFacts]:
+        """The facts of each of `paths`. Those of `data:` URIs, which may be megabytes each, are not kept."""
         wanted = list(dict.fromkeys(paths))
-        embedded = [path for path in wanted if is_data_uri(path)]
-        facts = super().look_at(path for path in wanted if not is_data_uri(path))
+        embedded = [path for path in wanted if is_data(path)]
+        facts = super().check(path for path in wanted if not is_data(path))
         if not embedded:
             return facts
         found = dict(zip(embedded, self._map(self._check_data, embedded), strict=True))
         return found | {path: facts[path] for path in wanted if path not in found}
 
-    def _check(self, path: str) -> ImageFacts:
-        if is_url(path):
-            return ImageFacts()  # told once for all: Addresses
+    def _check_file(self, path: str) -> ImageFacts:
+        if is_address(path):
+            return ImageFacts()  # counted, and reported once for each file: AddressCounts
         try:
             located = locate_image(path, self._roots, 0)
             is_file = located is not None and stat.S_ISREG(located[0].stat().st_mode)
@@ -61,7 +61,7 @@ class ExternalImages(ImageChecks):
 
 
 @dataclass(slots=True)
-class Addresses:
+class AddressCounts:
     """PV505: images that are addresses, counted by file."""
 
     images: Counter[str] = field(default_factory=Counter)
@@ -71,9 +71,9 @@ class Addresses:
         if count := sum(map(is_url, row.conversation.image_paths)):
             self.images[row.file] += count
 
-    def merge(self, other: Addresses) -> Addresses:
+    def merge(self, other: AddressCounts) -> AddressCounts:
         """The counts of both."""
-        return Addresses(self.images + other.images)
+        return AddressCounts(self.images + other.images)
 
     def findings(self) -> Iterator[Issue]:
         """One for each file that has some."""

@@ -1,8 +1,8 @@
-"""Rows of other tools as records in memory: what their own reader says of each, with the file's own lines and paths.
+"""Rows of external chat formats as a piece of work: each becomes a record in memory, as their converter reads it.
 
-    for line in read_external(rows):             # Lines as of a jsonl file, each with a record or what is wrong with it
+    for line in read_chat_rows(rows):            # Lines as of a jsonl file, each with a record or its issues
         line.number, line.conversation, line.issues
-    places = places_of(rows, {7})               # phiv's JSON paths to the row's own, for what other rules find
+    original = original_paths(rows, {7})         # phiv's JSON paths to the row's own, for issues of other rules
 
 A file is JSON lines, or one JSON array. Rows of lines have their line's number; elements of an array the line they
 begin on, where no two begin on one line, else their place in the array, from 1.
@@ -27,14 +27,18 @@ from phiv_data.storage.jsonl import Line, parse_line
 from phiv_data.storage.record_errors import duplicate_key_paths, short_repr
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.validation.core.finding import Finding
+from phiv_data.validation.inputs.chat_images import AddressCounts
 from phiv_data.validation.inputs.fast_parse import FastRecord, FastTurn
+from phiv_data.validation.inputs.jsonl_range import check_lines
+from phiv_data.validation.partial_result import PartialResult, ResultBuilder
+from phiv_data.validation.tasks import CheckContext
 from phiv_schemas import Conversation, Issue, Turn
 
 IMG_CONTEXT = "<IMG_CONTEXT>"
 """Where xtuner's rows, which are TRL's otherwise, have their images."""
 
 Parse = Callable[[Any, str], ParsedRow]
-OwnPath = Callable[[str], str | None]
+OriginalPath = Callable[[str], str | None]
 _CODES = {"marker-mismatch": "PV501", "bad-turns": "PV502", "bad-row": "PV503"}  # all others are PV504
 _HINTS = {
     "PV501": f"Put one {MARKER} for each image into what the user says",
@@ -47,13 +51,14 @@ _NOT_JSON = ("PV001", "PV004", "PV005")
 
 
 @dataclass(frozen=True, slots=True)
-class ExternalRows:
-    """Bytes `start` to `end` of a file of rows: whole lines, or whole elements of an array.
+class ChatRange:
+    """Bytes `start` to `end` of a file of rows, a piece of work: whole lines, or whole elements of an array.
 
-    `line` is the one that `start` stands on. `element` counts the elements of an array, from 1: the first is number
-    `element` of the file; None where rows are told by their lines. `entry` is what dataset_info.json says of the file.
+    `line` is the one that `start` is in. `element` counts the elements of an array, from 1: the first is number
+    `element` of the file; None where rows are numbered by their lines. `entry`: that of the file in dataset_info.json.
     """
 
+    split: str
     file: str
     path: Path
     format: str
@@ -65,23 +70,37 @@ class ExternalRows:
     entry: Mapping[str, Any] | None = None
 
     @property
-    def first(self) -> int:
+    def first_line(self) -> int:
         """The number of its first row, or a smaller one."""
         return self.line if self.element is None else self.element
 
     def __str__(self) -> str:
-        return f"{self.file}, from row {self.first}"
+        return f"{self.file}, from row {self.first_line}"
+
+    def check(self, context: CheckContext) -> PartialResult:
+        """Check every row as a record, and the images it names; images that are addresses are counted (PV505)."""
+        builder = ResultBuilder(self.file, self.split, context.settings, {"addresses": AddressCounts()})
+        for _ in check_lines(read_chat_rows(self), builder, context):
+            pass
+        return builder.result()
+
+    def records(self, lines: set[int]) -> Iterator[tuple[int, Conversation]]:
+        """The rows so numbered as records; those that cannot be read are left out."""
+        if max(lines) >= self.first_line:
+            for line in read_chat_rows(self):
+                if line.number in lines and line.conversation:
+                    yield line.number, full_record(line.conversation)
 
 
-def read_external(rows: ExternalRows) -> Iterator[Line]:
+def read_chat_rows(rows: ChatRange) -> Iterator[Line]:
     """Every row, good or bad."""
     parse = parser(rows)
     for number, value, problems in _values(rows):
-        yield Line(number, 0, None, problems) if problems else _checked(value, rows, number, parse)
+        yield Line(number, 0, None, problems) if problems else _parse_row(value, rows, number, parse)
 
 
-def parser(rows: ExternalRows) -> Parse:
-    """How a row is read: strictly, since a row whose images must be guessed is a broken one."""
+def parser(rows: ChatRange) -> Parse:
+    """The parser of a row: a strict one, since a row whose images must be guessed is broken."""
     parse = FORMATS[rows.format].parse
     if rows.format == "trl":
         return partial(parse, marker=IMG_CONTEXT)
@@ -90,33 +109,33 @@ def parser(rows: ExternalRows) -> Parse:
     return parse
 
 
-def _checked(value: Any, rows: ExternalRows, number: int, parse: Parse) -> Line:
+def _parse_row(value: Any, rows: ChatRange, number: int, parse: Parse) -> Line:
     try:
         row = parse(value, rows.file)
     except RejectRow as reject:
         code = _CODES.get(reject.code, "PV504")
         path = row_path(value, reject.path) if reject.path else None
         return Line(number, 0, None, (Finding(code, path, reject.said, _HINTS[code]).at(rows.file, number),))
-    stray = tuple(one.at(rows.file, number) for one in _stray_markers(value, row, rows.format))
-    return Line(number, 0, None if stray else conversation(row, rows, number), stray)
+    misplaced = tuple(one.at(rows.file, number) for one in _misplaced_markers(value, row, rows.format))
+    return Line(number, 0, None if misplaced else conversation(row, rows, number), misplaced)
 
 
-def conversation(row: ParsedRow, rows: ExternalRows, number: int) -> Conversation:
-    """The record of a row, with the attributes of one and none of its methods. Its images are references as the row
-    has them, so it is not validated; its id is where it stands, since ids of other tools may repeat."""
+def conversation(row: ParsedRow, rows: ChatRange, number: int) -> Conversation:
+    """The record of a row, with the attributes of one and none of its methods. Its images are references as in the row,
+    so it is not validated; its id is its file and number, since ids of other tools may repeat."""
     turns = tuple([FastTurn(t.images, t.user, t.assistant, None, t.image_offsets) for t in row.turns])
     return cast(Conversation, FastRecord(f"{rows.file}:{number}", row.source or rows.format, turns, row.system))
 
 
-def whole_record(record: Conversation) -> Conversation:
-    """A record of `read_external` with all its methods."""
+def full_record(record: Conversation) -> Conversation:
+    """A record of `read_chat_rows` with all its methods."""
     turns = tuple([Turn.model_construct(**msgspec.structs.asdict(cast(FastTurn, turn))) for turn in record.turns])
     return Conversation.model_construct(id=record.id, source=record.source, conversations=turns, system=record.system)
 
 
-def _stray_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Finding]:
-    """PV501 in a row without images, where the tool would look for one: LLaVA and LLaMA-Factory stop or misplace
-    others; ms-swift takes it for text, and TRL knows no markers."""
+def _misplaced_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Finding]:
+    """PV501 in a row without images, for tools that take a marker for one: LLaVA and LLaMA-Factory stop, or shift other
+    images; ms-swift reads it as text, and TRL has no markers."""
     if format not in ("llava", "sharegpt") or row.image_refs:
         return
     texts = [(turn.user, turn.paths.user) for turn in row.turns] + [(row.system or "", row.system_path)]
@@ -131,11 +150,11 @@ def _stray_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Finding]
 # Values of a file ---------------------------------------------------------------------------------------------------
 
 _Value = tuple[int, Any, tuple[Issue, ...]]
-"""A row's number, what it holds, and what is wrong with it as JSON."""
+"""A row's number, its value, and what is wrong with it as JSON."""
 
 
-def _values(rows: ExternalRows) -> Iterator[_Value]:
-    reader = _Reader(rows.file)
+def _values(rows: ChatRange) -> Iterator[_Value]:
+    reader = _JsonReader(rows.file)
     with environment_problems(rows.path), rows.path.open("rb") as file:
         file.seek(rows.start)
         if rows.is_array:
@@ -146,7 +165,7 @@ def _values(rows: ExternalRows) -> Iterator[_Value]:
                 yield reader.line(raw.strip(), number, is_cut=not raw.endswith(b"\n"))
 
 
-def _elements(text: str, rows: ExternalRows, reader: _Reader) -> Iterator[_Value]:
+def _elements(text: str, rows: ChatRange, reader: _JsonReader) -> Iterator[_Value]:
     """The elements in a text that begins and ends with one."""
     at, line, count = 0, rows.line, 0
     while at < len(text):
@@ -159,8 +178,8 @@ def _elements(text: str, rows: ExternalRows, reader: _Reader) -> Iterator[_Value
         at, count = gap.end(), count + 1
 
 
-class _Reader:
-    """Reads JSON, and notices keys that stand twice in an object."""
+class _JsonReader:
+    """Reads JSON, and reports keys that an object has twice."""
 
     def __init__(self, file: str) -> None:
         self._file, self._repeats = file, False
@@ -178,7 +197,7 @@ class _Reader:
         return number, value, self._repeated(text, number)
 
     def element(self, text: str, at: int, number: int) -> tuple[_Value, int]:
-        """The value at a position, and where it ends; what cannot be read goes to the end."""
+        """The value at a position, and where it ends; what cannot be read extends to the end."""
         try:
             value, end = self._decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
@@ -202,14 +221,14 @@ class _Reader:
         )
 
 
-def rows_to_show(rows: ExternalRows, numbers: set[int]) -> Iterator[tuple[int, Conversation | None, str]]:
+def rows_to_show(rows: ChatRange, numbers: set[int]) -> Iterator[tuple[int, Conversation | None, str]]:
     """Each of the rows so numbered as a record; as JSON text where it is none."""
     parse = parser(rows)
     for number, value, _ in _values(rows):
         if number in numbers:
-            record = _checked(value, rows, number, parse).conversation
+            record = _parse_row(value, rows, number, parse).conversation
             text = "" if record else json.dumps(value, ensure_ascii=False)
-            yield number, record and whole_record(record), text
+            yield number, record and full_record(record), text
 
 
 # Paths --------------------------------------------------------------------------------------------------------------
@@ -219,25 +238,25 @@ _OURS = re.compile(r"\$\.conversations\[(\d+)\](?:\.(user|assistant|images)(?:\[
 
 
 def row_path(value: Any, path: str) -> str:
-    """A reader's path as a JSON path of the row; a row that is a list itself is read as its `messages`."""
+    """A parser's path as a JSON path of the row; a row that is a list itself is read as its `messages`."""
     return f"$.{path}" if isinstance(value, dict) else f"${path.removeprefix('messages')}"
 
 
-def places_of(rows: ExternalRows, numbers: set[int]) -> dict[int, OwnPath]:
-    """What each of the rows so numbered has for a path of phiv's. Those that cannot be read are left out."""
-    found: dict[int, OwnPath] = {}
+def original_paths(rows: ChatRange, numbers: set[int]) -> dict[int, OriginalPath]:
+    """For each of the rows so numbered, a function from phiv's path to its own. Unreadable rows are left out."""
+    found: dict[int, OriginalPath] = {}
     parse = parser(rows)
     for number, value, _ in _values(rows):
         if number in numbers:
             try:
-                found[number] = partial(own_path, value, parse(value, rows.file))
+                found[number] = partial(original_path, value, parse(value, rows.file))
             except RejectRow:
                 continue
     return found
 
 
-def own_path(value: Any, row: ParsedRow, path: str) -> str | None:
-    """Where in the row stands what phiv's record has at `path`; None where the row has no such place."""
+def original_path(value: Any, row: ParsedRow, path: str) -> str | None:
+    """The row's own path of what phiv's record has at `path`; None where the row has no such place."""
     if path == "$.system":
         return row_path(value, row.system_path)
     match = _OURS.fullmatch(path)
@@ -251,7 +270,7 @@ def own_path(value: Any, row: ParsedRow, path: str) -> str | None:
 
 
 def _at(value: Any, path: str) -> Any:
-    """What stands at a reader's path of a row."""
+    """The value at a parser's path of a row."""
     value = {"messages": value} if isinstance(value, list) else value
     for name, number in _STEP.findall(path):
         value = value[name] if name else value[int(number)]

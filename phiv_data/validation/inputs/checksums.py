@@ -1,4 +1,8 @@
-"""images.sha256 as a table on disk: path to sha256, 40 bytes an image, shared by all workers through the page cache."""
+"""images.sha256 as a table on disk: path to sha256, 40 bytes an image, shared by all workers through the page cache.
+
+table = write_table(read_checksums(out / "images.sha256"), empty_folder)
+table.get("val/a.jpg")      # the 32 bytes of its sha256, or None
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 _LINE = re.compile(r"([0-9a-f]{64})  images/(.+)")
 
 
-def read_listing(path: Path, on_bad_line: Callable[[int], object] = lambda number: None) -> Iterator[tuple[str, str]]:
+def read_checksums(path: Path, on_bad_line: Callable[[int], object] = lambda number: None) -> Iterator[tuple[str, str]]:
     """(path, sha256 in hex) of each line as sha256sum writes it; numbers of other lines go to `on_bad_line`."""
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, start=1):
@@ -28,7 +32,7 @@ def read_listing(path: Path, on_bad_line: Callable[[int], object] = lambda numbe
 
 
 @dataclass(frozen=True)
-class Listing:
+class ChecksumTable:
     """An open table, in `folder`. Pickled as the folder's name."""
 
     folder: Path
@@ -45,7 +49,7 @@ class Listing:
         return None if position is None else self._hashes[position].tobytes()
 
     def position(self, path: str) -> int | None:
-        """Which row of the table an image has."""
+        """The row of the table that an image has."""
         import numpy as np
 
         key = np.frombuffer(digest(path), "<u8")[0]
@@ -68,21 +72,21 @@ class Listing:
 
     @cached_property
     def _keys(self) -> NDArray[Any]:
-        return _load(self.folder / "keys.npy")
+        return _open_array(self.folder / "keys.npy")
 
     @cached_property
     def _hashes(self) -> NDArray[Any]:
-        return _load(self.folder / "hashes.npy")
+        return _open_array(self.folder / "hashes.npy")
 
 
-def _load(path: Path) -> NDArray[Any]:
+def _open_array(path: Path) -> NDArray[Any]:
     import numpy as np
 
     table: NDArray[Any] = np.load(path, mmap_mode="r" if path.stat().st_size > 2**20 else None)
     return table
 
 
-def make_listing(lines: Iterator[tuple[str, str]], folder: Path) -> Listing:
+def write_table(lines: Iterator[tuple[str, str]], folder: Path) -> ChecksumTable:
     """Write the table of `lines` into an empty folder. A path listed twice keeps its first hash."""
     import numpy as np
 
@@ -91,4 +95,4 @@ def make_listing(lines: Iterator[tuple[str, str]], folder: Path) -> Listing:
     keys, first = np.unique(rows["key"], return_index=True)
     np.save(folder / "keys.npy", keys)
     np.save(folder / "hashes.npy", rows["sha256"][first])
-    return Listing(folder)
+    return ChecksumTable(folder)

@@ -1,4 +1,4 @@
-"""Rows of shards: what they embed, with true hashes, lengths and sizes."""
+"""Rows of Arrow shards and the images embedded in them, whose hashes, lengths and sizes must be as declared."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from phiv_data.storage.record_errors import schema_issues, shown_path
 from phiv_data.storage.shards import Row, open_shard, to_conversation
 from phiv_data.validation.core.finding import Finding, ImageFacts
 from phiv_data.validation.inputs.fast_parse import fast_row
-from phiv_data.validation.inputs.image_checks import MAX_REMEMBERED, ImageChecks, decode
-from phiv_data.validation.partial_result import Findings
+from phiv_data.validation.inputs.image_checks import MAX_CACHED, ImageChecks, decode
+from phiv_data.validation.partial_result import IssueCollector
 from phiv_schemas import ShardError
 
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 def shard_lines(
-    path: Path, file: str, findings: Findings, *, rows: int | None = None
-) -> Iterator[tuple[Line, ShardRow]]:
-    """The rows of a shard, numbered from 1, each as a checked Line and as it stands.
+    path: Path, file: str, issues: IssueCollector, *, rows: int | None = None
+) -> Iterator[tuple[Line, Row]]:
+    """The rows of a shard, numbered from 1, each as a checked Line and as Arrow holds it.
 
     A shard that cannot be read, or does not hold the `rows` it should, is PV305 and yields nothing.
     """
-    batches = read_batches(path, file, findings)
+    batches = read_batches(path, file, issues)
     if batches is None:
         return
     found = sum(batch.num_rows for batch in batches)
     if rows is not None and found != rows:
-        findings.add("PV305", file, f"holds {found} rows (the manifest says {rows})")
+        issues.add("PV305", file, f"holds {found} rows (the manifest says {rows})")
         return
     number = 0
     for batch in batches:
@@ -44,12 +44,12 @@ def shard_lines(
             yield row_line(row, file, number), row
 
 
-def read_batches(path: Path, file: str, findings: Findings) -> list[pa.RecordBatch] | None:
+def read_batches(path: Path, file: str, issues: IssueCollector) -> list[pa.RecordBatch] | None:
     """The batches of a shard; None, and PV305, where it cannot be read."""
     try:
         return open_shard(path, where=file)
     except ShardError as error:
-        findings.add("PV305", file, error.what, hint=error.hint)
+        issues.add("PV305", file, error.what, hint=error.hint)
         return None
 
 
@@ -63,17 +63,18 @@ def row_line(row: ShardRow, file: str, number: int) -> Line:
         return Line(number, 0, None, tuple(schema_issues(error, file, number)))
 
 
-class RowChecks:
+class EmbeddedImageChecks:
     """Checks the images that rows embed. `files` are the checks of the same images as files, where there are any:
-    bytes equal to a file's that was decoded need no second decoding."""
+    bytes equal to those of a decoded file are not decoded again. With `phash`, perceptual hashes are kept too."""
 
     def __init__(
         self, *, deep: bool, files: ImageChecks | None = None, phash: bool = False, max_pixels: int = MAX_PIXELS
     ) -> None:
-        self._deep, self._files, self._look, self._max_pixels = deep, files, phash, max_pixels
-        self._decoded: dict[tuple[bytes, str], ImageFacts] = {}  # by sha256 and path, which findings name
+        self.phash = phash
+        self._deep, self._files, self._max_pixels = deep, files, max_pixels
+        self._decoded: dict[tuple[bytes, str], ImageFacts] = {}  # by sha256 and path, which issues name
 
-    def check(self, file: str, line: Line, row: ShardRow, findings: Findings) -> tuple[ImageFacts, ...]:
+    def check(self, file: str, line: Line, row: Row, issues: IssueCollector) -> tuple[ImageFacts, ...]:
         """Check one row; one that breaks the contract is left to its own issues. The facts of its images, if sound."""
         if line.conversation is None:
             return ()
@@ -81,20 +82,20 @@ class RowChecks:
         for column in ("images", "media"):
             if tuple((one or {}).get("path") for one in row[column] or ()) != named:
                 message = f"column {column} does not hold the {len(named)} images its turns name, in order"
-                findings.add("PV305", file, message, line=line.number)
+                issues.add("PV305", file, message, line=line.number)
                 return ()
         pairs = zip(row["images"] or (), row["media"] or (), strict=True)
-        checked = [self._facts(image, meta) for image, meta in pairs]
+        checked = [self._check_image(image, meta) for image, meta in pairs]
         for i, (_, found) in enumerate(checked):
-            findings.extend(one.at(file, line.number, f"$.images[{i}]") for one in found)
+            issues.extend(one.at(file, line.number, f"$.images[{i}]") for one in found)
         return tuple(facts for facts, _ in checked)
 
-    def _facts(self, image: Row, meta: Row) -> tuple[ImageFacts, list[Finding]]:
+    def _check_image(self, image: Row, meta: Row) -> tuple[ImageFacts, list[Finding]]:
         """The facts of one image, and all that is wrong with it in this shard."""
         data, path = image["bytes"], image["path"]
         if not data:
             return ImageFacts(), [Finding("PV102", None, f"no bytes for image {shown_path(path)}")]
-        found = []
+        found: list[Finding] = []
         if len(data) != meta["size_bytes"]:
             found.append(Finding("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
         if not self._deep:
@@ -108,27 +109,24 @@ class RowChecks:
             ]
         facts, more = self._decode(data, path, digest)
         if facts.size not in (None, (meta["width"], meta["height"])):
-            what = f"media says {meta['width']}x{meta['height']} for an image of {_by(facts.size)}"
+            width, height = facts.size or (0, 0)
+            what = f"media says {meta['width']}x{meta['height']} for an image of {width}x{height}"
             more.append(Finding("PV105", None, what))
         return facts, found + more
 
     def _decode(self, data: bytes, path: str, digest: bytes) -> tuple[ImageFacts, list[Finding]]:
-        listing = self._files.listing if self._files else None
-        listed = listing.get(path) if listing else None
+        checksums = self._files.checksums if self._files else None
+        listed = checksums.get(path) if checksums else None
         found = []
         if listed not in (None, digest):
             found.append(Finding("PV104", None, f"bytes differ from the file's in images/ ({shown_path(path)})"))
         file = self._files.get(path) if self._files and listed == digest else None
         if file and file.size:
-            return file, found  # what is odd in it is told of the file
+            return file, found  # its own findings are reported at the file
         facts = self._decoded.get((digest, path))
         if facts is None:
-            if len(self._decoded) > MAX_REMEMBERED:
+            if len(self._decoded) > MAX_CACHED:
                 self._decoded = {}
-            facts = decode(data, path, digest, phash=self._look, max_pixels=self._max_pixels)
+            facts = decode(data, path, digest, phash=self.phash, max_pixels=self._max_pixels)
             self._decoded[digest, path] = facts
         return facts, [*found, *facts.found]
-
-
-def _by(size: tuple[int, int] | None) -> str:
-    return f"{size[0]}x{size[1]}" if size else "no size"

@@ -1,13 +1,13 @@
-"""PV310 to PV314: every image of the shards made again from its source, and compared. On demand only.
+"""PV310 to PV314: every image of a converted dataset compared with the source it was made from. On demand only.
 
     report = validate("out", source="/data/ucf")         # phiv-validate out --source /data/ucf
 
-A shard says of each image which input file it came from, that file's sha256 and, of a frame, its number in the clip. So
-the file is looked for below the source and hashed; an image must be its bytes; a frame is decoded and encoded again as
-it was converted, clips one frame at a time. What cannot be compared is counted by reason: PV313.
+A shard records of each image which input file it came from, that file's sha256 and, of a frame, its number in the clip.
+So the file is searched below the source and hashed; an image must be its bytes; a frame is decoded and encoded again as
+in the conversion. What cannot be compared is counted by reason: PV313.
 
 Bytes of a frame depend on the builds of FFmpeg and libjpeg and on the processor, so frames whose bytes differ are
-compared as pixels (`likeness`); where all versions are those of the conversion, bytes that differ alone are PV314.
+compared as pixels (`imaging.pixel_diff`); where all versions are those of the conversion, other bytes alone are PV314.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import open_source
@@ -27,132 +27,171 @@ from phiv_data.storage.record_errors import shown
 from phiv_data.storage.shards import Row, open_shard
 from phiv_data.validation.core.finding import Finding, Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of, is_same_image
-from phiv_data.validation.partial_result import Findings, Partial, merge
+from phiv_data.validation.partial_result import IssueCollector, PartialResult
 from phiv_data.validation.provenance.source_files import SourceFiles
-from phiv_data.validation.tasks import Job, Piece, Shard, run_pieces
 from phiv_schemas import Issue, Manifest, ShardError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROWS = 64  # of a piece: some seconds of decoding
-_AFTER_ROWS = 2**31  # the findings of a row come behind those that other rules have of it
-_SHAPING = ("av", "libavcodec", "libavformat", "libavutil", "libswscale", "pillow")
+ROWS = 64  # of a unit of work: some seconds of decoding
+_AFTER_ROWS = 2**31  # numbers of issues: they come after what other rules find in the same row
+_DETERMINING = ("av", "libavcodec", "libavformat", "libavutil", "libswscale", "pillow")
 
 NO_SOURCE = "the shards name none"
 REMADE = "their converter made them again, and they differ from it"
 OTHER_PROGRAM = "another program decoded them, or the manifest names no jpeg_quality"
 
 
-@dataclass(frozen=True, slots=True)
-class Rows(Piece):
-    """Rows `start` to `stop` of a shard."""
-
-    start: int = 0
-    stop: int = 0
-
-
 @dataclass
-class SourceJob(Job):
-    """All rows of all shards, and the source that they are held against."""
+class SourceContext:
+    """The source, and what the conversion recorded of how it made images; keeps the latest shard and clip."""
 
-    manifest: Manifest | None = None
-    files: SourceFiles = field(default_factory=lambda: SourceFiles(Path()))
-    unchecked: Counter[str] = field(default_factory=Counter)
+    settings: Settings
+    manifest: Manifest
+    files: SourceFiles
+    frames: dict[int, bytes] = field(default_factory=dict)
+    """Of the latest clip: frames encoded again, for rows that show the same."""
+    frames_of: Path | None = None
     _shard: tuple[Path, list[pa.RecordBatch]] | None = None
 
-    def rows(self, piece: Rows) -> Iterator[tuple[int, ShardRow]]:
-        """The rows of a piece, numbered from 1, a batch in memory at a time; none of a shard that is broken (PV305)."""
-        assert piece.shard
-        if self._shard is None or self._shard[0] != piece.shard.path:
+    def batches(self, path: Path) -> list[pa.RecordBatch]:
+        """The batches of a shard; none of one that is broken (PV305)."""
+        if self._shard is None or self._shard[0] != path:
             try:
-                self._shard = piece.shard.path, open_shard(piece.shard.path)
+                self._shard = path, open_shard(path)
             except ShardError:
-                self._shard = piece.shard.path, []
-        first = 0
-        for batch in self._shard[1]:
-            start, stop = max(piece.start - first, 0), min(piece.stop - first, batch.num_rows)
-            for number in range(start, stop):
-                yield first + number + 1, batch.slice(number, 1).to_pylist()[0]
-            first += batch.num_rows
+                self._shard = path, []
+        return self._shard[1]
 
     @property
-    def quality(self) -> int | None:
+    def jpeg_quality(self) -> int | None:
         """Of the JPEG files that frames became."""
-        quality = self.manifest.options.get("jpeg_quality") if self.manifest else None
+        quality = self.manifest.options.get("jpeg_quality")
         return quality if isinstance(quality, int) else None
 
     @cached_property
-    def same_libraries(self) -> bool:
-        """True when the libraries that shape a frame's bytes are those of the conversion."""
+    def has_same_libraries(self) -> bool:
+        """True when the libraries that determine a frame's bytes are those of the conversion."""
         from importlib.metadata import version
 
         from phiv_data.media.video import library_versions
 
         here = library_versions() | {"pillow": version("pillow")}
-        there = self.manifest.versions if self.manifest else {}
-        return all(here.get(name) == there.get(name) for name in _SHAPING)
+        return all(here.get(name) == self.manifest.versions.get(name) for name in _DETERMINING)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_shard": None}
+        return {**self.__dict__, "_shard": None, "frames": {}, "frames_of": None}
 
 
-def compare_sources(job: SourceJob, num_workers: int | None) -> Partial:
-    """What is wrong with the images of a `source_job`."""
-    whole = Partial(Findings.of(job.settings), aggregators={"sources": Unchecked(job.unchecked)})
-    return reduce(merge, run_pieces(job, num_workers, check_sources), whole)
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """Rows `start` to `stop` of a shard, a unit of work."""
+
+    file: str
+    path: Path
+    start: int
+    stop: int
+    first_line: ClassVar[None] = None
+
+    def __str__(self) -> str:
+        return self.file
+
+    def check(self, context: SourceContext) -> PartialResult:
+        """What is wrong with their images, compared with the source."""
+        issues = IssueCollector(context.settings.max_issues, context.settings.ignore, _AFTER_ROWS)
+        comparison = _Comparison(context)
+        for line, row in self._rows(context):
+            issues.extend(found.at(self.file, line) for found in comparison.check_row(row))
+        return PartialResult(issues, aggregators={"sources": UncheckedImages(comparison.unchecked)})
+
+    def _rows(self, context: SourceContext) -> Iterator[tuple[int, Row]]:
+        """The rows, numbered from 1, one in memory at a time."""
+        first = 0
+        for batch in context.batches(self.path):
+            start, stop = max(self.start - first, 0), min(self.stop - first, batch.num_rows)
+            for number in range(start, stop):
+                yield first + number + 1, batch.slice(number, 1).to_pylist()[0]
+            first += batch.num_rows
 
 
-def source_job(
-    path: Path, source: Path | str | Sequence[Path], settings: Settings, scratch: Callable[[], Path]
-) -> SourceJob:
-    """The job of holding what phiv-convert wrote to `path` against `source`: a folder, or archives, which are unpacked.
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """The rows to compare with a source, and what is known before any is compared."""
 
+    rows: list[SourceRows]
+    context: SourceContext
+    known: PartialResult
+
+
+class InputsComparison(Protocol):
+    """The inputs of a source compared with those that a manifest records; `reason`: what differs, or why it is open."""
+
+    @property
+    def status(self) -> Literal["same", "changed", "unknown"]:
+        """ "unknown" where they could not be compared."""
+
+    @property
+    def reason(self) -> str:
+        """For people; "" where they are the same."""
+
+
+CompareInputs = Callable[[Manifest, Sequence[Path], Path], InputsComparison]
+"""Takes a manifest, the paths of the source, and an empty folder to unpack to."""
+
+
+def plan_sources(
+    path: Path,
+    source: Path | str | Sequence[Path],
+    settings: Settings,
+    new_folder: Callable[[], Path],
+    compare_inputs: CompareInputs | None = None,
+) -> SourcePlan | None:
+    """A comparison of what phiv-convert wrote to `path` with `source`: a folder, or archives, which are unpacked.
+
+    `compare_inputs` compares rows: PV312 where the source has others now, PV313 where it cannot compare them.
+    None where the manifest is broken, which is PV304.
     UsageError for a path without a manifest; SourceError for a source that is not there or cannot be unpacked.
     """
     if not (path / MANIFEST).is_file():
         raise UsageError("--source", f"{path} holds no {MANIFEST}", "Pass the folder that phiv-convert wrote")
-    root = open_source(Path(source) if isinstance(source, str) else source, scratch())
+    root = opened(Path(source) if isinstance(source, str) else source, new_folder())
     try:
         manifest = read_manifest(path)
-    except ShardError:  # PV304
-        return SourceJob(settings=settings)
-    job = SourceJob(settings=settings, manifest=manifest, files=SourceFiles(root))
+    except ShardError:
+        return None
+    rows, unchecked = [], Counter[str]()
     for split in manifest.splits:
         if not split.shards and split.num_images:
-            job.unchecked[f"split {split.name!r} has no shards, which would name it"] += split.num_images
+            unchecked[f"split {split.name!r} has no shards, which would name it"] += split.num_images
         for shard in split.shards:
-            of_shard = Shard(shard.path, path / shard.path, shard.rows)
-            starts = range(0, shard.rows, ROWS) if of_shard.path.is_file() else ()
-            job.pieces += [Rows(split.name, shard=of_shard, start=a, stop=min(a + ROWS, shard.rows)) for a in starts]
-    return job
-
-
-def check_sources(job: Job, index: int) -> Partial:
-    """What is wrong with the images of one piece, held against their sources. A task, as `walk.check_piece`."""
-    piece = job.pieces[index]
-    assert isinstance(job, SourceJob)
-    assert isinstance(piece, Rows)
-    assert piece.shard
-    findings = Findings(job.settings.max_issues, job.settings.ignore, _AFTER_ROWS)
-    check = _Check(job, piece.shard.file, findings)
-    for line, row in job.rows(piece):
-        check.row(line, row)
-    return Partial(check.findings, aggregators={"sources": Unchecked(check.unchecked)})
+            file = path / shard.path
+            starts = range(0, shard.rows, ROWS) if file.is_file() else ()
+            rows += [SourceRows(shard.path, file, start, min(start + ROWS, shard.rows)) for start in starts]
+    known = PartialResult(IssueCollector.of(settings), aggregators={"sources": UncheckedImages(unchecked)})
+    if compare_inputs:
+        paths = [Path(source)] if isinstance(source, str | Path) else list(source)
+        inputs = compare_inputs(manifest, paths, new_folder())
+        if inputs.status == "changed":
+            what = f"the source has changed since it was converted: {inputs.reason}"
+            known.issues.add("PV312", MANIFEST, what, hint="Convert it again, or pass the source as it was")
+        elif inputs.status == "unknown":
+            known.issues.add("PV313", MANIFEST, f"rows were not compared with the source: {inputs.reason}")
+    return SourcePlan(rows, SourceContext(settings, manifest, SourceFiles(root)), known)
 
 
 @dataclass(slots=True)
-class Unchecked:
-    """PV313: images by the reason why they were not compared."""
+class UncheckedImages:
+    """PV313: images that were not compared, counted by reason."""
 
     images: Counter[str] = field(default_factory=Counter)
 
     def observe(self, row: object) -> None:
-        """Rows of a validation say nothing of sources."""
+        """Rows alone contain nothing of sources."""
 
-    def merge(self, other: Unchecked) -> Unchecked:
+    def merge(self, other: UncheckedImages) -> UncheckedImages:
         """The counts of both."""
-        return Unchecked(self.images + other.images)
+        return UncheckedImages(self.images + other.images)
 
     def findings(self) -> Iterator[Issue]:
         """One for each reason."""
@@ -165,100 +204,89 @@ class Unchecked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Image:
-    """An image of a row: its number, what its shard says of it, its bytes."""
+class _RowImage:
+    """An image of a row: its number, what its shard records of it, its bytes."""
 
     number: int
     media: ShardRow
     data: bytes
 
-    def found(self, code: str, message: str, hint: str = "") -> Finding:
-        return Finding(code, f"$.images[{self.number}]", message, hint)
+    def finding(self, code: str, message: str) -> Finding:
+        return Finding(code, f"$.images[{self.number}]", message)
 
 
 @dataclass(slots=True)
-class _Check:
-    """Checks rows of `file`; remembers what the latest frames of a clip became, for rows that show the same."""
+class _Comparison:
+    """Compares rows with their sources, and counts the images that cannot be compared, by reason."""
 
-    job: SourceJob
-    file: str
-    findings: Findings
+    context: SourceContext
     unchecked: Counter[str] = field(default_factory=Counter)
-    _clip: tuple[Path | None, dict[int, bytes]] = (None, {})
 
-    def row(self, line: int, row: ShardRow) -> None:
-        """Every image of a row, by the source that it names."""
+    def check_row(self, row: Row) -> Iterator[Finding]:
+        """Every image of a row, grouped by the source that it names."""
         by_source = defaultdict(list)
         pairs = zip(row["images"] or (), row["media"] or (), strict=False)
         for number, (image, media) in enumerate(pairs):
             if image and media and image["bytes"]:  # otherwise it is PV305 or PV102
-                by_source[media["source"], media["source_sha256"]].append(_Image(number, media, image["bytes"]))
+                by_source[media["source"], media["source_sha256"]].append(_RowImage(number, media, image["bytes"]))
         for (source, sha256), images in by_source.items():
-            for found in self._images(source, sha256, images):
-                self.findings.extend([found.at(self.file, line)])
+            file = NO_SOURCE if source is None or sha256 is None else self.context.files.find(source, sha256)
+            if isinstance(file, str):
+                self.unchecked[file] += len(images)
+            elif isinstance(file, Finding):
+                yield images[0].finding(file.code, file.message)
+            else:
+                yield from self._check_copies(file, [one for one in images if one.media["frame_index"] is None])
+                yield from self._check_frames(file, [one for one in images if one.media["frame_index"] is not None])
 
-    def _images(self, source: str | None, sha256: str | None, images: list[_Image]) -> Iterator[Finding]:
-        if source is None or sha256 is None:
-            self.unchecked[NO_SOURCE] += len(images)
-            return
-        found = self.job.files.find(source, sha256)
-        if isinstance(found, str):
-            self.unchecked[found] += len(images)
-        elif isinstance(found, Finding):
-            yield images[0].found(found.code, found.message)
-        else:
-            yield from self._copies(found, [one for one in images if one.media["frame_index"] is None])
-            yield from self._frames(found, [one for one in images if one.media["frame_index"] is not None])
-
-    def _copies(self, file: Path, images: list[_Image]) -> Iterator[Finding]:
+    def _check_copies(self, file: Path, images: list[_RowImage]) -> Iterator[Finding]:
         for image in images:
             source, sha256 = image.media["source_sha256"], hashlib.sha256(image.data).hexdigest()
             if sha256 == source:
                 continue
-            if image.media["sha256"] == source:  # it says that it is a copy
-                yield image.found("PV310", f"bytes are not those of its source {short_repr(image.media['source'])}")
+            if image.media["sha256"] == source:  # declared a copy
+                yield image.finding("PV310", f"bytes are not those of its source {shown(image.media['source'])}")
             elif not is_same_image(image.data, file):
                 self.unchecked[REMADE] += 1
 
-    def _frames(self, file: Path, images: list[_Image]) -> Iterator[Finding]:
-        ours = [one for one in images if str(one.media["decoder"]).startswith(("pyav-", "decord-"))]
-        if self.job.quality is None:
-            ours = []
+    def _check_frames(self, file: Path, images: list[_RowImage]) -> Iterator[Finding]:
+        quality = self.context.jpeg_quality
+        ours = [one for one in images if str(one.media["decoder"]).startswith(("pyav-", "decord-")) and quality]
         if len(ours) < len(images):
             self.unchecked[OTHER_PROGRAM] += len(images) - len(ours)
         if not ours:
             return
         try:
-            again = self._again(file, {one.media["frame_index"] for one in ours}, self.job.quality or 75)
+            frames = self._encode_again(file, {one.media["frame_index"] for one in ours}, quality or 75)
         except RejectInput as reject:
-            what = f"its source {short_repr(ours[0].media['source'])} does not decode: {reject.reason}"
-            yield ours[0].found("PV310", what)
+            what = f"its source {shown(ours[0].media['source'])} does not decode: {reject.reason}"
+            yield ours[0].finding("PV310", what)
             return
         for image in ours:
-            yield from self._frame(image, again.get(image.media["frame_index"]))
+            yield from self._check_frame(image, frames.get(image.media["frame_index"]))
 
-    def _again(self, file: Path, indices: set[int], quality: int) -> dict[int, bytes]:
-        """The frames of a clip, encoded again."""
+    def _encode_again(self, file: Path, indices: set[int], quality: int) -> dict[int, bytes]:
+        """The frames of a clip, as the conversion encoded them."""
         from phiv_data.media.images import encode_jpeg
         from phiv_data.media.video import frames_at
 
-        if self._clip[0] != file:
-            self._clip = (file, {})
-        if missing := indices - self._clip[1].keys():
-            made = {frame.index: encode_jpeg(frame.image, quality) for frame in frames_at(file, missing)}
-            self._clip = (file, {**self._clip[1], **made})
-        return self._clip[1]
+        context = self.context
+        if context.frames_of != file:
+            context.frames_of, context.frames = file, {}
+        if missing := indices - context.frames.keys():
+            context.frames |= {frame.index: encode_jpeg(frame.image, quality) for frame in frames_at(file, missing)}
+        return context.frames
 
-    def _frame(self, image: _Image, again: bytes | None) -> Iterator[Finding]:
+    def _check_frame(self, image: _RowImage, again: bytes | None) -> Iterator[Finding]:
         from phiv_data.media.video import decoder_version
 
         frame = f"frame {image.media['frame_index']} of {short_repr(image.media['source'])}"
         if again is None:
-            yield image.found("PV310", f"there is no {frame}")
+            yield image.finding("PV310", f"there is no {frame}")
         elif again != image.data:
             difference = difference_of(image.data, again)
-            if difference is None or not difference.is_noise(self.job.quality or 75):
+            if difference is None or not difference.is_noise(self.context.jpeg_quality or 75):
                 by = "size, or does not decode" if difference is None else str(difference)
-                yield image.found("PV310", f"is not {frame}: it differs in {by}")
-            elif image.media["decoder"] == decoder_version() and self.job.same_libraries:
-                yield image.found("PV314", f"bytes are not those of {frame}, though its pixels are")
+                yield image.finding("PV310", f"is not {frame}: it differs in {by}")
+            elif image.media["decoder"] == decoder_version() and self.context.has_same_libraries:
+                yield image.finding("PV314", f"bytes are not those of {frame}, though its pixels are")

@@ -1,4 +1,4 @@
-"""Files of a source, found by the names that converters gave them."""
+"""Finds the files of a raw source by the names that converters recorded for them."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ SEVERAL = f"more than {MAX_NAMESAKES} files have its name"
 
 _HOLDERS = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".rar", ".7z", ".parquet", ".arrow")
 _EMBEDDED = re.compile(r"data/([0-9a-f]{32})\.\w+")  # the name phiv-convert gives an image that its row holds
-_MAX_REMEMBERED = 2**16
+_MAX_CACHED = 2**16
 
 
 @dataclass
 class SourceFiles:
-    """Files below `root`. The whole tree is listed when a name is not found where it says, once in a process."""
+    """Files below `root`. The whole tree is listed when a name does not lead to a file, once in a process."""
 
     root: Path
-    _remembered: dict[tuple[str, str], Path | Finding | str] = field(default_factory=dict)
+    _cache: dict[tuple[str, str], Path | Finding | str] = field(default_factory=dict)
 
     def find(self, source: str, sha256: str) -> Path | Finding | str:
-        """The file of this name and hash; what is wrong with it; or why that cannot be told.
+        """The file of this name and hash; what is wrong with it; or the reason why that cannot be decided.
 
         Converters name files as they found them, so a name may lack the folders above it: of files of one base name,
         those whose folders agree most are tried.
         """
         key = (source, sha256)
-        if key not in self._remembered:
-            if len(self._remembered) >= _MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = self._find(source, sha256)
-        return self._remembered[key]
+        if key not in self._cache:
+            if len(self._cache) >= _MAX_CACHED:
+                self._cache.clear()
+            self._cache[key] = self._find(source, sha256)
+        return self._cache[key]
 
     def _find(self, source: str, sha256: str) -> Path | Finding | str:
-        others = []
+        namesakes = []
         for candidates in (self._exact, self._by_name):
             for file in candidates(source):
                 try:
@@ -52,10 +52,10 @@ class SourceFiles:
                             return file
                 except OSError as error:
                     return Finding("PV311", None, f"its source {shown(source)} cannot be read: {error.strerror}")
-                others.append(file)
-        if len(others) > MAX_NAMESAKES:
+                namesakes.append(file)
+        if len(namesakes) > MAX_NAMESAKES:
             return SEVERAL
-        if others:
+        if namesakes:
             return Finding("PV312", None, f"its source {shown(source)} has changed: it has another sha256")
         if (match := _EMBEDDED.fullmatch(source)) and sha256.startswith(match[1]):
             return IN_ROW
@@ -66,7 +66,7 @@ class SourceFiles:
     def _exact(self, source: str) -> list[Path]:
         parts = source.split("/")
         if ".." in parts or source.startswith("/") or "\0" in source or "\\" in source:
-            return []  # the data say where to look, but never outside the source
+            return []  # the data decide where to search, but never outside the source
         file = self.root / source
         try:
             return [file] if file.is_file() else []
@@ -74,7 +74,13 @@ class SourceFiles:
             return []
 
     def _by_name(self, source: str) -> list[Path]:
-        return self._images.candidates(source)[: MAX_NAMESAKES + 1]
+        name = source.rpartition("/")[2]
+        folders = self._images.folders.get(name, ())
+        files = [Path(folder, name) for folder in ([folders] if isinstance(folders, str) else folders)]
+        agreement = {file: _common_tail(file.as_posix(), source) for file in files}
+        best = max(agreement.values(), default=0)
+        best_files = (self._images.root / file for file in files if agreement[file] == best)
+        return list(islice(best_files, MAX_NAMESAKES + 1))
 
     @cached_property
     def _images(self) -> ImageIndex:
@@ -82,8 +88,14 @@ class SourceFiles:
 
     @cached_property
     def _holder(self) -> str | None:
-        """An archive or a table below the source, where there is one: what it holds is not looked at."""
+        """An archive or a table below the source, where there is one: what it holds is not searched."""
         return min((name for name in self._images.folders if name.lower().endswith(_HOLDERS)), default=None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_remembered": {}}
+        return {"root": self.root, "_cache": {}}
+
+
+def _common_tail(one: str, other: str) -> int:
+    """How many parts two paths share, counted from the last."""
+    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(one.count("/"), other.count("/")) + 1)

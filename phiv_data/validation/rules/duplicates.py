@@ -1,7 +1,8 @@
-"""Rules about rows that repeat each other: one id, or the same images and questions.
+"""Rules about repeats: an image twice in a turn, an id in two rows, rows with the same images and questions.
 
-    IDS        PV201: the same id
-    CONTENT    PV203 and PV214: the same images (by path), questions and system prompt, in one split
+    find_repeated_images   PV117: an image twice in a turn
+    IDS                    PV201: the same id
+    CONTENT                PV203 and PV214: the same images (by path), questions and system prompt, in one split
 
 PV214 compares short answers to one question about images; longer ones may differ and all be right (captions). A row
 with short answers gives a key per accepted answer, equal where the same is asked; others give one key, equal where all
@@ -17,6 +18,7 @@ from functools import lru_cache
 from itertools import groupby
 from zlib import crc32
 
+from phiv_data.storage.record_errors import shown_path
 from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.core.key_index import QUOTED, GroupRule, Key, Occurrence, digest
 from phiv_data.validation.rules.leakage import split_label
@@ -25,6 +27,18 @@ from phiv_schemas import Conversation
 MAX_ANSWERS = 1000  # different ones to one question, of those that are remembered
 _MAX_WORDS, _MAX_LENGTH, _MAX_UNSPACED = 4, 40, 6
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff]")  # Thai to Khmer, Chinese, Japanese
+
+
+def find_repeated_images(record: Conversation) -> Iterable[Finding]:
+    """PV117. In another turn it may be shown again."""
+    if all(len(turn.images) < 2 or len(set(turn.images)) == len(turn.images) for turn in record.conversations):
+        return ()
+    return [
+        Finding("PV117", f"$.conversations[{t}].images[{i}]", f"{shown_path(path)} is images[{first}] again")
+        for t, turn in enumerate(record.conversations)
+        for i, path in enumerate(turn.images)
+        if (first := turn.images.index(path)) < i
+    ]
 
 
 def _id_keys(row: RowContext) -> Iterable[Key]:

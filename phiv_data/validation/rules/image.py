@@ -5,7 +5,6 @@
     check_orientation(image)        PV114    stored on its side, with an EXIF tag to turn it
     check_frames(image)             PV115    more than one frame or page
     check_color_mode(image)         PV116    something is lost in the conversion to RGB
-    find_repeated_images(record)    PV117    the same image twice in a turn: a rule about a record
 
 Images that cannot be decoded or are too large (PV102, PV111, PV113) are reported by `inputs.image_checks`.
 """
@@ -20,7 +19,6 @@ from phiv_data.formats.files import is_data_uri
 from phiv_data.media.images import MAX_PAGES, count_images
 from phiv_data.storage.record_errors import shown_path
 from phiv_data.validation.core.finding import DecodedImage, Finding
-from phiv_schemas import Conversation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,18 +117,6 @@ def check_color_mode(image: DecodedImage) -> Iterable[Finding]:
         if darker >= MIN_TRANSPARENT:
             what = f"is transparent: {darker:.0%} of its pixels are darker in RGB than on white"
     return (Finding("PV116", None, f"{shown_path(image.path)} {what}"),) if what else ()
-
-
-def find_repeated_images(record: Conversation) -> Iterable[Finding]:
-    """PV117. In another turn it may be shown again."""
-    if all(len(turn.images) < 2 or len(set(turn.images)) == len(turn.images) for turn in record.conversations):
-        return ()
-    return [
-        Finding("PV117", f"$.conversations[{t}].images[{i}]", f"{shown_path(path)} is images[{first}] again")
-        for t, turn in enumerate(record.conversations)
-        for i, path in enumerate(turn.images)
-        if (first := turn.images.index(path)) < i
-    ]
 
 
 def base_format(format: str) -> str:

@@ -17,7 +17,7 @@ Splits are compared by kind (`leakage.split_kind`), so the files of a train set 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -39,6 +39,28 @@ _TRAIN = "train"
 _ANSWER = "$.conversations[0].assistant"
 
 Place = tuple[str, int]
+
+
+@dataclass(slots=True)
+class UnlabeledRows:
+    """PV403: rows without an answer, counted by file."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+
+    def observe(self, row: RowContext) -> None:
+        """Count it when it has no answer: turns with answers come first, so the last turn decides."""
+        if row.conversation.conversations[-1].assistant is None:
+            self.rows[row.file] += 1
+
+    def merge(self, other: UnlabeledRows) -> UnlabeledRows:
+        """The counts of both."""
+        return UnlabeledRows(self.rows + other.rows)
+
+    def findings(self) -> Iterator[Issue]:
+        """One for each file that has such rows."""
+        for file, count in sorted(self.rows.items()):
+            what = "1 row has no answer" if count == 1 else f"{count} rows have no answer"
+            yield Finding("PV403", None, what).at(file)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from phiv_data.validation.core.aggregators import Aggregator, UnlabeledRows
+from phiv_data.validation.core.aggregators import Aggregator
 from phiv_data.validation.core.finding import Finding, ImageRule, RecordRule
 from phiv_data.validation.core.key_index import GroupRule, IndexRule
 from phiv_data.validation.rules import duplicates, image, labels, leakage, near_duplicates, text
@@ -20,7 +20,7 @@ from phiv_schemas import Conversation
 RECORD_RULES: tuple[RecordRule, ...] = (
     RecordRule(text.find_blank_text, ("PV210", "PV211", "PV212")),
     RecordRule(text.find_unusual_text, tuple(text.TEXT_RULES), needs_unusual_text=True),
-    RecordRule(image.find_repeated_images, ("PV117",)),
+    RecordRule(duplicates.find_repeated_images, ("PV117",)),
 )
 
 RecordFinder = Callable[[Conversation], Iterable[Finding]]
@@ -54,7 +54,7 @@ GROUP_RULES: dict[str, GroupRule] = {
 INDEX_RULES: tuple[IndexRule, ...] = (near_duplicates.find_near_duplicates,)  # PV241
 
 AGGREGATORS: dict[str, Callable[[], Aggregator]] = {
-    "unlabeled": UnlabeledRows,  # PV403
+    "unlabeled": labels.UnlabeledRows,  # PV403
     "labels": labels.LabelCounts,  # PV230 to PV233
 }
 """Name to how a new one is made."""

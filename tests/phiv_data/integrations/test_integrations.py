@@ -25,7 +25,7 @@ from phiv_data.testing import assert_valid
 ROWS = validate_batch(pa.record_batch({"line": LINES})).to_pylist()
 
 
-def test_the_rows_are_those_that_the_tests_of_guests_want() -> None:
+def test_the_rows_are_those_that_the_tests_of_integrations_expect() -> None:
     assert [row["id"] for row in ROWS] == ["a", None, "b", "c", "d", "b"]
     assert [(row["ok"], [issue["code"] for issue in row["issues"]]) for row in ROWS] == [
         (True, []),

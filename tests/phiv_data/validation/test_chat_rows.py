@@ -1,4 +1,4 @@
-"""Files of other tools, validated as they are: the rows' own lines and paths, and no false findings."""
+"""Files of external chat formats, validated as they are: the rows' own lines and paths, and no false findings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from phiv_data.cli.validate import main
 from phiv_data.formats import FORMATS
 from phiv_data.validation import validate
 from phiv_data.validation.core.finding import Finding, RowContext
-from phiv_data.validation.inputs.chat_dataset import ExternalFile, cut_external, external_files
-from phiv_data.validation.inputs.chat_rows import read_external, whole_record
-from phiv_data.validation.partial_result import Findings
+from phiv_data.validation.inputs.chat_dataset import ChatFile, find_chat_files, split_chat_file
+from phiv_data.validation.inputs.chat_rows import full_record, read_chat_rows
+from phiv_data.validation.partial_result import IssueCollector
 from phiv_schemas import Conversation, UsageError, ValidationReport
 
 NAMES = sorted(FORMATS)
@@ -39,7 +39,7 @@ def put(path: Path, rows: Any, **how: Any) -> Path:
     return path
 
 
-def told(report: ValidationReport) -> list[tuple[str, int | None, str | None]]:
+def reported(report: ValidationReport) -> list[tuple[str, int | None, str | None]]:
     return [(issue.code, issue.line, issue.json_path) for issue in report.issues]
 
 
@@ -69,7 +69,7 @@ def test_real_files_of_other_tools(shared: Path, name: str, root: str, rows: int
     assert {code: count for code, count in report.counts().items() if code.startswith(OWN)} == counts
 
 
-# Laws ---------------------------------------------------------------------------------------------------------------
+# Properties -------------------------------------------------------------------------------------------------------
 
 
 def renderings(name: str, some: list[Conversation]) -> list[Any]:
@@ -77,9 +77,9 @@ def renderings(name: str, some: list[Conversation]) -> list[Any]:
 
 
 def read(path: Path, name: str, piece_bytes: int) -> Iterator[Any]:
-    for rows in cut_external(ExternalFile(path, name), piece_bytes, Findings()):
-        for line in read_external(rows):
-            record = line.conversation and whole_record(line.conversation)
+    for rows in split_chat_file(ChatFile(path, name), piece_bytes, IssueCollector()):
+        for line in read_chat_rows(rows):
+            record = line.conversation and full_record(line.conversation)
             yield line.number, record and record.to_wire()["conversations"], line.issues
 
 
@@ -105,23 +105,23 @@ def test_rendered_rows_are_rows_without_findings_however_the_file_is_cut(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(conversation=conversations())
-def test_the_format_that_is_told_reads_the_same(
+def test_the_detected_format_reads_the_same(
     name: str, conversation: Conversation, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     record = FORMATS[name].render(conversation)
     path = put(tmp_path_factory.mktemp("rows") / "rows.jsonl", [record])
-    (file,) = external_files(path)
+    (file,) = find_chat_files(path)
     said = json.loads(json.dumps(record))
     assert FORMATS[file.format].parse(said, "row").turns == FORMATS[name].parse(said, "row").turns
 
 
 @given(conversation=conversations())
-def test_a_file_of_phiv_itself_is_never_taken_for_another_tools(
+def test_a_file_of_phiv_itself_is_never_an_external_format(
     conversation: Conversation, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text(conversation.to_line() + "\n", encoding="utf-8")
-    assert external_files(path) == []
+    assert find_chat_files(path) == []
 
 
 # Lines, numbers, broken files ---------------------------------------------------------------------------------------
@@ -133,14 +133,14 @@ def test_blank_lines_a_mark_and_carriage_returns_do_not_shift_lines(tmp_path: Pa
         b"\xef\xbb\xbf" + good + b"\r\n\n  \n" + bad + b"\r\n" + good.replace(b"?", b"!")
     )
     report = validate(tmp_path / "rows.jsonl")
-    assert (report.rows, told(report)) == (3, [("PV006", 1, None), ("PV503", 4, "$.conversations[0].value")])
+    assert (report.rows, reported(report)) == (3, [("PV006", 1, None), ("PV503", 4, "$.conversations[0].value")])
 
 
 def test_elements_have_the_line_they_begin_on_or_their_number_where_lines_are_shared(tmp_path: Path) -> None:
     rows = [chat("Who?"), chat(7), chat("What?"), chat(8)]
-    assert [line for _, line, _ in told(validate(put(tmp_path / "flat.json", rows)))] == [2, 4]
+    assert [line for _, line, _ in reported(validate(put(tmp_path / "flat.json", rows)))] == [2, 4]
     text = put(tmp_path / "long.json", rows, indent=2).read_text(encoding="utf-8").split("\n")
-    lines = [line for _, line, _ in told(validate(tmp_path / "long.json"))]
+    lines = [line for _, line, _ in reported(validate(tmp_path / "long.json"))]
     assert [text[line - 1] for line in lines if line] == ["  {", "  {"]
     assert '"value": 7' in "".join(text[lines[0] or 0 :][:6])
 
@@ -171,24 +171,24 @@ def test_lines_that_are_not_json_have_the_codes_of_any_jsonl(tmp_path: Path) -> 
     twice = good.replace(b'"from": "gpt"', b'"from": "gpt", "from": "human"')
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join([good, b"{oops", twice, good.replace(b"W", b"\xff"), good[:-9]]))
     report = validate(tmp_path / "rows.jsonl")
-    assert told(report) == [
+    assert reported(report) == [
         ("PV001", 2, None), ("PV003", 3, "$.conversations[1]"), ("PV005", 4, None), ("PV004", 5, None),
     ]  # fmt: skip
     assert report.rows == 5
 
 
-def test_a_key_that_stands_twice_in_an_array_is_told(tmp_path: Path) -> None:
+def test_a_key_that_stands_twice_in_an_array_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([chat("What?")]).replace('"gpt"', '"gpt", "from": "human"'), encoding="utf-8")
-    assert told(validate(path)) == [("PV003", 1, "$.conversations[1]")]
+    assert reported(validate(path)) == [("PV003", 1, "$.conversations[1]")]
 
 
-def test_utf16_and_empty_files_are_told(tmp_path: Path) -> None:
+def test_utf16_and_empty_files_are_reported(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(chat("What?")) + "\n", encoding="utf-16")
     report = validate(tmp_path / "rows.jsonl", input_format="llava")
-    assert ("PV005", 1, None) in told(report)
+    assert ("PV005", 1, None) in reported(report)
     (tmp_path / "rows.json").write_text("[ ]")
-    assert told(validate(tmp_path / "rows.json", input_format="llava")) == [("PV202", None, None)]
+    assert reported(validate(tmp_path / "rows.json", input_format="llava")) == [("PV202", None, None)]
 
 
 # Paths --------------------------------------------------------------------------------------------------------------
@@ -253,27 +253,27 @@ def test_ids_that_repeat_and_files_with_the_same_lines_are_fine(tmp_path: Path) 
 # Images -------------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_looked_for_where_the_converter_looks(tmp_path: Path) -> None:
+def test_images_are_searched_where_the_converter_searches(tmp_path: Path) -> None:
     data, root = tmp_path / "data", tmp_path / "images"
     for path in (data / "a.png", data / "images" / "b.png", root / "c.png", tmp_path / "d.png"):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(image_bytes(1))
     refs = ["a.png", "b.png", "./c.png", "../d.png", str(tmp_path / "d.png"), (root / "c.png").as_uri()]
     rows = put(data / "train.json", [chat("<image>" * len(refs) + "\nWhich?", image=refs)])
-    assert told(validate(rows, images_root=root)) == []
-    assert told(validate(rows)) == [("PV101", 1, "$.image[2]")]
-    assert told(validate(rows, images=False)) == []
+    assert reported(validate(rows, images_root=root)) == []
+    assert reported(validate(rows)) == [("PV101", 1, "$.image[2]")]
+    assert reported(validate(rows, images=False)) == []
 
 
-def test_every_kind_of_bad_image_is_told_at_its_place(tmp_path: Path) -> None:
+def test_every_kind_of_bad_image_is_reported_at_its_place(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(image_bytes(1)[:60])
     (tmp_path / "folder.png").mkdir()
     uri = "data:image/png;base64," + base64.b64encode(image_bytes(2)).decode()
     refs = ["cut.png", "folder.png", "no.png", "x" * 5000, "nul\0.png", uri, uri[:-60], "data:image/png;base64,&"]
     rows = put(tmp_path / "train.json", [chat("<image>" * len(refs) + "\nWhich?", image=refs)])
     expected = ["PV102", "PV101", "PV101", "PV101", "PV101", "", "PV102", "PV102"]
-    assert sorted(told(validate(rows))) == sorted((c, 1, f"$.image[{i}]") for i, c in enumerate(expected) if c)
-    assert sorted(told(validate(rows, deep=False))) == [("PV101", 1, f"$.image[{i}]") for i in (1, 2, 3, 4)]
+    assert sorted(reported(validate(rows))) == sorted((c, 1, f"$.image[{i}]") for i, c in enumerate(expected) if c)
+    assert sorted(reported(validate(rows, deep=False))) == [("PV101", 1, f"$.image[{i}]") for i in (1, 2, 3, 4)]
 
 
 # Which files, which format ------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_a_folder_is_read_file_by_file_and_other_json_is_passed_over(tmp_path: P
     put(tmp_path / "a.json", [chat("<image>", image="x")])
     put(tmp_path / "b.jsonl", [{"query": "q", "response": "r"}])
     put(tmp_path / "config.json", {"epochs": 3}, indent=1)
-    assert [(file.path.name, file.format) for file in external_files(tmp_path)] == [
+    assert [(file.path.name, file.format) for file in find_chat_files(tmp_path)] == [
         ("a.json", "llava"),
         ("b.jsonl", "swift"),
     ]
@@ -297,13 +297,13 @@ def test_names_of_dataset_info_are_read(tmp_path: Path) -> None:
         tmp_path / "rows.json",
         [{"talk": [{"who": "me", "what": "q"}, {"who": "you", "what": "r"}]}, {"talk": [{"who": "it", "what": 1}]}],
     )
-    assert told(validate(tmp_path)) == [("PV502", 2, "$.talk[0]")]
+    assert reported(validate(tmp_path)) == [("PV502", 2, "$.talk[0]")]
 
 
 def test_what_goes_wrong_before_the_rows_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must be one of"):
         validate(put(tmp_path / "rows.json", [chat("q")]), input_format="coco")
-    with pytest.raises(UsageError, match="no rows of a format that phiv can tell"):
+    with pytest.raises(UsageError, match="no rows of a format that phiv can detect"):
         validate(put(tmp_path / "coco.json", [{"bbox": [1, 2]}]))
 
 

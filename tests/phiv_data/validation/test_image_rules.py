@@ -27,7 +27,7 @@ from phiv_data.validation import validate
 from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.inputs.fast_parse import is_plain
 from phiv_data.validation.inputs.image_checks import decode
-from phiv_data.validation.rules.image import find_repeated_images
+from phiv_data.validation.rules.duplicates import find_repeated_images
 from phiv_schemas import Conversation, ImageMeta, Turn, ValidationReport
 
 SUFFIXES = {

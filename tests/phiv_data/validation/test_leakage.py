@@ -19,8 +19,8 @@ from phiv_converters.nlvr2.options import Nlvr2Options
 from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.storage.sample import Sample
-from phiv_data.validation import run as dataset
 from phiv_data.validation import validate
+from phiv_data.validation.inputs import jsonl_range
 from phiv_data.validation.rules.leakage import image_json_path, image_position, spans_split_kinds, split_kind
 from phiv_schemas import Conversation, Issue
 
@@ -341,7 +341,7 @@ def test_small_pieces_find_the_same(leaky: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).write_bytes((leaky / name).read_bytes())
     whole = validate(tmp_path, images_root=leaky / "images")
     assert set(LEAKS) <= whole.counts().keys()
-    monkeypatch.setattr(dataset, "DEEP_PIECE_BYTES", 300)
+    monkeypatch.setattr(jsonl_range, "DEEP_PIECE_BYTES", 300)
     for num_workers in (0, 2):
         again = validate(tmp_path, images_root=leaky / "images", num_workers=num_workers)
         assert again.model_dump_json() == whole.model_dump_json()

@@ -1,4 +1,4 @@
-"""Images held against what they were made from: what agrees is silent, what differs is told, the rest is counted."""
+"""Images compared with what they were made from: differences are reported, what cannot be compared is counted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import io
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,10 +25,11 @@ from phiv_data.media import video
 from phiv_data.media.images import encode_jpeg
 from phiv_data.storage.sample import EncodedImage
 from phiv_data.validation import validate
+from phiv_data.validation.core.finding import Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of
 from phiv_data.validation.provenance import check as provenance
 from phiv_data.validation.provenance.source_files import MAX_NAMESAKES, SourceFiles
-from phiv_schemas import SourceError, UsageError, ValidationReport
+from phiv_schemas import Manifest, SourceError, UsageError, ValidationReport
 
 CLIPS = ("v_Run_g01_c01", "v_Run_g02_c01", "v_Jump_g01_c01")
 
@@ -82,7 +83,7 @@ def again(image: EncodedImage, data: bytes, **facts: Any) -> EncodedImage:
     return EncodedImage(image.meta.model_copy(update=true | facts), data)
 
 
-def told(report: ValidationReport) -> list[tuple[str, str, int | None, str | None]]:
+def reported(report: ValidationReport) -> list[tuple[str, str, int | None, str | None]]:
     """Findings about sources: code, file, line, path."""
     found = [issue for issue in report.issues if issue.code.startswith("PV31")]
     return [(issue.code, issue.file, issue.line, issue.json_path) for issue in found]
@@ -100,8 +101,8 @@ TRAIN, VAL = "arrow/train/data-00000-of-00001.arrow", "arrow/val/data-00000-of-0
 
 @pytest.mark.parametrize("deep", [True, False])
 def test_what_was_converted_agrees_with_its_source(frames: Path, clips: Path, deep: bool) -> None:
-    assert told(validate(frames, source=clips, deep=deep)) == []
-    assert told(validate(frames, source=clips.parent, deep=deep)) == []  # a folder around it
+    assert reported(validate(frames, source=clips, deep=deep)) == []
+    assert reported(validate(frames, source=clips.parent, deep=deep)) == []  # a folder around it
 
 
 def test_copied_images_agree_with_their_files(copies: Path, toys: Path) -> None:
@@ -115,10 +116,10 @@ def test_archives_are_unpacked(frames: Path, clips: Path, tmp_path: Path) -> Non
     for split in ("train", "val"):
         with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
             archive.add(clips / split, split)
-    assert told(validate(frames, source=tmp_path / "all.tgz")) == []
-    assert told(validate(frames, source=[tmp_path / "train.tar", tmp_path / "val.tar"])) == []
+    assert reported(validate(frames, source=tmp_path / "all.tgz")) == []
+    assert reported(validate(frames, source=[tmp_path / "train.tar", tmp_path / "val.tar"])) == []
     only_val = validate(frames, source=tmp_path / "val.tar")
-    assert {code for code, *_ in told(only_val)} == {"PV311", "PV312"}  # a clip of val has a train clip's name
+    assert {code for code, *_ in reported(only_val)} == {"PV311", "PV312"}  # a clip of val has a train clip's name
 
 
 def test_files_are_found_by_name_where_folders_were_moved(frames: Path, clips: Path, tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_files_are_found_by_name_where_folders_were_moved(frames: Path, clips: P
         folder = tmp_path / "moved" / clip.parent.parent.name
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(clip, folder)
-    assert told(validate(frames, source=tmp_path)) == []
+    assert reported(validate(frames, source=tmp_path)) == []
 
 
 def test_workers_and_pieces_make_no_difference(
@@ -135,7 +136,7 @@ def test_workers_and_pieces_make_no_difference(
     black = encode_jpeg(Image.new("RGB", (64, 64)))
     broken = changed(frames, "train", lambda image: again(image, black) if ".2." in image.meta.path else image)
     whole = validate(broken, source=clips)
-    assert len(told(whole)) == 3
+    assert len(reported(whole)) == 3
     assert validate(broken, source=clips, num_workers=2) == whole
     monkeypatch.setattr(provenance, "ROWS", 1)
     assert validate(broken, source=clips) == whole
@@ -149,7 +150,7 @@ def test_each_clip_is_decoded_once(frames: Path, clips: Path, monkeypatch: pytes
         return original(source, indices)
 
     monkeypatch.setattr(video, "frames_at", counting)
-    assert told(validate(frames, source=clips)) == []
+    assert reported(validate(frames, source=clips)) == []
     assert sorted(decoded) == sorted(clips.rglob("*.avi"))
 
 
@@ -187,22 +188,22 @@ def test_frames_of_decord_agree_with_pyavs(clips: Path, tmp_path: Path) -> None:
 # What differs -----------------------------------------------------------------------------------------------------
 
 
-def test_a_source_that_is_gone_is_told_once_for_each_row(frames: Path, clips: Path, tmp_path: Path) -> None:
+def test_a_source_that_is_gone_is_reported_once_for_each_row(frames: Path, clips: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(clips, tmp_path / "source"))
     (source / "train/Jump/v_Jump_g01_c01.avi").unlink()
     report = validate(frames, source=source)
-    assert told(report) == [("PV311", TRAIN, 1, "$.images[0]")]
+    assert reported(report) == [("PV311", TRAIN, 1, "$.images[0]")]
     assert messages(report) == ["its source 'train/Jump/v_Jump_g01_c01.avi' is not there"]
     assert not report.ok
 
 
-def test_a_source_that_has_changed_is_told(copies: Path, toys: Path, tmp_path: Path) -> None:
+def test_a_source_that_has_changed_is_reported(copies: Path, toys: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(toys, tmp_path / "source"))
     (source / "val/owl.png").write_bytes((source / "train/fox.png").read_bytes())
-    assert told(validate(copies, source=source)) == [("PV312", VAL, 1, "$.images[0]")]
+    assert reported(validate(copies, source=source)) == [("PV312", VAL, 1, "$.images[0]")]
 
 
-def test_frames_under_each_others_numbers_are_told(frames: Path, clips: Path, changed: Callable[..., Path]) -> None:
+def test_frames_under_each_others_numbers_are_reported(frames: Path, clips: Path, changed: Callable[..., Path]) -> None:
     swap = {0: 2, 2: 0}
 
     def edit(image: EncodedImage) -> EncodedImage:
@@ -210,40 +211,40 @@ def test_frames_under_each_others_numbers_are_told(frames: Path, clips: Path, ch
         return EncodedImage(image.meta.model_copy(update={"frame_index": swap.get(index, index)}), image.data)
 
     report = validate(changed(frames, "val", edit), source=clips)
-    assert told(report) == [("PV310", VAL, 1, "$.images[0]"), ("PV310", VAL, 1, "$.images[1]")]
+    assert reported(report) == [("PV310", VAL, 1, "$.images[0]"), ("PV310", VAL, 1, "$.images[1]")]
     assert messages(report)[0].startswith("is not frame 2 of 'val/Run/v_Run_g01_c01.avi': it differs in pixels, by ")
 
 
-def test_a_small_square_of_a_frame_is_told(frames: Path, clips: Path, changed: Callable[..., Path]) -> None:
+def test_a_small_square_of_a_frame_is_reported(frames: Path, clips: Path, changed: Callable[..., Path]) -> None:
     def edit(image: EncodedImage) -> EncodedImage:
         pixels = np.array(image.open())
         pixels[20:28, 20:28] ^= 0x80  # in the mean of all pixels this is 2 levels
         return again(image, encode_jpeg(pixels))
 
-    assert [code for code, *_ in told(validate(changed(frames, "val", edit), source=clips))] == ["PV310"] * 4
+    assert [code for code, *_ in reported(validate(changed(frames, "val", edit), source=clips))] == ["PV310"] * 4
 
 
 @pytest.mark.parametrize("size", [(32, 64), (63, 64)])
-def test_a_frame_of_another_size_is_told(
+def test_a_frame_of_another_size_is_reported(
     frames: Path, clips: Path, changed: Callable[..., Path], size: tuple[int, int]
 ) -> None:
     out = changed(frames, "val", lambda image: again(image, encode_jpeg(image.open().resize(size))))
     assert "differs in size" in messages(validate(out, source=clips))[0]
 
 
-def test_a_frame_beyond_the_end_is_told(frames: Path, clips: Path, changed: Callable[..., Path]) -> None:
+def test_a_frame_beyond_the_end_is_reported(frames: Path, clips: Path, changed: Callable[..., Path]) -> None:
     out = changed(
         frames, "val", lambda image: EncodedImage(image.meta.model_copy(update={"frame_index": 99}), image.data)
     )
     assert set(messages(validate(out, source=clips))) == {"there is no frame 99 of 'val/Run/v_Run_g01_c01.avi'"}
 
 
-def test_a_broken_frame_is_told_and_stops_nothing(frames: Path, clips: Path, changed: Callable[..., Path]) -> None:
+def test_a_broken_frame_is_reported_and_stops_nothing(frames: Path, clips: Path, changed: Callable[..., Path]) -> None:
     def edit(image: EncodedImage) -> EncodedImage:
         return EncodedImage(image.meta, image.data[:100] if image.meta.path.endswith(".1.jpg") else image.data)
 
     report = validate(changed(frames, "val", edit), source=clips)
-    assert told(report) == [("PV310", VAL, 1, "$.images[1]")]
+    assert reported(report) == [("PV310", VAL, 1, "$.images[1]")]
 
 
 def test_bytes_alone_are_a_warning_with_the_versions_of_the_conversion_and_nothing_with_others(
@@ -256,18 +257,18 @@ def test_bytes_alone_are_a_warning_with_the_versions_of_the_conversion_and_nothi
 
     out = changed(frames, "val", edit)
     report = validate(out, source=clips)
-    assert [code for code, *_ in told(report)] == ["PV314"] * 4
+    assert [code for code, *_ in reported(report)] == ["PV314"] * 4
     manifest = out / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"libavcodec": "', '"libavcodec": "1'))
-    assert told(validate(out, source=clips)) == []
+    assert reported(validate(out, source=clips)) == []
 
 
-def test_a_copy_with_other_bytes_is_told(copies: Path, toys: Path, changed: Callable[..., Path]) -> None:
+def test_a_copy_with_other_bytes_is_reported(copies: Path, toys: Path, changed: Callable[..., Path]) -> None:
     other = io.BytesIO()
     Image.new("RGB", (4, 3)).save(other, "PNG")
     out = changed(copies, "train", lambda image: EncodedImage(image.meta, other.getvalue()))  # it says it is a copy
     report = validate(out, source=toys)
-    assert told(report) == [("PV310", TRAIN, 1, "$.images[0]"), ("PV310", TRAIN, 2, "$.images[0]")]
+    assert reported(report) == [("PV310", TRAIN, 1, "$.images[0]"), ("PV310", TRAIN, 2, "$.images[0]")]
     assert messages(report)[0] == "bytes are not those of its source 'train/cat.png'"
 
 
@@ -398,7 +399,7 @@ def test_broken_files_are_left_to_their_own_rules(frames: Path, clips: Path, tmp
     (out / name).write_bytes((out / name).read_bytes()[:-20])
     report = validate(out, source=clips)
     assert not report.ok
-    assert told(report) == []
+    assert reported(report) == []
 
 
 # Likeness ---------------------------------------------------------------------------------------------------------
@@ -440,3 +441,43 @@ def test_real_data_agree_with_their_sources(name: str, shared: Path, tmp_path: P
     report = validate(tmp_path / "out", source=source, deep=False)
     assert report.rows
     assert messages(report) == []
+
+
+# Rows of the source -----------------------------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    status: Literal["same", "changed", "unknown"]
+    reason: str = ""
+
+
+@pytest.mark.parametrize(
+    ("comparison", "expected"),
+    [
+        (Comparison("same"), []),
+        (Comparison("changed", "its inputs differ"), ["PV312 the source has changed since it was converted"]),
+        (Comparison("unknown", "no converter 'toy'"), ["PV313 rows were not compared with the source"]),
+    ],
+)
+def test_changed_inputs_are_one_finding_at_the_manifest(
+    copies: Path, toys: Path, tmp_path: Path, comparison: Comparison, expected: list[str]
+) -> None:
+    given = []
+
+    def compare(manifest: Manifest, sources: Sequence[Path], work_dir: Path) -> Comparison:
+        given.append((manifest.name, list(sources), list(work_dir.iterdir())))
+        return comparison
+
+    folders = iter([tmp_path / "a", tmp_path / "b"])
+
+    def new_folder() -> Path:
+        folder = next(folders)
+        folder.mkdir()
+        return folder
+
+    plan = provenance.plan_sources(copies, toys, Settings(), new_folder, compare)
+    assert plan is not None
+    issues = plan.known.issues.listed()
+    assert [f"{issue.code} {issue.message.split(':')[0]}" for issue in issues] == expected
+    assert all((issue.file, issue.line) == ("manifest.json", None) for issue in issues)
+    assert given == [("toy", [toys], [])]

@@ -193,7 +193,7 @@ def test_ids_are_unique_over_all_splits(out: Path) -> None:
     assert str(issue).startswith(("ucf101_test.jsonl:1: $.id: duplicate id 'train-0000000004'", expected))
 
 
-def test_a_broken_image_is_read_once_and_told_at_every_use(tmp_path: Path) -> None:
+def test_a_broken_image_is_read_once_and_reported_at_every_use(tmp_path: Path) -> None:
     image = tmp_path / "images" / "a.jpg"
     image.parent.mkdir()
     image.write_bytes(image_bytes(3, (400, 300), "JPEG")[:2000])
@@ -228,7 +228,7 @@ def test_a_pipe_in_place_of_an_image_does_not_hang(tmp_path: Path) -> None:
     assert found(validate(tmp_path / "ucf101_val.jsonl")) == [("PV101", "ucf101_val.jsonl", 1)]
 
 
-def test_no_images_folder_is_told_once(tmp_path: Path) -> None:
+def test_no_images_folder_is_reported_once(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "x.jsonl", (row.conversation for row in ROWS["train"]))
     (issue,) = validate(tmp_path / "x.jsonl").issues
     assert str(issue) == "x.jsonl:1: no folder images/ beside the file, so no image was checked. Pass --images_root DIR"

@@ -15,8 +15,8 @@ from data_builders import samples, write_dataset
 from phiv_data.cli.validate import main
 from phiv_data.reports import _FILES, text
 from phiv_data.validation import validate
+from phiv_data.validation.inputs.converted import REPORT_FILES
 from phiv_data.validation.rules.leakage import split_kind
-from phiv_data.validation.run import REPORT_FILES
 from phiv_schemas import UsageError, ValidationReport
 
 
@@ -31,7 +31,7 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
-def told(report: ValidationReport) -> list[tuple[str, str, int | None]]:
+def reported(report: ValidationReport) -> list[tuple[str, str, int | None]]:
     return [(issue.code, issue.file, issue.line) for issue in report.issues]
 
 
@@ -70,7 +70,7 @@ def test_links_are_followed_and_devices_written_to(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_reports_inside_the_data_and_files_of_desktops_are_not_told(tmp_path: Path) -> None:
+def test_reports_inside_the_data_and_files_of_desktops_are_not_reported(tmp_path: Path) -> None:
     out = write_dataset(tmp_path / "out", {"val": samples("val", 2)})
     assert set(REPORT_FILES) == set(_FILES.values())
     for name in (*REPORT_FILES, ".DS_Store", "Thumbs.db", ".gitattributes"):
@@ -109,12 +109,12 @@ def test_pipes_are_one_line(tmp_path: Path) -> None:
         validate(tmp_path / "x.jsonl")
 
 
-def test_files_of_a_folder_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_files_of_a_folder_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", row(0))
     (tmp_path / "val.jsonl").symlink_to("gone.jsonl")
     os.mkfifo(tmp_path / "test.jsonl")
     report = validate(tmp_path, ignore=["PV303"])
-    assert told(report) == [("PV007", "test.jsonl", None), ("PV007", "val.jsonl", None)]
+    assert reported(report) == [("PV007", "test.jsonl", None), ("PV007", "val.jsonl", None)]
 
 
 def test_shards_beside_jsonl_without_a_manifest_are_said_to_be_left_out(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_without_images_none_is_opened(tmp_path: Path) -> None:
     assert validate(out, images=False).issues == []
 
 
-def test_a_missing_list_of_images_is_told_once(tmp_path: Path) -> None:
+def test_a_missing_list_of_images_is_reported_once(tmp_path: Path) -> None:
     out = write_dataset(tmp_path / "out", {"val": samples("val", 2)})
     (out / "images.sha256").unlink()
-    assert told(validate(out)) == [("PV301", "images.sha256", None)]
+    assert reported(validate(out)) == [("PV301", "images.sha256", None)]
 
 
 def test_folders_that_may_not_be_entered_are_no_missing_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,22 +183,22 @@ def chat(number: int) -> dict[str, Any]:
 def test_other_files_do_not_change_how_rows_are_read_and_are_named(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", *map(chat, range(3)))
     (tmp_path / "empty.jsonl").touch()
-    assert told(validate(tmp_path)) == []
+    assert reported(validate(tmp_path)) == []
     write(tmp_path / "metadata.jsonl", {"file_name": "a.png", "split": "train"})
     report = validate(tmp_path)
-    assert (told(report), report.rows, report.ok) == ([("PV504", "metadata.jsonl", None)], 3, True)
+    assert (reported(report), report.rows, report.ok) == ([("PV504", "metadata.jsonl", None)], 3, True)
 
 
 def test_rows_of_other_tools_beside_phivs_own_are_named(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", row(0))
     (tmp_path / "val.json").write_text(json.dumps([chat(0)]))
-    assert told(validate(tmp_path, ignore=["PV303"])) == [("PV504", "val.json", None)]
+    assert reported(validate(tmp_path, ignore=["PV303"])) == [("PV504", "val.json", None)]
 
 
 def test_a_bad_line_hides_no_format(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("oops\n" + "".join(f"{json.dumps(chat(i))}\n" for i in range(3)))
-    assert told(validate(path)) == [("PV001", "train.jsonl", 1)]
+    assert reported(validate(path)) == [("PV001", "train.jsonl", 1)]
 
 
 @pytest.mark.parametrize(

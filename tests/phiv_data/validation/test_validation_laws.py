@@ -9,7 +9,7 @@ import json
 import pickle
 import tempfile
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phiv_data.validation import run as dataset
 from phiv_data.validation import validate
 from phiv_data.validation.core.finding import Settings
 from phiv_data.validation.core.key_index import KeyIndex
-from phiv_data.validation.partial_result import Partial, finish, merge
-from phiv_data.validation.tasks import Job, Lines, Piece, check_piece, find_rows
+from phiv_data.validation.inputs import jsonl_range
+from phiv_data.validation.inputs.image_checks import ImageChecks
+from phiv_data.validation.inputs.jsonl_range import JsonlRange
+from phiv_data.validation.partial_result import PartialResult, finalize, merge
+from phiv_data.validation.rules.leakage import spans_split_kinds
+from phiv_data.validation.run import find_records
+from phiv_data.validation.tasks import CheckContext
 from phiv_schemas import ValidationReport
 
-Parts = list[Partial]
+Parts = list[PartialResult]
 limits = st.sampled_from([1, 2, 3, 5, 1000])
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Those of hostile lines; the two that are whole look the same, so that splits leak."""
-    folder = write_images(tmp_path_factory.mktemp("laws") / "images")
+    folder = write_images(tmp_path_factory.mktemp("images") / "images")
     blots = Image.effect_mandelbrot((24, 16), (-2, -1.5, 1, 1.5), 9)
     blots.save(folder / "a.png")
     blots.point(lambda level: min(level + 1, 255)).save(folder / "b/ü.png")
@@ -54,25 +58,28 @@ class Divided:
     def path(self, number: int) -> Path:
         return self.folder / f"{['train', 'val', 'test'][number]}.jsonl"
 
-    def job(self, bounds: Sequence[list[int]]) -> Job:
-        job = Job(settings=Settings(max_issues=self.max_issues), images_root=self.images, has_images=bool(self.images))
+    def pieces(self, bounds: Sequence[list[int]]) -> list[JsonlRange]:
+        pieces = []
         for number, lines in enumerate(self.lines_of):
             path, offsets = self.path(number), [0, *accumulate(map(len, lines))]
             edges = [0, *sorted(bound % (len(lines) + 1) for bound in bounds[number]), len(lines)]
-            job.pieces += [
-                Piece(path.stem, Lines(path.name, path, offsets[a], offsets[b], a + 1)) for a, b in pairwise(edges)
+            pieces += [
+                JsonlRange(path.stem, path.name, path, offsets[a], offsets[b], a + 1) for a, b in pairwise(edges)
             ]
-        return job
+        return pieces
 
     def parts(self, bounds: Sequence[list[int]]) -> Parts:
-        job = self.job(bounds)
-        return [check_piece(job, i) for i in range(len(job.pieces))]
+        pieces = self.pieces(bounds)
+        phash = spans_split_kinds(piece.split for piece in pieces)
+        images = ImageChecks(self.images, deep=True, phash=phash) if self.images else None
+        context = CheckContext(Settings(max_issues=self.max_issues), images)
+        return [piece.check(context) for piece in pieces]
 
-    def report(self, whole: Partial, spill_bytes: int = 2**25) -> ValidationReport:
+    def report(self, whole: PartialResult, spill_bytes: int = 2**25) -> ValidationReport:
         """As `validate` ends."""
-        with tempfile.TemporaryDirectory() as scratch:
-            index = KeyIndex(lambda: Path(scratch), spill_bytes)
-            return finish(whole, index, "data", lambda places: find_rows(self.job([[], [], []]), places))
+        with tempfile.TemporaryDirectory() as folder:
+            index = KeyIndex(lambda: Path(folder), spill_bytes)
+            return finalize(whole, index, "data", partial(find_records, self.pieces([[], [], []])))
 
 
 @st.composite
@@ -92,10 +99,12 @@ def make(images: Path, tmp_path: Path) -> Any:
     return made
 
 
-law = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+property_test = settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
-def test_the_data_of_the_laws_leaks(make: Any) -> None:
+def test_the_data_of_these_properties_leaks(make: Any) -> None:
     def line(image: str) -> bytes:
         turn = {"images": [image], "user": "What is it?", "assistant": "cat"}
         return json.dumps({"id": image, "source": "mine", "conversations": [turn]}).encode() + b"\n"
@@ -104,7 +113,7 @@ def test_the_data_of_the_laws_leaks(make: Any) -> None:
     assert {"PV240", "PV241", "PV242"} <= data.report(reduce(merge, data.parts([[], [], []]))).counts().keys()
 
 
-@law
+@property_test
 @given(divided(), st.randoms(use_true_random=False))
 def test_the_report_of_the_parts_merged_in_any_order_is_that_of_the_whole(make: Any, given_: Any, random: Any) -> None:
     lines_of, bounds, max_issues, with_images = given_
@@ -112,34 +121,34 @@ def test_the_report_of_the_parts_merged_in_any_order_is_that_of_the_whole(make: 
     whole = data.report(reduce(merge, data.parts([[] for _ in lines_of])))
     parts = data.parts(bounds)
     random.shuffle(parts)
-    assert data.report(reduce(merge, parts, Partial())) == whole
+    assert data.report(reduce(merge, parts, PartialResult())) == whole
     assert data.report(pickle.loads(pickle.dumps(reduce(merge, parts))), spill_bytes=0) == whole
 
 
-@law
+@property_test
 @given(divided(), st.integers(0, 99), st.integers(0, 99))
 def test_merge_is_associative_and_commutative_and_has_an_identity(make: Any, given_: Any, i: int, j: int) -> None:
     lines_of, bounds, max_issues, with_images = given_
     data = make(lines_of, max_issues, with_images)
     parts = data.parts(bounds)
     i, j = sorted((i % (len(parts) + 1), j % (len(parts) + 1)))
-    a, b, c = (reduce(merge, some, Partial()) for some in (parts[:i], parts[i:j], parts[j:]))
+    a, b, c = (reduce(merge, some, PartialResult()) for some in (parts[:i], parts[i:j], parts[j:]))
     before = pickle.dumps((a, b, c))
     assert data.report(merge(merge(a, b), c)) == data.report(merge(a, merge(b, c)))
     assert data.report(merge(a, b)) == data.report(merge(b, a))
-    assert data.report(merge(Partial(), a)) == data.report(a) == data.report(merge(a, Partial()))
+    assert data.report(merge(PartialResult(), a)) == data.report(a) == data.report(merge(a, PartialResult()))
     assert pickle.dumps((a, b, c)) == before, "neither side of a merge is changed"
 
 
-@law
+@property_test
 @given(files(max_lines=30), st.integers(1, 2000), limits)
 def test_the_size_of_the_pieces_does_not_show(make: Any, lines: list[bytes], piece_bytes: int, max_issues: int) -> None:
     data = make([lines], max_issues, True)
     path, options = data.path(0), {"images_root": data.images, "max_issues": max_issues}
     whole = validate(path, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "PIECE_BYTES", piece_bytes)
-        patch.setattr(dataset, "DEEP_PIECE_BYTES", piece_bytes)
+        patch.setattr(jsonl_range, "PIECE_BYTES", piece_bytes)
+        patch.setattr(jsonl_range, "DEEP_PIECE_BYTES", piece_bytes)
         assert validate(path, **options) == whole
         assert validate(path, deep=False, **options).rows == whole.rows
 
@@ -148,7 +157,7 @@ def test_a_utf16_file_is_one_error_whatever_the_size_of_the_pieces(tmp_path: Pat
     path = tmp_path / "x.jsonl"
     path.write_bytes('{"id": "a"}\n'.encode("utf-16") * 9)
     whole = validate(path)
-    monkeypatch.setattr(dataset, "PIECE_BYTES", 7)
+    monkeypatch.setattr(jsonl_range, "PIECE_BYTES", 7)
     assert validate(path) == whole
     assert whole.counts() == {"PV005": 1}
 
@@ -161,7 +170,7 @@ def test_real_workers_give_the_report_of_none(
     path = tmp_path / "val.jsonl"
     path.write_text("".join([*lines, "\n", "{}\r\n", *lines[:9], lines[0][:-9]]))
     whole = validate(path, images_root=images)
-    monkeypatch.setattr(dataset, "DEEP_PIECE_BYTES", 1500)
+    monkeypatch.setattr(jsonl_range, "DEEP_PIECE_BYTES", 1500)
     assert validate(path, images_root=images, num_workers=num_workers) == whole
     assert {"PV101", "PV102", "PV201", "PV002", "PV004", "PV401", "PV403"} <= whole.counts().keys()
 

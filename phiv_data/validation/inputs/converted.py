@@ -1,0 +1,174 @@
+"""A converted folder: every file that its manifest names, with size and hash, every row, every image.
+
+plan = plan_converted(Path("out"), settings, None, issues, new_folder)
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from phiv_data.storage.dataset import FIXES, MANIFEST, manifest_files, read_manifest
+from phiv_data.utils.process_pool import default_workers
+from phiv_data.validation.core.finding import Settings
+from phiv_data.validation.core.image_stats import IMAGE_KEYS
+from phiv_data.validation.core.key_index import KeyIndex
+from phiv_data.validation.core.sharing import SharingTable
+from phiv_data.validation.inputs.checksums import ChecksumTable, read_checksums, write_table
+from phiv_data.validation.inputs.file_hash import FileHash
+from phiv_data.validation.inputs.image_checks import ImageChecks
+from phiv_data.validation.inputs.jsonl_range import piece_bytes_for, split_by_rows, split_jsonl
+from phiv_data.validation.inputs.paired import PairedPiece
+from phiv_data.validation.inputs.shard import ShardPiece
+from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks
+from phiv_data.validation.partial_result import IssueCollector, PartialResult
+from phiv_data.validation.tasks import CONVERT_AGAIN, CheckContext, Piece, ValidationPlan
+from phiv_schemas import FileInfo, Manifest, Reject, ShardError, SplitInfo
+
+REPORT_FILES = ("report.txt", "report.json", "report.junit.xml", "report.sarif", "report.html")
+"""What --report_dir writes, as in `phiv_data.reports`; a test compares both."""
+_LOADER_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
+_DESKTOP_FILES = ("Thumbs.db", "desktop.ini")
+
+
+def plan_converted(
+    folder: Path, settings: Settings, images_root: Path | None, issues: IssueCollector, new_folder: Callable[[], Path]
+) -> ValidationPlan:
+    """The pieces of a converted folder; what is wrong with its manifest and its files goes to `issues`."""
+    try:
+        manifest = read_manifest(folder)
+    except ShardError as error:
+        where = error.where.removeprefix(str(folder / MANIFEST)).removeprefix(": ") or None
+        issues.add("PV304", MANIFEST, error.what, json_path=where, hint=error.hint)
+        return ValidationPlan([], CheckContext(settings))
+    settings = replace(settings, sharing=SharingTable(manifest.sharing))
+    present = {info.path for info in manifest.files if _is_present(folder, info, issues)}
+    pieces: list[Piece] = []
+    if settings.deep:
+        complete = (info for info in manifest.files if info.path in present)
+        complete = (info for info in complete if (folder / info.path).stat().st_size == info.size_bytes)
+        pieces += [FileHash(info.path, folder / info.path, info.sha256) for info in complete]
+    checksums = _read_checksums(folder, manifest, present, issues, new_folder)
+    context = _context(settings, images_root or folder / "images", checksums)
+    splits = [split for split in manifest.splits if split.jsonl.path in present]
+    for split in splits:
+        pieces += _pieces_of(folder, split, present, piece_bytes_for(context))
+
+    def check_whole(whole: PartialResult, index: KeyIndex, issues: IssueCollector) -> int:
+        for split in splits:
+            if (rows := whole.rows[split.jsonl.path]) != split.rows:
+                what = f"holds {rows} rows (the manifest says {split.rows})"
+                issues.add("PV304", split.jsonl.path, what, hint=CONVERT_AGAIN)
+        if manifest.rejects.path in present:
+            _check_rejects(folder, manifest, issues)
+        _check_accounting(manifest, checksums, issues)
+        _check_unlisted(folder, manifest, checksums, issues)
+        return _check_unused(folder, manifest, context, index, issues)
+
+    return ValidationPlan(pieces, context, check_whole)
+
+
+def _is_present(folder: Path, info: FileInfo, issues: IssueCollector) -> bool:
+    path = folder / info.path
+    if not path.is_file():
+        issues.add("PV301", info.path, "is in the manifest but not there", hint=CONVERT_AGAIN)
+        return False
+    if (size := path.stat().st_size) != info.size_bytes:
+        what = f"was cut or changed: {size} bytes (the manifest says {info.size_bytes})"
+        issues.add("PV302", info.path, what, hint=CONVERT_AGAIN)
+    return True
+
+
+def _read_checksums(
+    folder: Path, manifest: Manifest, present: set[str], issues: IssueCollector, new_folder: Callable[[], Path]
+) -> ChecksumTable | None:
+    """images.sha256 as a table; None where it is missing, which is reported: then no image is compared with it."""
+    name = manifest.image_hashes.path
+
+    def on_bad_line(number: int) -> None:
+        issues.add("PV302", name, "is not a line of sha256sum", line=number, hint=CONVERT_AGAIN)
+
+    return write_table(read_checksums(folder / name, on_bad_line), new_folder()) if name in present else None
+
+
+def _context(settings: Settings, images_root: Path, checksums: ChecksumTable | None) -> CheckContext:
+    """Of a folder of images that is not there, every image is missing."""
+    deep, max_pixels = settings.deep, settings.max_pixels
+    images = None
+    if settings.images:
+        images = ImageChecks(images_root, deep=deep, checksums=checksums, max_pixels=max_pixels)
+    return CheckContext(settings, images, EmbeddedImageChecks(deep=deep, files=images, max_pixels=max_pixels))
+
+
+def _pieces_of(folder: Path, split: SplitInfo, present: set[str], piece_bytes: int) -> list[Piece]:
+    """The split's jsonl, with the rows of its shards beside it where all shards are there."""
+    file, path = split.jsonl.path, folder / split.jsonl.path
+    if not split.shards or any(shard.path not in present for shard in split.shards):
+        return list(split_jsonl(path, file, split.name, piece_bytes))
+    shards = [ShardPiece(split.name, shard.path, folder / shard.path, shard.rows) for shard in split.shards]
+    ranges = list(split_by_rows(path, file, split.name, (shard.rows or 0 for shard in shards)))
+    pairs = [PairedPiece(lines, shard) for lines, shard in zip(ranges, shards, strict=False)]
+    return [*pairs, *ranges[len(shards) :]]
+
+
+def _check_unused(
+    folder: Path, manifest: Manifest, context: CheckContext, index: KeyIndex, issues: IssueCollector
+) -> int:
+    """Check images that are listed and that no good record names; how many there are."""
+    images = context.images
+    if images is None or (checksums := images.checksums) is None:
+        return 0
+    images.phash, images.threads = False, min(8, default_workers())
+    name = manifest.image_hashes.path
+    unseen = checksums.unseen(index.first_entries(IMAGE_KEYS))
+    if not unseen.any():
+        return 0
+    unused = (path for path, _ in read_checksums(folder / name) if unseen[checksums.position(path)])
+    while paths := list(islice(unused, 256)):
+        facts = images.check(paths)
+        issues.extend(finding.at(name) for path in paths for finding in facts[path].found)
+    return int(unseen.sum())
+
+
+def _check_rejects(folder: Path, manifest: Manifest, issues: IssueCollector) -> None:
+    name, codes = manifest.rejects.path, Counter[str]()
+    with (folder / name).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                codes[Reject.model_validate_json(line).code] += 1
+            except ValueError:
+                issues.add("PV002", name, "is not a reject record", line=number)
+    if codes != Counter(manifest.accounting.rejected):
+        what = f"counts {dict(sorted(codes.items()))} (the manifest says {manifest.accounting.rejected})"
+        issues.add("PV304", name, what, hint=CONVERT_AGAIN)
+
+
+def _check_accounting(manifest: Manifest, checksums: ChecksumTable | None, issues: IssueCollector) -> None:
+    if manifest.rows != manifest.accounting.written:
+        what = f"accounts for {manifest.accounting.written} rows written, but its splits hold {manifest.rows}"
+        issues.add("PV304", MANIFEST, what, hint=CONVERT_AGAIN)
+    images = sum(split.num_images for split in manifest.splits)
+    if checksums is not None and images != (listed := len(checksums)):
+        what = f"counts {images} images, but images.sha256 lists {listed}"
+        issues.add("PV304", MANIFEST, what, hint=CONVERT_AGAIN)
+    if not manifest.rows:
+        issues.add("PV202", MANIFEST, "the dataset holds no rows")
+
+
+def _check_unlisted(folder: Path, manifest: Manifest, checksums: ChecksumTable | None, issues: IssueCollector) -> None:
+    """PV402 for files that nothing names: leftovers of another run, or edits by hand."""
+    known = {MANIFEST, FIXES, "README.md", *manifest_files(manifest)}
+    arrow = {Path(shard.path).parent.as_posix() for split in manifest.splits for shard in split.shards}
+    known |= {f"{parent}/{name}" for parent in (*arrow, "arrow") for name in _LOADER_FILES}
+    passed_over = {*REPORT_FILES, *_DESKTOP_FILES}
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in files if not name.startswith(".") and name not in passed_over):
+            path = (Path(parent) / name).relative_to(folder).as_posix()
+            is_image = path.startswith("images/") and (checksums is None or path.removeprefix("images/") in checksums)
+            if path not in known and not is_image:
+                issues.add("PV402", path, "is not part of the dataset", severity="warning")
