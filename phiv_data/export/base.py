@@ -35,7 +35,7 @@ _HUB_SPLIT = re.compile(r"\w+(\.\w+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ExportedDataset:
     """The chosen splits of a converted dataset."""
 
     folder: Path
@@ -71,7 +71,7 @@ class Source:
 
 
 @dataclass(slots=True)
-class Tally:
+class ExportReport:
     """What an export counts: rows that lose something, by what, and lines a person should read."""
 
     losses: Counter[str] = field(default_factory=Counter)
@@ -90,12 +90,12 @@ class Writer(Protocol):
         """The format: `hub`."""
         ...
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterable[FileInfo]:
+    def write(self, source: ExportedDataset, out: Path, tally: ExportReport) -> Iterable[FileInfo]:
         """Write everything below the empty folder `out`; the files a reader opens, images left out."""
         ...
 
 
-def open_source(data: Path, splits: tuple[str, ...] = ()) -> Source:
+def open_source(data: Path, splits: tuple[str, ...] = ()) -> ExportedDataset:
     """The dataset phiv-convert wrote to `data`, and its `splits` (all when empty).
 
     ShardError where it is unfinished or has no shards, UsageError for a split it does not have.
@@ -111,7 +111,7 @@ def open_source(data: Path, splits: tuple[str, ...] = ()) -> Source:
     for split in chosen:
         if split.rows and not split.shards:
             raise ShardError(str(data), f"split {split.name!r} has no shards", "Convert it without --no_arrow")
-    return Source(data, manifest, sha256_file(data / MANIFEST), chosen)
+    return ExportedDataset(data, manifest, sha256_file(data / MANIFEST), chosen)
 
 
 def losses_of_media(sample: Sample) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def file_info(path: Path, root: Path, written: HashingWriter) -> FileInfo:
     return FileInfo(path=path.relative_to(root).as_posix(), size_bytes=written.size_bytes, sha256=written.sha256)
 
 
-def hub_splits(source: Source, tally: Tally) -> tuple[SplitInfo, ...]:
+def hub_splits(source: ExportedDataset, tally: ExportReport) -> tuple[SplitInfo, ...]:
     """The splits that `datasets` can open: it fails on one without rows. UsageError for a name it refuses."""
     for split in source.splits:
         if not _HUB_SPLIT.fullmatch(split.name):

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from phiv_data.export.base import Source, Tally, hub_splits, losses_of_media
+from phiv_data.export.base import ExportedDataset, ExportReport, hub_splits, losses_of_media
 from phiv_data.export.parquet import parquet_name, write_parquet
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Cauldron:
 
     name: ClassVar[str] = "cauldron"
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    def write(self, source: ExportedDataset, out: Path, tally: ExportReport) -> Iterator[FileInfo]:
         """One file per shard."""
         for split in hub_splits(source, tally):
             for index, shard in enumerate(split.shards):
@@ -85,7 +85,7 @@ def schema() -> pa.Schema:
     return pa.schema([("images", pa.list_(image)), ("texts", pa.list_(texts))], metadata={"huggingface": info})
 
 
-def _batches(source: Source, shard: ShardInfo, tally: Tally) -> Iterator[pa.RecordBatch]:
+def _batches(source: ExportedDataset, shard: ShardInfo, tally: ExportReport) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from phiv_data.export.base import Source, Tally, file_info, losses_of_media
+from phiv_data.export.base import ExportedDataset, ExportReport, file_info, losses_of_media
 from phiv_data.utils.atomic import atomic_write
 from phiv_schemas.errors import ShardError
 
@@ -36,7 +36,7 @@ class _Rows:
 
     name: ClassVar[str]
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    def write(self, source: ExportedDataset, out: Path, tally: ExportReport) -> Iterator[FileInfo]:
         """A file of rows per split, and the images they name."""
         (out / "images").mkdir()
         for split in source.splits:
@@ -56,7 +56,7 @@ class ShareGpt(_Rows):
 
     name: ClassVar[str] = "sharegpt"
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    def write(self, source: ExportedDataset, out: Path, tally: ExportReport) -> Iterator[FileInfo]:
         """The rows, and the entry of each file in `dataset_info.json`."""
         from phiv_data.formats.sharegpt import dataset_info
 
@@ -90,7 +90,7 @@ class Trl(_Rows):
     name: ClassVar[str] = "trl"
 
 
-def _write_rows(writer: _Rows, source: Source, split: SplitInfo, out: Path, tally: Tally) -> FileInfo:
+def _write_rows(writer: _Rows, source: ExportedDataset, split: SplitInfo, out: Path, tally: ExportReport) -> FileInfo:
     from phiv_data.formats import FORMATS, LOSSES
 
     render, losses = FORMATS[writer.name].render, FORMATS[writer.name].losses
@@ -111,7 +111,7 @@ def _write_rows(writer: _Rows, source: Source, split: SplitInfo, out: Path, tall
     return file_info(path, out, file)
 
 
-def _samples(source: Source, split: SplitInfo) -> Iterator[Sample]:
+def _samples(source: ExportedDataset, split: SplitInfo) -> Iterator[Sample]:
     for shard in split.shards:
         yield from source.samples(shard)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phiv_data.export.base import Source, Tally, Writer, open_source
+from phiv_data.export.base import ExportedDataset, ExportReport, Writer, open_source
 from phiv_data.utils.atomic import atomic_folder, atomic_write
 from phiv_schemas import FileInfo, UsageError
 
@@ -62,9 +62,9 @@ def export(
     return _exported(record, found_finished=False)
 
 
-def _fill(writer: Writer, source: Source, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _fill(writer: Writer, source: ExportedDataset, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Everything the export holds, its record last; returns the record."""
-    tally = Tally()
+    tally = ExportReport()
     files = [info.model_dump(mode="json") for info in writer.write(source, folder, tally)]
     record = identity | {
         "rows": {split.name: split.rows for split in source.splits},
@@ -79,7 +79,7 @@ def _fill(writer: Writer, source: Source, folder: Path, identity: dict[str, Any]
     return record
 
 
-def _identity(writer: Writer, source: Source) -> dict[str, Any]:
+def _identity(writer: Writer, source: ExportedDataset) -> dict[str, Any]:
     """What decides the output's contents, as it stands first in the record."""
     assert dataclasses.is_dataclass(writer)
     assert not isinstance(writer, type)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from phiv_data.export.base import Source, Tally, file_info, hub_splits
+from phiv_data.export.base import ExportedDataset, ExportReport, file_info, hub_splits
 from phiv_data.export.croissant import croissant
 from phiv_data.export.parquet import parquet_name, write_parquet
 from phiv_data.utils.atomic import atomic_write
@@ -48,7 +48,7 @@ class Hub:
         if self.date_published is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", self.date_published):
             raise UsageError("--date_published", f"is no date (found {self.date_published!r})", "Write 2026-01-31")
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    def write(self, source: ExportedDataset, out: Path, tally: ExportReport) -> Iterator[FileInfo]:
         """A Parquet file per shard, the card and `croissant.json`."""
         from phiv_data.storage.shards import schema
 
@@ -66,7 +66,7 @@ class Hub:
         tally.notices += _unknown(given)
 
 
-def card(source: Source, files: dict[str, list[FileInfo]], license: str) -> str:
+def card(source: ExportedDataset, files: dict[str, list[FileInfo]], license: str) -> str:
     """The dataset card: YAML front matter for the hub and `datasets`, then text for people."""
     return "\n".join([*_front_matter(source, files, license), "", *_about(source, license), *_use(source.splits)])
 
@@ -87,7 +87,7 @@ def features_yaml(features: dict[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
-def _front_matter(source: Source, files: dict[str, list[FileInfo]], license: str) -> list[str]:
+def _front_matter(source: ExportedDataset, files: dict[str, list[FileInfo]], license: str) -> list[str]:
     from phiv_data.storage.shards import hf_features
 
     rows = sum(split.rows for split in source.splits)
@@ -135,7 +135,7 @@ def _num_bytes(split: SplitInfo) -> int:
     return sum(shard.size_bytes for shard in split.shards)
 
 
-def _about(source: Source, license: str) -> list[str]:
+def _about(source: ExportedDataset, license: str) -> list[str]:
     manifest = source.manifest
     a = manifest.accounting
     return [

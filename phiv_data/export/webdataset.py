@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from phiv_data.export.base import Source, Tally, file_info, suffix
+from phiv_data.export.base import ExportedDataset, ExportReport, file_info, suffix
 from phiv_data.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ class WebDataset:
 
     name: ClassVar[str] = "webdataset"
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    def write(self, source: ExportedDataset, out: Path, tally: ExportReport) -> Iterator[FileInfo]:
         """One tar per shard."""
         for split in source.splits:
             yield from _write_split(source, split, out, tally)
 
 
-def _write_split(source: Source, split: SplitInfo, out: Path, tally: Tally) -> Iterator[FileInfo]:
+def _write_split(source: ExportedDataset, split: SplitInfo, out: Path, tally: ExportReport) -> Iterator[FileInfo]:
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", split.name)
     row, kinds = 0, set[tuple[str, ...]]()
     for index, shard in enumerate(split.shards):

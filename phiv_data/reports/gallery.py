@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from phiv_data.reports.findings import rule_title
 from phiv_data.reports.markup import Markup, el, join, shorten
-from phiv_data.reports.rows import Row, thumbnail
+from phiv_data.reports.rows import ShownRow, thumbnail
 from phiv_schemas import Issue, Turn
 
 THUMBNAIL_SIDE = 128
@@ -20,7 +20,7 @@ MAX_TEXT = 600
 _Image = tuple[bytes, int, int] | None
 
 
-def card(row: Row, issues: Sequence[Issue]) -> Markup:
+def card(row: ShownRow, issues: Sequence[Issue]) -> Markup:
     """One row. What does not fit is counted, and an image that cannot be shown has a placeholder that says so."""
     rules = sorted({issue.code for issue in issues})
     severity = min((issue.severity for issue in issues), default="clean")  # error before warning
@@ -62,7 +62,7 @@ def _issues(issues: Sequence[Issue]) -> Markup | None:
     return el("ul", lines, more > 0 and el("li", f"{more:,} more")) if issues else None
 
 
-def _record(row: Row) -> list[Markup]:
+def _record(row: ShownRow) -> list[Markup]:
     assert row.conversation is not None
     turns, paths = row.conversation.turns, row.conversation.image_paths
     with ThreadPoolExecutor(4) as pool:  # Pillow lets go of the GIL

@@ -20,7 +20,7 @@ from phiv_data.reports.charts import MAX_LABELS
 from phiv_data.reports.findings import issues_by_code, plural, rule_of, rule_title, severity_of
 from phiv_data.reports.gallery import card, issue_line, split_label
 from phiv_data.reports.markup import Markup, el, join, raw_text, shorten
-from phiv_data.reports.rows import Place, Row, sample_rows
+from phiv_data.reports.rows import RowLocation, ShownRow, sample_rows
 from phiv_data.reports.statistics import statistics
 from phiv_schemas import Issue, UsageError, ValidationReport
 
@@ -63,18 +63,18 @@ def render(
 
 def _rows(
     report: ValidationReport, data: Path | str | None, images_root: Path | str | None, input_format: str, max_rows: int
-) -> list[Row]:
+) -> list[ShownRow]:
     if data is None:
         return []
     root = Path(images_root) if images_root is not None else None
     by_rule = [[(i.file, i.line) for i in some if i.line] for some in issues_by_code(report).values()]
     by_turns = (place for some in zip_longest(*by_rule) for place in some if place)  # each rule's first, then second
-    wanted: list[Place] = list(dict.fromkeys(by_turns))[: max(1, round(_SHARE * max_rows))]
+    wanted: list[RowLocation] = list(dict.fromkeys(by_turns))[: max(1, round(_SHARE * max_rows))]
     return sample_rows(Path(data), wanted, limit=max_rows, images_root=root, input_format=input_format)
 
 
-def _by_place(issues: Iterable[Issue]) -> Mapping[Place, list[Issue]]:
-    found: dict[Place, list[Issue]] = {}
+def _by_place(issues: Iterable[Issue]) -> Mapping[RowLocation, list[Issue]]:
+    found: dict[RowLocation, list[Issue]] = {}
     for issue in issues:
         if issue.line:
             found.setdefault((issue.file, issue.line), []).append(issue)
@@ -99,7 +99,7 @@ def _size(text: str) -> int:
 # The page ---------------------------------------------------------------------------------------------------------
 
 
-def _around(report: ValidationReport, rows: Sequence[Row], examples: int, labels: int) -> tuple[str, str]:
+def _around(report: ValidationReport, rows: Sequence[ShownRow], examples: int, labels: int) -> tuple[str, str]:
     """All of the document that stands before and after the cards."""
     mark = el("i", "cards")  # stands for them; the rest of the page cannot hold it, being escaped
     body = el(
@@ -177,7 +177,7 @@ def _rule(report: ValidationReport, code: str, issues: Sequence[Issue], count: i
     )
 
 
-def _gallery(report: ValidationReport, rows: Sequence[Row], cards: Markup) -> Markup:
+def _gallery(report: ValidationReport, rows: Sequence[ShownRow], cards: Markup) -> Markup:
     places = {row.place for row in rows}
     found = sorted({issue.code for issue in report.issues if (issue.file, issue.line) in places})
     form = el(
@@ -198,7 +198,7 @@ def _gallery(report: ValidationReport, rows: Sequence[Row], cards: Markup) -> Ma
               el("div", cards, class_="cards"), id="rows")  # fmt: skip
 
 
-def _first_splits(rows: Sequence[Row]) -> Mapping[str, str]:
+def _first_splits(rows: Sequence[ShownRow]) -> Mapping[str, str]:
     names = sorted({split_label(row.split) for row in rows})
     return {name: name for name in names[:MAX_SPLITS]}
 

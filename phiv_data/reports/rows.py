@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from phiv_data.validation.inputs.chat_dataset import ExternalFile
     from phiv_data.validation.inputs.chat_rows import ExternalRows
 
-Place = tuple[str, int]
+RowLocation = tuple[str, int]
 """A file, as issues call it, and a 1-based line or row of it."""
 MAX_LINE_BYTES = 2**20
 MAX_IMAGE_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ShownRow:
     """One row to show. `conversation` is None where the line holds no record; `text` is then how the line begins."""
 
     split: str
@@ -50,7 +50,7 @@ class Row:
     """The encoded bytes of the n-th image of the record; None where there is none to be had."""
 
     @property
-    def place(self) -> Place:
+    def place(self) -> RowLocation:
         """Where issues say it is."""
         return self.file, self.line
 
@@ -62,19 +62,24 @@ class _Source:
     split: str
     file: str
     numbers: Sequence[int]
-    read: Callable[[set[int]], Iterator[Row]]
+    read: Callable[[set[int]], Iterator[ShownRow]]
 
 
 def sample_rows(
-    data: Path, wanted: Iterable[Place], *, limit: int, images_root: Path | None = None, input_format: str = "auto"
-) -> list[Row]:
+    data: Path,
+    wanted: Iterable[RowLocation],
+    *,
+    limit: int,
+    images_root: Path | None = None,
+    input_format: str = "auto",
+) -> list[ShownRow]:
     """At most `limit` rows: `wanted` places first, in their order, then an even sample of every split, by turns."""
     found_sources = _external_sources(data, images_root, input_format, limit) or _sources(data, images_root)
     sources = {source.file: source for source in found_sources}
     chosen = [place for place in dict.fromkeys(wanted) if place[0] in sources]
     even = _by_turns([[(s.file, n) for n in _spread(s.numbers, limit)] for s in sources.values()])
     places = list(islice(dict.fromkeys(chain(chosen, even)), limit))
-    found: dict[Place, Row] = {}
+    found: dict[RowLocation, ShownRow] = {}
     for file in dict.fromkeys(file for file, _ in places):
         lines = {line for name, line in places if name == file}
         found.update((row.place, row) for row in sources[file].read(lines))
@@ -93,7 +98,7 @@ def _van_der_corput(count: int) -> list[int]:
     return [k for k in (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)) if k < count]
 
 
-def _by_turns(lists: list[list[Place]]) -> Iterator[Place]:
+def _by_turns(lists: list[list[RowLocation]]) -> Iterator[RowLocation]:
     return (place for some in zip_longest(*lists) for place in some if place is not None)
 
 
@@ -134,7 +139,7 @@ def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _
     size, split = file.path.stat().st_size, split_of(file.path.stem)
     pieces = list(cut_external(file, max(1, size // (4 * limit)), Findings()))
 
-    def read(numbers: set[int]) -> Iterator[Row]:
+    def read(numbers: set[int]) -> Iterator[ShownRow]:
         for rows, after in zip_longest(pieces, pieces[1:]):
             here = {n for n in numbers if rows.first <= n and (after is None or n < after.first)}
             yield from _external_rows(rows, here, split, roots) if here else ()
@@ -142,14 +147,14 @@ def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _
     return _Source(split, file.path.name, [rows.first for rows in pieces], read)
 
 
-def _external_rows(rows: ExternalRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[Row]:
+def _external_rows(rows: ExternalRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[ShownRow]:
     from phiv_data.validation.inputs.chat_images import read_image
     from phiv_data.validation.inputs.chat_rows import rows_to_show
 
     for number, conversation, text in rows_to_show(rows, numbers):
         paths = conversation.image_paths if conversation else ()
         readers = [partial(read_image, path, roots) for path in paths]
-        yield Row(split, rows.file, number, conversation, text[:MAX_LINE_BYTES], partial(_call, readers))
+        yield ShownRow(split, rows.file, number, conversation, text[:MAX_LINE_BYTES], partial(_call, readers))
 
 
 def _call(readers: Sequence[Callable[[], bytes | None]], n: int) -> bytes | None:
@@ -187,19 +192,19 @@ def _count_lines(file: Path) -> int:
     return count + (last not in (b"", b"\n"))
 
 
-def _read_jsonl(file: Path, name: str, split: str, root: Path, lines: set[int]) -> Iterator[Row]:
+def _read_jsonl(file: Path, name: str, split: str, root: Path, lines: set[int]) -> Iterator[ShownRow]:
     with file.open("rb") as opened:
         for number, raw in enumerate(opened, start=1):
             if number in lines and raw.strip():
                 yield _jsonl_row(raw, name, split, number, root)
 
 
-def _jsonl_row(raw: bytes, name: str, split: str, number: int, root: Path) -> Row:
+def _jsonl_row(raw: bytes, name: str, split: str, number: int, root: Path) -> ShownRow:
     short = raw.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
     conversation = parse_line(short, name, number).conversation if len(short) <= MAX_LINE_BYTES else None
     text = "" if conversation else short[:MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
     paths = conversation.image_paths if conversation else ()
-    return Row(split, name, number, conversation, text, lambda n: _image_bytes(root, paths[n]))
+    return ShownRow(split, name, number, conversation, text, lambda n: _image_bytes(root, paths[n]))
 
 
 def _image_bytes(root: Path, path: str) -> bytes | None:
@@ -219,7 +224,7 @@ def _image_bytes(root: Path, path: str) -> bytes | None:
 def _shard_source(file: Path, name: str, split: str) -> _Source:
     batches = open_shard(file, where=name)
 
-    def read(lines: set[int]) -> Iterator[Row]:
+    def read(lines: set[int]) -> Iterator[ShownRow]:
         start = 1
         for batch in batches:
             for line in sorted(lines & set(range(start, start + batch.num_rows))):
@@ -229,14 +234,14 @@ def _shard_source(file: Path, name: str, split: str) -> _Source:
     return _Source(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
 
 
-def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> Row:
+def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> ShownRow:
     data = [(image or {}).get("bytes") for image in row["images"] or ()]
     try:
         conversation = to_conversation(row)
     except ValueError:  # pydantic's is one
         text = repr({key: value for key, value in row.items() if key not in ("images", "media")})
-        return Row(split, name, line, None, text[:MAX_LINE_BYTES], lambda n: None)
-    return Row(split, name, line, conversation, "", lambda n: data[n] if n < len(data) else None)
+        return ShownRow(split, name, line, None, text[:MAX_LINE_BYTES], lambda n: None)
+    return ShownRow(split, name, line, conversation, "", lambda n: data[n] if n < len(data) else None)
 
 
 def thumbnail(data: bytes | None, side: int) -> tuple[bytes, int, int] | None:
