@@ -1,6 +1,8 @@
-"""Forms of a `ValidationReport`: each module has a `render(report) -> str`, and the same report gives the same text.
+"""Render a `ValidationReport` as text, JSON, JUnit, SARIF, HTML or GitHub annotations.
 
->>> render(report, "sarif")                       # one form
+Each module has a `render(report) -> str`, and the same report gives the same text.
+
+>>> render(report, "sarif")                       # one format
 >>> write_reports(report, Path("reports"))        # all that are files
 """
 

@@ -2,9 +2,9 @@
 
     >>> Path("report.html").write_text(render(report, Path("out")), encoding="utf-8")
 
-The file holds all it shows: thumbnails are data: URIs, style and script stand inline, and its Content-Security-Policy
+The file contains all it shows: thumbnails are data: URIs, style and script are inline, and its Content-Security-Policy
 allows these and nothing else, so opening it asks no server for anything. Data are hostile text: see `markup`.
-It never grows beyond `max_bytes`: rows are a sample (`rows.sample_rows`), long texts and lists are cut and say so.
+It never grows beyond `max_bytes`: rows are a sample (`rows.sample_rows`), long texts and lists are cut, with a note.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def render(
 ) -> str:
     """The report as an HTML document of at most `max_bytes` bytes of UTF-8.
 
-    `data` is what was validated; without it there are no rows to look at. `images_root` is where a jsonl file's image
+    `data` is what was validated; without it no rows are shown. `images_root` is where a jsonl file's image
     paths start (default: the folder `images` beside it); `input_format` as for `validate`. At most `max_rows` rows are
     shown. The same report and data give the same text. UsageError for a limit below 256 KiB.
     """
@@ -53,11 +53,11 @@ def render(
     rows = _rows(report, data, images_root, input_format, max_rows)
     by_place = _by_place(report.issues)
     for examples, labels in _AMOUNTS:
-        before, after = _around(report, rows, examples, labels)
-        room = max_bytes - _size(before) - _size(after)
-        if room > 0:
+        before, after = _page_around_cards(report, rows, examples, labels)
+        space = max_bytes - _size(before) - _size(after)
+        if space > 0:
             break
-    cards = _fitting((card(row, by_place.get(row.place, ())) for row in rows), room)
+    cards = _first_that_fit((card(row, by_place.get(row.place, ())) for row in rows), space)
     return f"{before}{join(cards)}{after}"
 
 
@@ -81,12 +81,12 @@ def _by_place(issues: Iterable[Issue]) -> Mapping[RowLocation, list[Issue]]:
     return found
 
 
-def _fitting(cards: Iterable[Markup], room: int) -> list[Markup]:
+def _first_that_fit(cards: Iterable[Markup], space: int) -> list[Markup]:
     """The first cards that fit, with no more of them made than that."""
     chosen: list[Markup] = []
     for one in cards:
-        room -= _size(one)
-        if room < 0:
+        space -= _size(one)
+        if space < 0:
             break
         chosen.append(one)
     return chosen
@@ -99,9 +99,11 @@ def _size(text: str) -> int:
 # The page ---------------------------------------------------------------------------------------------------------
 
 
-def _around(report: ValidationReport, rows: Sequence[ShownRow], examples: int, labels: int) -> tuple[str, str]:
-    """All of the document that stands before and after the cards."""
-    mark = el("i", "cards")  # stands for them; the rest of the page cannot hold it, being escaped
+def _page_around_cards(
+    report: ValidationReport, rows: Sequence[ShownRow], examples: int, labels: int
+) -> tuple[str, str]:
+    """The document before and after the cards."""
+    mark = el("i", "cards")  # a placeholder for them; the rest of the page cannot hold it, being escaped
     body = el(
         "body",
         _header(report),

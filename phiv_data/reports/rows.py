@@ -1,10 +1,10 @@
-"""Rows of the validated data for the gallery of a report: those with findings, and an even sample of the rest.
+"""Choose and read the rows that a report shows: those with findings, and an even sample of the rest.
 
     >>> [(row.split, row.file, row.line, len(row.images)) for row in sample_rows(Path("out"), wanted, limit=200)]
     [('val', 'ucf101_val.jsonl', 17, 10), ...]
 
-The data may be broken in every way a validation can find, so nothing here raises for it: a line that holds no record
-comes as its text, an image that cannot be shown as None. Rows are chosen by number alone: the same data, the same rows.
+The data may be broken in every way a validation can find, so nothing here raises for it: a line without a record is
+given as text, an image that cannot be shown as None. Rows are chosen by number alone: the same data, the same rows.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class ShownRow:
     conversation: Conversation | None
     text: str
     read_image: Callable[[int], bytes | None]
-    """The encoded bytes of the n-th image of the record; None where there is none to be had."""
+    """The encoded bytes of the n-th image of the record; None where there is none."""
 
     @property
     def place(self) -> RowLocation:
-        """Where issues say it is."""
+        """Where it is, as in issues."""
         return self.file, self.line
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _ShownFile:
     """A file with rows, its split, numbers of rows that are evenly apart, and how to read some of its rows."""
 
     split: str
@@ -105,7 +105,7 @@ def _by_turns(lists: list[list[RowLocation]]) -> Iterator[RowLocation]:
 # Where rows are ---------------------------------------------------------------------------------------------------
 
 
-def _sources(data: Path, images_root: Path | None) -> list[_Source]:
+def _sources(data: Path, images_root: Path | None) -> list[_ShownFile]:
     """The jsonl files of `data` or, where there are none, its shards."""
     splits = _splits(data)
     if data.is_file():
@@ -119,8 +119,8 @@ def _sources(data: Path, images_root: Path | None) -> list[_Source]:
     return [source for source in found if source is not None]
 
 
-def _external_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_Source]:
-    """The files of other tools' rows; none where the data is phiv's own."""
+def _external_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_ShownFile]:
+    """The files of rows in external chat formats; none where the data is phiv's own."""
     from phiv_data.validation.inputs import chat_dataset as external
 
     roots = external.image_roots(data, images_root)
@@ -130,7 +130,7 @@ def _external_sources(data: Path, images_root: Path | None, input_format: str, l
         return []
 
 
-def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _Source:
+def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _ShownFile:
     """Its rows in pieces so small that the first rows of them are an even sample."""
     from phiv_data.validation.inputs.chat_dataset import cut_external
     from phiv_data.validation.partial_result import Findings
@@ -144,7 +144,7 @@ def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _
             here = {n for n in numbers if rows.first <= n and (after is None or n < after.first)}
             yield from _external_rows(rows, here, split, roots) if here else ()
 
-    return _Source(split, file.path.name, [rows.first for rows in pieces], read)
+    return _ShownFile(split, file.path.name, [rows.first for rows in pieces], read)
 
 
 def _external_rows(rows: ExternalRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[ShownRow]:
@@ -153,12 +153,14 @@ def _external_rows(rows: ExternalRows, numbers: set[int], split: str, roots: Seq
 
     for number, conversation, text in rows_to_show(rows, numbers):
         paths = conversation.image_paths if conversation else ()
-        readers = [partial(read_image, path, roots) for path in paths]
-        yield ShownRow(split, rows.file, number, conversation, text[:MAX_LINE_BYTES], partial(_call, readers))
-
-
-def _call(readers: Sequence[Callable[[], bytes | None]], n: int) -> bytes | None:
-    return readers[n]()
+        yield ShownRow(
+            split,
+            rows.file,
+            number,
+            conversation,
+            text[:MAX_LINE_BYTES],
+            partial(lambda paths, n: read_image(paths[n], roots), paths),
+        )
 
 
 def _splits(data: Path) -> Mapping[str, str]:
@@ -172,16 +174,16 @@ def _splits(data: Path) -> Mapping[str, str]:
     return {file.path: split.name for split in manifest.splits for file in (split.jsonl, *split.shards)}
 
 
-def _source(file: Path, name: str, splits: Mapping[str, str], root: Path) -> _Source | None:
+def _source(file: Path, name: str, splits: Mapping[str, str], root: Path) -> _ShownFile | None:
     try:
         if file.suffix == ".arrow":
             return _shard_source(file, name, splits.get(name) or file.parent.name)
         split = splits.get(name) or file.stem
-        return _Source(
+        return _ShownFile(
             split, name, range(1, _count_lines(file) + 1), lambda lines: _read_jsonl(file, name, split, root, lines)
         )
     except (OSError, PhivError):
-        return None  # the report says so
+        return None  # the report has a finding
 
 
 def _count_lines(file: Path) -> int:
@@ -221,7 +223,7 @@ def _image_bytes(root: Path, path: str) -> bytes | None:
         return None
 
 
-def _shard_source(file: Path, name: str, split: str) -> _Source:
+def _shard_source(file: Path, name: str, split: str) -> _ShownFile:
     batches = open_shard(file, where=name)
 
     def read(lines: set[int]) -> Iterator[ShownRow]:
@@ -231,7 +233,7 @@ def _shard_source(file: Path, name: str, split: str) -> _Source:
                 yield _shard_row(batch.slice(line - start, 1).to_pylist()[0], name, split, line)
             start += batch.num_rows
 
-    return _Source(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
+    return _ShownFile(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
 
 
 def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> ShownRow:
@@ -254,7 +256,7 @@ def thumbnail(data: bytes | None, side: int) -> tuple[bytes, int, int] | None:
         image = _on_white(open_image(data))
         image.thumbnail((side, side))
         return encode_jpeg(image, 60), image.width, image.height
-    except (RejectInput, OSError, ValueError, MemoryError):  # odd modes that do not convert are the report's to tell
+    except (RejectInput, OSError, ValueError, MemoryError):  # odd modes that do not convert are in the report
         return None
 
 

@@ -26,7 +26,7 @@ from phiv_schemas import Conversation, PhivError, ShardError, UsageError
 
 def row(number: int, *paths: str, user: str = "What is it?", **more: Any) -> dict[str, Any]:
     turn = {"images": list(paths), "user": f"{user} ({number})", "assistant": "a fox"} | more
-    return {"id": f"r{number}", "source": "drawn", "conversations": [turn]}
+    return {"id": f"r{number}", "source": "synthetic", "conversations": [turn]}
 
 
 def write(folder: Path, *rows: Any, name: str = "val.jsonl", images: dict[str, bytes] | None = None) -> Path:
@@ -48,10 +48,10 @@ MESSY = [
     b"\xef\xbb\xbf" + json.dumps(row(0, "a.jpg", user="cafe\u0301")).encode() + b"\r\n",
     b"  \n",
     row(1, "b.png", "a.jpg", image_offsets=[9, 3]),
-    {"source": "drawn", "id": "r2", "conversations": [{"user": "And this?"}]},
-    b'{"id": 3,  "source":"drawn", "conversations": [{"images": ["b.png"], "user": "?", "assistant": "b"}]}\n',
+    {"source": "synthetic", "id": "r2", "conversations": [{"user": "And this?"}]},
+    b'{"id": 3,  "source":"synthetic", "conversations": [{"images": ["b.png"], "user": "?", "assistant": "b"}]}\n',
     b"{\n",
-    b'{"id":"r5", "source":"drawn", "conversations":[{"images":["b.png"],"user":"Kept?","assistant":"yes"}]}',
+    b'{"id":"r5", "source":"synthetic", "conversations":[{"images":["b.png"],"user":"Kept?","assistant":"yes"}]}',
 ]
 IMAGES = {"a.jpg": PNG, "b.png": PNG, "unused.png": PNG}
 
@@ -353,7 +353,7 @@ def test_a_report_on_stdout_is_nothing_but_the_report(
         ["--ignore", "PV000"], ["--max_issues", "0"], ["--max_tokens", "9"], ["--source", "x"], ["--images_root", "no"],
     ],
 )  # fmt: skip
-def test_wrong_flags_are_told_before_anything_is_written(
+def test_wrong_flags_are_reported_before_anything_is_written(
     messy: Path, tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, messy, "--fix", tmp_path / "out", *flags) == 2
