@@ -2,7 +2,7 @@
 
     python benchmarks/planning.py [--rows 1000000] [--max_tokens 8192]
 
-Rows are sampled like the training sets that phiv is for; "mixed" is clips, pages and text together. `best` is the fill of
+Rows are sampled like the training sets phiv is for; "mixed" is clips, pages and text together. `best` is the fill of
 best fit decreasing over the first 5,000 rows at once, in plain Python: what the data allow, more or less.
 """
 
