@@ -172,7 +172,7 @@ def check(folder: Path, attn_implementation: str = "eager", only: Sequence[str] 
 
 
 def checker(golden: GoldenSet, case: str) -> Callable[[GoldenSet, Report], None]:
-    """How a case is checked, told by what its files hold."""
+    """How a case is checked, chosen by what its files contain."""
     arrays = golden.arrays(case)
     if "gen_prompt" in arrays:
         return check_rope_switch

@@ -4,7 +4,7 @@
 
 `original` is the original processor's algorithm, written from its facts: RGB, transpose, resize, pad, transpose,
 floats, normalise, bicubic global view, crops, zero crops, stack. phiv's `worker` row is a data worker's share (decoded
-image to uint8 crops ready to ship); `floats` goes on to the same normalised floats. Results are compared first: the
+image to uint8 crops ready to ship); `floats` continues to the same normalised floats. Results are compared first: the
 padded image byte for byte, floats within 1e-5. Method and numbers: docs/benchmarks_image_preprocessing.md.
 """
 
@@ -71,7 +71,7 @@ def check(image: Image.Image, num_crops: int) -> float:
 
 
 def timed(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds per call, the functions taking turns so that noise hits all alike."""
+    """Milliseconds per call, the functions taking turns so that noise hits all equally."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():

@@ -1,12 +1,11 @@
-"""How well images that were stored again are told from other ones (PV241), and what a search costs.
+"""How well images that were stored again are distinguished from others (PV241), and what a search costs.
 
     python benchmarks/near_duplicates.py FOLDER... --images 1000000
 
 Every image below the folders is stored again in each of `WAYS`. A line a way: how many copies have at most `MAX_BITS`
-other bits, how many grey pixels that correlate by `MIN_CORRELATION`, and how many both, which are found. Then every two
-images of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain images, which
-are not compared, do not count. In the end, a search in random hashes, a hundredth of which
-are found again.
+other bits, how many grey pixels that correlate by `MIN_LIKENESS`, and how many both, which is what is found. Then every
+two images of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain images, which
+are not compared, do not count. In the end, a search in random perceptual hashes, a hundredth of them found again.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ WAYS = {
 
 
 def main() -> None:
-    """Print rates over real images, then seconds and memory of a search in drawn looks."""
+    """Print rates over real images, then seconds and memory of a search in synthetic hashes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--images", type=int, default=1_000_000)
@@ -88,7 +87,7 @@ def main() -> None:
 
 
 def read(folder: Path) -> Iterator[tuple[str, bytes, int, bytes]]:
-    """Origin, bytes, strength and look of every different image."""
+    """Origin, bytes, strength and perceptual hash of every different image."""
     known = set()
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()):
         data = path.read_bytes()
@@ -101,34 +100,34 @@ def read(folder: Path) -> Iterator[tuple[str, bytes, int, bytes]]:
             yield re.sub(r"(\.\d+)?\.\w+$", "", path.name), data, detail, phash
 
 
-def perceptual_hash(data: bytes) -> tuple[int, bytes]:
-    """As a validation looks."""
-    return looks.perceptual_hash(decode_whole(data))
+def look_of(data: bytes) -> tuple[int, bytes]:
+    """Strength and perceptual hash, as in a validation."""
+    return looks.look_of(decode_whole(data))
 
 
 def print_copies(images: list[tuple[bytes, bytes]]) -> None:
     """How many of the copies are found, by way."""
     for name, encode in WAYS.items():
-        copies = [perceptual_hash(encode(open_image(data).convert("RGB")))[1] for data, _ in images]
-        close, are_similar = compared([phash for _, phash in images], copies, paired=True)
+        copies = [look_of(encode(open_image(data).convert("RGB")))[1] for data, _ in images]
+        close, similar = compared([look for _, look in images], copies, paired=True)
         sys.stdout.write(
-            f"{name:16}  bits {close.mean():6.2%}  pixels {are_similar.mean():6.2%}"
-            f"  found {(close & are_similar).mean():6.2%}  of {len(copies)}\n"
+            f"{name:16}  bits {close.mean():6.2%}  pixels {similar.mean():6.2%}  found {(close & similar).mean():6.2%}"
+            f"  of {len(copies)}\n"
         )
 
 
 def print_others(origins: tuple[str, ...], seen: tuple[bytes, ...]) -> None:
     """How many pairs of different images are taken for one."""
-    close, are_similar = compared(list(seen), list(seen))
+    close, similar = compared(list(seen), list(seen))
     names = np.array(origins)
     upper = np.triu(np.ones_like(close), 1)
     for what, pairs in (
         ("different origin", upper & (names[:, None] != names)),
         ("one origin", upper & (names[:, None] == names)),
     ):
-        found = close & are_similar & pairs
+        found = close & similar & pairs
         sys.stdout.write(
-            f"pairs of {what}: {pairs.sum():,}, bits {(close & pairs).sum():,}, pixels {(are_similar & pairs).sum():,},"
+            f"pairs of {what}: {pairs.sum():,}, bits {(close & pairs).sum():,}, pixels {(similar & pairs).sum():,},"
             f" found {found.sum():,}\n"
         )
         if what == "different origin":
@@ -141,8 +140,8 @@ def compared(
     """Which have close bits, and which like pixels: of each with its own, or with all."""
     if paired:
         pairs = [compared([one], [other]) for one, other in zip(these, those, strict=True)]
-        close, are_similar = (np.concatenate(some)[:, 0] for some in zip(*pairs, strict=True))
-        return close, are_similar
+        close, similar = (np.concatenate(some)[:, 0] for some in zip(*pairs, strict=True))
+        return close, similar
     a, b = (np.frombuffer(b"".join(some), np.uint8).reshape(len(some), -1) for some in (these, those))
     bits, others = (np.unpackbits(one[:, : looks.DHASH_BYTES], axis=1).astype(np.float32) for one in (a, b))
     differ = bits @ (1 - others).T + (1 - bits) @ others.T
@@ -153,8 +152,8 @@ def compared(
 
 
 def print_search(count: int) -> None:
-    """Time and memory of a search among looks drawn at random, and among such that are all near."""
-    for name, kind in (("random", drawn), ("all near", still)):
+    """Time and memory of a search among random hashes, and among hashes that are all near."""
+    for name, kind in (("random", random_hashes), ("all near", near_hashes)):
         with tempfile.TemporaryDirectory() as folder:
             index = KeyIndex(lambda folder=folder: Path(folder))
             for block in kind(count):
@@ -175,7 +174,7 @@ def peak(call: Callable[[], object]) -> int:
     return most
 
 
-def drawn(count: int) -> Iterator[list[KeyBlock]]:
+def random_hashes(count: int) -> Iterator[list[KeyBlock]]:
     """Of two splits, in blocks. Every hundredth of val is one of train with a bit and a pixel changed."""
     random = np.random.default_rng(0)
     again = np.empty((0, looks.PHASH_BYTES), np.uint8)
@@ -190,8 +189,8 @@ def drawn(count: int) -> Iterator[list[KeyBlock]]:
             yield keys_of(some, split, first)
 
 
-def still(count: int) -> Iterator[list[KeyBlock]]:
-    """As of a scene that stands still: all have one look but for a bit or two."""
+def near_hashes(count: int) -> Iterator[list[KeyBlock]]:
+    """As of a scene without motion: all have one hash but for a bit or two."""
     random = np.random.default_rng(0)
     one = random.integers(0, 256, looks.PHASH_BYTES, np.uint8)
     for split in ("train", "val"):
@@ -203,9 +202,9 @@ def still(count: int) -> Iterator[list[KeyBlock]]:
 
 
 def keys_of(some: NDArray[np.uint8], split: str, first: int) -> list[KeyBlock]:
-    """What a worker gives for rows of these looks."""
+    """What a worker returns for rows with these hashes."""
     turn = Turn(images=("a.jpg",), user="", assistant="a")
-    record = Conversation(id="a", source="drawn", conversations=(turn,))
+    record = Conversation(id="a", source="synthetic", conversations=(turn,))
     rows = [
         RowContext(f"{split}.jsonl", number, split, record, (facts(phash.tobytes(), f"{split}{number}"),))
         for number, phash in enumerate(some, first + 1)

@@ -2,8 +2,8 @@
 
     python benchmarks/planning.py [--rows 1000000] [--max_tokens 8192]
 
-Rows are drawn like the training sets phiv is for; "mixed" is clips, pages and text together. `best` is the fill of best
-fit decreasing over the first 5,000 rows at once, in plain Python: what the data allow, more or less.
+Rows are sampled like the training sets phiv is for; "mixed" is clips, pages and text together. `best` is the fill of
+best fit decreasing over the first 5,000 rows at once, in plain Python: what the data allow, more or less.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--max_tokens", type=int, default=8192)
     options = parser.parse_args()
     out = sys.stdout.write
-    out(f"{'rows drawn as':30} {'wall s':>7} {'cpu s':>6} {'packs':>8} {'rows/pack':>9} {'fill %':>7} {'best %':>7}\n")
+    out(f"{'rows as of':30} {'wall s':>7} {'cpu s':>6} {'packs':>8} {'rows/pack':>9} {'fill %':>7} {'best %':>7}\n")
     for name, draw_lengths in CASES.items():
         lengths = draw_lengths(np.random.default_rng(0), options.rows)
         images = lengths * 3 // 4

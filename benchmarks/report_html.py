@@ -2,7 +2,7 @@
 
     python benchmarks/report_html.py [--rows 100000] [--images 8]
 
-Images are drawn noise over a gradient, which compresses no better than photographs do. Every 50th row names an image
+Images are noise over a gradient, which compresses no better than photographs do. Every 50th row names an image
 that is not there; the rows are those of three splits. Needs selenium, chromium and chromedriver; "load" is the
 browser's own figure, from the start of the navigation to the end of the load event, the median of five opens with a
 warm browser.
@@ -79,7 +79,7 @@ def record(split: str, number: int, images: int) -> Conversation:
     turn = Turn(
         images=tuple(names), user=f"Which class is it? {'A word or two more. ' * 30}", assistant=f"class {number}"
     )
-    return Conversation(id=f"{split}-{number:010d}", source="drawn", conversations=(turn,))
+    return Conversation(id=f"{split}-{number:010d}", source="synthetic", conversations=(turn,))
 
 
 def open_it(file: Path, profile: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training throughput against a faithful batch-of-one loop of the recipe, on the same tiny model and the same rows.
+"""Training throughput against a faithful batch-of-one loop of the PhiCookBook recipe: same tiny model, same rows.
 
     python benchmarks/training_throughput.py [--rows 600] [--num_crops 4] [--rounds 1]
 
@@ -204,7 +204,7 @@ def padded(crops: Tensor, sizes: Tensor, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class MixedSet:
-    """Options and converter of the drawn set."""
+    """Options and converter of the synthetic dataset."""
 
     num_rows: int
     source: Path = Path()
@@ -216,11 +216,11 @@ class MixedSet:
     def identity(self) -> dict[str, Any] | None:
         return None
 
-    def open(self, scratch: Path) -> MixedSet:
+    def open(self, work_dir: Path) -> MixedSet:
         return self
 
     def describe(self) -> str:
-        return "drawn"
+        return "synthetic"
 
     def options(self) -> dict[str, Any]:
         return {"num_rows": self.num_rows}

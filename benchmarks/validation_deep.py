@@ -1,10 +1,10 @@
 """Deep validation against a plain Pillow decode loop over the same files, in one run; and how it grows with workers.
 
     python benchmarks/validation_deep.py FOLDER [--split train]     what phiv-convert wrote, with some 1,000 images
-    python benchmarks/validation_deep.py [--pages 60]               drawn pages of 1700x2200 pixels, PNG
+    python benchmarks/validation_deep.py [--pages 60]               synthetic pages of 1700x2200 pixels, PNG
 
 The plain loop reads, opens and loads every file; both sides have one core, and take turns; figures are medians. "two
-splits" is the validation of the same rows in two splits, which looks for leaks too. Workers are compared on many names
+splits" is the validation of the same rows in two splits, which checks for leaks too. Workers are compared on many names
 of the same files, which are decoded under each.
 """
 
@@ -39,21 +39,21 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as work_dir:
         if options.folder is None:
-            rows, images = draw(Path(scratch) / "pages", options.pages)
+            rows, images = draw(Path(work_dir) / "pages", options.pages)
         else:
             (file,) = options.folder.glob(f"*_{options.split}.jsonl")
             rows, images = list(read_jsonl(file)), options.folder / "images"
-        measure(Path(scratch), rows, images, options.rounds)
+        measure(Path(work_dir), rows, images, options.rounds)
 
 
-def measure(scratch: Path, rows: list[Conversation], images: Path, rounds: int) -> None:
+def measure(work_dir: Path, rows: list[Conversation], images: Path, rounds: int) -> None:
     files = [images / path for row in rows for path in row.image_paths]
     kib = sum(file.stat().st_size for file in files) / len(files) / 2**10
     say(f"{len(files)} images of {kib:.0f} KiB, {len(rows)} rows")
-    one = write(scratch / "one", {"train": rows})
-    two = write(scratch / "two", {"train": rows[1::2], "val": rows[::2]})
+    one = write(work_dir / "one", {"train": rows})
+    two = write(work_dir / "two", {"train": rows[1::2], "val": rows[::2]})
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     sides = {
@@ -65,14 +65,14 @@ def measure(scratch: Path, rows: list[Conversation], images: Path, rounds: int) 
     os.sched_setaffinity(0, cores)
     for name, seconds in took.items():
         say(f"{name:11}{seconds / len(files) * 1e6:9.0f} us an image{took['plain loop'] / seconds:7.2f}")
-    grow(scratch, rows, images, times=int(SECONDS / took["one split"]) + 1)
+    grow(work_dir, rows, images, times=int(SECONDS / took["one split"]) + 1)
 
 
-def grow(scratch: Path, rows: list[Conversation], images: Path, times: int) -> None:
-    many = write(scratch / "many", {"train": [renamed(row, f"{k}/") for k in range(times) for row in rows]})
+def grow(work_dir: Path, rows: list[Conversation], images: Path, times: int) -> None:
+    many = write(work_dir / "many", {"train": [renamed(row, f"{k}/") for k in range(times) for row in rows]})
     for k in range(times):
-        shutil.copytree(images, scratch / "copies" / str(k), copy_function=link)
-    sides = {f"{n} workers": lambda n=n: check(many, scratch / "copies", n) for n in (1, 2)}
+        shutil.copytree(images, work_dir / "copies" / str(k), copy_function=link)
+    sides = {f"{n} workers": lambda n=n: check(many, work_dir / "copies", n) for n in (1, 2)}
     took = in_turns(sides, 3)
     one, two = took.values()
     say(f"{times} times as much: 1 worker {one:.1f} s, 2 workers {two:.1f} s, {one / two:.2f} times as fast")
@@ -135,7 +135,7 @@ def draw(images: Path, pages: int) -> tuple[list[Conversation], Path]:
             )
         page.save(images / f"{i}.png")
         turn = Turn(images=(f"{i}.png",), user="How much was paid?", assistant="nothing")
-        rows.append(Conversation(id=f"page-{i}", source="drawn", conversations=(turn,)))
+        rows.append(Conversation(id=f"page-{i}", source="synthetic", conversations=(turn,)))
     return rows, images
 
 

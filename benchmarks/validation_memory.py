@@ -3,7 +3,7 @@
     python benchmarks/validation_memory.py [--rows 10000 100000 1000000] [--num_workers 0]
 
 `good`: every line is fine, with an id, an image path and a question of its own, in two splits. `bad`: every line has
-errors and warnings, half of the ids stand twice, questions have two answers. `shards`: Arrow rows with an image of 4x4
+errors and warnings, half of the ids are repeated, questions have two answers. `shards`: Arrow rows with an image of 4x4
 pixels each, decoded. `leaks`: the same in two splits, whose images are compared.
 The peak is that of anonymous memory, sampled every 10 ms: pages of mapped shards are left out, which the system takes
 back when it needs them. With workers, it is the resident memory of the parent or the largest worker.

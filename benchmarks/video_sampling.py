@@ -1,7 +1,7 @@
 # ruff: noqa: T201  a script prints its results
-"""Eight frames per clip as JPEG: phiv against the recipe's way, in one run on the same clips.
+"""Eight frames per clip as JPEG: phiv against the PhiCookBook recipe's way, in one run on the same clips.
 
-    python benchmarks/video_sampling.py /data/ucf101            folder with .avi clips; a drawn set when left out
+    python benchmarks/video_sampling.py /data/ucf101            folder with .avi clips; a synthetic set when left out
 
 Both sides read, decode and encode; the rounds alternate, and the best round of each counts. The JPEGs are compared
 byte for byte where the header's frame count is true (the recipe trusts it, phiv does not).
@@ -87,15 +87,15 @@ def compare(clips: list[Path], rounds: int) -> None:
 def main() -> None:
     """Parse the command line and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", help="searched for .avi clips; a drawn set when left out")
+    parser.add_argument("folder", type=Path, nargs="?", help="searched for .avi clips; a synthetic set when left out")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(decoder_version(), "NumPy", np.__version__)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as work_dir:
         if options.folder is None:
             from phiv_converters.synthetic.clips import make_synthetic_ucf101
 
-            options.folder = make_synthetic_ucf101(Path(scratch), size=(320, 240), train=5, val=1, test=1)
+            options.folder = draw_demo_source(Path(work_dir), size=(320, 240), train=5, val=1, test=1)
         compare(sorted(options.folder.rglob("*.avi")), options.rounds)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from phiv_data.validation import validate
     from phiv_schemas import Conversation, Turn
 
+    __version__: str
+
 __all__ = [
     "Conversation",
     "ConversationDataset",
@@ -54,6 +56,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("phiv")
     if name not in _HOMES:
         raise AttributeError(f"module 'phiv_data' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,30 +1,33 @@
-"""`phiv-export FORMAT DATA OUT`: write a converted dataset in a format of another tool.
+"""`phiv-export FORMAT DATA OUT`: write a converted dataset in an external format.
 
-What the format cannot carry is printed on stderr, with the number of rows that lose it.
-Exit codes: 0 written or found, 1 the dataset is unfinished or damaged, 2 usage, 3 something of the environment is
-missing, 130 interrupted (nothing is left behind).
+What the format cannot hold is printed on stderr, with the number of rows that lose it.
+Exit codes: 0 written or already there, 1 the dataset is unfinished or damaged, 2 usage, 3 something of the environment
+is missing, 130 interrupted (nothing is left behind).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 
 from phiv_data.cli.common import run
+from phiv_data.export.cauldron import CauldronExport
+from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
+from phiv_data.export.hub import Hub
+from phiv_data.export.webdataset import WebDataset
 from phiv_schemas.errors import EXIT_OK
 
-if TYPE_CHECKING:
-    from phiv_data.export.engine import Exported
+FORMATS = (CauldronExport, Hub, Llava, ShareGpt, Swift, Trl, WebDataset)
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """What is exported and where to."""
+    """Which dataset is exported, and where to."""
 
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """Folder that phiv-convert wrote."""
@@ -37,11 +40,11 @@ class ExportOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Command:
-    """A format's options and where it goes, as one flat command line."""
+class ExportCommand:
+    """The options of a format, and those of every export, as one flat command line."""
 
     writer: Any
-    places: ExportOptions
+    options: ExportOptions
 
 
 def main() -> int:
@@ -49,70 +52,48 @@ def main() -> int:
     return run("phiv-export", lambda: _export(_parse(sys.argv[1:])))
 
 
-def _parse(argv: list[str]) -> Command:
-    import tyro
-
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
-    commands: dict[str, Callable[..., Command]] = {w.name: _command(w) for w in _writers()}
-    command: Command = tyro.extras.subcommand_cli_from_dict(
+def _parse(argv: list[str]) -> ExportCommand:
+    commands: dict[str, Any] = {}
+    for writer in FORMATS:  # a command for each, under the format's own description
+        fields = [("writer", writer), ("options", ExportOptions)]
+        namespace = {"__doc__": writer.__doc__}
+        commands[writer.name] = dataclasses.make_dataclass(
+            writer.__name__, fields, bases=(ExportCommand,), frozen=True, namespace=namespace
+        )
+    command: ExportCommand = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="phiv-export",
-        description="Write a converted dataset in a format of another tool.",
+        description="Write a converted dataset in an external format.",
         args=argv,
-        config=config,
+        config=(OmitArgPrefixes, OmitSubcommandPrefixes, FlagCreatePairsOff),
     )
     return command
 
 
-def _writers() -> list[Any]:
-    from phiv_data.export.cauldron import Cauldron
-    from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
-    from phiv_data.export.hub import Hub
-    from phiv_data.export.webdataset import WebDataset
-
-    return [Cauldron, Hub, Llava, ShareGpt, Swift, Trl, WebDataset]
-
-
-def _command(writer: type[Any]) -> type[Command]:
-    """`Command` for one format, under the format's own description."""
-    return dataclasses.make_dataclass(
-        writer.__name__,
-        [("writer", writer), ("places", ExportOptions)],
-        bases=(Command,),
-        frozen=True,
-        namespace={"__doc__": writer.__doc__},
-    )
-
-
-def _export(command: Command) -> int:
+def _export(command: ExportCommand) -> int:
     from tqdm import tqdm
 
-    from phiv_data.export.engine import export
+    from phiv_data.export.engine import export  # imports pydantic: not for --help
 
-    places = command.places
+    options, format = command.options, command.writer.name
     with tqdm(unit=" rows", desc="export", disable=None, leave=False, file=sys.stderr) as bar:
         done = export(
             command.writer,
-            places.data,
-            places.out,
-            splits=places.split,
-            overwrite=places.overwrite,
+            options.data,
+            options.out,
+            splits=options.split,
+            overwrite=options.overwrite,
             on_rows=bar.update,
         )
-    _report(done, command.writer.name, places.out)
-    return EXIT_OK
-
-
-def _report(done: Exported, format: str, out: Path) -> None:
     total = sum(done.rows.values())
     for what, count in done.losses.items():
-        sys.stderr.write(f"phiv-export: {format} cannot carry {what}: lost in {count} of {total} rows\n")
-    for notice in done.notices:
-        sys.stderr.write(f"phiv-export: {notice}\n")
+        sys.stderr.write(f"phiv-export: {format} cannot hold {what}: lost in {count} of {total} rows\n")
+    for warning in done.warnings:
+        sys.stderr.write(f"phiv-export: {warning}\n")
     state = "already exported, nothing to do" if done.found_finished else "exported"
-    sys.stdout.write(f"{out}: {state} ({format})\n")
+    sys.stdout.write(f"{options.out}: {state} ({format})\n")
     for split, rows in done.rows.items():
         sys.stdout.write(f"  {split:5} {rows:7} rows {done.images[split]:8} images\n")
-    sys.stdout.write(
-        f"  {len(done.files)} files: {', '.join(done.files[:4])}{', ...' if len(done.files) > 4 else ''}\n"
-    )
+    more = ", ..." if len(done.files) > 4 else ""
+    sys.stdout.write(f"  {len(done.files)} files: {', '.join(done.files[:4])}{more}\n")
+    return EXIT_OK

@@ -1,12 +1,12 @@
-"""What every export reads: the splits of a converted dataset, a shard at a time, and a tally of what gets lost.
+"""The parts that all export formats share: the dataset they read, the report they fill, the protocol they implement.
 
-    source = open_source(Path("out"), splits=("val",))
-    for split in source.splits:
+    dataset = open_dataset(Path("out"), splits=("val",))
+    for split in dataset.splits:
         for shard in split.shards:
-            for sample in source.samples(shard):   # one shard is mapped at a time: memory does not grow with the data
+            for sample in dataset.samples(shard):   # one shard is mapped at a time: constant memory
                 ...
 
-Each shard's sha256 is checked before it is read: an export must not carry a damaged copy further.
+Each shard's sha256 is checked before it is read: a damaged shard must not be exported.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _HUB_SPLIT = re.compile(r"\w+(\.\w+)*")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The chosen splits of a converted dataset."""
+class ExportedDataset:
+    """A converted dataset, or some of its splits, to be exported."""
 
     folder: Path
     manifest: Manifest
@@ -45,7 +45,7 @@ class Source:
     on_rows: Callable[[int], object] = lambda rows: None
 
     def samples(self, shard: ShardInfo) -> Iterator[Sample]:
-        """The rows of a shard. ShardError where it is not the one the manifest names, or breaks the contract."""
+        """The rows of a shard. ShardError where it is not the one in the manifest, or breaks the contract."""
         from phiv_data.storage.shards import to_sample
 
         for batch in self.batches(shard):
@@ -67,18 +67,18 @@ class Source:
             self.on_rows(batch.num_rows)
             rows += batch.num_rows
         if rows != shard.rows:
-            raise ShardError(str(self.folder / shard.path), f"holds {rows} rows (the manifest says {shard.rows})")
+            raise ShardError(str(self.folder / shard.path), f"has {rows} rows (the manifest has {shard.rows})")
 
 
 @dataclass(slots=True)
-class Tally:
-    """What an export counts: rows that lose something, by what, and lines a person should read."""
+class ExportReport:
+    """What an export reports: the number of rows that lose something, by what it is, and warnings."""
 
     losses: Counter[str] = field(default_factory=Counter)
-    notices: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
-    def count(self, losses: Iterable[str]) -> None:
-        """One row loses these things, each counted once."""
+    def add_losses(self, losses: Iterable[str]) -> None:
+        """Count one row that loses these, each once."""
         self.losses.update(set(losses))
 
 
@@ -90,12 +90,12 @@ class Writer(Protocol):
         """The format: `hub`."""
         ...
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterable[FileInfo]:
-        """Write everything below the empty folder `out`; the files a reader opens, images left out."""
+    def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterable[FileInfo]:
+        """Write everything into the empty folder `out`. Yields the files that a reader opens, without the images."""
         ...
 
 
-def open_source(data: Path, splits: tuple[str, ...] = ()) -> Source:
+def open_dataset(data: Path, splits: tuple[str, ...] = ()) -> ExportedDataset:
     """The dataset phiv-convert wrote to `data`, and its `splits` (all when empty).
 
     ShardError where it is unfinished or has no shards, UsageError for a split it does not have.
@@ -103,19 +103,19 @@ def open_source(data: Path, splits: tuple[str, ...] = ()) -> Source:
     from phiv_data.storage.dataset import MANIFEST, read_manifest
 
     manifest = read_manifest(data)
-    there = {split.name: split for split in manifest.splits}
+    names = [split.name for split in manifest.splits]
     for name in splits:
-        if name not in there:
-            raise UsageError("--split", f"no split {name!r} (found: {', '.join(there) or 'none'})")
-    chosen = tuple(split for split in manifest.splits if not splits or split.name in splits)
-    for split in chosen:
+        if name not in names:
+            raise UsageError("--split", f"no split {name!r} (found: {', '.join(names) or 'none'})")
+    selected = tuple(split for split in manifest.splits if not splits or split.name in splits)
+    for split in selected:
         if split.rows and not split.shards:
             raise ShardError(str(data), f"split {split.name!r} has no shards", "Convert it without --no_arrow")
-    return Source(data, manifest, sha256_file(data / MANIFEST), chosen)
+    return ExportedDataset(data, manifest, sha256_file(data / MANIFEST), selected)
 
 
 def losses_of_media(sample: Sample) -> tuple[str, ...]:
-    """What formats without a place for it lose of a row's images."""
+    """What a row loses in formats that have no field for the provenance of images."""
     kept = ("source", "source_sha256", "frame_index", "timestamp", "decoder")
     known = any(getattr(image.meta, name) is not None for image in sample.images for name in kept)
     return (PROVENANCE,) if known else ()
@@ -127,18 +127,20 @@ def suffix(format: str) -> str:
 
 
 def file_info(path: Path, root: Path, written: HashingWriter) -> FileInfo:
-    """What the record says of a file that was just written."""
+    """The name, size and hash of a file that was just written."""
     from phiv_schemas import FileInfo
 
     return FileInfo(path=path.relative_to(root).as_posix(), size_bytes=written.size_bytes, sha256=written.sha256)
 
 
-def hub_splits(source: Source, tally: Tally) -> tuple[SplitInfo, ...]:
-    """The splits that `datasets` can open: it fails on one without rows. UsageError for a name it refuses."""
-    for split in source.splits:
+def hub_splits(dataset: ExportedDataset, report: ExportReport) -> tuple[SplitInfo, ...]:
+    """The splits that `datasets` can open: not those without rows. UsageError for a name it refuses."""
+    for split in dataset.splits:
         if not _HUB_SPLIT.fullmatch(split.name):
             what = f"the hub takes no split named {split.name!r} (letters, digits, _ and dots only)"
-            raise UsageError(str(source.folder), what, "Choose others with --split, or another format")
+            raise UsageError(str(dataset.folder), what, "Choose others with --split, or another format")
         if not split.rows:
-            tally.notices.append(f"split {split.name!r} has no rows and gets no file: `datasets` opens no empty split")
-    return tuple(split for split in source.splits if split.rows)
+            report.warnings.append(
+                f"split {split.name!r} has no rows and gets no file: `datasets` opens no empty split"
+            )
+    return tuple(split for split in dataset.splits if split.rows)

@@ -1,9 +1,9 @@
-"""The Cauldron's and FineVision's table: a row is a dialogue, `images` beside `texts`.
+"""Export in the format of The Cauldron and FineVision: Parquet with the columns `images` and `texts`.
 
-    images: list of images (struct<bytes, path>), all of the dialogue
+    images: list of images (struct<bytes, path>), all of the conversation
     texts:  list of {user, assistant, source}, one per turn
 
-The order is theirs: images first, then the turns; so an image's turn and its place in the text are lost.
+All images come first, then the turns; so the turn of an image and its position in the text are lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from phiv_data.export.base import Source, Tally, hub_splits, losses_of_media
+from phiv_data.export.base import ExportedDataset, ExportReport, hub_splits, losses_of_media
 from phiv_data.export.parquet import parquet_name, write_parquet
 
 if TYPE_CHECKING:
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from phiv_schemas import FileInfo, ShardInfo
 
 MAX_ROWS, MAX_BYTES = 100, 32 * 2**20
-"""A row group holds at most this, a larger row alone; four times its bytes are in memory while it is made."""
+"""Limits of a row group; a larger row is one alone. Four times its bytes are in memory while it is made."""
 
 
 @dataclass(frozen=True)
-class Cauldron:
-    """Parquet as The Cauldron and FineVision have it: columns images and texts."""
+class CauldronExport:
+    """Parquet in the format of The Cauldron and FineVision: columns images and texts."""
 
     name: ClassVar[str] = "cauldron"
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
         """One file per shard."""
-        for split in hub_splits(source, tally):
+        for split in hub_splits(dataset, report):
             for index, shard in enumerate(split.shards):
                 path = out / parquet_name(split.name, index, len(split.shards))
-                yield write_parquet(path, schema(), _batches(source, shard, tally), out)
+                yield write_parquet(path, schema(), _row_groups(dataset, shard, report), out)
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def to_row(sample: Sample) -> dict[str, Any]:
 
 
 def losses(sample: Sample) -> Iterator[str]:
-    """What a row of this table cannot say of a sample."""
+    """What a row of this table cannot hold of a sample."""
     first, *later = sample.conversation.turns
     yield "record ids"
     if sample.conversation.system is not None:
@@ -85,13 +85,13 @@ def schema() -> pa.Schema:
     return pa.schema([("images", pa.list_(image)), ("texts", pa.list_(texts))], metadata={"huggingface": info})
 
 
-def _batches(source: Source, shard: ShardInfo, tally: Tally) -> Iterator[pa.RecordBatch]:
+def _row_groups(dataset: ExportedDataset, shard: ShardInfo, report: ExportReport) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     rows: list[dict[str, Any]] = []
     size = 0
-    for sample in source.samples(shard):
-        tally.count(losses(sample))
+    for sample in dataset.samples(shard):
+        report.add_losses(losses(sample))
         more = sum(len(image.data) for image in sample.images)
         if rows and (len(rows) == MAX_ROWS or size + more > MAX_BYTES):
             yield pa.RecordBatch.from_pylist(rows, schema=schema())

@@ -1,9 +1,9 @@
-"""Rows of other trainers as JSON, with the images in a folder: LLaVA, ShareGPT (LLaMA-Factory), ms-swift, TRL.
+"""Export in external chat formats, as JSON and a folder of images: LLaVA, ShareGPT (LLaMA-Factory), ms-swift, TRL.
 
-    train.json or train.jsonl      a row per conversation; its image paths start in images/
+    train.json or train.jsonl      a row per conversation; its image paths are relative to images/
     images/...                     the images, byte for byte, under phiv's own paths
 
-What a row looks like, and what it cannot carry, is said by `phiv_data.formats`; nothing of it is decided here.
+`phiv_data.formats` defines what a row looks like and what it cannot hold.
 """
 
 from __future__ import annotations
@@ -14,56 +14,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from phiv_data.export.base import Source, Tally, file_info, losses_of_media
+from phiv_data.export.base import ExportedDataset, ExportReport, file_info, losses_of_media
 from phiv_data.utils.atomic import atomic_write
 from phiv_schemas.errors import ShardError
 
 if TYPE_CHECKING:
-    from phiv_data.storage.sample import EncodedImage, Sample
+    from phiv_data.storage.sample import EncodedImage
     from phiv_schemas import FileInfo, SplitInfo
 
-Layout = Literal["json", "jsonl"]
+JsonLayout = Literal["json", "jsonl"]
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """What the four formats share."""
+class _ChatExport:
+    """The options and files that the four formats share."""
 
-    layout: Layout = "json"
+    layout: JsonLayout = "json"
     """One JSON array per split, or one JSON object per line."""
     image_prefix: str = ""
-    """Written before every image's path, such as `/data/ucf101/images/`; by default paths start in OUT/images."""
+    """Written before every image's path, such as `/data/ucf101/images/`; default: relative to OUT/images."""
 
     name: ClassVar[str]
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
-        """A file of rows per split, and the images they name."""
+    def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
+        """One file of rows per split, and the images that they name."""
         (out / "images").mkdir()
-        for split in source.splits:
-            yield _write_rows(self, source, split, out, tally)
+        for split in dataset.splits:
+            yield _write_rows(self, dataset, split, out, report)
 
 
 @dataclass(frozen=True)
-class Llava(_Rows):
+class Llava(_ChatExport):
     """LLaVA json: conversations of human and gpt, `<image>` markers in the text (--image_folder OUT/images)."""
 
     name: ClassVar[str] = "llava"
 
 
 @dataclass(frozen=True)
-class ShareGpt(_Rows):
+class ShareGpt(_ChatExport):
     """ShareGPT json for LLaMA-Factory, with its dataset_info.json (dataset_dir OUT, media_dir OUT/images)."""
 
     name: ClassVar[str] = "sharegpt"
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
-        """The rows, and the entry of each file in `dataset_info.json`."""
+    def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
+        """The rows and images, and `dataset_info.json` with an entry per file."""
         from phiv_data.formats.sharegpt import dataset_info
 
-        yield from super().write(source, out, tally)
+        yield from super().write(dataset, out, report)
         entries = {
-            f"{source.manifest.name}_{split.name}": dataset_info(f"{split.name}.{self.layout}")
-            for split in source.splits
+            f"{dataset.manifest.name}_{split.name}": dataset_info(f"{split.name}.{self.layout}")
+            for split in dataset.splits
         }
         with atomic_write(out / "dataset_info.json") as file:
             file.write((json.dumps(entries, indent=2) + "\n").encode())
@@ -71,35 +71,37 @@ class ShareGpt(_Rows):
 
 
 @dataclass(frozen=True)
-class Swift(_Rows):
+class Swift(_ChatExport):
     """Messages and images for ms-swift, jsonl (ROOT_IMAGE_DIR=OUT/images)."""
 
-    layout: Layout = "jsonl"
+    layout: JsonLayout = "jsonl"
     """One JSON array per split, or one JSON object per line."""
 
     name: ClassVar[str] = "swift"
 
 
 @dataclass(frozen=True)
-class Trl(_Rows):
+class Trl(_ChatExport):
     """Messages for TRL (OpenAI's content parts) and images, jsonl."""
 
-    layout: Layout = "jsonl"
+    layout: JsonLayout = "jsonl"
     """One JSON array per split, or one JSON object per line."""
 
     name: ClassVar[str] = "trl"
 
 
-def _write_rows(writer: _Rows, source: Source, split: SplitInfo, out: Path, tally: Tally) -> FileInfo:
+def _write_rows(
+    writer: _ChatExport, dataset: ExportedDataset, split: SplitInfo, out: Path, report: ExportReport
+) -> FileInfo:
     from phiv_data.formats import FORMATS, LOSSES
 
     render, losses = FORMATS[writer.name].render, FORMATS[writer.name].losses
     path = out / f"{split.name}.{writer.layout}"
     is_array, rows = writer.layout == "json", 0
     with atomic_write(path, durable=False) as file:
-        for sample in _samples(source, split):
-            tally.count([LOSSES[code] for code in losses(sample.conversation)])
-            tally.count(losses_of_media(sample))
+        for sample in (sample for shard in split.shards for sample in dataset.samples(shard)):
+            report.add_losses([LOSSES[code] for code in losses(sample.conversation)])
+            report.add_losses(losses_of_media(sample))
             for image in sample.images:
                 _write_image(out / "images", image)
             line = json.dumps(_with_prefix(render(sample.conversation), writer.image_prefix))
@@ -109,11 +111,6 @@ def _write_rows(writer: _Rows, source: Source, split: SplitInfo, out: Path, tall
         if is_array:
             file.write(b"\n]\n" if rows else b"[]\n")
     return file_info(path, out, file)
-
-
-def _samples(source: Source, split: SplitInfo) -> Iterator[Sample]:
-    for shard in split.shards:
-        yield from source.samples(shard)
 
 
 def _with_prefix(record: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Croissant 1.0 metadata of the exported Parquet files (http://mlcommons.org/croissant/1.0).
 
 Each file is a FileObject with its sha256; each split is a FileSet and a RecordSet over it, with the columns of a row as
-fields. Properties nobody told phiv (url, creator, datePublished) are left out rather than made up.
+fields. Properties that phiv was not given (url, creator, datePublished) are left out, not invented.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _record_set(split: str) -> dict[str, Any]:
         "@type": "cr:RecordSet",
         "@id": split,
         "name": split,
-        "description": f"The dialogues of {split}.",
+        "description": f"The conversations of {split}.",
         "key": {"@id": f"{split}/id"},
         "field": fields,
     }

@@ -1,11 +1,11 @@
-"""Export: a converted dataset written in a format of another tool, whole or not at all.
+"""`export(format, data, out)`: write a converted dataset in another format, whole or not at all.
 
 >>> done = export(Hub(), Path("out"), Path("ucf101_hub"), splits=("train",))      # doctest: +SKIP
->>> done.losses                                  # what the format cannot carry, and how many rows lose it
+>>> done.losses                                  # what the format cannot hold, and how many rows lose it
 {}
 
-The folder is filled under a temporary name beside OUT and renamed at the end; `.phiv-export.json` in it says what was
-exported. Same dataset, options and library versions: same bytes.
+The folder is filled under a temporary name beside OUT and renamed at the end; `.phiv-export.json` in it records what
+was exported. Same dataset, options and library versions: same bytes.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phiv_data.export.base import Source, Tally, Writer, open_source
+from phiv_data.export.base import ExportedDataset, ExportReport, Writer, open_dataset
 from phiv_data.utils.atomic import atomic_folder, atomic_write
 from phiv_schemas import FileInfo, UsageError
 
-RECORD = ".phiv-export.json"  # hidden: whoever looks for rows or tables in the folder passes it over
+RECORD = ".phiv-export.json"  # hidden: tools that search the folder for rows or tables skip it
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What stands in the folder. `rows` by split; `losses`: rows that lose something, by what it is."""
+    """What the folder contains. `rows` by split; `losses`: the number of rows that lose something, by what it is."""
 
     rows: dict[str, int]
     images: dict[str, int]
     files: tuple[str, ...]
     losses: dict[str, int]
-    notices: tuple[str, ...]
+    warnings: tuple[str, ...]
     found_finished: bool
 
 
@@ -49,28 +49,28 @@ def export(
     """Write the dataset in `data` to the folder `out`; a finished export of the same data and options is left alone.
 
     `overwrite` replaces another export, never a folder of other files. UsageError where `out` is taken, ShardError
-    where the dataset is not whole, EnvironmentProblem for a full disk and the like.
+    where the dataset is damaged or unfinished, EnvironmentProblem for a full disk and the like.
     """
-    source = dataclasses.replace(open_source(data, splits), on_rows=on_rows)
-    wanted = _identity(writer, source)
-    found = _found(out)
+    dataset = dataclasses.replace(open_dataset(data, splits), on_rows=on_rows)
+    wanted = _identity(writer, dataset)
+    found = _read_record(out)
     if found and not overwrite:
         _check_same(found, wanted, out)
-        return _exported(found, found_finished=True)
+        return _result(found, found_finished=True)
     with atomic_folder(out, replace=found is not None) as folder:
-        record = _fill(writer, source, folder, wanted)
-    return _exported(record, found_finished=False)
+        record = _fill(writer, dataset, folder, wanted)
+    return _result(record, found_finished=False)
 
 
-def _fill(writer: Writer, source: Source, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _fill(writer: Writer, dataset: ExportedDataset, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Everything the export holds, its record last; returns the record."""
-    tally = Tally()
-    files = [info.model_dump(mode="json") for info in writer.write(source, folder, tally)]
+    report = ExportReport()
+    files = [info.model_dump(mode="json") for info in writer.write(dataset, folder, report)]
     record = identity | {
-        "rows": {split.name: split.rows for split in source.splits},
-        "images": {split.name: split.num_images for split in source.splits},
-        "losses": dict(sorted(tally.losses.items())),
-        "notices": tally.notices,
+        "rows": {split.name: split.rows for split in dataset.splits},
+        "images": {split.name: split.num_images for split in dataset.splits},
+        "losses": dict(sorted(report.losses.items())),
+        "warnings": report.warnings,
         "versions": _versions(),
         "files": sorted(files, key=lambda file: str(file["path"])),
     }
@@ -79,28 +79,30 @@ def _fill(writer: Writer, source: Source, folder: Path, identity: dict[str, Any]
     return record
 
 
-def _identity(writer: Writer, source: Source) -> dict[str, Any]:
-    """What decides the output's contents, as it stands first in the record."""
+def _identity(writer: Writer, dataset: ExportedDataset) -> dict[str, Any]:
+    """What decides the contents of the output: the first part of its record."""
     assert dataclasses.is_dataclass(writer)
     assert not isinstance(writer, type)
     return {
         "format": writer.name,
         "options": dataclasses.asdict(writer),
-        "dataset": source.manifest.name,
-        "manifest_sha256": source.manifest_sha256,
-        "splits": [split.name for split in source.splits],
+        "dataset": dataset.manifest.name,
+        "manifest_sha256": dataset.manifest_sha256,
+        "splits": [split.name for split in dataset.splits],
     }
 
 
-def _found(out: Path) -> dict[str, Any] | None:
-    """The record of the export that stands at `out`; None where nothing does. UsageError for anything else there."""
+def _read_record(out: Path) -> dict[str, Any] | None:
+    """The record of the export in `out`; None where there is nothing. UsageError for anything else there."""
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
         record = json.loads((out / RECORD).read_bytes())
         dict(record["rows"]), dict(record["losses"]), record["files"][0]["path"]
     except (OSError, ValueError, TypeError, LookupError):
-        raise UsageError(str(out), "is there and no export of phiv", "Pass a new or empty folder") from None
+        raise UsageError(
+            str(out), "already exists, and is not an export of phiv", "Pass a new or empty folder"
+        ) from None
     return dict(record)
 
 
@@ -110,14 +112,16 @@ def _check_same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> Non
         names = ", ".join("the converted data" if key == "manifest_sha256" else key for key in keys)
         raise UsageError(
             str(out),
-            f"holds another export, which differs in {names}",
+            f"has another export, which differs in {names}",
             "Pass --overwrite to replace it, or another OUT",
         )
 
 
-def _exported(record: dict[str, Any], *, found_finished: bool) -> Exported:
+def _result(record: dict[str, Any], *, found_finished: bool) -> Exported:
     files = tuple(FileInfo(**file).path for file in record["files"])
-    return Exported(record["rows"], record["images"], files, record["losses"], tuple(record["notices"]), found_finished)
+    return Exported(
+        record["rows"], record["images"], files, record["losses"], tuple(record.get("warnings", ())), found_finished
+    )
 
 
 def _versions() -> dict[str, str]:

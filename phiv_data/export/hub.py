@@ -1,11 +1,11 @@
-"""The hub: phiv's own rows as Parquet, with a dataset card and Croissant metadata. Nothing is lost.
+"""Export for the Hugging Face hub: Parquet of phiv's own rows, a dataset card, Croissant metadata. Nothing is lost.
 
     README.md                              card: configs, features, splits, sizes; what `load_dataset` reads first
     croissant.json                         Croissant 1.0: files with their sha256, and the fields of a row
     data/train-00000-of-00002.parquet      the rows of arrow shard 0 of 2
 
-Upload the folder as it is. What phiv cannot know (licence, web address, creator, date) is asked for by flags, and said
-to be unknown without them.
+Upload the folder as it is. What phiv cannot know (licence, web address, creator, date) is given by flags; without them
+the card has `unknown`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from phiv_data.export.base import Source, Tally, file_info, hub_splits
+from phiv_data.export.base import ExportedDataset, ExportReport, file_info, hub_splits
 from phiv_data.export.croissant import croissant
 from phiv_data.export.parquet import parquet_name, write_parquet
 from phiv_data.utils.atomic import atomic_write
@@ -48,27 +48,30 @@ class Hub:
         if self.date_published is not None and not re.fullmatch(r"\d{4}-\d\d-\d\d", self.date_published):
             raise UsageError("--date_published", f"is no date (found {self.date_published!r})", "Write 2026-01-31")
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
         """A Parquet file per shard, the card and `croissant.json`."""
         from phiv_data.storage.shards import schema
 
-        source = replace(source, splits=hub_splits(source, tally))
-        files: dict[str, list[FileInfo]] = {split.name: [] for split in source.splits}
-        for split in source.splits:
+        dataset = replace(dataset, splits=hub_splits(dataset, report))
+        files: dict[str, list[FileInfo]] = {split.name: [] for split in dataset.splits}
+        for split in dataset.splits:
             for index, shard in enumerate(split.shards):
                 path = out / parquet_name(split.name, index, len(split.shards))
-                files[split.name].append(write_parquet(path, schema(), source.batches(shard), out))
+                files[split.name].append(write_parquet(path, schema(), dataset.batches(shard), out))
             yield from files[split.name]
         given = {"license": self.license, "url": self.url, "creator": self.creator, "date": self.date_published}
-        metadata = croissant(source.manifest, files, given)
+        metadata = croissant(dataset.manifest, files, given)
         yield _write(out / "croissant.json", json.dumps(metadata, indent=2) + "\n")
-        yield _write(out / "README.md", card(source, files, self.license))
-        tally.notices += _unknown(given)
+        yield _write(out / "README.md", card(dataset, files, self.license))
+        flags = {"license": "--license", "url": "--url", "creator": "--creator", "date": "--date_published"}
+        if missing := [flag for key, flag in flags.items() if given[key] in (None, "unknown")]:
+            what = f"README.md and croissant.json lack what phiv cannot know: pass {', '.join(missing)}"
+            report.warnings.append(f"{what} before you publish")
 
 
-def card(source: Source, files: dict[str, list[FileInfo]], license: str) -> str:
+def card(dataset: ExportedDataset, files: dict[str, list[FileInfo]], license: str) -> str:
     """The dataset card: YAML front matter for the hub and `datasets`, then text for people."""
-    return "\n".join([*_front_matter(source, files, license), "", *_about(source, license), *_use(source.splits)])
+    return "\n".join([*_front_matter(dataset, files, license), "", *_about(dataset, license), *_use(dataset.splits)])
 
 
 def features_yaml(features: dict[str, Any], indent: str = "") -> list[str]:
@@ -87,15 +90,15 @@ def features_yaml(features: dict[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
-def _front_matter(source: Source, files: dict[str, list[FileInfo]], license: str) -> list[str]:
+def _front_matter(dataset: ExportedDataset, files: dict[str, list[FileInfo]], license: str) -> list[str]:
     from phiv_data.storage.shards import hf_features
 
-    rows = sum(split.rows for split in source.splits)
+    rows = sum(split.rows for split in dataset.splits)
     download = sum(info.size_bytes for infos in files.values() for info in infos)
     size = next((name for limit, name in _SIZES if rows < limit), "n>10M")
     return [
         "---",
-        f"pretty_name: {_quoted(source.manifest.name)}",
+        f"pretty_name: {_quoted(dataset.manifest.name)}",
         f"license: {_quoted(license)}",
         "task_categories: [image-text-to-text]",
         "tags: [phiv, vision-language, conversations]",
@@ -105,7 +108,7 @@ def _front_matter(source: Source, files: dict[str, list[FileInfo]], license: str
         "  data_files:",
         *(
             line
-            for split in source.splits
+            for split in dataset.splits
             for line in (
                 f"  - split: {_quoted(split.name)}",
                 f"    path: {_quoted(f'data/{split.name}-*-of-*.parquet')}",
@@ -115,18 +118,18 @@ def _front_matter(source: Source, files: dict[str, list[FileInfo]], license: str
         "  features:",
         *features_yaml(hf_features(), "  "),
         "  splits:",
-        *(line for split in source.splits for line in _split_info(split)),
+        *(
+            line
+            for split in dataset.splits
+            for line in (
+                f"  - name: {_quoted(split.name)}",
+                f"    num_bytes: {_num_bytes(split)}",
+                f"    num_examples: {split.rows}",
+            )
+        ),
         f"  download_size: {download}",
-        f"  dataset_size: {sum(_num_bytes(split) for split in source.splits)}",
+        f"  dataset_size: {sum(_num_bytes(split) for split in dataset.splits)}",
         "---",
-    ]
-
-
-def _split_info(split: SplitInfo) -> list[str]:
-    return [
-        f"  - name: {_quoted(split.name)}",
-        f"    num_bytes: {_num_bytes(split)}",
-        f"    num_examples: {split.rows}",
     ]
 
 
@@ -135,22 +138,22 @@ def _num_bytes(split: SplitInfo) -> int:
     return sum(shard.size_bytes for shard in split.shards)
 
 
-def _about(source: Source, license: str) -> list[str]:
-    manifest = source.manifest
+def _about(dataset: ExportedDataset, license: str) -> list[str]:
+    manifest = dataset.manifest
     a = manifest.accounting
     return [
         f"# {manifest.name}, as conversations",
         "",
         f"Made by [phiv](https://pypi.org/project/phiv/) from: {manifest.source}.",
         "",
-        *(["**Synthetic data**: every image was drawn by a program.", ""] if manifest.synthetic else []),
+        *(["**Synthetic data**: every image was generated by a program.", ""] if manifest.synthetic else []),
         "Licence: unknown. That of the source dataset applies to its images and texts; phiv adds none."
         if license == "unknown"
         else f"Licence: {license}, as stated by whoever exported it; phiv adds none.",
         "",
         "| split | rows | images | files |",
         "|---|---|---|---|",
-        *(f"| {s.name} | {s.rows} | {s.num_images} | {len(s.shards)} |" for s in source.splits),
+        *(f"| {s.name} | {s.rows} | {s.num_images} | {len(s.shards)} |" for s in dataset.splits),
         "",
         f"Of the whole conversion: {a.inputs} inputs = {a.written} written + {sum(a.rejected.values())} rejected"
         f" + {a.unlabeled} unlabeled + {a.duplicates} duplicates.",
@@ -160,8 +163,8 @@ def _about(source: Source, license: str) -> list[str]:
 def _use(splits: tuple[SplitInfo, ...]) -> list[str]:
     return [
         "",
-        "A row is a dialogue: `conversations` are its turns, and `images` its images in the order in which the turns"
-        " name them (`media` says what is known of each).",
+        "A row is a conversation: `conversations` are its turns, and `images` its images in the order in which the"
+        " turns name them (`media` has what is known of each).",
         "",
         "```python",
         "from datasets import load_dataset",
@@ -176,14 +179,6 @@ def _use(splits: tuple[SplitInfo, ...]) -> list[str]:
 def _quoted(text: str) -> str:
     """A YAML scalar; JSON strings are YAML."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _unknown(given: dict[str, str | None]) -> list[str]:
-    flags = {"license": "--license", "url": "--url", "creator": "--creator", "date": "--date_published"}
-    missing = [flag for key, flag in flags.items() if given[key] in (None, "unknown")]
-    if not missing:
-        return []
-    return [f"README.md and croissant.json lack what phiv cannot know: pass {', '.join(missing)} before you publish"]
 
 
 def _write(path: Path, text: str) -> FileInfo:

@@ -1,4 +1,4 @@
-"""Parquet files as the hub and `datasets` like them: small row groups, page index, page checksums, chunks that repeat.
+"""Write Parquet files for the hub and `datasets`: small row groups, page index, page checksums, content-defined chunks.
 
 What the settings are for: a row group is one Arrow batch (at most 100 rows or 64 MiB), so that the hub's viewer and a
 streaming reader fetch little at a time; the page index finds a row without reading its group; page checksums turn a

@@ -1,9 +1,9 @@
-"""WebDataset: tar files in which a row is a run of members that share a key.
+"""Export as WebDataset: tar files in which a row is a run of members that share a key.
 
     train-00000-of-00002.tar
         train-0000000000.json      the record, `media` (what is known of each image) and `files`
         train-0000000000.0.jpg     image 0, in the order in which the turns name them
-        train-0000000000.1.png     image 1, its suffix that of the real format
+        train-0000000000.1.png     image 1, with the suffix of its real format
 
 Nothing is lost. Keys are the split and the row's number, since WebDataset cuts names at the first dot and ids may hold
 any. Member headers hold no clock, user or machine.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from phiv_data.export.base import Source, Tally, file_info, suffix
+from phiv_data.export.base import ExportedDataset, ExportReport, file_info, suffix
 from phiv_data.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ class WebDataset:
 
     name: ClassVar[str] = "webdataset"
 
-    def write(self, source: Source, out: Path, tally: Tally) -> Iterator[FileInfo]:
+    def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
         """One tar per shard."""
-        for split in source.splits:
-            yield from _write_split(source, split, out, tally)
+        for split in dataset.splits:
+            yield from _write_split(dataset, split, out, report)
 
 
-def _write_split(source: Source, split: SplitInfo, out: Path, tally: Tally) -> Iterator[FileInfo]:
+def _write_split(dataset: ExportedDataset, split: SplitInfo, out: Path, report: ExportReport) -> Iterator[FileInfo]:
     stem = re.sub(r"[^A-Za-z0-9_-]", "_", split.name)
     row, kinds = 0, set[tuple[str, ...]]()
     for index, shard in enumerate(split.shards):
@@ -54,14 +54,14 @@ def _write_split(source: Source, split: SplitInfo, out: Path, tally: Tally) -> I
             atomic_write(path, durable=False) as file,
             tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar,
         ):
-            for sample in source.samples(shard):
+            for sample in dataset.samples(shard):
                 files = [f"{k}.{suffix(image.meta.format)}" for k, image in enumerate(sample.images)]
                 _add_sample(tar, f"{stem}-{row:010d}", sample, files)
                 kinds.add(tuple(files))
                 row += 1
         yield file_info(path, out, file)
     if len(kinds) > 1:
-        tally.notices.append(_UNEVEN.format(split=split.name))
+        report.warnings.append(_UNEVEN.format(split=split.name))
 
 
 def _add_sample(tar: tarfile.TarFile, key: str, sample: Sample, files: list[str]) -> None:

@@ -1,13 +1,14 @@
-"""Fixes of jsonl files, line by line: a line without a fix keeps its bytes.
+r"""Fixes of jsonl files, line by line, and the log of changes: a line without a fix keeps its bytes.
 
-    fixed = mend_line(b'{"source": "s", "id": "a", ...}\n', renamed={})
+    fixed = fix_line(b'{"source": "s", "id": "a", ...}\n', renamed={})
     fixed.raw, fixed.changes
 
-A line that would still break the format is left as it is, to be seen to by a person; so is one that is no JSON object.
+A line that would still break the format is left as it is, for a person to correct; so is one that is no JSON object.
 
-The log has a line for each change, and `read_log` gives them back for `records.undo`:
+The log has a line for each change. The first change of each line also holds the line as it was, for `repair.undo`:
 
-    {"file": "val.jsonl", "line": 2, "fix": "missing", "json_path": "$.conversations[0].assistant", "after": null}
+    {"file": "val.jsonl", "line": 2, "fix": "missing", "json_path": "$.conversations[0].assistant", "after": null,
+     "line_before": "{\"id\": ...}\n"}
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from phiv_data.repair.records import ABSENT, Change, Paths, fix
-from phiv_data.storage.jsonl import parse_line
+from phiv_data.repair.records import ABSENT, Change, RenamedPaths, fix
+from phiv_data.storage.jsonl import UTF16_MARKS, parse_line
 from phiv_data.utils.atomic import HashingWriter, atomic_write
 from phiv_data.utils.lines import BOM, UTF16_MARKS
 from phiv_schemas import UsageError, check_image_path
@@ -30,8 +31,106 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 
 
+# One line ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FixedLine:
+    """A line as the copy has it (`raw`), as it was (`original`), and what was changed. Both include the line's end.
+
+    `record` is what it holds; None where that is not JSON, or nothing. `is_bad`: it has errors, and keeps them.
+    `is_row`: it is not blank.
+    """
+
+    original: bytes
+    raw: bytes
+    changes: tuple[Change, ...] = ()
+    record: Any = None
+    is_bad: bool = False
+    is_row: bool = True
+
+
+def fix_line(raw: bytes, renamed: RenamedPaths, *, is_first: bool = False) -> FixedLine:
+    """Fix one line of a file, its end included. Blank lines are kept. Byte order marks (PV006) are looked for in the
+    first line only."""
+    text, marks = raw, list[Change]()
+    if is_first and (text := without_marks(raw)) != raw:
+        marks.append(Change("mark", (), raw[: len(raw) - len(text)].decode(), ""))
+    if not text.strip():
+        return FixedLine(raw, text, tuple(marks), is_row=False)
+    try:
+        record = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError):  # not JSON, or a key is there twice, of which json would drop one
+        record = None
+    try:
+        fixed, changes = fix(record, renamed)
+    except RecursionError:  # deeper than any record
+        fixed, changes = record, []
+    end = text[len(text.rstrip(b"\r\n")) :]
+    line = json.dumps(fixed).encode() + end if changes else text
+    if parse_line(line.rstrip(b"\r\n"), "", 1).conversation is None:
+        return FixedLine(raw, text, tuple(marks), record, is_bad=True)
+    return FixedLine(raw, line, (*marks, *changes), fixed)
+
+
+def without_marks(raw: bytes) -> bytes:
+    """The first line of a file without byte order marks."""
+    while raw.startswith(BOM):
+        raw = raw.removeprefix(BOM)
+    return raw
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        raise ValueError("a key is there twice")
+    return keys
+
+
+# A file --------------------------------------------------------------------------------------------------------------
+
+
+def iter_fixed_lines(path: Path, renamed: RenamedPaths) -> Iterator[tuple[int, FixedLine]]:
+    """Every line of a file with its number. UsageError for UTF-16, whose line ends are not single bytes."""
+    with path.open("rb") as file:
+        if file.read(2) in UTF16_MARKS:
+            raise UsageError(str(path), "is UTF-16", "Save it as UTF-8 first")
+        file.seek(0)
+        for number, raw in enumerate(file, start=1):
+            yield number, fix_line(raw, renamed, is_first=number == 1)
+
+
+def fix_lines(
+    source: Path, target: Path, renamed: RenamedPaths, log: FixLog, on_rows: Callable[[int], object]
+) -> HashingWriter:
+    """Write the fixed lines of one file."""
+    with atomic_write(target) as out:
+        for number, line in iter_fixed_lines(source, renamed):
+            out.write(line.raw)
+            log.add(source.name, number, line)
+            on_rows(line.is_row)
+    return out
+
+
+def image_paths(record: Any) -> Iterator[str]:
+    """The paths that a good record names."""
+    return (path for turn in record["conversations"] for path in turn["images"])
+
+
+def possible_image_paths(raw: bytes) -> Iterator[str]:
+    """Every string of a line that could be an image's path, whatever the line is. For lines that stay as they are."""
+    for string in _STRING.findall(raw):
+        try:
+            yield check_image_path(json.loads(string))
+        except ValueError:
+            continue
+
+
+# The log -------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(slots=True)
-class Log:
+class FixLog:
     """Counts changes, and writes each as a line of JSON. `changed_rows` and `bad_rows` are different rows."""
 
     out: HashingWriter
@@ -41,126 +140,57 @@ class Log:
     rows: int = 0
     bad_rows: int = 0
 
-    def row(self, file: str, line: int, fixed_line: FixedLine) -> None:
-        """One line, with what was changed in it."""
-        self.rows += fixed_line.is_row
-        self.bad_rows += fixed_line.is_bad
-        self.changed_rows += any(change.fix != "mark" for change in fixed_line.changes)
-        for change in fixed_line.changes:
+    def add(self, file: str, line: int, fixed: FixedLine) -> None:
+        """Add one line of a file: count it, and write what was changed in it."""
+        self.rows += fixed.is_row
+        self.bad_rows += fixed.is_bad
+        self.changed_rows += any(change.fix != "mark" for change in fixed.changes)
+        for i, change in enumerate(fixed.changes):
             self.counts[change.fix] = self.counts.get(change.fix, 0) + 1
             examples = self.examples.setdefault(change.fix, [])
             if len(examples) < MAX_EXAMPLES:
                 examples.append(f"{file}:{line}: {change}")
-            self.out.write(_log_line(file, line, change))
-
-
-def _log_line(file: str, line: int, change: Change) -> bytes:
-    before = {} if change.before is ABSENT else {"before": change.before}
-    where = {"file": file, "line": line, "fix": change.fix, "json_path": change.json_path}
-    return f"{json.dumps(where | before | {'after': change.after})}\n".encode()
-
-
-def read_log(path: Path) -> Iterator[tuple[str, int, Change]]:
-    """File, line and change of each line of a log, in the order they were made."""
-    with path.open("rb") as lines:
-        for raw in lines:
-            one = json.loads(raw)
-            steps = tuple(name or int(number) for name, number in _STEP.findall(one["json_path"]))
-            yield one["file"], one["line"], Change(one["fix"], steps, one.get("before", ABSENT), one["after"])
-
-
-@dataclass(frozen=True, slots=True)
-class FixedLine:
-    """A line as it is to be written, and what was changed. `is_bad`: it has errors, and keeps them.
-
-    `record` is what it holds; None where that is no JSON, or nothing. `is_row`: it is no blank line.
-    """
-
-    raw: bytes
-    changes: tuple[Change, ...] = ()
-    record: Any = None
-    is_bad: bool = False
-    is_row: bool = True
-
-
-def mend_line(raw: bytes, renamed: Paths, *, is_first: bool = False) -> FixedLine:
-    """One line of a file, its end included. Blank lines are kept."""
-    text, marks = _without_marks(raw) if is_first else (raw, ())
-    if not text.strip():
-        return FixedLine(text, marks, is_row=False)
-    record = _loaded(text)
-    try:
-        fixed_line, changes = fix(record, renamed)
-    except RecursionError:  # deeper than any record
-        fixed_line, changes = record, []
-    end = text[len(text.rstrip(b"\r\n")) :]
-    line = json.dumps(fixed_line).encode() + end if changes else text
-    if parse_line(line.rstrip(b"\r\n"), "", 1).conversation is None:
-        return FixedLine(text, marks, record, is_bad=True)
-    return FixedLine(line, (*marks, *changes), fixed_line)
-
-
-def _without_marks(raw: bytes) -> tuple[bytes, tuple[Change, ...]]:
-    """The first line of a file without byte order marks (PV006)."""
-    text = raw
-    while text.startswith(BOM):
-        text = text.removeprefix(BOM)
-    marks = raw[: len(raw) - len(text)].decode()
-    return text, (Change("mark", (), marks, ""),) if marks else ()
-
-
-def _loaded(raw: bytes) -> Any:
-    """The value of a line; None where it is no JSON, or holds a key twice, of which json would drop one."""
-    try:
-        return json.loads(raw, object_pairs_hook=_object)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key stands twice")
-    return found
-
-
-def fixed_lines(path: Path, renamed: Paths) -> Iterator[tuple[int, FixedLine]]:
-    """Every line of a file with its number. UsageError for UTF-16, whose line ends are no bytes."""
-    with path.open("rb") as file:
-        if file.read(2) in UTF16_MARKS:
-            raise UsageError(str(path), "is UTF-16", "Save it as UTF-8 first")
-        file.seek(0)
-        for number, raw in enumerate(file, start=1):
-            yield number, mend_line(raw, renamed, is_first=number == 1)
-
-
-def fix_lines(source: Path, target: Path, renamed: Paths, log: Log, on_rows: Callable[[int], object]) -> HashingWriter:
-    """Write the fixed lines of one file."""
-    with atomic_write(target) as out:
-        for number, fixed_line in fixed_lines(source, renamed):
-            out.write(fixed_line.raw)
-            log.row(source.name, number, fixed_line)
-            on_rows(fixed_line.is_row)
-    return out
-
-
-def image_paths(record: Any) -> Iterator[str]:
-    """The paths that a good record names."""
-    return (path for turn in record["conversations"] for path in turn["images"])
-
-
-def names_in(raw: bytes) -> Iterator[str]:
-    """Every text of a line that could be an image's path, whatever the line is. For lines that stay as they are."""
-    for string in _STRING.findall(raw):
-        try:
-            yield check_image_path(json.loads(string))
-        except ValueError:
-            continue
+            entry = {"file": file, "line": line, "fix": change.fix, "json_path": change.json_path}
+            entry |= {} if change.before is ABSENT else {"before": change.before}
+            entry |= {"after": change.after}
+            if i == 0:  # bytes that are not UTF-8 become lone surrogates, which JSON escapes
+                entry["line_before"] = fixed.original.decode("utf-8", "surrogateescape")
+            self.out.write(f"{json.dumps(entry)}\n".encode())
 
 
 def copy_old_log(path: Path, files: Iterable[str], out: HashingWriter) -> None:
-    """The changes of an earlier fixing stay in the log: those of `files`."""
+    """Keep the changes of an earlier fix in the log: those of `files`."""
     if path.is_file():
         names = set(files)
         with path.open("rb") as lines:
-            out.write(b"".join(raw for raw in lines if json.loads(raw)["file"] in names))
+            for raw in lines:
+                if json.loads(raw)["file"] in names:
+                    out.write(raw)
+
+
+class LogEntry(NamedTuple):
+    """One line of the log. `line_before`: the whole line as it was, where this is its first change."""
+
+    file: str
+    line: int
+    change: Change
+    line_before: bytes | None
+
+
+def parse_log_entry(raw: bytes) -> LogEntry:
+    """A line of the log. ValueError for anything else."""
+    try:
+        entry = json.loads(raw)
+        steps = tuple(name or int(number) for name, number in _STEP.findall(entry["json_path"]))
+        change = Change(entry["fix"], steps, entry.get("before", ABSENT), entry["after"])
+        text = entry.get("line_before")
+        line_before = None if text is None else text.encode("utf-8", "surrogateescape")
+        return LogEntry(str(entry["file"]), int(entry["line"]), change, line_before)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("not an entry of a log of fixes") from error
+
+
+def read_log(path: Path) -> Iterator[LogEntry]:
+    """The entries of a log, in the order in which the changes were made."""
+    with path.open("rb") as lines:
+        yield from map(parse_log_entry, lines)

@@ -1,4 +1,4 @@
-"""Fixes of one record: what is safe, and can be undone. Pure functions of plain JSON values.
+"""Fixes of one record that are safe and can be undone: pure functions of plain JSON values.
 
     >>> fixed, changes = fix({"id": "a", "source": "s", "conversations": [{"user": "Who?"}]})
     >>> [str(change) for change in changes]
@@ -6,12 +6,12 @@
     >>> undo(fixed, changes)                     # the record as it was, keys in their old order
     {'id': 'a', 'source': 's', 'conversations': [{'user': 'Who?'}]}
 
-FIXES are asked one after the other, each of what the one before left:
+RECORD_FIXES run one after the other, each on what the one before left:
 
-    missing   a turn without `images` shows none (`[]`); one without `assistant` has no answer (`null`)
+    missing   a turn without `images` gets `[]`, one without `assistant` gets `null` (no answer)
     offsets   images and their `image_offsets` in the order of the text
     nfc       a letter and its accent become the one character that Unicode has for them (PV224)
-    suffix    an image's path says the format it is of (PV110): see `images`
+    suffix    an image's path gets the suffix of the file's real format (PV110): see `images`
     order     keys in the order of the format
 
 No text is cut or guessed, no row moved or dropped: the order of rows can be data.
@@ -33,8 +33,8 @@ from phiv_schemas import Conversation, Turn
 
 Steps = tuple[str | int, ...]
 Edit = tuple[Steps, Any]
-"""Where in a record, and the value to stand there."""
-Paths = Mapping[str, str]
+"""Where in a record, and the new value there."""
+RenamedPaths = Mapping[str, str]
 """The new path of each image that is renamed."""
 
 
@@ -42,7 +42,7 @@ _MAX_SHOWN = 60
 
 
 class Absent:
-    """Stands for the value of a key that is not there."""
+    """The value of a key that is not there."""
 
     def __repr__(self) -> str:
         return "(absent)"
@@ -62,11 +62,11 @@ class Change:
 
     @property
     def json_path(self) -> str:
-        """Where, as issues say it."""
+        """Where, as in issues: `$.conversations[0].user`."""
         return json_path(self.steps)
 
     def __str__(self) -> str:
-        """One line, with what is not ASCII escaped: composed or not, letters look alike."""
+        """One line, with what is not ASCII escaped: composed and decomposed letters look the same."""
         before, after = _excerpts(self.before, self.after)
         return f"{self.json_path}: {before} -> {after}"
 
@@ -83,29 +83,42 @@ def _excerpts(*values: Any) -> list[str]:
     ]
 
 
-def fix(record: Any, renamed: Paths | None = None) -> tuple[Any, list[Change]]:
+def fix(record: Any, renamed: RenamedPaths | None = None) -> tuple[Any, list[Change]]:
     """A JSON value that should be a record, fixed in a copy, and what was changed. Odd values are left alone."""
-    fixed_line, changes = record, list[Change]()
-    for name, edits in FIXES.items():
-        found = list(edits(fixed_line, renamed or {}))
-        if found and fixed_line is record:
-            fixed_line = copy.deepcopy(record)
-        changes += [Change(name, steps, _apply(fixed_line, name, steps, after), after) for steps, after in found]
-    return fixed_line, changes
+    fixed, changes = record, list[Change]()
+    for name, edits in RECORD_FIXES.items():
+        found = list(edits(fixed, renamed or {}))
+        if found and fixed is record:
+            fixed = copy.deepcopy(record)
+        changes += [Change(name, steps, _apply(fixed, name, steps, after), after) for steps, after in found]
+    return fixed, changes
 
 
 def undo(record: Any, changes: Sequence[Change]) -> Any:
-    """The record as it was before `changes`; the one given is left as it is. Marks stand before a record, not in it."""
+    """The record as it was before `changes`; the one given is left as it is. Marks are before a record, not in it.
+
+    ValueError where the record is not what the changes left: nothing that was edited since is overwritten.
+    """
     record = copy.deepcopy(record)
     for change in reversed([change for change in changes if change.fix != "mark"]):
-        _apply(record, change.fix, change.steps, change.before)
+        try:
+            replaced = _apply(record, change.fix, change.steps, change.before)
+            fits = json.dumps(replaced) == json.dumps(change.after)  # as JSON: 1 is neither true nor 1.0
+        except (LookupError, TypeError, AttributeError):  # another shape
+            fits = False
+        if not fits:
+            raise ValueError(f"{change.json_path} is not what the fix {change.fix!r} wrote")
     return record
 
 
 def _apply(record: Any, fix: str, steps: Steps, value: Any) -> Any:
-    """Put the value there, and return what stood there before."""
+    """Put the value there, and return what was there before."""
     if fix == "order":
-        return _reorder(_at(record, steps), value)
+        holder = _at(record, steps)
+        before = list(holder)
+        for key in value:
+            holder[key] = holder.pop(key)
+        return before
     holder, key = _at(record, steps[:-1]), steps[-1]
     before = holder.get(key, ABSENT) if isinstance(holder, dict) else holder[key]
     if value is ABSENT:
@@ -121,14 +134,7 @@ def _at(record: Any, steps: Iterable[str | int]) -> Any:
     return record
 
 
-def _reorder(holder: dict[str, Any], keys: Iterable[str]) -> list[str]:
-    before = list(holder)
-    for key in keys:
-        holder[key] = holder.pop(key)
-    return before
-
-
-# The fixes: each yields edits of the record as it stands -------------------------------------------------------------
+# The fixes: each yields edits of the record it is given -------------------------------------------------------------
 
 
 def _turns(record: Any) -> Iterator[tuple[Steps, dict[str, Any]]]:
@@ -139,15 +145,15 @@ def _turns(record: Any) -> Iterator[tuple[Steps, dict[str, Any]]]:
             yield ("conversations", t), turn
 
 
-def _missing(record: Any, renamed: Paths) -> Iterator[Edit]:
+def _add_missing_keys(record: Any, renamed: RenamedPaths) -> Iterator[Edit]:
     for at, turn in _turns(record):
         if "user" in turn:  # else it is no turn of this format
             yield from (((*at, key), value) for key, value in (("images", []), ("assistant", None)) if key not in turn)
 
 
-def _offsets(record: Any, renamed: Paths) -> Iterator[Edit]:
+def _sort_offsets(record: Any, renamed: RenamedPaths) -> Iterator[Edit]:
     for at, turn in _turns(record):
-        offsets, images = _offsets_of(turn), turn.get("images")
+        offsets, images = _valid_offsets(turn), turn.get("images")
         if offsets and isinstance(images, list) and len(images) == len(offsets):
             order = sorted(range(len(offsets)), key=offsets.__getitem__)  # stable: equal offsets keep their order
             if order != list(range(len(offsets))):
@@ -155,34 +161,34 @@ def _offsets(record: Any, renamed: Paths) -> Iterator[Edit]:
                 yield (*at, "image_offsets"), [offsets[i] for i in order]
 
 
-def _offsets_of(turn: dict[str, Any]) -> list[int] | None:
-    """The image offsets of a turn, where they are places in its text, in any order."""
+def _valid_offsets(turn: dict[str, Any]) -> list[int] | None:
+    """The image offsets of a turn, where they are positions in its text, in any order."""
     user, offsets = turn.get("user"), turn.get("image_offsets")
     if not isinstance(user, str) or not isinstance(offsets, list):
         return None
     return offsets if all(type(offset) is int and 0 <= offset <= len(user) for offset in offsets) else None
 
 
-def _nfc(record: Any, renamed: Paths) -> Iterator[Edit]:
-    if isinstance(record, dict) and _wants_nfc(record.get("system")):
-        yield ("system",), composed(record["system"])
+def _compose_texts(record: Any, renamed: RenamedPaths) -> Iterator[Edit]:
+    if isinstance(record, dict) and _is_decomposed(record.get("system")):
+        yield ("system",), compose(record["system"])
     for at, turn in _turns(record):
-        yield from _nfc_user(at, turn)
-        if _wants_nfc(turn.get("assistant")):
-            yield (*at, "assistant"), composed(turn["assistant"])
+        yield from _compose_user(at, turn)
+        if _is_decomposed(turn.get("assistant")):
+            yield (*at, "assistant"), compose(turn["assistant"])
         answers = turn.get("answers")
         for i, answer in enumerate(answers if isinstance(answers, list) else ()):
-            if _wants_nfc(answer):
-                yield (*at, "answers", i), composed(answer)
+            if _is_decomposed(answer):
+                yield (*at, "answers", i), compose(answer)
 
 
-def _nfc_user(at: Steps, turn: dict[str, Any]) -> Iterator[Edit]:
+def _compose_user(at: Steps, turn: dict[str, Any]) -> Iterator[Edit]:
     """Offsets stay at the same characters: nothing is composed across one."""
-    user, offsets = turn.get("user"), _offsets_of(turn)
-    if not _wants_nfc(user) or (offsets is None and turn.get("image_offsets") is not None):
+    user, offsets = turn.get("user"), _valid_offsets(turn)
+    if not _is_decomposed(user) or (offsets is None and turn.get("image_offsets") is not None):
         return
     cuts = [0, *sorted(offsets or ()), len(user)]
-    parts = [composed(user[start:end]) for start, end in pairwise(cuts)]
+    parts = [compose(user[start:end]) for start, end in pairwise(cuts)]
     if (text := "".join(parts)) != user:
         yield (*at, "user"), text
         if offsets:
@@ -190,11 +196,11 @@ def _nfc_user(at: Steps, turn: dict[str, Any]) -> Iterator[Edit]:
             yield (*at, "image_offsets"), [moved[offset] for offset in offsets]
 
 
-def _wants_nfc(text: Any) -> TypeGuard[str]:
-    return isinstance(text, str) and bool(check_composition(text))
+def _is_decomposed(text: Any) -> TypeGuard[str]:
+    return isinstance(text, str) and bool(not_composed(text))
 
 
-def composed(text: str) -> str:
+def compose(text: str) -> str:
     """`text` with every letter and its accent as one character, where Unicode has one; nothing else is changed.
 
     So PV224 finds nothing more, and forms that NFC takes apart stay as they are.
@@ -209,7 +215,7 @@ def composed(text: str) -> str:
     return "".join(done)
 
 
-def _suffix(record: Any, renamed: Paths) -> Iterator[Edit]:
+def _rename_images(record: Any, renamed: RenamedPaths) -> Iterator[Edit]:
     for at, turn in _turns(record):
         images = turn.get("images")
         for i, path in enumerate(images if isinstance(images, list) else ()):
@@ -217,24 +223,24 @@ def _suffix(record: Any, renamed: Paths) -> Iterator[Edit]:
                 yield (*at, "images", i), renamed[path]
 
 
-def _order(record: Any, renamed: Paths) -> Iterator[Edit]:
+def _sort_keys(record: Any, renamed: RenamedPaths) -> Iterator[Edit]:
     if isinstance(record, dict):
-        yield from _sorted_keys((), record, list(Conversation.model_fields))
+        yield from _key_order((), record, list(Conversation.model_fields))
     for at, turn in _turns(record):
-        yield from _sorted_keys(at, turn, list(Turn.model_fields))
+        yield from _key_order(at, turn, list(Turn.model_fields))
 
 
-def _sorted_keys(at: Steps, holder: dict[str, Any], known: list[str]) -> Iterator[Edit]:
+def _key_order(at: Steps, holder: dict[str, Any], known: list[str]) -> Iterator[Edit]:
     """Nothing where there are keys that the format does not know: the line will be left as it is."""
     if holder.keys() <= set(known) and (keys := sorted(holder, key=known.index)) != list(holder):
         yield at, keys
 
 
-FIXES: dict[str, Callable[[Any, Paths], Iterator[Edit]]] = {
-    "missing": _missing,
-    "offsets": _offsets,
-    "nfc": _nfc,
-    "suffix": _suffix,
-    "order": _order,
+RECORD_FIXES: dict[str, Callable[[Any, RenamedPaths], Iterator[Edit]]] = {
+    "missing": _add_missing_keys,
+    "offsets": _sort_offsets,
+    "nfc": _compose_texts,
+    "suffix": _rename_images,
+    "order": _sort_keys,
 }
-"""Name to fix, in the order they are asked."""
+"""Name to fix, in the order in which they run."""

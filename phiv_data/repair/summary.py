@@ -1,14 +1,14 @@
-"""What --fix did, for a terminal: counts by fix, the first changes of each, and where all of them stand."""
+"""What --fix and --undo did, as text for a terminal: counts by fix, the first changes of each, where the log is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from phiv_data.repair import Fixed
+from phiv_data.repair import FixResult, UndoResult
 from phiv_data.storage.dataset import FIXES
 
 _DONE = {
-    "mark": "byte order marks taken away (PV006)",
+    "mark": "byte order marks removed (PV006)",
     "missing": "missing keys written: no images, or no answer (PV002)",
     "offsets": "images put in the order of the text (PV002)",
     "nfc": "texts with each letter and its accent as one character (PV224)",
@@ -17,20 +17,26 @@ _DONE = {
 }
 
 
-def summary(fixed: Fixed, out: Path) -> str:
+def fix_summary(fixed: FixResult, out: Path) -> str:
     """Lines, each ending in a newline."""
-    lines = [f"{out}: {_of(fixed.changed_rows, fixed.rows, 'row')} fixed, {fixed.num_images:,} images copied"]
+    lines = [f"{out}: {_share(fixed.changed_rows, fixed.rows)} fixed, {fixed.num_images:,} images copied"]
     for name in (name for name in _DONE if name in fixed.counts):
         lines.append(f"  {fixed.counts[name]:>6,} {_DONE[name]}")
         lines += [f"         {example}" for example in fixed.examples[name]]
     if fixed.bad_rows:
-        lines.append(f"  {_of(fixed.bad_rows, fixed.rows, 'row')} left as they are: they break the format otherwise")
+        lines.append(f"  {_share(fixed.bad_rows, fixed.rows)} left as they are: they break the format otherwise")
     if fixed.images_left:
-        lines.append(f"  {fixed.images_left:,} images not copied: they are not there, no files, or lead out of images/")
+        lines.append(f"  {fixed.images_left:,} images not copied: missing, not files, or outside images/")
     if fixed.counts:
-        lines.append(f"  every change, and what stood there before: {out / FIXES}")
+        lines.append(f"  every change, and what was there before: {out / FIXES}")
     return "".join(f"{line}\n" for line in lines)
 
 
-def _of(count: int, all_: int, what: str) -> str:
-    return f"{count:,} of {all_:,} {what}s"
+def undo_summary(undone: UndoResult) -> str:
+    """One line, ending in a newline."""
+    restored = f"{undone.restored_lines:,} of {undone.lines:,} lines restored"
+    return f"{undone.path}: {restored}, {undone.num_images:,} images copied\n"
+
+
+def _share(count: int, all_: int) -> str:
+    return f"{count:,} of {all_:,} rows"

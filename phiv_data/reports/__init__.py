@@ -1,6 +1,8 @@
-"""Forms of a `ValidationReport`: each module has a `render(report) -> str`, and the same report gives the same text.
+"""Render a `ValidationReport` as text, JSON, JUnit, SARIF, HTML or GitHub annotations.
 
->>> render(report, "sarif")                       # one form
+Each module has a `render(report) -> str`, and the same report gives the same text.
+
+>>> render(report, "sarif")                       # one format
 >>> write_reports(report, Path("reports"))        # all that are files
 """
 
@@ -16,7 +18,7 @@ from phiv_schemas import ValidationReport
 
 Form = Literal["text", "json", "junit", "sarif", "html", "github"]
 _MODULES = {"json": "json_report"}
-_FILES: dict[Form, str] = {
+REPORT_FILE_NAMES: dict[Form, str] = {
     "text": "report.txt",
     "json": "report.json",
     "junit": "report.junit.xml",
@@ -52,9 +54,9 @@ def write_reports(
     input_format: str = "auto",
 ) -> list[Path]:
     """Write every form that is a file into `folder`, each whole or not at all; returns what was written."""
-    for form, name in _FILES.items():
+    for form, name in REPORT_FILE_NAMES.items():
         write_report(folder / name, render(report, form, data, images_root=images_root, input_format=input_format))
-    return [folder / name for name in _FILES.values()]
+    return [folder / name for name in REPORT_FILE_NAMES.values()]
 
 
 def write_report(path: Path, text: str) -> None:

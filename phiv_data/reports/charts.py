@@ -10,7 +10,7 @@ from phiv_data.reports.markup import Child, Markup, el, shorten
 MAX_LABELS = 24
 _LABEL = 60
 _NAME = 20
-_SHORT = 12  # characters that stand on one line
+_SHORT = 12  # characters that fit on one line
 
 Column = Mapping[str, int]
 """Label to count."""
@@ -58,7 +58,7 @@ def _share(count: int, whole: int) -> str:
 
 
 def bar(length: float, colour: int) -> Markup:
-    """A bar of a length from 0 to 1. Colours are numbered, and go with a place among the splits."""
+    """A bar of a length from 0 to 1. A colour is the number of a split in their order."""
     width = max(1.0, 100 * length) if length else 0
     return el("svg", el("rect", width=f"{width:.2f}", height=10, class_=f"c{colour}"), viewBox="0 0 100 10",
               preserveAspectRatio="none", aria_hidden="true")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What every form of a report asks of it: findings by rule, true totals, names."""
+"""What the report formats share: findings by rule, total counts, names of rules and files."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def not_listed(report: ValidationReport, code: str, severity: Severity) -> int:
 
 
 def severity_of(report: ValidationReport, code: str) -> Severity:
-    """The worst a rule was broken in this report; of one that was kept, the usual one."""
+    """The worst severity of a rule in this report; of a rule without findings, its usual one."""
     found: dict[str, Severity] = {issue.severity: issue.severity for issue in report.issues if issue.code == code}
     found |= {severity: severity for severity, counts in report.totals.items() if counts.get(code)}
     return found.get("error") or found.get("warning") or rule_of(code).severity
 
 
 def rule_of(code: str) -> Rule:
-    """The rule of a code; of one this phiv does not know, as much as the code says."""
+    """The rule of a code; a placeholder for a code that this version of phiv does not know."""
     return RULES.get(code) or Rule(code, "unknown", "error", "a rule of another version of phiv", "")
 
 

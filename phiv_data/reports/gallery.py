@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from phiv_data.reports.findings import rule_title
 from phiv_data.reports.markup import Markup, el, join, shorten
-from phiv_data.reports.rows import Row, thumbnail
+from phiv_data.reports.rows import ShownRow, thumbnail
 from phiv_schemas import Issue, Turn
 
 THUMBNAIL_SIDE = 128
@@ -17,11 +17,11 @@ MAX_TURNS = 6
 MAX_ISSUES = 5
 MAX_TEXT = 600
 
-_Image = tuple[bytes, int, int] | None
+_Thumbnail = tuple[bytes, int, int] | None
 
 
-def card(row: Row, issues: Sequence[Issue]) -> Markup:
-    """One row. What does not fit is counted, and an image that cannot be shown has a placeholder that says so."""
+def card(row: ShownRow, issues: Sequence[Issue]) -> Markup:
+    """One row. What does not fit is counted; an image that cannot be shown gets a placeholder."""
     rules = sorted({issue.code for issue in issues})
     severity = min((issue.severity for issue in issues), default="clean")  # error before warning
     name = row.conversation.id if row.conversation else f"line {row.line}"
@@ -62,7 +62,7 @@ def _issues(issues: Sequence[Issue]) -> Markup | None:
     return el("ul", lines, more > 0 and el("li", f"{more:,} more")) if issues else None
 
 
-def _record(row: Row) -> list[Markup]:
+def _record(row: ShownRow) -> list[Markup]:
     assert row.conversation is not None
     turns, paths = row.conversation.turns, row.conversation.image_paths
     with ThreadPoolExecutor(4) as pool:  # Pillow lets go of the GIL
@@ -73,23 +73,23 @@ def _record(row: Row) -> list[Markup]:
         parts.append(_turn(turn, thumbnails[first : first + len(turn.images)]))
         first += len(turn.images)
     if row.conversation.system:
-        parts.insert(0, el("dl", _said("system", row.conversation.system), class_="turn"))
+        parts.insert(0, el("dl", _speech("system", row.conversation.system), class_="turn"))
     if len(turns) > MAX_TURNS:
         parts.append(el("p", f"{len(turns) - MAX_TURNS:,} more turns", class_="soft"))
     return parts
 
 
-def _turn(turn: Turn, thumbnails: Sequence[_Image]) -> Markup:
+def _turn(turn: Turn, thumbnails: Sequence[_Thumbnail]) -> Markup:
     shown = zip(turn.images, thumbnails, strict=False)  # of the first images of the record
     images = [_image(path, image) for path, image in shown]
     if more := len(turn.images) - len(images):
         images.append(el("span", f"+{more:,} images", class_="soft"))
     answer = el("dd", el("em", "no answer")) if turn.assistant is None else el("dd", _text(turn.assistant), dir="auto")
-    said = el("dl", _said("user", turn.user), el("dt", "assistant"), answer)
-    return el("div", images and el("div", images, class_="images"), said, class_="turn")
+    texts = el("dl", _speech("user", turn.user), el("dt", "assistant"), answer)
+    return el("div", images and el("div", images, class_="images"), texts, class_="turn")
 
 
-def _said(who: str, text: str) -> Markup:
+def _speech(who: str, text: str) -> Markup:
     return join([el("dt", who), el("dd", _text(text), dir="auto")])
 
 
@@ -97,7 +97,7 @@ def _text(text: str) -> str:
     return shorten(text, MAX_TEXT)
 
 
-def _image(path: str, image: _Image) -> Markup:
+def _image(path: str, image: _Thumbnail) -> Markup:
     if image is None:
         return el("span", f"cannot be shown: {shorten(path, MAX_TEXT)}", class_="broken")
     data, width, height = image

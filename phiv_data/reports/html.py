@@ -2,9 +2,9 @@
 
     >>> Path("report.html").write_text(render(report, Path("out")), encoding="utf-8")
 
-The file holds all it shows: thumbnails are data: URIs, style and script stand inline, and its Content-Security-Policy
+The file contains all it shows: thumbnails are data: URIs, style and script are inline, and its Content-Security-Policy
 allows these and nothing else, so opening it asks no server for anything. Data are hostile text: see `markup`.
-It never grows beyond `max_bytes`: rows are a sample (`rows.sample_rows`), long texts and lists are cut and say so.
+It never grows beyond `max_bytes`: rows are a sample (`rows.sample_rows`), long texts and lists are cut, with a note.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from phiv_data.reports.charts import MAX_LABELS
 from phiv_data.reports.findings import issues_by_code, plural, rule_of, rule_title, severity_of
 from phiv_data.reports.gallery import card, issue_line, split_label
 from phiv_data.reports.markup import Markup, el, join, raw_text, shorten
-from phiv_data.reports.rows import Place, Row, sample_rows
+from phiv_data.reports.rows import RowLocation, ShownRow, sample_rows
 from phiv_data.reports.statistics import statistics
 from phiv_schemas import Issue, UsageError, ValidationReport
 
@@ -44,7 +44,7 @@ def render(
 ) -> str:
     """The report as an HTML document of at most `max_bytes` bytes of UTF-8.
 
-    `data` is what was validated; without it there are no rows to look at. `images_root` is where a jsonl file's image
+    `data` is what was validated; without it no rows are shown. `images_root` is where a jsonl file's image
     paths start (default: the folder `images` beside it); `input_format` as for `validate`. At most `max_rows` rows are
     shown. The same report and data give the same text. UsageError for a limit below 256 KiB.
     """
@@ -53,40 +53,40 @@ def render(
     rows = _rows(report, data, images_root, input_format, max_rows)
     by_place = _by_place(report.issues)
     for examples, labels in _AMOUNTS:
-        before, after = _around(report, rows, examples, labels)
-        room = max_bytes - _size(before) - _size(after)
-        if room > 0:
+        before, after = _page_around_cards(report, rows, examples, labels)
+        space = max_bytes - _size(before) - _size(after)
+        if space > 0:
             break
-    cards = _fitting((card(row, by_place.get(row.place, ())) for row in rows), room)
+    cards = _first_that_fit((card(row, by_place.get(row.place, ())) for row in rows), space)
     return f"{before}{join(cards)}{after}"
 
 
 def _rows(
     report: ValidationReport, data: Path | str | None, images_root: Path | str | None, input_format: str, max_rows: int
-) -> list[Row]:
+) -> list[ShownRow]:
     if data is None:
         return []
     root = Path(images_root) if images_root is not None else None
     by_rule = [[(i.file, i.line) for i in some if i.line] for some in issues_by_code(report).values()]
     by_turns = (place for some in zip_longest(*by_rule) for place in some if place)  # each rule's first, then second
-    wanted: list[Place] = list(dict.fromkeys(by_turns))[: max(1, round(_SHARE * max_rows))]
+    wanted: list[RowLocation] = list(dict.fromkeys(by_turns))[: max(1, round(_SHARE * max_rows))]
     return sample_rows(Path(data), wanted, limit=max_rows, images_root=root, input_format=input_format)
 
 
-def _by_place(issues: Iterable[Issue]) -> Mapping[Place, list[Issue]]:
-    found: dict[Place, list[Issue]] = {}
+def _by_place(issues: Iterable[Issue]) -> Mapping[RowLocation, list[Issue]]:
+    found: dict[RowLocation, list[Issue]] = {}
     for issue in issues:
         if issue.line:
             found.setdefault((issue.file, issue.line), []).append(issue)
     return found
 
 
-def _fitting(cards: Iterable[Markup], room: int) -> list[Markup]:
+def _first_that_fit(cards: Iterable[Markup], space: int) -> list[Markup]:
     """The first cards that fit, with no more of them made than that."""
     chosen: list[Markup] = []
     for one in cards:
-        room -= _size(one)
-        if room < 0:
+        space -= _size(one)
+        if space < 0:
             break
         chosen.append(one)
     return chosen
@@ -99,9 +99,11 @@ def _size(text: str) -> int:
 # The page ---------------------------------------------------------------------------------------------------------
 
 
-def _around(report: ValidationReport, rows: Sequence[Row], examples: int, labels: int) -> tuple[str, str]:
-    """All of the document that stands before and after the cards."""
-    mark = el("i", "cards")  # stands for them; the rest of the page cannot hold it, being escaped
+def _page_around_cards(
+    report: ValidationReport, rows: Sequence[ShownRow], examples: int, labels: int
+) -> tuple[str, str]:
+    """The document before and after the cards."""
+    mark = el("i", "cards")  # a placeholder for them; the rest of the page cannot hold it, being escaped
     body = el(
         "body",
         _header(report),
@@ -177,7 +179,7 @@ def _rule(report: ValidationReport, code: str, issues: Sequence[Issue], count: i
     )
 
 
-def _gallery(report: ValidationReport, rows: Sequence[Row], cards: Markup) -> Markup:
+def _gallery(report: ValidationReport, rows: Sequence[ShownRow], cards: Markup) -> Markup:
     places = {row.place for row in rows}
     found = sorted({issue.code for issue in report.issues if (issue.file, issue.line) in places})
     form = el(
@@ -198,7 +200,7 @@ def _gallery(report: ValidationReport, rows: Sequence[Row], cards: Markup) -> Ma
               el("div", cards, class_="cards"), id="rows")  # fmt: skip
 
 
-def _first_splits(rows: Sequence[Row]) -> Mapping[str, str]:
+def _first_splits(rows: Sequence[ShownRow]) -> Mapping[str, str]:
     names = sorted({split_label(row.split) for row in rows})
     return {name: name for name in names[:MAX_SPLITS]}
 

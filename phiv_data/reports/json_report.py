@@ -8,7 +8,7 @@ from phiv_schemas import ValidationReport
 
 
 def render(report: ValidationReport) -> str:
-    """`schemas/validation_report.schema.json` describes it; ASCII, indented by two."""
+    """The report as JSON in ASCII, indented by two: see `schemas/validation_report.schema.json`."""
     value = report.model_dump(mode="json")
     issues = value.pop("issues")
     return json.dumps({**value, "ok": report.ok, "counts": report.counts(), "issues": issues}, indent=2) + "\n"

@@ -1,10 +1,10 @@
-"""Rows of the validated data for the gallery of a report: those with findings, and an even sample of the rest.
+"""Choose and read the rows that a report shows: those with findings, and an even sample of the rest.
 
     >>> [(row.split, row.file, row.line, len(row.images)) for row in sample_rows(Path("out"), wanted, limit=200)]
     [('val', 'ucf101_val.jsonl', 17, 10), ...]
 
-The data may be broken in every way a validation can find, so nothing here raises for it: a line that holds no record
-comes as its text, an image that cannot be shown as None. Rows are chosen by number alone: the same data, the same rows.
+The data may be broken in every way a validation can find, so nothing here raises for it: a line without a record is
+given as text, an image that cannot be shown as None. Rows are chosen by number alone: the same data, the same rows.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from phiv_data.validation.inputs.chat_dataset import ChatFile
     from phiv_data.validation.inputs.chat_rows import ChatRange
 
-Place = tuple[str, int]
+RowLocation = tuple[str, int]
 """A file, as issues call it, and a 1-based line or row of it."""
 MAX_LINE_BYTES = 2**20
 MAX_IMAGE_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ShownRow:
     """One row to show. `conversation` is None where the line holds no record; `text` is then how the line begins."""
 
     split: str
@@ -47,34 +47,39 @@ class Row:
     conversation: Conversation | None
     text: str
     read_image: Callable[[int], bytes | None]
-    """The encoded bytes of the n-th image of the record; None where there is none to be had."""
+    """The encoded bytes of the n-th image of the record; None where there is none."""
 
     @property
-    def place(self) -> Place:
-        """Where issues say it is."""
+    def place(self) -> RowLocation:
+        """Where it is, as in issues."""
         return self.file, self.line
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _ShownFile:
     """A file with rows, its split, numbers of rows that are evenly apart, and how to read some of its rows."""
 
     split: str
     file: str
     numbers: Sequence[int]
-    read: Callable[[set[int]], Iterator[Row]]
+    read: Callable[[set[int]], Iterator[ShownRow]]
 
 
 def sample_rows(
-    data: Path, wanted: Iterable[Place], *, limit: int, images_root: Path | None = None, input_format: str = "auto"
-) -> list[Row]:
+    data: Path,
+    wanted: Iterable[RowLocation],
+    *,
+    limit: int,
+    images_root: Path | None = None,
+    input_format: str = "auto",
+) -> list[ShownRow]:
     """At most `limit` rows: `wanted` places first, in their order, then an even sample of every split, by turns."""
     found_sources = _external_sources(data, images_root, input_format, limit) or _sources(data, images_root)
     sources = {source.file: source for source in found_sources}
     chosen = [place for place in dict.fromkeys(wanted) if place[0] in sources]
     even = _by_turns([[(s.file, n) for n in _spread(s.numbers, limit)] for s in sources.values()])
     places = list(islice(dict.fromkeys(chain(chosen, even)), limit))
-    found: dict[Place, Row] = {}
+    found: dict[RowLocation, ShownRow] = {}
     for file in dict.fromkeys(file for file, _ in places):
         lines = {line for name, line in places if name == file}
         found.update((row.place, row) for row in sources[file].read(lines))
@@ -93,14 +98,14 @@ def _van_der_corput(count: int) -> list[int]:
     return [k for k in (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)) if k < count]
 
 
-def _by_turns(lists: list[list[Place]]) -> Iterator[Place]:
+def _by_turns(lists: list[list[RowLocation]]) -> Iterator[RowLocation]:
     return (place for some in zip_longest(*lists) for place in some if place is not None)
 
 
 # Where rows are ---------------------------------------------------------------------------------------------------
 
 
-def _sources(data: Path, images_root: Path | None) -> list[_Source]:
+def _sources(data: Path, images_root: Path | None) -> list[_ShownFile]:
     """The jsonl files of `data` or, where there are none, its shards."""
     splits = _splits(data)
     if data.is_file():
@@ -114,8 +119,8 @@ def _sources(data: Path, images_root: Path | None) -> list[_Source]:
     return [source for source in found if source is not None]
 
 
-def _external_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_Source]:
-    """The files of other tools' rows; none where the data is phiv's own."""
+def _external_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_ShownFile]:
+    """The files of rows in external chat formats; none where the data is phiv's own."""
     from phiv_data.validation.inputs import chat_dataset as external
 
     roots = external.image_roots(data, images_root)
@@ -125,7 +130,7 @@ def _external_sources(data: Path, images_root: Path | None, input_format: str, l
         return []
 
 
-def _external_source(file: ChatFile, roots: Sequence[Path], limit: int) -> _Source:
+def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _ShownFile:
     """Its rows in pieces so small that the first rows of them are an even sample."""
     from phiv_data.validation.inputs.chat_dataset import split_chat_file
     from phiv_data.validation.inputs.jsonl_range import split_of
@@ -134,26 +139,28 @@ def _external_source(file: ChatFile, roots: Sequence[Path], limit: int) -> _Sour
     size, split = file.path.stat().st_size, split_of(file.path.stem)
     pieces = list(split_chat_file(file, max(1, size // (4 * limit)), IssueCollector()))
 
-    def read(numbers: set[int]) -> Iterator[Row]:
+    def read(numbers: set[int]) -> Iterator[ShownRow]:
         for rows, after in zip_longest(pieces, pieces[1:]):
             here = {n for n in numbers if rows.first_line <= n and (after is None or n < after.first_line)}
             yield from _external_rows(rows, here, split, roots) if here else ()
 
-    return _Source(split, file.path.name, [rows.first_line for rows in pieces], read)
+    return _ShownFile(split, file.path.name, [rows.first for rows in pieces], read)
 
 
-def _external_rows(rows: ChatRange, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[Row]:
+def _external_rows(rows: ExternalRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[ShownRow]:
     from phiv_data.validation.inputs.chat_images import read_image
     from phiv_data.validation.inputs.chat_rows import rows_to_show
 
     for number, conversation, text in rows_to_show(rows, numbers):
         paths = conversation.image_paths if conversation else ()
-        readers = [partial(read_image, path, roots) for path in paths]
-        yield Row(split, rows.file, number, conversation, text[:MAX_LINE_BYTES], partial(_call, readers))
-
-
-def _call(readers: Sequence[Callable[[], bytes | None]], n: int) -> bytes | None:
-    return readers[n]()
+        yield ShownRow(
+            split,
+            rows.file,
+            number,
+            conversation,
+            text[:MAX_LINE_BYTES],
+            partial(lambda paths, n: read_image(paths[n], roots), paths),
+        )
 
 
 def _splits(data: Path) -> Mapping[str, str]:
@@ -167,16 +174,16 @@ def _splits(data: Path) -> Mapping[str, str]:
     return {file.path: split.name for split in manifest.splits for file in (split.jsonl, *split.shards)}
 
 
-def _source(file: Path, name: str, splits: Mapping[str, str], root: Path) -> _Source | None:
+def _source(file: Path, name: str, splits: Mapping[str, str], root: Path) -> _ShownFile | None:
     try:
         if file.suffix == ".arrow":
             return _shard_source(file, name, splits.get(name) or file.parent.name)
         split = splits.get(name) or file.stem
-        return _Source(
+        return _ShownFile(
             split, name, range(1, _count_lines(file) + 1), lambda lines: _read_jsonl(file, name, split, root, lines)
         )
     except (OSError, PhivError):
-        return None  # the report says so
+        return None  # the report has a finding
 
 
 def _count_lines(file: Path) -> int:
@@ -187,19 +194,19 @@ def _count_lines(file: Path) -> int:
     return count + (last not in (b"", b"\n"))
 
 
-def _read_jsonl(file: Path, name: str, split: str, root: Path, lines: set[int]) -> Iterator[Row]:
+def _read_jsonl(file: Path, name: str, split: str, root: Path, lines: set[int]) -> Iterator[ShownRow]:
     with file.open("rb") as opened:
         for number, raw in enumerate(opened, start=1):
             if number in lines and raw.strip():
                 yield _jsonl_row(raw, name, split, number, root)
 
 
-def _jsonl_row(raw: bytes, name: str, split: str, number: int, root: Path) -> Row:
-    short = raw.rstrip(b"\r\n").removeprefix(BOM)
+def _jsonl_row(raw: bytes, name: str, split: str, number: int, root: Path) -> ShownRow:
+    short = raw.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
     conversation = parse_line(short, name, number).conversation if len(short) <= MAX_LINE_BYTES else None
     text = "" if conversation else short[:MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
     paths = conversation.image_paths if conversation else ()
-    return Row(split, name, number, conversation, text, lambda n: _image_bytes(root, paths[n]))
+    return ShownRow(split, name, number, conversation, text, lambda n: _image_bytes(root, paths[n]))
 
 
 def _image_bytes(root: Path, path: str) -> bytes | None:
@@ -216,27 +223,27 @@ def _image_bytes(root: Path, path: str) -> bytes | None:
         return None
 
 
-def _shard_source(file: Path, name: str, split: str) -> _Source:
+def _shard_source(file: Path, name: str, split: str) -> _ShownFile:
     batches = open_shard(file, where=name)
 
-    def read(lines: set[int]) -> Iterator[Row]:
+    def read(lines: set[int]) -> Iterator[ShownRow]:
         start = 1
         for batch in batches:
             for line in sorted(lines & set(range(start, start + batch.num_rows))):
                 yield _shard_row(batch.slice(line - start, 1).to_pylist()[0], name, split, line)
             start += batch.num_rows
 
-    return _Source(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
+    return _ShownFile(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
 
 
-def _shard_row(row: ShardRow, name: str, split: str, line: int) -> Row:
+def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> ShownRow:
     data = [(image or {}).get("bytes") for image in row["images"] or ()]
     try:
         conversation = to_conversation(row)
     except ValueError:  # pydantic's is one
         text = repr({key: value for key, value in row.items() if key not in ("images", "media")})
-        return Row(split, name, line, None, text[:MAX_LINE_BYTES], lambda n: None)
-    return Row(split, name, line, conversation, "", lambda n: data[n] if n < len(data) else None)
+        return ShownRow(split, name, line, None, text[:MAX_LINE_BYTES], lambda n: None)
+    return ShownRow(split, name, line, conversation, "", lambda n: data[n] if n < len(data) else None)
 
 
 def thumbnail(data: bytes | None, side: int) -> tuple[bytes, int, int] | None:
@@ -249,7 +256,7 @@ def thumbnail(data: bytes | None, side: int) -> tuple[bytes, int, int] | None:
         image = _on_white(open_image(data))
         image.thumbnail((side, side))
         return encode_jpeg(image, 60), image.width, image.height
-    except (RejectInput, OSError, ValueError, MemoryError):  # odd modes that do not convert are the report's to tell
+    except (RejectInput, OSError, ValueError, MemoryError):  # odd modes that do not convert are in the report
         return None
 
 

@@ -4,7 +4,7 @@
     {'artifactLocation': {'uri': 'out/ucf101_val.jsonl'}, 'region': {'startLine': 17}}
 
 Paths are the report's path joined with the issue's file, as relative as the path that was validated, so validate with a
-path relative to the repository. A row of a shard stands as a line. Section numbers below are those of the OASIS
+path relative to the repository. A row of a shard counts as a line. Section numbers below are those of the OASIS
 standard, SARIF 2.1.0 plus errata 01.
 """
 
@@ -34,23 +34,23 @@ def render(report: ValidationReport) -> str:
 def _run(report: ValidationReport) -> dict[str, Any]:
     rules = codes(report)
     seen: Counter[str] = Counter()
-    results = [_result(report, issue, rules.index(issue.code), seen) for issue in _chosen(report)]
+    results = [_result(report, issue, rules.index(issue.code), seen) for issue in _shown_issues(report)]
     return {
         "tool": {"driver": {"name": "phiv-validate", "rules": [_rule(report, code) for code in rules]}},
         "columnKind": "unicodeCodePoints",
         "results": results,
-        "properties": {"rows": report.rows, "images": report.images, "complete": len(results) == _found(report)},
+        "properties": {
+            "rows": report.rows,
+            "images": report.images,
+            "complete": len(results) == sum(report.counts().values()),
+        },
     }
 
 
-def _chosen(report: ValidationReport) -> list[Issue]:
+def _shown_issues(report: ValidationReport) -> list[Issue]:
     """The issues to show, by file and line; errors first in where there are too many."""
     errors_first = sorted(report.issues, key=lambda issue: issue.severity)
     return sorted(errors_first[:MAX_RESULTS], key=lambda issue: (issue.file, issue.line or 0, issue.code))
-
-
-def _found(report: ValidationReport) -> int:
-    return sum(report.counts().values())
 
 
 def _rule(report: ValidationReport, code: str) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _uri(path: Path) -> str:
 
 
 def _fingerprint(issue: Issue, seen: Counter[str]) -> str:
-    """The same for a finding whose line moved, so that it is not told as a new one; repeats are numbered."""
+    """The same for a finding whose line moved, so that it is not reported as a new one; repeats are numbered."""
     text = "\0".join((issue.code, issue.file, issue.json_path or "", issue.message))
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
     seen[digest] += 1

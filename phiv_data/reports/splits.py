@@ -1,12 +1,12 @@
-"""How the splits of a data set differ: the first in order is what the others are compared with.
+"""How the splits of a dataset differ: the others are compared with the first in order.
 
     >>> in_order(report.stats)
     ['train', 'val', 'test']
     >>> distance({"1": 60, "2": 40}, {"1": 3, "2": 1})  # 60% and 75% of the rows have one image
     0.15
 
-`distance` is the total variation distance: the share of a split that would have to stand in other bins for it to be
-like the other one. 0: the same shares; 1: nothing in common.
+`distance` is the total variation distance: the share of a split that would have to move to other bins to
+match the other split. 0: the same shares; 1: nothing in common.
 """
 
 from __future__ import annotations

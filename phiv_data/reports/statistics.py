@@ -42,7 +42,7 @@ def statistics(report: ValidationReport, max_labels: int = MAX_LABELS) -> Markup
 
 
 def _leaks(report: ValidationReport) -> Markup | None:
-    """What was found in two splits, with ways to the rules' findings."""
+    """What was found in two splits, with links to the findings of these rules."""
     counts = report.counts()
     found = [el("a", f"{rule_title(code)} ({counts[code]:,})", href=f"#{code}") for code in _LEAKS if code in counts]
     return el("p", "Leaks between splits: ", [[link, " "] for link in found], class_="warning") if found else None

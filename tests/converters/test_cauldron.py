@@ -18,7 +18,7 @@ from PIL import Image
 from phiv_converters.cauldron.options import CauldronOptions
 from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import Outcome, convert
-from phiv_data.export.cauldron import Cauldron
+from phiv_data.export.cauldron import CauldronExport
 from phiv_data.export.engine import export
 from phiv_data.export.hub import Hub
 from phiv_data.storage.dataset import ConversationDataset
@@ -245,7 +245,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_demo_goes_there_and_back(demo: Path, tmp_path: Path) -> None:
-    export(Cauldron(), demo, tmp_path / "table")
+    export(CauldronExport(), demo, tmp_path / "table")
     run(CauldronOptions(tmp_path / "table"), tmp_path / "back")
     for split in ("train", "val", "test"):
         before, after = read(demo, split), read(tmp_path / "back", split)
@@ -288,7 +288,7 @@ def test_there_and_back_again(tmp_path_factory: pytest.TempPathFactory, rows: li
     first = read(folder / "one")
     wanted = [(source, pairs, [image(n) for n in numbers]) for pairs, numbers, source in rows]
     assert [essence(s) for s in first] == wanted
-    export(Cauldron(), folder / "one", folder / "table")
+    export(CauldronExport(), folder / "one", folder / "table")
     run(CauldronOptions(folder / "table"), folder / "two")
     assert [essence(s) for s in read(folder / "two")] == wanted
 

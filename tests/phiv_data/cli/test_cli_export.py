@@ -36,7 +36,7 @@ def test_losses_go_to_stderr_once_and_the_result_to_stdout(
 ) -> None:
     assert run(monkeypatch, "cauldron", data, tmp_path / "out") == 0
     streams = capsys.readouterr()
-    assert streams.err == "phiv-export: cauldron cannot carry record ids: lost in 5 of 5 rows\n"
+    assert streams.err == "phiv-export: cauldron cannot hold record ids: lost in 5 of 5 rows\n"
     assert streams.out.splitlines() == [
         f"{tmp_path / 'out'}: exported (cauldron)",
         "  train       3 rows        6 images",
@@ -68,7 +68,7 @@ def test_exit_codes(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "hub", data, data) == 2
-    assert "is there and no export of phiv" in capsys.readouterr().err
+    assert "already exists, and is not an export of phiv" in capsys.readouterr().err
     assert run(monkeypatch, "hub", data, tmp_path / "out", "--split", "dev") == 2
     assert run(monkeypatch, "hub", data, tmp_path / "out", "--date_published", "now") == 2
     assert run(monkeypatch, "parquet", data, tmp_path / "out") == 2

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from phiv_data.convert.engine import convert
 from phiv_data.export.base import PROVENANCE
-from phiv_data.export.cauldron import Cauldron
+from phiv_data.export.cauldron import CauldronExport
 from phiv_data.export.cauldron import losses as cauldron_losses
 from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
 from phiv_data.export.engine import RECORD, Exported, export
@@ -30,7 +30,7 @@ from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.storage.shards import to_sample
 from phiv_schemas import Conversation, EnvironmentProblem, ImageMeta, ShardError, Turn, UsageError
 
-WRITERS: list[Any] = [Cauldron(), Hub(), Llava(), ShareGpt(), Swift(), Trl(), WebDataset()]
+WRITERS: list[Any] = [CauldronExport(), Hub(), Llava(), ShareGpt(), Swift(), Trl(), WebDataset()]
 named = pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
 
 
@@ -90,9 +90,9 @@ def test_an_unknown_split_is_named_with_those_there_are(data: Path, tmp_path: Pa
 
 
 def test_a_finished_export_is_left_alone(data: Path, tmp_path: Path) -> None:
-    first = export(Cauldron(), data, tmp_path / "out")
+    first = export(CauldronExport(), data, tmp_path / "out")
     before = (tmp_path / "out" / RECORD).stat().st_mtime_ns
-    again = export(Cauldron(), data, tmp_path / "out")
+    again = export(CauldronExport(), data, tmp_path / "out")
     assert (first.found_finished, again.found_finished) == (False, True)
     assert again.losses == first.losses
     assert (tmp_path / "out" / RECORD).stat().st_mtime_ns == before
@@ -100,15 +100,15 @@ def test_a_finished_export_is_left_alone(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("writer", "splits", "differs"),
-    [(Hub(license="mit"), (), "options"), (Hub(), ("val",), "splits"), (Cauldron(), (), "format, options")],
+    [(Hub(license="mit"), (), "options"), (Hub(), ("val",), "splits"), (CauldronExport(), (), "format, options")],
 )
-def test_another_export_is_replaced_only_when_told(
+def test_another_export_is_replaced_only_when_asked(
     writer: Any, splits: tuple[str, ...], differs: str, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     export(Hub(), data, out)
     before = tree(out)
-    with pytest.raises(UsageError, match=f"holds another export, which differs in {differs}. Pass --overwrite"):
+    with pytest.raises(UsageError, match=f"has another export, which differs in {differs}. Pass --overwrite"):
         export(writer, data, out, splits=splits)
     assert tree(out) == before
     export(writer, data, out, splits=splits, overwrite=True)
@@ -128,7 +128,7 @@ def test_changed_data_are_not_taken_for_exported(data: Path, tmp_path: Path) -> 
 def test_a_folder_of_other_files_is_never_touched(overwrite: bool, data: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="is there and no export of phiv"):
+    with pytest.raises(UsageError, match="already exists, and is not an export of phiv"):
         export(Hub(), data, tmp_path / "out", overwrite=overwrite)
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
@@ -175,7 +175,7 @@ def test_the_old_export_comes_back_when_the_new_one_cannot_take_its_place(
 
     monkeypatch.setattr(Path, "rename", fails_into_place)
     with pytest.raises(EnvironmentProblem, match="disk full"):
-        export(Cauldron(), data, out, overwrite=True)
+        export(CauldronExport(), data, out, overwrite=True)
     assert tree(out) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out"]
 
@@ -197,7 +197,7 @@ def shards(data: Path, split: str) -> list[Path]:
     return sorted((data / "arrow" / split).glob("*.arrow"))
 
 
-@pytest.mark.parametrize("writer", [Hub(), Cauldron()], ids=["hub", "cauldron"])
+@pytest.mark.parametrize("writer", [Hub(), CauldronExport()], ids=["hub", "cauldron"])
 def test_parquet_has_page_index_checksums_and_small_row_groups(writer: Any, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", {"train": samples("train", 230)}, max_shard_bytes=2**28)
     export(writer, data, tmp_path / "out")
@@ -216,7 +216,7 @@ def test_parquet_has_page_index_checksums_and_small_row_groups(writer: Any, tmp_
         pq.read_table(path, page_checksum_verification=True)
 
 
-@pytest.mark.parametrize(("writer", "columns"), [(Hub(), 6), (Cauldron(), 2)], ids=["hub", "cauldron"])
+@pytest.mark.parametrize(("writer", "columns"), [(Hub(), 6), (CauldronExport(), 2)], ids=["hub", "cauldron"])
 def test_datasets_opens_the_folder(
     writer: Any, columns: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,17 +242,17 @@ def test_the_card_agrees_with_the_features_of_the_files(data: Path, tmp_path: Pa
 
 def test_what_phiv_cannot_know_is_asked_for(data: Path, tmp_path: Path) -> None:
     done = export(Hub(url="https://example.org", license="mit"), data, tmp_path / "out")
-    (line,) = done.notices
+    (line,) = done.warnings
     assert "pass --creator, --date_published before" in line
-    told = Hub(url="https://example.org", license="mit", creator="Me", date_published="2026-01-31")
-    assert export(told, data, tmp_path / "told").notices == ()
+    complete = Hub(url="https://example.org", license="mit", creator="Me", date_published="2026-01-31")
+    assert export(complete, data, tmp_path / "complete").warnings == ()
     with pytest.raises(UsageError, match="--date_published"):
         Hub(date_published="yesterday")
 
 
 def test_croissant_has_what_the_specification_requires(data: Path, tmp_path: Path) -> None:
-    told = Hub(url="https://example.org", license="mit", creator="Me", date_published="2026-01-31")
-    export(told, data, tmp_path / "out")
+    complete = Hub(url="https://example.org", license="mit", creator="Me", date_published="2026-01-31")
+    export(complete, data, tmp_path / "out")
     value = json.loads((tmp_path / "out/croissant.json").read_text())
     required = {"@context", "@type", "conformsTo", "description", "license", "name", "url", "creator", "datePublished"}
     assert required | {"distribution", "recordSet"} <= value.keys()
@@ -289,7 +289,7 @@ def test_mlcroissant_reads_the_rows(data: Path, tmp_path: Path) -> None:
 
 def test_a_split_the_hub_cannot_name_is_refused(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", {"dev-unseen": samples("dev-unseen", 1)})
-    for writer in (Hub(), Cauldron()):
+    for writer in (Hub(), CauldronExport()):
         with pytest.raises(UsageError, match="no split named 'dev-unseen'"):
             export(writer, data, tmp_path / "out")
 
@@ -300,7 +300,7 @@ def test_a_split_the_hub_cannot_name_is_refused(tmp_path: Path) -> None:
 def test_cauldron_rows_hold_texts_sources_and_bytes(tmp_path: Path) -> None:
     sample = rich_sample()
     data = write_dataset(tmp_path / "data", {"val": [sample]})
-    done = export(Cauldron(), data, tmp_path / "out")
+    done = export(CauldronExport(), data, tmp_path / "out")
     (row,) = pq.read_table(tmp_path / "out/data/val-00000-of-00001.parquet").to_pylist()
     assert row == {
         "images": [{"bytes": image_bytes(0), "path": "val/p0.png"}, {"bytes": image_bytes(1), "path": "val/p1.png"}],
@@ -325,7 +325,7 @@ def test_cauldron_rows_hold_texts_sources_and_bytes(tmp_path: Path) -> None:
 @given(st.lists(any_samples(), min_size=1, max_size=4, unique_by=lambda sample: sample.id))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cauldron_loses_only_what_it_declares(tmp_path_factory: pytest.TempPathFactory, rows: list[Sample]) -> None:
-    done, out = exported(Cauldron(), rows, tmp_path_factory.mktemp("x"))
+    done, out = exported(CauldronExport(), rows, tmp_path_factory.mktemp("x"))
     table = pq.read_table(out / "data/val-00000-of-00001.parquet").to_pylist()
     assert done.losses == dict(sorted(Counter(loss for row in rows for loss in set(cauldron_losses(row))).items()))
     for row, sample in zip(table, rows, strict=True):
@@ -412,12 +412,12 @@ def test_the_suffix_is_that_of_the_real_format(tmp_path: Path) -> None:
         assert tar.getnames() == ["val-0000000000.json", "val-0000000000.0.jpg"]
 
 
-def test_uneven_rows_are_told_because_datasets_refuses_them(tmp_path: Path) -> None:
+def test_uneven_rows_give_a_warning_because_datasets_refuses_them(tmp_path: Path) -> None:
     rows = [samples("val", 1)[0], rich_sample()]
     even, _ = exported(WebDataset(), rows[:1], tmp_path / "even")
     uneven, _ = exported(WebDataset(), [*rows, Sample(_text_only(), ())], tmp_path / "uneven")
-    assert even.notices == ()
-    assert "val: rows differ in their number or formats of images" in uneven.notices[0]
+    assert even.warnings == ()
+    assert "val: rows differ in their number or formats of images" in uneven.warnings[0]
 
 
 def _text_only() -> Conversation:
@@ -493,7 +493,7 @@ def _one_image() -> Sample:
     return Sample(Conversation(id="a", source="s", conversations=(turn,)), (encoded("val/a.png", image_bytes(1)),))
 
 
-def test_llama_factory_is_told_of_its_files(data: Path, tmp_path: Path) -> None:
+def test_llama_factory_gets_an_entry_per_file(data: Path, tmp_path: Path) -> None:
     export(ShareGpt(), data, tmp_path / "out")
     info = json.loads((tmp_path / "out/dataset_info.json").read_text())
     assert {name: entry["file_name"] for name, entry in info.items()} == {
@@ -511,7 +511,7 @@ def test_two_images_of_one_path_are_an_error(tmp_path: Path) -> None:
         exported(Llava(), [row("a", 1), row("b", 2)], tmp_path)
 
 
-def test_a_split_without_rows_is_an_empty_file_or_told(tmp_path: Path) -> None:
+def test_a_split_without_rows_is_an_empty_file_or_a_warning(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", {"train": samples("train", 1), "val": []})
     for writer in WRITERS:
         export(writer, data, tmp_path / writer.name)
@@ -520,5 +520,5 @@ def test_a_split_without_rows_is_an_empty_file_or_told(tmp_path: Path) -> None:
     assert read_tars([tmp_path / "webdataset/val-00000-of-00001.tar"]) == []
     loaded = pytest.importorskip("datasets").load_dataset(str(tmp_path / "hub"), cache_dir=str(tmp_path / "cache"))
     assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 1}
-    notices = json.loads((tmp_path / "cauldron" / RECORD).read_text())["notices"]
-    assert notices == ["split 'val' has no rows and gets no file: `datasets` opens no empty split"]
+    warnings = json.loads((tmp_path / "cauldron" / RECORD).read_text())["warnings"]
+    assert warnings == ["split 'val' has no rows, so no file: `datasets` opens no empty split"]

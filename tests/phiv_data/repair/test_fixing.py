@@ -15,7 +15,7 @@ from toy_converter import ToyOptions, draw_toy_source
 
 from phiv_data.cli.validate import main
 from phiv_data.convert.engine import convert
-from phiv_data.repair import Fixed, fix
+from phiv_data.repair import FixResult, fix
 from phiv_data.repair.lines import read_log
 from phiv_data.repair.records import undo
 from phiv_data.storage.dataset import ConversationDataset, read_manifest
@@ -26,7 +26,7 @@ from phiv_schemas import Conversation, PhivError, ShardError, UsageError
 
 def row(number: int, *paths: str, user: str = "What is it?", **more: Any) -> dict[str, Any]:
     turn = {"images": list(paths), "user": f"{user} ({number})", "assistant": "a fox"} | more
-    return {"id": f"r{number}", "source": "drawn", "conversations": [turn]}
+    return {"id": f"r{number}", "source": "synthetic", "conversations": [turn]}
 
 
 def write(folder: Path, *rows: Any, name: str = "val.jsonl", images: dict[str, bytes] | None = None) -> Path:
@@ -48,10 +48,10 @@ MESSY = [
     b"\xef\xbb\xbf" + json.dumps(row(0, "a.jpg", user="cafe\u0301")).encode() + b"\r\n",
     b"  \n",
     row(1, "b.png", "a.jpg", image_offsets=[9, 3]),
-    {"source": "drawn", "id": "r2", "conversations": [{"user": "And this?"}]},
-    b'{"id": 3,  "source":"drawn", "conversations": [{"images": ["b.png"], "user": "?", "assistant": "b"}]}\n',
+    {"source": "synthetic", "id": "r2", "conversations": [{"user": "And this?"}]},
+    b'{"id": 3,  "source":"synthetic", "conversations": [{"images": ["b.png"], "user": "?", "assistant": "b"}]}\n',
     b"{\n",
-    b'{"id":"r5", "source":"drawn", "conversations":[{"images":["b.png"],"user":"Kept?","assistant":"yes"}]}',
+    b'{"id":"r5", "source":"synthetic", "conversations":[{"images":["b.png"],"user":"Kept?","assistant":"yes"}]}',
 ]
 IMAGES = {"a.jpg": PNG, "b.png": PNG, "unused.png": PNG}
 
@@ -70,7 +70,7 @@ def test_the_fixed_set_has_none_of_what_was_fixed_and_all_else(messy: Path, tmp_
     assert not after.counts().keys() & gone.keys()
     assert (before.counts()["PV002"], after.counts()["PV002"]) == (4, 1)
     assert (after.counts()["PV001"], after.rows) == (before.counts()["PV001"], before.rows)
-    assert fixed == Fixed(
+    assert fixed == FixResult(
         tmp_path / "out" / "val.jsonl", 6, 3, 2, 2, 0,
         {"mark": 1, "nfc": 1, "suffix": 2, "offsets": 2, "missing": 2, "order": 2}, fixed.examples,
     )  # fmt: skip
@@ -94,10 +94,10 @@ def test_every_change_is_in_the_log_and_can_be_undone(messy: Path, tmp_path: Pat
     fixed = fix(messy, tmp_path / "out")
     log = list(read_log(tmp_path / "out" / "phiv-fixes.jsonl"))
     assert len(log) == sum(fixed.counts.values())
-    assert {file for file, _, _ in log} == {"val.jsonl"}
+    assert {file for file, *_ in log} == {"val.jsonl"}
     old, new = messy.read_bytes().split(b"\n"), fixed.path.read_bytes().split(b"\n")
-    for line in {number for _, number, _ in log}:
-        changes = [change for _, number, change in log if number == line]
+    for line in {number for _, number, *_ in log}:
+        changes = [change for _, number, change, _ in log if number == line]
         was = old[line - 1].removeprefix(b"\xef\xbb\xbf")
         assert json.dumps(undo(json.loads(new[line - 1]), changes)) == json.dumps(json.loads(was))
 
@@ -245,16 +245,16 @@ def test_never_in_place_nor_over_anything(messy: Path, tmp_path: Path, where: st
     (tmp_path / "full" / "x").touch()
     (tmp_path / "file").touch()
     before = state(tmp_path)
-    with pytest.raises(UsageError, match=r"is there already|lies in|is a file"):
+    with pytest.raises(UsageError, match=r"already exists|is in|is a file"):
         fix(messy.parent, tmp_path / where)
     assert state(tmp_path) == before
 
 
 def test_other_tools_rows_are_to_be_converted_first(tmp_path: Path) -> None:
     data = write(tmp_path / "data", {"image": "a.png", "conversations": [{"from": "human", "value": "<image>?"}]})
-    with pytest.raises(UsageError, match=r"holds llava rows.*phiv-convert llava"):
+    with pytest.raises(UsageError, match=r"has llava rows.*phiv-convert llava"):
         fix(data, tmp_path / "out")
-    with pytest.raises(UsageError, match="holds no jsonl file to fix"):
+    with pytest.raises(UsageError, match="has no jsonl file to fix"):
         fix(tmp_path, tmp_path / "out")
 
 
@@ -353,7 +353,7 @@ def test_a_report_on_stdout_is_nothing_but_the_report(
         ["--ignore", "PV000"], ["--max_issues", "0"], ["--max_tokens", "9"], ["--source", "x"], ["--images_root", "no"],
     ],
 )  # fmt: skip
-def test_wrong_flags_are_told_before_anything_is_written(
+def test_wrong_flags_are_reported_before_anything_is_written(
     messy: Path, tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, messy, "--fix", tmp_path / "out", *flags) == 2

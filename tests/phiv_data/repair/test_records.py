@@ -11,7 +11,7 @@ from data_builders import conversations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from phiv_data.repair.records import composed, fix, undo
+from phiv_data.repair.records import compose, fix, undo
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.validation.rules.text import check_composition
 from phiv_schemas import Conversation
@@ -105,7 +105,7 @@ def decomposed(record: dict[str, Any]) -> Any:
 @given(texts)
 @example("e\u0323\u0302 o\u0308\u0304 \u1100\u1161\u11a8 \u09af\u09bc")
 def test_composed_text_is_the_same_text_and_has_no_more_to_compose(text: str) -> None:
-    found = composed(text)
+    found = compose(text)
     assert unicodedata.normalize("NFD", found) == unicodedata.normalize("NFD", text)
     assert check_composition(found) == ""
     assert (found == text) == (check_composition(text) == "")

@@ -83,7 +83,7 @@ def test_what_the_report_does_not_list_is_counted() -> None:
     assert root.findtext(".//system-out") == "2 more warnings beyond the limit of the report"
 
 
-def test_warnings_pass_and_are_told() -> None:
+def test_warnings_pass_and_are_in_system_out() -> None:
     root = parsed(issue("PV401", severity="warning"))
     assert root.attrib["failures"] == "0"
     assert root.findtext(".//system-out") == "a.jsonl:1: is wrong"

@@ -324,7 +324,7 @@ def test_the_command_says_what_it_takes_the_rows_for(
     html = tmp_path / "report.html"
     monkeypatch.setattr(sys, "argv", ["phiv-validate", str(rows), "--format", "html", "--output", str(html)])
     assert main() == 1
-    assert "rows.json: read as llava rows (--input_format says otherwise)" in capsys.readouterr().err
+    assert "rows.json: read as llava rows (change it with --input_format)" in capsys.readouterr().err
     assert "What?" in html.read_text(encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["phiv-validate", str(rows), "--input_format", "llava", "--no_images"])
     assert main() == 0

@@ -13,7 +13,7 @@ import pytest
 from data_builders import samples, write_dataset
 
 from phiv_data.cli.validate import main
-from phiv_data.reports import _FILES, text
+from phiv_data.reports import REPORT_FILE_NAMES, text
 from phiv_data.validation import validate
 from phiv_data.validation.inputs.converted import REPORT_FILES
 from phiv_data.validation.rules.leakage import split_kind
@@ -72,7 +72,7 @@ def test_links_are_followed_and_devices_written_to(tmp_path: Path, monkeypatch: 
 
 def test_reports_inside_the_data_and_files_of_desktops_are_not_reported(tmp_path: Path) -> None:
     out = write_dataset(tmp_path / "out", {"val": samples("val", 2)})
-    assert set(REPORT_FILES) == set(_FILES.values())
+    assert set(REPORT_FILES) == set(REPORT_FILE_NAMES.values())
     for name in (*REPORT_FILES, ".DS_Store", "Thumbs.db", ".gitattributes"):
         (out / name).touch()
     assert validate(out).issues == []
