@@ -3,7 +3,7 @@
     python benchmarks/near_duplicates.py FOLDER... --images 1000000
 
 Every image below the folders is stored again in each of `WAYS`. A line a way: how many copies have at most `MAX_BITS`
-other bits, how many grey pixels that correlate by `MIN_LIKENESS`, and how many both, which is what is found. Then every
+other bits, how many grey pixels that correlate by `MIN_CORRELATION`, and how many both, which is what is found. Then every
 two images of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain images, which
 are not compared, do not count. In the end, a search in random perceptual hashes, a hundredth of them found again.
 """
@@ -100,16 +100,16 @@ def read(folder: Path) -> Iterator[tuple[str, bytes, int, bytes]]:
             yield re.sub(r"(\.\d+)?\.\w+$", "", path.name), data, detail, phash
 
 
-def look_of(data: bytes) -> tuple[int, bytes]:
+def perceptual_hash(data: bytes) -> tuple[int, bytes]:
     """Strength and perceptual hash, as in a validation."""
-    return looks.look_of(decode_whole(data))
+    return looks.perceptual_hash(decode_whole(data))
 
 
 def print_copies(images: list[tuple[bytes, bytes]]) -> None:
     """How many of the copies are found, by way."""
     for name, encode in WAYS.items():
-        copies = [look_of(encode(open_image(data).convert("RGB")))[1] for data, _ in images]
-        close, similar = compared([look for _, look in images], copies, paired=True)
+        copies = [perceptual_hash(encode(open_image(data).convert("RGB")))[1] for data, _ in images]
+        close, similar = compared([phash for _, phash in images], copies, paired=True)
         sys.stdout.write(
             f"{name:16}  bits {close.mean():6.2%}  pixels {similar.mean():6.2%}  found {(close & similar).mean():6.2%}"
             f"  of {len(copies)}\n"

@@ -95,7 +95,7 @@ def main() -> None:
         if options.folder is None:
             from phiv_converters.synthetic.clips import make_synthetic_ucf101
 
-            options.folder = draw_demo_source(Path(work_dir), size=(320, 240), train=5, val=1, test=1)
+            options.folder = make_synthetic_ucf101(Path(work_dir), size=(320, 240), train=5, val=1, test=1)
         compare(sorted(options.folder.rglob("*.avi")), options.rounds)
 
 

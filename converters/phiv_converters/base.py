@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from phiv_data.convert.base import Converter
 from phiv_data.sources.hub import download_folder
-from phiv_data.sources.image_index import is_archive, opened
+from phiv_data.sources.image_index import is_archive, open_source
 
 
 class HubFolder(NamedTuple):
@@ -35,7 +35,7 @@ def open_source(source: Path | None, work_dir: Path, hub: HubFolder, *, hint: st
     if source is None:
         return download_folder(hub.repo, hub.folder, hint=hint)
     is_row_file = source.is_file() and not is_archive(source)
-    return source if is_row_file else opened(source, work_dir, password=password)
+    return source if is_row_file else open_source(source, work_dir, password=password)
 
 
 class ReleaseFlags(Protocol):

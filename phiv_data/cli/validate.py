@@ -159,10 +159,10 @@ def _undo(options: ValidateOptions, path: Path, out: Path) -> int:
 
 def _check(options: ValidateOptions, path: Path) -> int:
     from phiv_data.reports import render, write_report, write_reports
-    from phiv_data.validation.inputs.chat_dataset import external_files, notices
+    from phiv_data.validation.inputs.chat_dataset import find_chat_files, describe_formats
 
     if options.input_format == "auto" and path.exists():
-        for line in notices(external_files(path)):
+        for line in describe_formats(find_chat_files(path)):
             sys.stderr.write(f"phiv-validate: {line} (change it with --input_format)\n")
     report = _report(options, path)
     how: Any = {"images_root": options.images_root, "input_format": options.input_format}

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from phiv_data.storage.jsonl import Line, parse_line, record_error
-from phiv_data.storage.record_errors import schema_issues, shown
+from phiv_data.storage.record_errors import schema_issues, short_repr
 from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.partial_result import IssueCollector
 from phiv_data.validation.rules.registry import record_finders
@@ -194,7 +194,7 @@ class _Ids:
         except sqlite3.Error as error:
             what, hint = f"the ids seen cannot be kept ({error})", "Free some space, or set SQLITE_TMPDIR"
             raise EnvironmentProblem("temporary files", what, hint) from error
-        message = f"duplicate id {shown(record_id)}, first seen at {name}:{first}"
+        message = f"duplicate id {short_repr(record_id)}, first seen at {name}:{first}"
         return (Finding("PV201", "$.id", message).at(name, number),)
 
     def close(self) -> None:

@@ -33,9 +33,9 @@ from phiv_data.repair.lines import (
 )
 from phiv_data.repair.records import RenamedPaths
 from phiv_data.repair.undoing import UndoResult, undo
-from phiv_data.storage.dataset import FIXES, MANIFEST, NO_ROWS
+from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import atomic_folder, atomic_write
-from phiv_data.validation.inputs.chat_dataset import external_files
+from phiv_data.validation.inputs.chat_dataset import find_chat_files
 from phiv_schemas import UsageError
 
 __all__ = ["FixResult", "UndoResult", "fix", "undo"]

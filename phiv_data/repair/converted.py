@@ -22,7 +22,7 @@ from phiv_data.storage.jsonl import read_jsonl
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.storage.shards import write_shard
 from phiv_data.utils.atomic import HashingWriter, atomic_write, sha256_file
-from phiv_data.validation.inputs.checksums import read_listing
+from phiv_data.validation.inputs.checksums import read_checksums
 from phiv_schemas import Conversation, FileInfo, Manifest, ShardError
 
 OnRows = Callable[[int], object]
@@ -37,7 +37,7 @@ def fix_converted(folder: Path, out: Path, log: FixLog, on_rows: OnRows) -> Imag
     manifest = _read_whole(folder)
     copies = ImageCopies(folder / "images", out / "images")
     (out / "images").mkdir()
-    for path, sha256 in read_listing(folder / manifest.image_hashes.path):
+    for path, sha256 in read_checksums(folder / manifest.image_hashes.path):
         copies.copy([path])
         if not os.path.lexists(out / "images" / path):
             raise ShardError(str(folder / "images" / path), "is missing, or outside images/", _CONVERT_AGAIN)
@@ -58,7 +58,7 @@ def undo_converted(folder: Path, out: Path, old_names: RenamedPaths, restore_lin
     manifest = _read_whole(folder)
     (out / "images").mkdir()
     count = 0
-    for path, sha256 in read_listing(folder / manifest.image_hashes.path):
+    for path, sha256 in read_checksums(folder / manifest.image_hashes.path):
         copy = copy_with_old_name(folder / "images", out / "images", path, old_names)
         _check(folder / "images" / path, sha256, copy)
         count += 1
@@ -91,7 +91,7 @@ def _rewrite(
     jsonl = [rewrite_lines(folder / split.jsonl.path, out / split.jsonl.path) for split in manifest.splits]
     hashes = manifest.image_hashes.path
     with atomic_write(out / hashes) as file:
-        for path, sha256 in read_listing(folder / hashes):
+        for path, sha256 in read_checksums(folder / hashes):
             file.write(f"{sha256}  images/{renamed.get(path, path)}\n".encode())
     shutil.copyfile(folder / manifest.rejects.path, out / manifest.rejects.path)
     dataset = ExportedDataset(folder, manifest, "", tuple(manifest.splits))

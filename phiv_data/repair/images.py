@@ -22,7 +22,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.repair.records import RenamedPaths
 from phiv_data.storage.sample import MAX_NAME_BYTES
 from phiv_data.validation.inputs.image_checks import ImageChecks
-from phiv_data.validation.rules.image import plain_format, said_format
+from phiv_data.validation.rules.image import base_format, declared_format
 from phiv_schemas import ShardError, UsageError
 
 
@@ -50,8 +50,8 @@ class ImageCopies:
             target = self._out / path
             _copy_file(self._root / path, target)
             self.num_copied += 1
-            expected, _ = said_format(path)
-            if expected and (format := _real_format(target)) and expected != plain_format(format):
+            expected, _ = declared_format(path)
+            if expected and (format := _real_format(target)) and expected != base_format(format):
                 self._formats[path] = format
 
     def keep(self, names: Iterable[str]) -> None:

@@ -197,7 +197,7 @@ def _compose_user(at: Steps, turn: dict[str, Any]) -> Iterator[Edit]:
 
 
 def _is_decomposed(text: Any) -> TypeGuard[str]:
-    return isinstance(text, str) and bool(not_composed(text))
+    return isinstance(text, str) and bool(check_composition(text))
 
 
 def compose(text: str) -> str:

@@ -22,7 +22,7 @@ from phiv_data.repair.converted import undo_converted
 from phiv_data.repair.images import copy_with_old_name
 from phiv_data.repair.lines import LogEntry, parse_log_entry, without_marks
 from phiv_data.repair.records import Change
-from phiv_data.storage.dataset import FIXES, MANIFEST, NO_ROWS
+from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import HashingWriter, atomic_folder, atomic_write
 from phiv_schemas import RecordError, UsageError
 
@@ -72,7 +72,7 @@ def undo(path: Path | str, out: Path | str, *, images: bool = True, on_rows: OnR
 
 def _undo_files(path: Path, new: Path, undoing: _Undo, images: bool) -> int:
     """Write the jsonl files and images of a folder without a manifest; returns the number of images."""
-    names = {file.name for file in path.glob("*.jsonl") if file.is_file()} - NO_ROWS
+    names = {file.name for file in path.glob("*.jsonl") if file.is_file()} - NON_RECORD_FILES
     for name in sorted(names | {name for name in undoing.blocks if (path / name).is_file()}):
         undoing.restore_lines(path / name, new / name)
     count = 0

@@ -130,7 +130,7 @@ def _external_sources(data: Path, images_root: Path | None, input_format: str, l
         return []
 
 
-def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _ShownFile:
+def _external_source(file: ChatFile, roots: Sequence[Path], limit: int) -> _ShownFile:
     """Its rows in pieces so small that the first rows of them are an even sample."""
     from phiv_data.validation.inputs.chat_dataset import split_chat_file
     from phiv_data.validation.inputs.jsonl_range import split_of
@@ -147,7 +147,7 @@ def _external_source(file: ExternalFile, roots: Sequence[Path], limit: int) -> _
     return _ShownFile(split, file.path.name, [rows.first for rows in pieces], read)
 
 
-def _external_rows(rows: ExternalRows, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[ShownRow]:
+def _external_rows(rows: ChatRange, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[ShownRow]:
     from phiv_data.validation.inputs.chat_images import read_image
     from phiv_data.validation.inputs.chat_rows import rows_to_show
 

@@ -18,7 +18,7 @@ from itertools import count, repeat
 from typing import Any
 
 from phiv_data.storage.jsonl import Line
-from phiv_data.storage.record_errors import shown, shown_path
+from phiv_data.storage.record_errors import short_repr, quote_path
 from phiv_data.validation.core.aggregators import AggregatingRule, Aggregator, MissingImagesFolder, StatsAggregator
 from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS, image_stats
@@ -262,7 +262,7 @@ def _with_quote(issue: Issue, records: Mapping[FileLine, Conversation]) -> Issue
     quote, path = "(no longer there)", issue.json_path or "$"
     if record := records.get((issue.file, issue.line or 0)):
         value = value_at(record.to_wire(), path)
-        quote = shown_path(value) if isinstance(value, str) and ".images[" in path else shown(value)
+        quote = quote_path(value) if isinstance(value, str) and ".images[" in path else short_repr(value)
     return issue.model_copy(update={"message": issue.message.replace(QUOTED, quote)})
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from phiv_data.formats.files import INFO
 from phiv_data.media.images import MAX_PIXELS
-from phiv_data.storage.dataset import MANIFEST, NO_ROWS
+from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
 from phiv_data.validation.core.finding import RowRule, Settings
@@ -184,7 +184,7 @@ def _plan_path(
         return _plan_jsonl(path.parent, [path], settings, images_root)
     if (path / MANIFEST).is_file():
         return plan_converted(path, settings, images_root, issues, new_folder)
-    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.name not in NO_ROWS and not file.is_dir()):
+    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.name not in NON_RECORD_FILES and not file.is_dir()):
         _report_no_manifest(path, issues)
         for file in jsonl:
             if not file.is_file():

@@ -25,7 +25,7 @@ def plan_text(prepared: PreparedRun) -> str:
     first = summaries[0]
     accumulation = schedule.accumulation(sharding.world_size())
     warmup = config.num_warmup_steps(schedule.num_steps)
-    lengths, rows = prepared.fitted.lengths, prepared.fitted.rows
+    lengths, rows = prepared.selection.lengths, prepared.selection.rows
     image_share = lengths.image_tokens[rows].sum() / lengths.tokens[rows].sum()
     lines = {
         "data": f"{config.data_dir} {config.train_split}: {prepared.selection}",

@@ -36,7 +36,7 @@ from phiv_data.export.base import suffix
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_tables import Table, find_tables, image_cell, iter_rows, missing_shards, read_row
-from phiv_data.sources.image_index import checked_image, opened
+from phiv_data.sources.image_index import checked_image, open_source
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn, check_image_path
 from phiv_schemas.conversation import check_name
@@ -52,7 +52,7 @@ def open_cauldron(flags: CauldronOptions, work_dir: Path) -> CauldronConverter:
     fixed = flags.identity()
     if not flags.source.exists():
         raise SourceError("--source", f"no such file or folder {str(flags.source)!r}", "Check the path")
-    root = opened(flags.source, work_dir, sha256=fixed["source"]) if fixed else flags.source
+    root = open_source(flags.source, work_dir, sha256=fixed["source"]) if fixed else flags.source
     tables = find_tables(root)
     if not tables:
         what = f"no tables in {str(flags.source)!r}"

@@ -42,7 +42,7 @@ from phiv_converters.chat_json.listing import ChatRows, IgnoredContent
 from phiv_converters.chat_json.options import ChatJsonOptions, SharegptOptions
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.formats import FORMATS, ParsedRow, sharegpt
-from phiv_data.formats.files import locate
+from phiv_data.formats.files import locate_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image
 from phiv_data.sources.json_stream import read_value
@@ -136,7 +136,7 @@ class ChatJson(Converter):
         files, roots = [], roots_of(file, self.flags.images)
         for ref in dict.fromkeys(row.image_refs):
             try:
-                found = locate(ref, roots, self.flags.strip_folders)
+                found = locate_image(ref, roots, self.flags.strip_folders)
             except (OSError, ValueError):
                 continue
             files += [found[0]] if found else []

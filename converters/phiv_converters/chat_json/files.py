@@ -110,7 +110,7 @@ def row_key(file: ChatFile, number: int) -> str:
     return f"{file.name}:{number:08d}"
 
 
-def read_file(file: ChatFile) -> Iterator[Row]:
+def read_file(file: ChatFile) -> Iterator[JsonRow]:
     """The rows of a file, in order, blank lines left out."""
     yield from read_json_array(file.path) if file.is_array else read_json_lines(file.path)
 
@@ -135,12 +135,12 @@ def find_image(ref: str, roots: Sequence[Root], strip: int, where: str) -> tuple
 
     RejectInput `missing-image` where it is not there or an address, `bad-row` where a `data:` URI is broken.
     """
-    if is_data(ref):
-        data = data_of(ref, where)
+    if is_data_uri(ref):
+        data = decode_data_uri(ref, where)
         suffix = image_size(data, where=where).format.lower().replace("jpeg", "jpg")
         return f"data/{hashlib.sha256(data).hexdigest()[:32]}.{suffix}", data  # bytes without a name: their hash
-    if is_address(ref):
-        what = f"{shortened(ref)!r} is an address: phiv downloads no images. Download it, and name the file instead"
+    if is_url(ref):
+        what = f"{shorten(ref)!r} is an address: phiv downloads no images. Download it, and name the file instead"
         raise RejectInput(where, "missing-image", what)
     try:
         found = locate_image(ref, roots, strip)

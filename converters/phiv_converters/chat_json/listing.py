@@ -13,7 +13,7 @@ from phiv_converters.chat_json.files import ChatFile, row_key
 from phiv_data.convert.base import Item
 from phiv_data.formats import ParsedRow
 from phiv_data.formats.text import MARKER
-from phiv_data.sources.json_stream import Row
+from phiv_data.sources.json_stream import JsonRow
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class ChatRows:
     def __len__(self) -> int:
         return len(self.file)
 
-    def add(self, file: int, number: int, row: Row, images: Iterable[Path]) -> None:
+    def add(self, file: int, number: int, row: JsonRow, images: Iterable[Path]) -> None:
         """Add row `number` of `files[file]`, with the files of its images."""
         self.paths += b"".join(os.fsencode(path) + b"\0" for path in images)
         self.file.append(file)

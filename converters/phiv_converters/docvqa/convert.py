@@ -38,7 +38,7 @@ from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, DocvqaQuestio
 from phiv_converters.synthetic.documents import make_synthetic_docvqa
 from phiv_data.convert.base import Inputs, Item
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import checked_image, opened, read_image
+from phiv_data.sources.image_index import checked_image, open_source, read_image
 from phiv_data.storage.sample import Draft, EncodedImage
 from phiv_schemas import Turn
 from phiv_schemas.sharing import Sharing
@@ -55,7 +55,7 @@ def open_docvqa(flags: DocvqaOptions, work_dir: Path) -> Docvqa:
     hint = "Pass --source (the official release, or a hub dataset's folder), or --demo"
     demo = make_synthetic_docvqa(work_dir / "demo") if flags.demo else None
     root = demo or open_source(flags.source, work_dir, hub, hint=hint)
-    images = tuple(opened(path, work_dir, flag="--images") for path in flags.images)
+    images = tuple(open_source(path, work_dir, flag="--images") for path in flags.images)
     return Docvqa(flags, find_layout(root, images, work_dir, name), flags.identity())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import Images
+from phiv_data.sources.image_index import ImageIndex
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
 
 SPLITS = ("train", "val", "test")
@@ -55,7 +55,7 @@ class DocvqaLayout:
 
     name: str
     files: tuple[QuestionFile, ...]
-    images: Images
+    images: ImageIndex
     description: str
     warnings: tuple[str, ...] = ()
 

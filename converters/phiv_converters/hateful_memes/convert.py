@@ -32,7 +32,7 @@ from phiv_converters.hateful_memes.options import PLAIN, SHARING, SPLITS, WORDIN
 from phiv_converters.synthetic.documents import make_synthetic_hateful_memes
 from phiv_data.convert.base import Inputs, Item
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import checked_image, opened
+from phiv_data.sources.image_index import checked_image, open_source
 from phiv_data.sources.json_stream import text_of
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
@@ -47,7 +47,7 @@ def open_hateful_memes(flags: HatefulMemesOptions, work_dir: Path) -> HatefulMem
     hint = "Pass --source (the official folder or zip, or a hub dataset's folder), or --demo"
     demo = make_synthetic_hateful_memes(work_dir / "demo") if flags.demo else None
     root = demo or open_source(flags.source, work_dir, HUB, hint=hint, password=flags.password)
-    images = tuple(opened(path, work_dir, flag="--images", password=flags.password) for path in flags.images)
+    images = tuple(open_source(path, work_dir, flag="--images", password=flags.password) for path in flags.images)
     mapping = {name: split for split in SPLITS for name in getattr(flags, split)}
     layout = find_layout(root, images, mapping, work_dir, str(flags.source or HUB.repo))
     if flags.with_text and layout.is_cauldron:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_tables import Table, class_names, find_tables, image_cell, iter_rows, read_row
-from phiv_data.sources.image_index import Images, index_images, read_image, unpacked
+from phiv_data.sources.image_index import ImageIndex, index_images, read_image, unpack
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
 from phiv_schemas import SourceError
 
@@ -225,7 +225,7 @@ def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], w
         folder = official[0].parent
         archives = [folder / name for name in _ARCHIVES if (folder / name).is_file()]
         if archives and not (folder / "img").is_dir():
-            images += (unpacked(archives[0], work_dir),)
+            images += (unpack(archives[0], work_dir),)
     else:
         tables = _find_meme_tables(root, name)
         files, names = list(tables), [_ALIASES.get(table.split, table.split) for table in tables]

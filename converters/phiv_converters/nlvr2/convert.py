@@ -38,7 +38,7 @@ from phiv_converters.nlvr2.options import PLAIN, SHARING, WORDINGS, Nlvr2Options
 from phiv_converters.synthetic.documents import make_synthetic_nlvr2
 from phiv_data.convert.base import Inputs, Item
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.image_index import checked_image, opened
+from phiv_data.sources.image_index import checked_image, open_source
 from phiv_data.storage.sample import Draft
 from phiv_data.utils.atomic import sha256_file
 from phiv_schemas import Turn
@@ -55,7 +55,7 @@ def open_nlvr2(flags: Nlvr2Options, work_dir: Path) -> Nlvr2:
     hint = "Pass --source (the official repository, or a hub dataset's folder), or --demo"
     demo = make_synthetic_nlvr2(work_dir / "demo") if flags.demo else None
     root = demo or open_source(flags.source, work_dir, HUB, hint=hint)
-    images = tuple(opened(path, work_dir, flag="--images") for path in flags.images)
+    images = tuple(open_source(path, work_dir, flag="--images") for path in flags.images)
     layout = find_layout(root, images, flags.subset, str(flags.source or HUB.repo))
     hash_files = () if flags.ignore_hashes else tuple(find_hash_files((root, *images)))
     return Nlvr2(flags, layout, flags.identity(), hash_files)

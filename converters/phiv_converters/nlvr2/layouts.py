@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_tables import Table, class_names, find_tables, image_cell, iter_rows, read_row
-from phiv_data.sources.image_index import Images, index_images, read_image
+from phiv_data.sources.image_index import ImageIndex, index_images, read_image
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
 from phiv_schemas import SourceError
 

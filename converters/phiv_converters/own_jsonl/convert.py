@@ -31,7 +31,7 @@ from phiv_converters.own_jsonl.files import SplitFile, common_name, find_split_f
 from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines
 from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_data.convert.base import Converter, Inputs, Item
-from phiv_data.convert.seen_index import open_seen_index
+from phiv_data.utils.seen_index import open_seen_index
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image, read_image
 from phiv_data.storage.jsonl import parse_line
@@ -113,9 +113,9 @@ class Jsonl(Converter):
         if clash:
             raise RejectInput(item.key, "duplicate-id", f"$.id: the id is that of another row, at {clash}")
         path = next(file.path for file in self.files if file.path.name == name)
-        with path.open("rb") as opened:
-            opened.seek(offset)
-            raw = opened.read(length)
+        with path.open("rb") as open_source:
+            open_source.seek(offset)
+            raw = open_source.read(length)
         record, row_id, source = _parse(raw, name, number, item.key)
         images = tuple(_load_image(self.images, path) for path in record.image_paths)
         return Draft(record.turns, images, system=record.system, source=source, id=row_id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from phiv_data.storage.dataset import NO_ROWS
+from phiv_data.storage.dataset import NON_RECORD_FILES
 from phiv_schemas.errors import SourceError, UsageError
 
 _ORDER = ("train", "val", "valid", "validation", "dev", "test")
@@ -34,7 +34,7 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
     if split is not None:
         raise UsageError("--split", "names the split of a single file, and --source is a folder", "Pass the file")
     files = []
-    for path in sorted(path for path in source.glob("*.jsonl") if path.is_file() and path.name not in NO_ROWS):
+    for path in sorted(path for path in source.glob("*.jsonl") if path.is_file() and path.name not in NON_RECORD_FILES):
         match = _SPLIT.fullmatch(path.stem)
         if not match:
             what = f"the name of {path.name!r} does not end in a split ({', '.join(_ORDER)}, or one with a number)"

@@ -12,7 +12,7 @@ from typing import Any
 
 from phiv_converters.own_jsonl.files import SplitFile
 from phiv_data.convert.base import Duplicate, Item
-from phiv_data.convert.seen_index import SeenIndex
+from phiv_data.utils.seen_index import SeenIndex
 from phiv_data.sources.json_stream import read_json_lines
 
 
@@ -56,7 +56,7 @@ class JsonlListing:
         for row in read_json_lines(file.path):
             row_id, digest, group = _identify(row.value)
             location = f"{file.path.name}:{row.line:08d}"
-            before = seen_index.claim(row_id, digest, location) if row_id is not None else None
+            before = seen_index.register(row_id, digest, location) if row_id is not None else None
             if before is not None and before[0] == digest:
                 self.duplicates.append(Duplicate(before[1], location))
                 continue

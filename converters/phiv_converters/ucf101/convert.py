@@ -38,7 +38,7 @@ from phiv_data.media.images import encode_jpeg
 from phiv_data.media.reject import hash_input
 from phiv_data.media.video import decoder_version, library_versions, sample_frames
 from phiv_data.sources.hub import download
-from phiv_data.sources.image_index import opened
+from phiv_data.sources.image_index import open_source
 from phiv_data.storage.sample import Draft, encoded_image
 from phiv_schemas import Turn
 from phiv_schemas.errors import SourceError, UsageError
@@ -54,9 +54,9 @@ def open_ucf101(flags: Ucf101Options, work_dir: Path) -> Ucf101:
         root = make_synthetic_ucf101(work_dir / "demo")
     elif flags.source is None:
         hint = "Pass --source (UCF101_subset folder or archive, or UCF-101/ with ucfTrainTestlist/), or --demo"
-        root = opened(download(HUB_REPO, HUB_FILE, sha256=HUB_SHA256, hint=hint), work_dir, sha256=HUB_SHA256)
+        root = open_source(download(HUB_REPO, HUB_FILE, sha256=HUB_SHA256, hint=hint), work_dir, sha256=HUB_SHA256)
     else:
-        root = opened(flags.source, work_dir, sha256=fixed["source"] if fixed else None)
+        root = open_source(flags.source, work_dir, sha256=fixed["source"] if fixed else None)
     return Ucf101(flags, find_layout(root, flags.fold, str(flags.source or HUB_FILE)), fixed)
 
 

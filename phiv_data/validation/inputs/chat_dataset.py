@@ -23,7 +23,7 @@ from phiv_data.formats import FORMATS, sharegpt
 from phiv_data.formats.detect import detect_format
 from phiv_data.formats.files import INFO, SUFFIXES, is_array, read_entries
 from phiv_data.sources.json_stream import read_json_array
-from phiv_data.storage.dataset import MANIFEST, NO_ROWS
+from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
 from phiv_data.storage.jsonl import UTF16_MARKS
 from phiv_data.validation.core.finding import Finding, Settings
 from phiv_data.validation.core.key_index import KeyIndex
@@ -111,7 +111,7 @@ def describe_formats(files: Iterable[ChatFile]) -> Iterator[str]:
 
 def _row_files(folder: Path) -> list[Path]:
     names = sorted(name for name in folder.iterdir() if name.suffix in SUFFIXES and name.is_file())
-    return [name for name in names if name.name not in {INFO, *NO_ROWS} and not name.name.startswith(".")]
+    return [name for name in names if name.name not in {INFO, *NON_RECORD_FILES} and not name.name.startswith(".")]
 
 
 def _sharegpt_entry(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from phiv_data.formats.files import decode_data_uri, is_absolute, is_data_uri, is_url, locate_image
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.record_errors import shown_path
+from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
 from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode
 from phiv_schemas import Issue
@@ -29,15 +29,15 @@ class ChatImageChecks(ImageChecks):
     def check(self, paths: Iterable[str]) -> dict[str, ImageFacts]:
         """The facts of each of `paths`. Those of `data:` URIs, which may be megabytes each, are not kept."""
         wanted = list(dict.fromkeys(paths))
-        embedded = [path for path in wanted if is_data(path)]
-        facts = super().check(path for path in wanted if not is_data(path))
+        embedded = [path for path in wanted if is_data_uri(path)]
+        facts = super().check(path for path in wanted if not is_data_uri(path))
         if not embedded:
             return facts
         found = dict(zip(embedded, self._map(self._check_data, embedded), strict=True))
         return found | {path: facts[path] for path in wanted if path not in found}
 
     def _check_file(self, path: str) -> ImageFacts:
-        if is_address(path):
+        if is_url(path):
             return ImageFacts()  # counted, and reported once for each file: AddressCounts
         try:
             located = locate_image(path, self._roots, 0)
@@ -46,7 +46,7 @@ class ChatImageChecks(ImageChecks):
             return broken("PV101", f"no such image {quote_path(path)} ({error})")
         if located is None:
             hint = "" if is_absolute(path) else "Pass the folder that its path starts from as --images_root"
-            return ImageFacts(found=(Finding("PV101", None, f"no such image {shown_path(path)}", hint),))
+            return ImageFacts(found=(Finding("PV101", None, f"no such image {quote_path(path)}", hint),))
         if not is_file:
             return broken("PV101", f"is not a file ({quote_path(path)})")
         return self._read(path, located[0]) if self._deep else ImageFacts()

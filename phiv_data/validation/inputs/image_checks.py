@@ -12,7 +12,7 @@ from pathlib import Path
 
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.record_errors import shown_path
+from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import DecodedImage, Finding, ImageFacts
 from phiv_data.validation.core.key_index import Key, digest
 from phiv_data.validation.inputs.checksums import ChecksumTable
@@ -34,11 +34,11 @@ def decode(
         whole = decode_whole(data, where=path, max_pixels=max_pixels)
     except RejectInput as error:
         if error.code != "too-large":
-            return broken("PV102", f"broken image {shown_path(path)}: {error.reason}", sha256)
+            return broken("PV102", f"broken image {quote_path(path)}: {error.reason}", sha256)
         from PIL.Image import DecompressionBombError
 
         code = "PV113" if isinstance(error.__cause__, DecompressionBombError) else "PV111"
-        return broken(code, f"{shown_path(path)} was not decoded: {error.reason.rstrip('.')}", sha256)
+        return broken(code, f"{quote_path(path)} was not decoded: {error.reason.rstrip('.')}", sha256)
     opened = DecodedImage(path, data, whole)
     found = tuple([one for rule in IMAGE_RULES for one in rule(opened)])
     detail, seen = perceptual_hash(whole) if phash else (0, b"")
@@ -110,7 +110,7 @@ class ImageChecks:
             real = os.path.realpath(folder)
             leaves = self._leaves_root[folder] = not f"{real}{os.sep}".startswith(self._real_root + os.sep)
         if leaves:
-            return broken("PV103", f"leaves images/ through a symbolic link ({shown_path(path)})")
+            return broken("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
         try:
             status = os.lstat(full)
             if stat.S_ISLNK(status.st_mode):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.jsonl import Line
-from phiv_data.storage.record_errors import schema_issues, shown_path
+from phiv_data.storage.record_errors import schema_issues, quote_path
 from phiv_data.storage.shards import Row, open_shard, to_conversation
 from phiv_data.validation.core.finding import Finding, ImageFacts
 from phiv_data.validation.inputs.fast_parse import fast_row
@@ -94,7 +94,7 @@ class EmbeddedImageChecks:
         """The facts of one image, and all that is wrong with it in this shard."""
         data, path = image["bytes"], image["path"]
         if not data:
-            return ImageFacts(), [Finding("PV102", None, f"no bytes for image {shown_path(path)}")]
+            return ImageFacts(), [Finding("PV102", None, f"no bytes for image {quote_path(path)}")]
         found: list[Finding] = []
         if len(data) != meta["size_bytes"]:
             found.append(Finding("PV105", None, f"size_bytes is {meta['size_bytes']} for {len(data)} bytes"))
@@ -105,7 +105,7 @@ class EmbeddedImageChecks:
         if digest.hex() != meta["sha256"]:
             return ImageFacts(sha256=digest), [
                 *found,
-                Finding("PV104", None, f"bytes are not those of sha256 in media ({shown_path(path)})"),
+                Finding("PV104", None, f"bytes are not those of sha256 in media ({quote_path(path)})"),
             ]
         facts, more = self._decode(data, path, digest)
         if facts.size not in (None, (meta["width"], meta["height"])):
@@ -119,7 +119,7 @@ class EmbeddedImageChecks:
         listed = checksums.get(path) if checksums else None
         found = []
         if listed not in (None, digest):
-            found.append(Finding("PV104", None, f"bytes differ from the file's in images/ ({shown_path(path)})"))
+            found.append(Finding("PV104", None, f"bytes differ from the file's in images/ ({quote_path(path)})"))
         file = self._files.get(path) if self._files and listed == digest else None
         if file and file.size:
             return file, found  # its own findings are reported at the file

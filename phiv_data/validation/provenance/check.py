@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import open_source
 from phiv_data.storage.dataset import MANIFEST, read_manifest
-from phiv_data.storage.record_errors import shown
+from phiv_data.storage.record_errors import short_repr
 from phiv_data.storage.shards import Row, open_shard
 from phiv_data.validation.core.finding import Finding, Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of, is_same_image
@@ -155,7 +155,7 @@ def plan_sources(
     """
     if not (path / MANIFEST).is_file():
         raise UsageError("--source", f"{path} holds no {MANIFEST}", "Pass the folder that phiv-convert wrote")
-    root = opened(Path(source) if isinstance(source, str) else source, new_folder())
+    root = open_source(Path(source) if isinstance(source, str) else source, new_folder())
     try:
         manifest = read_manifest(path)
     except ShardError:
@@ -245,7 +245,7 @@ class _Comparison:
             if sha256 == source:
                 continue
             if image.media["sha256"] == source:  # declared a copy
-                yield image.finding("PV310", f"bytes are not those of its source {shown(image.media['source'])}")
+                yield image.finding("PV310", f"bytes are not those of its source {short_repr(image.media['source'])}")
             elif not is_same_image(image.data, file):
                 self.unchecked[REMADE] += 1
 
@@ -259,7 +259,7 @@ class _Comparison:
         try:
             frames = self._encode_again(file, {one.media["frame_index"] for one in ours}, quality or 75)
         except RejectInput as reject:
-            what = f"its source {shown(ours[0].media['source'])} does not decode: {reject.reason}"
+            what = f"its source {short_repr(ours[0].media['source'])} does not decode: {reject.reason}"
             yield ours[0].finding("PV310", what)
             return
         for image in ours:

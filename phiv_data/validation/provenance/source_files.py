@@ -47,21 +47,21 @@ class SourceFiles:
         for candidates in (self._exact, self._by_name):
             for file in candidates(source):
                 try:
-                    with file.open("rb") as opened:
-                        if sha256_of(opened) == sha256:
+                    with file.open("rb") as open_source:
+                        if sha256_of(open_source) == sha256:
                             return file
                 except OSError as error:
-                    return Finding("PV311", None, f"its source {shown(source)} cannot be read: {error.strerror}")
+                    return Finding("PV311", None, f"its source {short_repr(source)} cannot be read: {error.strerror}")
                 namesakes.append(file)
         if len(namesakes) > MAX_NAMESAKES:
             return SEVERAL
         if namesakes:
-            return Finding("PV312", None, f"its source {shown(source)} has changed: it has another sha256")
+            return Finding("PV312", None, f"its source {short_repr(source)} has changed: it has another sha256")
         if (match := _EMBEDDED.fullmatch(source)) and sha256.startswith(match[1]):
             return IN_ROW
         if self._holder is not None:
-            return f"it is no file below the source, and may be in {shown(self._holder)}"
-        return Finding("PV311", None, f"its source {shown(source)} is not there")
+            return f"it is no file below the source, and may be in {short_repr(self._holder)}"
+        return Finding("PV311", None, f"its source {short_repr(source)} is not there")
 
     def _exact(self, source: str) -> list[Path]:
         parts = source.split("/")

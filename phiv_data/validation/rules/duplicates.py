@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import groupby
 from zlib import crc32
 
-from phiv_data.storage.record_errors import shown_path
+from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.core.key_index import QUOTED, GroupRule, Key, Occurrence, digest
 from phiv_data.validation.rules.leakage import split_label
@@ -34,7 +34,7 @@ def find_repeated_images(record: Conversation) -> Iterable[Finding]:
     if all(len(turn.images) < 2 or len(set(turn.images)) == len(turn.images) for turn in record.conversations):
         return ()
     return [
-        Finding("PV117", f"$.conversations[{t}].images[{i}]", f"{shown_path(path)} is images[{first}] again")
+        Finding("PV117", f"$.conversations[{t}].images[{i}]", f"{quote_path(path)} is images[{first}] again")
         for t, turn in enumerate(record.conversations)
         for i, path in enumerate(turn.images)
         if (first := turn.images.index(path)) < i

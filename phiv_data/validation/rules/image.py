@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 from phiv_data.formats.files import is_data_uri
 from phiv_data.media.images import MAX_PAGES, count_images
-from phiv_data.storage.record_errors import shown_path
+from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import DecodedImage, Finding
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ _STORED = {2: "mirrored", 3: "upside down", 4: "mirrored and upside down"}
 
 def check_suffix(image: DecodedImage) -> Iterable[Finding]:
     """PV110. Suffixes that name no image format are fine, and so is none."""
-    declared, by = declared_format(image.path)
+    declared_size, by = declared_format(image.path)
     found = base_format(image.whole.format)
-    if declared in (None, found):
+    if declared_size in (None, found):
         return ()
-    return (Finding("PV110", None, f"{shown_path(image.path)} is {found}, not the {declared} its {by} names"),)
+    return (Finding("PV110", None, f"{quote_path(image.path)} is {found}, not the {declared_size} its {by} names"),)
 
 
 def check_size(image: DecodedImage) -> Iterable[Finding]:
@@ -75,7 +75,7 @@ def check_size(image: DecodedImage) -> Iterable[Finding]:
         return ()
     is_dot = min(width, height) < MIN_SIDE
     what = "a model sees nothing in it" if is_dot else f"one side is over {MAX_RATIO} times the other"
-    return (Finding("PV112", None, f"{shown_path(image.path)} has {width}x{height} pixels: {what}"),)
+    return (Finding("PV112", None, f"{quote_path(image.path)} has {width}x{height} pixels: {what}"),)
 
 
 def check_orientation(image: DecodedImage) -> Iterable[Finding]:
@@ -85,7 +85,7 @@ def check_orientation(image: DecodedImage) -> Iterable[Finding]:
         return ()
     stored = _STORED.get(orientation, "on its side")
     what = f"is stored {stored} (EXIF orientation {orientation}), and shown so where EXIF is ignored"
-    return (Finding("PV114", None, f"{shown_path(image.path)} {what}"),)
+    return (Finding("PV114", None, f"{quote_path(image.path)} {what}"),)
 
 
 def check_frames(image: DecodedImage) -> Iterable[Finding]:
@@ -97,7 +97,7 @@ def check_frames(image: DecodedImage) -> Iterable[Finding]:
     parts = "pages" if kind == "TIFF" else "frames"
     more = "or more " if kind == "TIFF" and frames == MAX_PAGES else ""
     what = f"has {frames} {more}{parts}, of which the first is used"
-    return (Finding("PV115", None, f"{shown_path(image.path)} {what}"),)
+    return (Finding("PV115", None, f"{quote_path(image.path)} {what}"),)
 
 
 def check_color_mode(image: DecodedImage) -> Iterable[Finding]:
@@ -116,7 +116,7 @@ def check_color_mode(image: DecodedImage) -> Iterable[Finding]:
         darker = _darker_share(pixels)
         if darker >= MIN_TRANSPARENT:
             what = f"is transparent: {darker:.0%} of its pixels are darker in RGB than on white"
-    return (Finding("PV116", None, f"{shown_path(image.path)} {what}"),) if what else ()
+    return (Finding("PV116", None, f"{quote_path(image.path)} {what}"),) if what else ()
 
 
 def base_format(format: str) -> str:
@@ -126,7 +126,7 @@ def base_format(format: str) -> str:
 
 def declared_format(path: str) -> tuple[str | None, str]:
     """The format that a path or a `data:` URI names, and by what: its suffix or its type. None where it names none."""
-    if is_data(path):
+    if is_data_uri(path):
         head = path[:100].split(",")[0].lower()  # data:image/png;base64,
         return _FORMAT.get(f".{head.split(';')[0].removeprefix('data:image/')}"), "type"
     return _FORMAT.get(PurePosixPath(path).suffix.lower()), "suffix"

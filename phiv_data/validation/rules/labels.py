@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from phiv_data.storage.record_errors import shown
+from phiv_data.storage.record_errors import short_repr
 from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.rules.leakage import split_label
 from phiv_schemas import Issue, Turn
@@ -240,7 +240,7 @@ def _report_unseen(classes: list[Class]) -> Iterator[Issue]:
     for one in classes:
         for split in splits:
             if not one.rows(_TRAIN) and one.rows(split):
-                what = f"class {shown(one.name)} ({_rows(one.rows(split))} of {split}) is in no row of train"
+                what = f"class {short_repr(one.name)} ({_rows(one.rows(split))} of {split}) is in no row of train"
                 yield Finding("PV231", _ANSWER, what).at(*one.first(split))
 
 
@@ -252,7 +252,7 @@ def _report_missing(classes: list[Class]) -> Iterator[Issue]:
         file, _ = min(one.first(split) for one in classes if one.rows(split))
         for one in classes:
             if not one.rows(split) and one.rows(_TRAIN) * total >= _EXPECTED * train > 0:
-                what = f"none of {_rows(total)} of {split} has class {shown(one.name)}"
+                what = f"none of {_rows(total)} of {split} has class {short_repr(one.name)}"
                 yield Finding("PV232", None, f"{what}, which {_rows(one.rows(_TRAIN))} of {train} of train have").at(
                     file
                 )

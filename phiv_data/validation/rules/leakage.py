@@ -53,11 +53,11 @@ def split_label(split: str) -> str:
 
 def find_crossings(group: Sequence[Occurrence]) -> list[tuple[Occurrence, Occurrence]]:
     """Of rows that share something, the first of the earliest split, with the first of each later one."""
-    firsts: dict[int, Occurrence] = {}
+    first_entries: dict[int, Occurrence] = {}
     for row in group:
         if (kind := split_kind(row.split)) is not None:
-            firsts.setdefault(kind, row)
-    ordered = [firsts[kind] for kind in sorted(firsts)]
+            first_entries.setdefault(kind, row)
+    ordered = [first_entries[kind] for kind in sorted(first_entries)]
     return [(ordered[0], later) for later in ordered[1:]]
 
 

@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
-from phiv_data.storage.record_errors import shown
+from phiv_data.storage.record_errors import short_repr
 from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.rules.mojibake import find_mojibake
 from phiv_schemas import Conversation, Turn
@@ -44,11 +44,11 @@ def _blank_text(record: Conversation) -> Iterator[Finding]:
         path = f"$.conversations[{t}]"
         if not turn.user.strip():
             what = "asks nothing" if turn.images else "asks nothing and shows no image"
-            yield Finding("PV210", f"{path}.user", f"{what} (found {shown(turn.user)})")
+            yield Finding("PV210", f"{path}.user", f"{what} (found {short_repr(turn.user)})")
         elif not _are_blanks_at_images(turn):
             yield from _outer_blanks(f"{path}.user", turn.user, _LINE_ENDS)
         if turn.assistant is not None and not turn.assistant.strip():
-            yield Finding("PV211", f"{path}.assistant", f"answers nothing (found {shown(turn.assistant)})")
+            yield Finding("PV211", f"{path}.assistant", f"answers nothing (found {short_repr(turn.assistant)})")
         elif turn.assistant is not None:
             yield from _outer_blanks(f"{path}.assistant", turn.assistant)
 
@@ -61,7 +61,7 @@ def _outer_blanks(path: str, text: str, allowed: str = "") -> Iterator[Finding]:
     text = text.strip(allowed) if allowed else text
     before = text[: len(text) - len(text.lstrip())]
     after = text[len(text.rstrip()) :]
-    if where := [f"{verb} with {shown(blanks)}" for verb, blanks in (("begins", before), ("ends", after)) if blanks]:
+    if where := [f"{verb} with {short_repr(blanks)}" for verb, blanks in (("begins", before), ("ends", after)) if blanks]:
         yield Finding("PV212", path, " and ".join(where))
 
 
@@ -169,7 +169,7 @@ def check_control_tokens(text: str) -> str:
 def check_decoding(text: str) -> str:
     """PV221: UTF-8 that was decoded as another encoding."""
     found = find_mojibake(text)
-    return f"{shown(found[0])} is UTF-8 that was decoded as Windows-1252: it was {shown(found[1])}" if found else ""
+    return f"{short_repr(found[0])} is UTF-8 that was decoded as Windows-1252: it was {short_repr(found[1])}" if found else ""
 
 
 _CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

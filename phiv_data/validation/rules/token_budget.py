@@ -101,7 +101,7 @@ class TokenCounts:
             self.bins.setdefault(row.split, Counter())[length.bit_length()] += 1
         elif length is None:
             self.unmeasured[row.file] += 1
-        elif not isinstance(length, Found):
+        elif not isinstance(length, Finding):
             self.bins.setdefault(row.split, Counter())[length.tokens.bit_length()] += 1
 
     def merge(self, other: TokenCounts) -> TokenCounts:
@@ -135,7 +135,7 @@ def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Finding | N
             size = facts.size or facts.declared_size or _header_size(path, facts, root)
         except RejectInput as reject:
             return Finding(
-                "PV251", _place(row.conversation, i), f"no size of image {shown_path(path)}: {reject.reason}"
+                "PV251", _place(row.conversation, i), f"no size of image {quote_path(path)}: {reject.reason}"
             )
         if size is None:
             return None

@@ -16,8 +16,8 @@ from toy_converter import ToyOptions, draw_toy_source
 from phiv_converters.docvqa.convert import DocvqaOptions
 from phiv_converters.hateful_memes.convert import HatefulMemesOptions
 from phiv_converters.nlvr2.convert import Nlvr2Options
-from phiv_converters.synthetic.clips import draw_demo_source
-from phiv_converters.synthetic.documents import draw_docvqa, draw_hateful_memes, draw_nlvr2
+from phiv_converters.synthetic.clips import make_synthetic_ucf101
+from phiv_converters.synthetic.documents import make_synthetic_docvqa, make_synthetic_hateful_memes, make_synthetic_nlvr2
 from phiv_converters.ucf101.convert import Ucf101Options
 from phiv_data.convert import staging
 from phiv_data.convert.base import ConverterOptions, Item
@@ -40,12 +40,12 @@ def change(path: Path, old: bytes, new: bytes) -> None:
 
 
 def hateful_memes(folder: Path) -> Reproduction:
-    source = draw_hateful_memes(folder)
+    source = make_synthetic_hateful_memes(folder)
     return HatefulMemesOptions, source, lambda: change(source / "train.jsonl", b'"label": 0', b'"label": 1')
 
 
 def docvqa(folder: Path) -> Reproduction:
-    source = draw_docvqa(folder)
+    source = make_synthetic_docvqa(folder)
     file = next(source.glob("train*.json"))
     answer = json.loads(file.read_text())["data"][0]["answers"][0].encode()
     other = (b"X" if answer[:1] != b"X" else b"Y") + answer[1:]
@@ -53,12 +53,12 @@ def docvqa(folder: Path) -> Reproduction:
 
 
 def nlvr2(folder: Path) -> Reproduction:
-    source = draw_nlvr2(folder)
+    source = make_synthetic_nlvr2(folder)
     return Nlvr2Options, source, lambda: change(source / "data/train.json", b'"sentence": "T', b'"sentence": "t')
 
 
 def ucf101(folder: Path) -> Reproduction:
-    source = draw_demo_source(folder, train=1, val=1, test=1, size=(64, 48))
+    source = make_synthetic_ucf101(folder, train=1, val=1, test=1, size=(64, 48))
     clip = min(source.glob("train/*/*.avi"))
 
     def damage() -> None:
@@ -217,7 +217,7 @@ def test_another_version_of_the_converter_is_another_output(toy: Path, tmp_path:
 
 
 def test_compare_source_says_why_it_cannot(toy: Path, tmp_path: Path) -> None:
-    source = draw_hateful_memes(tmp_path / "raw")
+    source = make_synthetic_hateful_memes(tmp_path / "raw")
     toys = convert(ToyOptions(toy), tmp_path / "toys", num_workers=0).manifest
     memes = convert(HatefulMemesOptions(source), tmp_path / "memes", num_workers=0).manifest
     demo = convert(HatefulMemesOptions(demo=True), tmp_path / "demo", num_workers=0).manifest

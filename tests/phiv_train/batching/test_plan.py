@@ -37,7 +37,7 @@ def specs(draw: st.DrawFn) -> PlanSpec:
 
 def indices(plan: Plan, packs: Iterable[int]) -> list[int]:
     """Numbers of the rows of some packs, padding examples left out."""
-    return [row.index for pack in packs for row in plan.rows(pack) if row.weight]
+    return [row.index for pack_rows in packs for row in plan.rows(pack_rows) if row.weight]
 
 
 @st.composite
@@ -101,7 +101,7 @@ def test_ranks_together_take_the_packs_of_the_step_for_any_split(loads: Any, spe
     for step in range(plan.num_steps):
         taken = [plan.packs_for_rank(step, rank, world) for rank in range(world)]
         whole = list(range(step * spec.packs_per_step, (step + 1) * spec.packs_per_step))
-        assert sorted(pack for packs in taken for pack in packs) == whole
+        assert sorted(pack_rows for packs in taken for pack_rows in packs) == whole
         for together in zip(*taken, strict=True):  # what runs at the same time are neighbours in the order of size
             assert max(together) - min(together) == world - 1
 
