@@ -215,5 +215,5 @@ def _row_rules(options: ValidateOptions, path: Path) -> list[RowRule]:
 
     root = options.images_root or (path if path.is_dir() else path.parent) / "images"
     budget = TokenBudget(options.family, options.max_tokens, options.tokenizer, options.num_crops, root)
-    budget.tally()  # what is missing is reported before the work begins
+    budget.aggregator()  # what is missing is reported before the work begins
     return [budget]

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from phiv_data.storage.jsonl import Line, parse_line, record_error
 from phiv_data.storage.record_errors import schema_issues, short_repr
+from phiv_data.utils.lines import BOM
 from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.partial_result import IssueCollector
 from phiv_data.validation.rules.registry import record_finders
@@ -157,7 +158,7 @@ def _parse_line(raw: bytes | bytearray, name: str, number: int | None) -> Line:
     """Any line may be the first of its file, so a byte order mark is that of a file."""
     text = bytes(raw).removeprefix(BOM).rstrip(b"\r\n")
     line = parse_line(text, name, number) if text and not text.isspace() else Line(number or 0, 0, None)
-    if raw.startswith(_BOM) and (line.issues or line.conversation):
+    if raw.startswith(BOM) and (line.issues or line.conversation):
         line.issues = (Finding("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
     return line
 

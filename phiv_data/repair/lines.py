@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phiv_data.repair.records import ABSENT, Change, RenamedPaths, fix
-from phiv_data.storage.jsonl import UTF16_MARKS, parse_line
+from phiv_data.storage.jsonl import parse_line
 from phiv_data.utils.atomic import HashingWriter, atomic_write
 from phiv_data.utils.lines import BOM, UTF16_MARKS
 from phiv_schemas import UsageError, check_image_path

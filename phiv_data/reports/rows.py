@@ -144,7 +144,7 @@ def _external_source(file: ChatFile, roots: Sequence[Path], limit: int) -> _Show
             here = {n for n in numbers if rows.first_line <= n and (after is None or n < after.first_line)}
             yield from _external_rows(rows, here, split, roots) if here else ()
 
-    return _ShownFile(split, file.path.name, [rows.first for rows in pieces], read)
+    return _ShownFile(split, file.path.name, [rows.first_line for rows in pieces], read)
 
 
 def _external_rows(rows: ChatRange, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[ShownRow]:
@@ -236,7 +236,7 @@ def _shard_source(file: Path, name: str, split: str) -> _ShownFile:
     return _ShownFile(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
 
 
-def _shard_row(row: ArrowRow, name: str, split: str, line: int) -> ShownRow:
+def _shard_row(row: ShardRow, name: str, split: str, line: int) -> ShownRow:
     data = [(image or {}).get("bytes") for image in row["images"] or ()]
     try:
         conversation = to_conversation(row)

@@ -56,8 +56,8 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     if sources.config:
         settings |= read_yaml(sources.config)
     # Checked before the flags, so that the message names the file; what is still missing may come from the flags.
-    validate_config = validate_config({"data_dir": "", **settings}, str(sources.config or "--recipe"))
-    defaults = _Flags.model_construct(**{name: getattr(validate_config, name) for name in settings})
+    checked = validate_config({"data_dir": "", **settings}, str(sources.config or "--recipe"))
+    defaults = _Flags.model_construct(**{name: getattr(checked, name) for name in settings})
     parsed = tyro.cli(_Flags, default=defaults, prog="phiv-train", description=_DESCRIPTION, args=flags)
     return TrainConfig.model_construct(**parsed.__dict__)
 

@@ -93,7 +93,7 @@ class ChatJson(Converter):
         """The files and their kinds."""
         shown = [f"{file.name} ({file.kind})" for file in self.files[:4]]
         more = f" and {len(self.files) - 4} more" if len(self.files) > 4 else ""
-        return f"{self.name} rows in {', '.join(truncated_repr)}{more}"
+        return f"{self.name} rows in {', '.join(shown)}{more}"
 
     def options(self) -> dict[str, Any]:
         """Everything that affects the output, with the hashes of the files of rows."""

@@ -30,7 +30,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from phiv_converters.base import HubFolder, Release, open_source
+from phiv_converters.base import HubFolder, Release, open_release
 from phiv_converters.docvqa.layouts import find_layout
 from phiv_converters.docvqa.listing import list_questions
 from phiv_converters.docvqa.options import PROMPTS, SHARING, DocvqaOptions
@@ -54,7 +54,7 @@ def open_docvqa(flags: DocvqaOptions, work_dir: Path) -> Docvqa:
     hub, name = HUB[flags.hub], "demo" if flags.demo else str(flags.source or HUB[flags.hub].repo)
     hint = "Pass --source (the official release, or a hub dataset's folder), or --demo"
     demo = make_synthetic_docvqa(work_dir / "demo") if flags.demo else None
-    root = demo or open_source(flags.source, work_dir, hub, hint=hint)
+    root = demo or open_release(flags.source, work_dir, hub, hint=hint)
     images = tuple(open_source(path, work_dir, flag="--images") for path in flags.images)
     return Docvqa(flags, find_layout(root, images, work_dir, name), flags.identity())
 

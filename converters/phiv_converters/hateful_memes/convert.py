@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from phiv_converters.base import HubFolder, Release, open_source
+from phiv_converters.base import HubFolder, Release, open_release
 from phiv_converters.hateful_memes.layouts import Meme, MemeLayout, find_layout
 from phiv_converters.hateful_memes.listing import list_memes
 from phiv_converters.hateful_memes.options import PLAIN, SHARING, SPLITS, WORDINGS, HatefulMemesOptions
@@ -46,7 +46,7 @@ def open_hateful_memes(flags: HatefulMemesOptions, work_dir: Path) -> HatefulMem
     """Find, unpack, download or make the source, and recognise its layout."""
     hint = "Pass --source (the official folder or zip, or a hub dataset's folder), or --demo"
     demo = make_synthetic_hateful_memes(work_dir / "demo") if flags.demo else None
-    root = demo or open_source(flags.source, work_dir, HUB, hint=hint, password=flags.password)
+    root = demo or open_release(flags.source, work_dir, HUB, hint=hint, password=flags.password)
     images = tuple(open_source(path, work_dir, flag="--images", password=flags.password) for path in flags.images)
     mapping = {name: split for split in SPLITS for name in getattr(flags, split)}
     layout = find_layout(root, images, mapping, work_dir, str(flags.source or HUB.repo))

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from phiv_converters.base import HubFolder, Release, open_source
+from phiv_converters.base import HubFolder, Release, open_release
 from phiv_converters.nlvr2.layouts import Nlvr2Example, Nlvr2Layout, SentenceLocation, find_layout
 from phiv_converters.nlvr2.listing import list_sentences
 from phiv_converters.nlvr2.official_hashes import average_hash, find_hash_files, read_hashes
@@ -54,7 +54,7 @@ def open_nlvr2(flags: Nlvr2Options, work_dir: Path) -> Nlvr2:
     """Find, unpack, download or make the source, and recognise its layout."""
     hint = "Pass --source (the official repository, or a hub dataset's folder), or --demo"
     demo = make_synthetic_nlvr2(work_dir / "demo") if flags.demo else None
-    root = demo or open_source(flags.source, work_dir, HUB, hint=hint)
+    root = demo or open_release(flags.source, work_dir, HUB, hint=hint)
     images = tuple(open_source(path, work_dir, flag="--images") for path in flags.images)
     layout = find_layout(root, images, flags.subset, str(flags.source or HUB.repo))
     hash_files = () if flags.ignore_hashes else tuple(find_hash_files((root, *images)))

@@ -26,6 +26,7 @@ from phiv_data.formats.text import MARKER, Image, read_markers
 from phiv_data.storage.jsonl import Line, parse_line
 from phiv_data.storage.record_errors import duplicate_key_paths, short_repr
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.lines import numbered_lines
 from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.inputs.chat_images import AddressCounts
 from phiv_data.validation.inputs.fast_parse import FastRecord, FastTurn
@@ -115,7 +116,7 @@ def _parse_row(value: Any, rows: ChatRange, number: int, parse: Parse) -> Line:
     except RejectRow as reject:
         code = _CODES.get(reject.code, "PV504")
         path = row_path(value, reject.path) if reject.path else None
-        return Line(number, 0, None, (Finding(code, path, reject.said, _HINTS[code]).at(rows.file, number),))
+        return Line(number, 0, None, (Finding(code, path, reject.message, _HINTS[code]).at(rows.file, number),))
     misplaced = tuple(one.at(rows.file, number) for one in _misplaced_markers(value, row, rows.format))
     return Line(number, 0, None if misplaced else conversation(row, rows, number), misplaced)
 
@@ -144,7 +145,7 @@ def _misplaced_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Find
         content = _at(value, path) if MARKER in text else ""
         if isinstance(content, str) and any(isinstance(piece, Image) for piece in read_markers(content)):
             what, hint = f"{MARKER} in a row without images", "Add the image, or cut it"
-            yield Finding("PV501", row_path(value, place), what, hint)
+            yield Finding("PV501", row_path(value, path), what, hint)
 
 
 # Values of a file ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from phiv_data.storage.jsonl import UTF16_MARKS, Line, parse_line, read_range
+from phiv_data.storage.jsonl import Line, parse_line, read_range
+from phiv_data.utils.lines import UTF16_MARKS
 from phiv_data.validation.inputs.fast_parse import fast_record, quick
 from phiv_data.validation.partial_result import PartialResult, ResultBuilder
 from phiv_data.validation.tasks import CheckContext

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.jsonl import Line
 from phiv_data.storage.record_errors import schema_issues, quote_path
-from phiv_data.storage.shards import Row, open_shard, to_conversation
+from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
 from phiv_data.validation.core.finding import Finding, ImageFacts
 from phiv_data.validation.inputs.fast_parse import fast_row
 from phiv_data.validation.inputs.image_checks import MAX_CACHED, ImageChecks, decode
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def shard_lines(
     path: Path, file: str, issues: IssueCollector, *, rows: int | None = None
-) -> Iterator[tuple[Line, Row]]:
+) -> Iterator[tuple[Line, ShardRow]]:
     """The rows of a shard, numbered from 1, each as a checked Line and as Arrow holds it.
 
     A shard that cannot be read, or does not hold the `rows` it should, is PV305 and yields nothing.
@@ -74,7 +74,7 @@ class EmbeddedImageChecks:
         self._deep, self._files, self._max_pixels = deep, files, max_pixels
         self._decoded: dict[tuple[bytes, str], ImageFacts] = {}  # by sha256 and path, which issues name
 
-    def check(self, file: str, line: Line, row: Row, issues: IssueCollector) -> tuple[ImageFacts, ...]:
+    def check(self, file: str, line: Line, row: ShardRow, issues: IssueCollector) -> tuple[ImageFacts, ...]:
         """Check one row; one that breaks the contract is left to its own issues. The facts of its images, if sound."""
         if line.conversation is None:
             return ()
@@ -90,7 +90,7 @@ class EmbeddedImageChecks:
             issues.extend(one.at(file, line.number, f"$.images[{i}]") for one in found)
         return tuple(facts for facts, _ in checked)
 
-    def _check_image(self, image: Row, meta: Row) -> tuple[ImageFacts, list[Finding]]:
+    def _check_image(self, image: ShardRow, meta: ShardRow) -> tuple[ImageFacts, list[Finding]]:
         """The facts of one image, and all that is wrong with it in this shard."""
         data, path = image["bytes"], image["path"]
         if not data:

@@ -24,7 +24,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import open_source
 from phiv_data.storage.dataset import MANIFEST, read_manifest
 from phiv_data.storage.record_errors import short_repr
-from phiv_data.storage.shards import Row, open_shard
+from phiv_data.storage.shards import ShardRow, open_shard
 from phiv_data.validation.core.finding import Finding, Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of, is_same_image
 from phiv_data.validation.partial_result import IssueCollector, PartialResult
@@ -105,7 +105,7 @@ class SourceRows:
             issues.extend(found.at(self.file, line) for found in comparison.check_row(row))
         return PartialResult(issues, aggregators={"sources": UncheckedImages(comparison.unchecked)})
 
-    def _rows(self, context: SourceContext) -> Iterator[tuple[int, Row]]:
+    def _rows(self, context: SourceContext) -> Iterator[tuple[int, ShardRow]]:
         """The rows, numbered from 1, one in memory at a time."""
         first = 0
         for batch in context.batches(self.path):
@@ -222,7 +222,7 @@ class _Comparison:
     context: SourceContext
     unchecked: Counter[str] = field(default_factory=Counter)
 
-    def check_row(self, row: Row) -> Iterator[Finding]:
+    def check_row(self, row: ShardRow) -> Iterator[Finding]:
         """Every image of a row, grouped by the source that it names."""
         by_source = defaultdict(list)
         pairs = zip(row["images"] or (), row["media"] or (), strict=False)

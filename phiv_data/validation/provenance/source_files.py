@@ -74,13 +74,7 @@ class SourceFiles:
             return []
 
     def _by_name(self, source: str) -> list[Path]:
-        name = source.rpartition("/")[2]
-        folders = self._images.folders.get(name, ())
-        files = [Path(folder, name) for folder in ([folders] if isinstance(folders, str) else folders)]
-        agreement = {file: _common_tail(file.as_posix(), source) for file in files}
-        best = max(agreement.values(), default=0)
-        best_files = (self._images.root / file for file in files if agreement[file] == best)
-        return list(islice(best_files, MAX_NAMESAKES + 1))
+        return self._images.candidates(source)[: MAX_NAMESAKES + 1]
 
     @cached_property
     def _images(self) -> ImageIndex:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
+from phiv_data.utils.image_options import parse_image_options
 from phiv_data.utils.plugins import load_plugins
 from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
 from phiv_data.validation.core.row_stats import Bins, histograms
@@ -30,8 +31,21 @@ GROUP = "phiv.families"
 _MEMO_ROWS = 8192
 
 Size = tuple[int, int]
-Length = int | Finding | None
-"""Tokens of a row; the finding that says why they are unknown; None where sizes of images are, which was reported."""
+_NEEDED = frozenset({"name", "default_model", "image_options", "load_processor", "measure"})
+
+
+class Measured(Protocol):
+    """What a family measures of a row."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def image_tokens(self) -> int: ...
+
+
+Length = Measured | Finding | None
+"""A row's length; why it has none; None where sizes of its images are not known, which has been reported."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +75,8 @@ class TokenBudget:
         length = self.measure(row)
         if isinstance(length, Finding):
             yield length
-        elif length is not None and self.max_tokens is not None and length > self.max_tokens:
-            yield Finding(
-                "PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget"
-            )
+        elif length is not None and self.max_tokens is not None and length.tokens > self.max_tokens:
+            yield Finding("PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget")
 
     def measure(self, row: RowContext) -> Length:
         """The row's length; of a row without an answer, that of its prompt."""
@@ -73,7 +85,7 @@ class TokenBudget:
 
     def aggregator(self) -> TokenCounts:
         """The aggregator of the lengths of all rows."""
-        self._loaded()  # what is missing is reported at once, and by the calling process
+        self._loaded()  # what is missing is reported at once, and by the main process
         return TokenCounts(self)
 
     def _loaded(self) -> _Measurer:
@@ -95,11 +107,9 @@ class TokenCounts:
     unmeasured: Counter[str] = field(default_factory=Counter)
 
     def observe(self, row: RowContext) -> None:
-        """Count its length. A row that cannot be encoded was reported."""
+        """Count its length; that it cannot be encoded is reported by the rule."""
         length = self.budget.measure(row)  # remembered since the rule was called
-        if isinstance(length, int):
-            self.bins.setdefault(row.split, Counter())[length.bit_length()] += 1
-        elif length is None:
+        if length is None:
             self.unmeasured[row.file] += 1
         elif not isinstance(length, Finding):
             self.bins.setdefault(row.split, Counter())[length.tokens.bit_length()] += 1
@@ -134,9 +144,7 @@ def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Finding | N
         try:
             size = facts.size or facts.declared_size or _header_size(path, facts, root)
         except RejectInput as reject:
-            return Finding(
-                "PV251", _place(row.conversation, i), f"no size of image {quote_path(path)}: {reject.reason}"
-            )
+            return Finding("PV251", _place(row.conversation, i), f"no size of image {quote_path(path)}: {reject.reason}")
         if size is None:
             return None
         sizes.append(size)
