@@ -140,7 +140,5 @@ def hub_splits(dataset: ExportedDataset, report: ExportReport) -> tuple[SplitInf
             what = f"the hub takes no split named {split.name!r} (letters, digits, _ and dots only)"
             raise UsageError(str(dataset.folder), what, "Choose others with --split, or another format")
         if not split.rows:
-            report.warnings.append(
-                f"split {split.name!r} has no rows and gets no file: `datasets` opens no empty split"
-            )
+            report.warnings.append(f"split {split.name!r} has no rows, so no file: `datasets` opens no empty split")
     return tuple(split for split in dataset.splits if split.rows)
