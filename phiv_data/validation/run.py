@@ -25,6 +25,7 @@ from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
 from phiv_data.validation.core.finding import RowRule, Settings
 from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.chat_dataset import (
+    ChatFile,
     find_chat_files,
     plan_chat_files,
     unread_files,
@@ -106,19 +107,12 @@ def validate(
         index, issues = KeyIndex(new_folder), IssueCollector.of(settings)
         whole = PartialResult(IssueCollector.of(settings))
         sources = plan_sources(path, source, settings, new_folder) if source else None
-        chat_files = [] if _is_own_jsonl(path, input_format) else find_chat_files(path, input_format)
-        if path.is_dir() and input_format == "auto" and not (path / MANIFEST).is_file():
-            issues.extend(unread_files(path, chat_files))
-        root = None if images_root is None else Path(images_root)
-        if chat_files:
-            plan = plan_chat_files(path, chat_files, settings, root, issues)
-        else:
-            plan = _plan_path(path, settings, root, issues, new_folder)
-        _choose_phash(plan)
+        chat_files = _find_external_files(path, input_format, issues)
+        plan = _plan_path(path, chat_files, settings, Path(images_root) if images_root else None, issues, new_folder)
         workers = choose_workers(len(plan.pieces), num_workers)
         if plan.context.images:
             stack.callback(plan.context.images.close)
-            plan.context.images.threads = 0 if workers else min(8, default_workers())
+        _set_up_images(plan, workers)
         for result in run_units(plan.pieces, plan.context, settings, workers):
             index.add(result.keys)
             whole = merge(whole, replace(result, keys=()))
@@ -169,10 +163,25 @@ def _is_own_jsonl(path: Path, input_format: str) -> bool:
     return is_jsonl and not (path.parent / INFO).is_file() and starts_with_record(path)
 
 
+def _find_external_files(path: Path, input_format: str, issues: IssueCollector) -> list[ChatFile]:
+    """The files at `path` to read as an external chat format; files that nothing reads go to `issues`."""
+    files = [] if _is_own_jsonl(path, input_format) else find_chat_files(path, input_format)
+    if path.is_dir() and input_format == "auto" and not (path / MANIFEST).is_file():
+        issues.extend(unread_files(path, files))
+    return files
+
+
 def _plan_path(
-    path: Path, settings: Settings, images_root: Path | None, issues: IssueCollector, new_folder: Callable[[], Path]
+    path: Path,
+    chat_files: Sequence[ChatFile],
+    settings: Settings,
+    images_root: Path | None,
+    issues: IssueCollector,
+    new_folder: Callable[[], Path],
 ) -> ValidationPlan:
-    """The pieces of phiv's own data at `path`; what is wrong with its files as a whole goes to `issues`."""
+    """The pieces of `chat_files`, else of phiv's own data; what is wrong with whole files goes to `issues`."""
+    if chat_files:
+        return plan_chat_files(path, chat_files, settings, images_root, issues)
     if path.is_file():
         with path.open("rb") as opened:
             start = opened.read(16)
@@ -243,9 +252,11 @@ def _report_no_manifest(folder: Path, issues: IssueCollector) -> None:
     issues.add("PV303", MANIFEST, f"there is none: {what}", hint=hint, severity=severity)
 
 
-def _choose_phash(plan: ValidationPlan) -> None:
-    """Perceptual hashes are computed where images are decoded, and two splits can leak into one another."""
+def _set_up_images(plan: ValidationPlan, workers: int) -> None:
+    """Threads where no worker processes are; perceptual hashes where images are decoded and splits can leak."""
     context = plan.context
+    if context.images:
+        context.images.threads = 0 if workers else min(8, default_workers())
     with_images = [checks for checks in (context.images, context.embedded) if checks is not None]
     if with_images and context.settings.deep and spans_split_kinds(piece.split for piece in plan.pieces):
         for checks in with_images:
