@@ -3,9 +3,10 @@
     python benchmarks/near_duplicates.py FOLDER... --images 1000000
 
 Every image below the folders is stored again in each of `WAYS`. A line a way: how many copies have at most `MAX_BITS`
-other bits, how many grey pixels that correlate by `MIN_CORRELATION`, and how many both, which is what is found. Then every
-two images of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain images, which
-are not compared, do not count. In the end, a search in random perceptual hashes, a hundredth of them found again.
+other bits, how many grey pixels that correlate by `MIN_CORRELATION`, and how many both, which is what is found. Then
+every two images of different origin are compared; frames of a clip (`v.0.jpg`, `v.1.jpg`) are of one. Plain images,
+which are not compared, do not count. In the end, a search in random perceptual hashes, a hundredth of them found
+again.
 """
 
 from __future__ import annotations

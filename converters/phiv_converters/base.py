@@ -30,7 +30,9 @@ class HubFolder(NamedTuple):
     folder: str
 
 
-def open_release(source: Path | None, work_dir: Path, hub: HubFolder, *, hint: str, password: str | None = None) -> Path:
+def open_release(
+    source: Path | None, work_dir: Path, hub: HubFolder, *, hint: str, password: str | None = None
+) -> Path:
     """The folder or file of rows to read: `source` itself, its archive unpacked below `work_dir`, or a download."""
     if source is None:
         return download_folder(hub.repo, hub.folder, hint=hint)

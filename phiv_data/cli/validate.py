@@ -63,6 +63,9 @@ class ValidateOptions:
     """Checkpoint folder or hub id whose tokenizer and image settings count. Default: the family's published one."""
     num_crops: int | None = None
     """Tiles (HD crops) of an image, as in training. Default: the checkpoint's own."""
+    image_option: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE: an image option of the family, as in training (may be given several times). Default: the checkpoint's
+    own."""
     source: UseAppendAction[tuple[Path, ...]] = ()
     """Compare every image with what it was made from, below this folder or in this archive (may be given several
     times): hashes, copied bytes, frames decoded again."""
@@ -159,7 +162,7 @@ def _undo(options: ValidateOptions, path: Path, out: Path) -> int:
 
 def _check(options: ValidateOptions, path: Path) -> int:
     from phiv_data.reports import render, write_report, write_reports
-    from phiv_data.validation.inputs.chat_dataset import find_chat_files, describe_formats
+    from phiv_data.validation.inputs.chat_dataset import describe_formats, find_chat_files
 
     if options.input_format == "auto" and path.exists():
         for line in describe_formats(find_chat_files(path)):
@@ -214,6 +217,7 @@ def _row_rules(options: ValidateOptions, path: Path) -> list[RowRule]:
     from phiv_data.validation.rules.token_budget import TokenBudget
 
     root = options.images_root or (path if path.is_dir() else path.parent) / "images"
-    budget = TokenBudget(options.family, options.max_tokens, options.tokenizer, options.num_crops, root)
+    image_options = tuple(collect_image_options(options.image_option).items())
+    budget = TokenBudget(options.family, options.max_tokens, options.tokenizer, options.num_crops, root, image_options)
     budget.aggregator()  # what is missing is reported before the work begins
     return [budget]

@@ -22,7 +22,6 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES, read_manifest
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
-from phiv_data.utils.lines import BOM
 from phiv_schemas import Conversation, PhivError
 
 if TYPE_CHECKING:

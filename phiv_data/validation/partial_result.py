@@ -18,7 +18,7 @@ from itertools import count, repeat
 from typing import Any
 
 from phiv_data.storage.jsonl import Line
-from phiv_data.storage.record_errors import short_repr, quote_path
+from phiv_data.storage.record_errors import quote_path, short_repr
 from phiv_data.validation.core.aggregators import AggregatingRule, Aggregator, MissingImagesFolder, StatsAggregator
 from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS, image_stats

@@ -193,7 +193,9 @@ def _plan_path(
         return _plan_jsonl(path.parent, [path], settings, images_root)
     if (path / MANIFEST).is_file():
         return plan_converted(path, settings, images_root, issues, new_folder)
-    if jsonl := sorted(file for file in path.glob("*.jsonl") if file.name not in NON_RECORD_FILES and not file.is_dir()):
+    if jsonl := sorted(
+        file for file in path.glob("*.jsonl") if file.name not in NON_RECORD_FILES and not file.is_dir()
+    ):
         _report_no_manifest(path, issues)
         for file in jsonl:
             if not file.is_file():

@@ -18,7 +18,7 @@ def _one_thread() -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic demo set, converted: 24 rows to train on and 6 in each other split, of 2 images each."""
     from phiv_converters.synthetic.clips import make_synthetic_ucf101
-    from phiv_converters.ucf101.convert import Ucf101Options
+    from phiv_converters.ucf101.options import Ucf101Options
     from phiv_data.convert.engine import convert
 
     folder = tmp_path_factory.mktemp("demo")

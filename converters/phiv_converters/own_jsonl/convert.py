@@ -31,12 +31,12 @@ from phiv_converters.own_jsonl.files import SplitFile, common_name, find_split_f
 from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines
 from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_data.convert.base import Converter, Inputs, Item
-from phiv_data.utils.seen_index import open_seen_index
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image, read_image
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.sample import Draft, EncodedImage
 from phiv_data.utils.atomic import sha256_file
+from phiv_data.utils.seen_index import open_seen_index
 from phiv_schemas import Conversation
 from phiv_schemas.errors import SourceError, UsageError
 

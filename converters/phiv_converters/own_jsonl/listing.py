@@ -12,8 +12,8 @@ from typing import Any
 
 from phiv_converters.own_jsonl.files import SplitFile
 from phiv_data.convert.base import Duplicate, Item
-from phiv_data.utils.seen_index import SeenIndex
 from phiv_data.sources.json_stream import read_json_lines
+from phiv_data.utils.seen_index import SeenIndex
 
 
 @dataclass(slots=True)

@@ -24,10 +24,10 @@ from phiv_data.formats.detect import detect_format
 from phiv_data.formats.files import INFO, SUFFIXES, is_array, read_entries
 from phiv_data.sources.json_stream import read_json_array
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
+from phiv_data.utils.lines import BOM, UTF16_MARKS
 from phiv_data.validation.core.finding import Finding, Settings
 from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.chat_images import ChatImageChecks
-from phiv_data.utils.lines import BOM, UTF16_MARKS
 from phiv_data.validation.inputs.chat_rows import ChatRange, original_paths
 from phiv_data.validation.inputs.jsonl_range import piece_bytes_for, split_jsonl, split_of
 from phiv_data.validation.partial_result import IssueCollector, PartialResult

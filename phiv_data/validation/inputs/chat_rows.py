@@ -218,7 +218,8 @@ class _JsonReader:
         found = duplicate_key_paths(text.encode("utf-8", "surrogatepass")) if repeats else ()
         hint = "Keep one: readers take the last without a word"
         return tuple(
-            Finding("PV003", path, f"duplicate key {short_repr(key)}", hint).at(self._file, number) for path, key in found
+            Finding("PV003", path, f"duplicate key {short_repr(key)}", hint).at(self._file, number)
+            for path, key in found
         )
 
 

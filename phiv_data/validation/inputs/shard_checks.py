@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.jsonl import Line
-from phiv_data.storage.record_errors import schema_issues, quote_path
+from phiv_data.storage.record_errors import quote_path, schema_issues
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
 from phiv_data.validation.core.finding import Finding, ImageFacts
 from phiv_data.validation.inputs.fast_parse import fast_row

@@ -61,7 +61,9 @@ def _outer_blanks(path: str, text: str, allowed: str = "") -> Iterator[Finding]:
     text = text.strip(allowed) if allowed else text
     before = text[: len(text) - len(text.lstrip())]
     after = text[len(text.rstrip()) :]
-    if where := [f"{verb} with {short_repr(blanks)}" for verb, blanks in (("begins", before), ("ends", after)) if blanks]:
+    if where := [
+        f"{verb} with {short_repr(blanks)}" for verb, blanks in (("begins", before), ("ends", after)) if blanks
+    ]:
         yield Finding("PV212", path, " and ".join(where))
 
 
@@ -169,7 +171,11 @@ def check_control_tokens(text: str) -> str:
 def check_decoding(text: str) -> str:
     """PV221: UTF-8 that was decoded as another encoding."""
     found = find_mojibake(text)
-    return f"{short_repr(found[0])} is UTF-8 that was decoded as Windows-1252: it was {short_repr(found[1])}" if found else ""
+    return (
+        f"{short_repr(found[0])} is UTF-8 that was decoded as Windows-1252: it was {short_repr(found[1])}"
+        if found
+        else ""
+    )
 
 
 _CONTROL = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")

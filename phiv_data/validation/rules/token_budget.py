@@ -76,7 +76,9 @@ class TokenBudget:
         if isinstance(length, Finding):
             yield length
         elif length is not None and self.max_tokens is not None and length.tokens > self.max_tokens:
-            yield Finding("PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget")
+            yield Finding(
+                "PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget"
+            )
 
     def measure(self, row: RowContext) -> Length:
         """The row's length; of a row without an answer, that of its prompt."""
@@ -144,7 +146,9 @@ def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Finding | N
         try:
             size = facts.size or facts.declared_size or _header_size(path, facts, root)
         except RejectInput as reject:
-            return Finding("PV251", _place(row.conversation, i), f"no size of image {quote_path(path)}: {reject.reason}")
+            return Finding(
+                "PV251", _place(row.conversation, i), f"no size of image {quote_path(path)}: {reject.reason}"
+            )
         if size is None:
             return None
         sizes.append(size)

@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 from toy_converter import ToyOptions, draw_toy_source
 
-from phiv_converters.docvqa.convert import DocvqaOptions
-from phiv_converters.hateful_memes.convert import HatefulMemesOptions
-from phiv_converters.nlvr2.convert import Nlvr2Options
+from phiv_converters.docvqa.options import DocvqaOptions
+from phiv_converters.hateful_memes.options import HatefulMemesOptions
+from phiv_converters.nlvr2.options import Nlvr2Options
 from phiv_converters.synthetic.clips import make_synthetic_ucf101
-from phiv_converters.synthetic.documents import make_synthetic_docvqa, make_synthetic_hateful_memes, make_synthetic_nlvr2
-from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_converters.synthetic.documents import (
+    make_synthetic_docvqa,
+    make_synthetic_hateful_memes,
+    make_synthetic_nlvr2,
+)
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert import staging
 from phiv_data.convert.base import ConverterOptions, Item
 from phiv_data.convert.engine import convert

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from training import STRATEGIES, call, flags, losses, settings
 
-from phiv_converters.own_jsonl import JsonlOptions
-from phiv_converters.ucf101.convert import Ucf101Options
+from phiv_converters.own_jsonl.options import JsonlOptions
+from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_train.cli import eval as cli_eval
