@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from phiv_data.convert.fingerprint import Content, code_version
 
@@ -71,8 +72,11 @@ class Inputs:
 class ConverterOptions:
     """A converter's command line: a frozen dataclass whose fields become flags of `phiv-convert NAME`.
 
-    A `Converter` is one itself; where opening a source takes work, let `open` return another class.
+    A `Converter` is one itself. Where opening a source takes work, name the function that does it in `opener`.
     """
+
+    opener: ClassVar[str] = ""
+    """`module:function`, called with the options and `work_dir`. A name, so that --help loads no converter."""
 
     @property
     def version(self) -> str:
@@ -85,7 +89,8 @@ class ConverterOptions:
 
     def open(self, work_dir: Path) -> Converter:
         """Check the source, unpack or make it below `work_dir` where needed, and return the converter."""
-        raise NotImplementedError
+        converter: Converter = resolve_name(self.opener)(self, work_dir)
+        return converter
 
 
 class Converter(ConverterOptions):

@@ -12,10 +12,8 @@ Warnings leave no record out. Image files and rules over many rows are for `phiv
 
 from __future__ import annotations
 
-import sqlite3
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import closing
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -23,10 +21,11 @@ from pydantic import ValidationError
 from phiv_data.storage.jsonl import Line, parse_line, record_error
 from phiv_data.storage.record_errors import schema_issues, short_repr
 from phiv_data.utils.lines import BOM
+from phiv_data.utils.seen_index import open_seen_index
 from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.partial_result import IssueCollector
 from phiv_data.validation.rules.registry import record_finders
-from phiv_schemas import RULES, Conversation, EnvironmentProblem, Issue, UsageError, ValidationReport
+from phiv_schemas import RULES, Conversation, Issue, UsageError, ValidationReport
 
 Record = str | bytes | Mapping[str, Any] | Conversation
 OnIssue = Callable[[Issue], object]
@@ -120,11 +119,14 @@ class Validated(Iterator[Conversation]):
 
 def _check_all(records: Iterable[Record], name: str, ignore: frozenset[str]) -> Iterator[Line]:
     """Every record that is not a blank line; one whose id was seen before has PV201."""
-    with closing(_Ids()) as ids:
+    with open_seen_index() as seen:
         for number, record in enumerate(records, start=1):
             line = check_record(record, name, number, ignore)
             if line.conversation is not None and "PV201" not in ignore:
-                line.issues += ids.repeated(line.conversation.id, name, number)
+                record_id = line.conversation.id
+                if (first := seen.register(record_id, "", str(number))) is not None:
+                    message = f"duplicate id {short_repr(record_id)}, first seen at {name}:{first[1]}"
+                    line.issues += (Finding("PV201", "$.id", message).at(name, number),)
             if line.conversation is not None or line.issues:
                 yield line
 
@@ -173,31 +175,3 @@ def _parse(record: object, name: str, number: int | None) -> Line:
         return Line(number or 0, 0, Conversation.model_validate(record))
     except ValidationError as error:
         return Line(number or 0, 0, None, tuple(schema_issues(error, name, number)))
-
-
-class _Ids:
-    """The ids of a stream, in a temporary file of SQLite that it keeps in memory while it is small."""
-
-    def __init__(self) -> None:
-        # An iterator may be read by another thread than made it (prefetching), though by one at a time.
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._db.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;"
-            "CREATE TABLE ids (id TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID; BEGIN;"
-        )
-
-    def repeated(self, record_id: str, name: str, number: int) -> tuple[Issue, ...]:
-        """PV201 where an earlier record had this id."""
-        try:
-            if self._db.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (record_id, number)).rowcount == 1:
-                return ()
-            ((first,),) = self._db.execute("SELECT number FROM ids WHERE id = ?", (record_id,))
-        except sqlite3.Error as error:
-            what, hint = f"the ids seen cannot be kept ({error})", "Free some space, or set SQLITE_TMPDIR"
-            raise EnvironmentProblem("temporary files", what, hint) from error
-        message = f"duplicate id {short_repr(record_id)}, first seen at {name}:{first}"
-        return (Finding("PV201", "$.id", message).at(name, number),)
-
-    def close(self) -> None:
-        """Remove the file."""
-        self._db.close()

@@ -17,6 +17,7 @@ from functools import partial, reduce
 from itertools import chain
 from pathlib import Path
 
+from phiv_data.convert.reopen import compare_source
 from phiv_data.formats.files import INFO
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
@@ -106,7 +107,7 @@ def validate(
 
         index, issues = KeyIndex(new_folder), IssueCollector.of(settings)
         whole = PartialResult(IssueCollector.of(settings))
-        sources = plan_sources(path, source, settings, new_folder) if source else None
+        sources = plan_sources(path, source, settings, new_folder, compare_source) if source else None
         chat_files = _find_external_files(path, input_format, issues)
         plan = _plan_path(path, chat_files, settings, Path(images_root) if images_root else None, issues, new_folder)
         workers = choose_workers(len(plan.pieces), num_workers)

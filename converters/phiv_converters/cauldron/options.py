@@ -10,12 +10,14 @@ from phiv_converters.flags import check_fraction, fixed_options
 from phiv_data.convert.base import ConverterOptions
 
 if TYPE_CHECKING:
-    from phiv_converters.cauldron.convert import CauldronConverter
+    pass
 
 
 @dataclass(frozen=True)
 class CauldronOptions(ConverterOptions):
     """Tables of The Cauldron or FineVision (columns images and texts) to conversations."""
+
+    opener = "phiv_converters.cauldron.convert:open_cauldron"
 
     source: Path
     """Folder, archive or file: Parquet files, a save_to_disk folder, or a folder of such per config."""
@@ -37,9 +39,3 @@ class CauldronOptions(ConverterOptions):
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
         return {"config": self.config, "turns": self.turns, "val_fraction": self.val_fraction}
-
-    def open(self, work_dir: Path) -> CauldronConverter:
-        """Find the tables and check their columns."""
-        from phiv_converters.cauldron.convert import open_cauldron
-
-        return open_cauldron(self, work_dir)

@@ -54,7 +54,7 @@ from phiv_schemas.errors import SourceError
 SPLIT_ORDER = ("train", "val", "test")
 
 
-def open_chat_json(flags: ChatJsonOptions) -> ChatJson:
+def open_chat_json(flags: ChatJsonOptions, work_dir: Path) -> ChatJson:
     """Find the files of rows, and for sharegpt their entries of dataset_info.json."""
     if isinstance(flags, SharegptOptions):
         files = find_described(flags.source, flags.split, flags.dataset)

@@ -10,12 +10,14 @@ from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from phiv_converters.chat_json.convert import ChatJson
+    pass
 
 
 @dataclass(frozen=True)
 class ChatJsonOptions(ConverterOptions):
     """What the options of the four formats have in common."""
+
+    opener = "phiv_converters.chat_json.convert:open_chat_json"
 
     format: ClassVar[str]
 
@@ -40,12 +42,6 @@ class ChatJsonOptions(ConverterOptions):
             raise UsageError("--split", f"must be letters, digits and _ (found {self.split!r})")
         if self.images is not None and not self.images.is_dir():
             raise UsageError("--images", f"no such folder {str(self.images)!r}", "Check the path")
-
-    def open(self, work_dir: Path) -> ChatJson:
-        """Find the files of rows."""
-        from phiv_converters.chat_json.convert import open_chat_json
-
-        return open_chat_json(self)
 
     def parser_options(self) -> dict[str, Any]:
         """The options of the format's own parser, as plain JSON values."""

@@ -12,7 +12,7 @@ from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
 
 if TYPE_CHECKING:
-    from phiv_converters.docvqa.convert import Docvqa
+    pass
 
 PROMPTS = {"recipe": "{question}\nAnswer briefly.", "plain": "{question}"}
 SHARING = Sharing(group="document", group_pattern=r"(?:^|/)([a-z]{4}\d{4})_\d+\.[a-z]+$", shares=("similar",))
@@ -21,6 +21,8 @@ SHARING = Sharing(group="document", group_pattern=r"(?:^|/)([a-z]{4}\d{4})_\d+\.
 @dataclass(frozen=True)
 class DocvqaOptions(ConverterOptions):
     """DocVQA pages and questions to document question answering, every accepted answer kept."""
+
+    opener = "phiv_converters.docvqa.convert:open_docvqa"
 
     sharing: ClassVar[Sharing] = SHARING
 
@@ -56,12 +58,6 @@ class DocvqaOptions(ConverterOptions):
     def identity(self) -> dict[str, Any] | None:
         """The options of a source that cannot change (demo, archives); None for a folder or a table."""
         return fixed_options(self.output_options(), [self.source, *self.images], demo=self.demo)
-
-    def open(self, work_dir: Path) -> Docvqa:
-        """Find, unpack, download or make the source, and recognise its layout."""
-        from phiv_converters.docvqa.convert import open_docvqa
-
-        return open_docvqa(self, work_dir)
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""

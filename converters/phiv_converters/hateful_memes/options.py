@@ -12,7 +12,7 @@ from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
 
 if TYPE_CHECKING:
-    from phiv_converters.hateful_memes.convert import HatefulMemes
+    pass
 
 SPLITS = ("train", "val", "test")
 
@@ -41,6 +41,8 @@ SHARING = Sharing(shares=("images",))
 @dataclass(frozen=True)
 class HatefulMemesOptions(ConverterOptions):
     """Hateful Memes to yes/no questions about an image with a caption."""
+
+    opener = "phiv_converters.hateful_memes.convert:open_hateful_memes"
 
     sharing: ClassVar[Sharing] = SHARING
 
@@ -79,12 +81,6 @@ class HatefulMemesOptions(ConverterOptions):
     def identity(self) -> dict[str, Any] | None:
         """The options of a source that cannot change (demo, archives); None for a folder or a table."""
         return fixed_options(self.output_options(), [self.source, *self.images], demo=self.demo)
-
-    def open(self, work_dir: Path) -> HatefulMemes:
-        """Find, unpack, download or make the source, and recognise its layout."""
-        from phiv_converters.hateful_memes.convert import open_hateful_memes
-
-        return open_hateful_memes(self, work_dir)
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""

@@ -12,7 +12,7 @@ from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
 
 if TYPE_CHECKING:
-    from phiv_converters.nlvr2.convert import Nlvr2
+    pass
 
 # As the authors of The Cauldron built its nlvr2 config from HuggingFaceM4/NLVR2 (their published build script, which
 # picks one of the eight at random); answers "Yes." and "No.".
@@ -38,6 +38,8 @@ SHARING = Sharing(group="image set", group_pattern=r"(?:^|/)([a-z]+\d?-\d+)-\d+-
 @dataclass(frozen=True)
 class Nlvr2Options(ConverterOptions):
     """NLVR2 image pairs with true and false sentences to two-image questions."""
+
+    opener = "phiv_converters.nlvr2.convert:open_nlvr2"
 
     sharing: ClassVar[Sharing] = SHARING
 
@@ -69,12 +71,6 @@ class Nlvr2Options(ConverterOptions):
     def identity(self) -> dict[str, Any] | None:
         """The options of a source that cannot change (demo, archives); None for a folder or a table."""
         return fixed_options(self.output_options(), [self.source, *self.images], demo=self.demo)
-
-    def open(self, work_dir: Path) -> Nlvr2:
-        """Find, unpack, download or make the source, and recognise its layout."""
-        from phiv_converters.nlvr2.convert import open_nlvr2
-
-        return open_nlvr2(self, work_dir)
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""

@@ -12,12 +12,14 @@ from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from phiv_converters.own_jsonl.convert import Jsonl
+    pass
 
 
 @dataclass(frozen=True)
 class JsonlOptions(ConverterOptions):
     """Your own jsonl files and images, in phiv's format, to a checked dataset with shards."""
+
+    opener = "phiv_converters.own_jsonl.convert:open_jsonl"
 
     source: Path
     """A jsonl file, or a folder with {split}.jsonl or NAME_{split}.jsonl (train, val, test, ...)."""
@@ -37,9 +39,3 @@ class JsonlOptions(ConverterOptions):
         for flag, text in (("--name", self.name), ("--split", self.split)):
             if text is not None and not re.fullmatch(r"\w[\w.-]*", text):
                 raise UsageError(flag, f"must be letters, digits, '_', '-' or '.' (found {text!r})")
-
-    def open(self, work_dir: Path) -> Jsonl:
-        """Find the files and their splits."""
-        from phiv_converters.own_jsonl.convert import open_jsonl
-
-        return open_jsonl(self, work_dir)

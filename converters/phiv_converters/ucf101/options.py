@@ -11,7 +11,7 @@ from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.sharing import Sharing
 
 if TYPE_CHECKING:
-    from phiv_converters.ucf101.convert import Ucf101
+    pass
 
 PROMPT = "Classify the video into one of the following classes: {classes}."
 HUB_SHA256 = "e9fcc76af48d320be88c5265f2e0576ecd615956976f6ce4742fdf2b042b71eb"
@@ -21,6 +21,8 @@ SHARING = Sharing(group="source video", group_pattern=r"(?:^|/)v_([^/]+_g\d\d)_c
 @dataclass(frozen=True)
 class Ucf101Options(ConverterOptions):
     """UCF-101 action clips to image-sequence classification conversations."""
+
+    opener = "phiv_converters.ucf101.convert:open_ucf101"
 
     sharing: ClassVar[Sharing] = SHARING
 
@@ -61,12 +63,6 @@ class Ucf101Options(ConverterOptions):
         if self.source is None and not self.demo:
             return self.output_options() | {"source": HUB_SHA256}
         return fixed_options(self.output_options(), [self.source], demo=self.demo)
-
-    def open(self, work_dir: Path) -> Ucf101:
-        """Find, unpack, download or make the source, and recognise its layout."""
-        from phiv_converters.ucf101.convert import open_ucf101
-
-        return open_ucf101(self, work_dir)
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""

@@ -225,7 +225,7 @@ def test_ids_that_cannot_be_kept_are_a_problem_of_the_environment(monkeypatch: p
     monkeypatch.setattr(sqlite3, "connect", small)
     lines = (GOOD[0].to_line().replace(GOOD[0].id, f"row-{n}" + "x" * 200) for n in range(1000))
     with pytest.raises(
-        EnvironmentProblem, match=r"the ids seen cannot be kept \(database or disk is full\)\. Free some space"
+        EnvironmentProblem, match=r"temporary files: database or disk is full\. Free some space, or set SQLITE_TMPDIR"
     ):
         list(iter_validated(lines))
 
