@@ -13,7 +13,7 @@ from phiv_schemas import Turn
 
 @dataclass(frozen=True)
 class Row:
-    """One input: what it says and shows. `images` are (path, seed of the bytes)."""
+    """One input: its text and images. `images` are (path, seed of the bytes)."""
 
     split: str = "train"
     answer: str | None = "yes"
@@ -51,7 +51,7 @@ class ListOptions(Converter):
         if row.kills:
             os.kill(os.getpid(), signal.SIGKILL)
         if row.answer == "reject":
-            raise RejectInput(item.key, "bad", "the row says so")
+            raise RejectInput(item.key, "bad", "the row asks for it")
         images = tuple(encoded_image(path, bytes([seed]) * 40, size=(4, 3), format="PNG") for path, seed in row.images)
         turn = Turn(images=tuple(path for path, _ in row.images), user=row.text, assistant=row.answer)
         return Draft((turn,), images, source=row.source, id=row.id)

@@ -1,4 +1,4 @@
-"""A converter over a folder of small PNG files, for tests of the engine. The file's name says how it behaves."""
+"""A converter over a folder of small PNG files, for tests of the engine. A file's name decides how it behaves."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ToyOptions(Converter):
         if "kill" in path.name:
             os.kill(os.getpid(), signal.SIGKILL)
         if "bad" in path.name:
-            raise RejectInput(item.key, "bad", "the name says so")
+            raise RejectInput(item.key, "bad", "the name asks for it")
         image = encoded_image(
             f"{item.split}/{path.name}",
             path.read_bytes(),

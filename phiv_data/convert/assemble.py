@@ -77,7 +77,7 @@ def _assemble_split(
 
 
 def _note(job: ConversionJob, seen_index: SeenIndex, row: WrittenRow) -> None:
-    """Enter the row's id, images and their sources. SourceError where an id or a path stands for two things."""
+    """Enter the row's id, images and their sources. SourceError where an id or a path has two meanings."""
     row_id = row.conversation.id
     if not seen_index.register_id(row_id):
         what = f"two rows have the id {row_id!r} (one may have got it by its number)"
@@ -169,7 +169,7 @@ def _pieces(tasks: list[ConversionTask], starts: list[int], rows: range) -> tupl
 def write_manifest(
     job: ConversionJob, inputs: Inputs, assembled: AssembledFiles, shards: list[ShardInfo], provenance: dict[str, Any]
 ) -> None:
-    """Stage the loader files of `datasets`, the dataset card and, last, the manifest."""
+    """Stage the loader files of the `datasets` library, the dataset card and, last in the stage, the manifest."""
     stage = job.workspace.stage
     _remove_strays(stage)
     (stage / "images").mkdir(exist_ok=True)
@@ -177,7 +177,7 @@ def write_manifest(
 
 
 def finish_dataset(folder: Path, manifest: Manifest) -> None:
-    """Write the loader files of `datasets` where there are shards, the dataset card and, last, the manifest."""
+    """Write the loader files of the `datasets` library where there are shards, the dataset card and the manifest."""
     if any(split.shards for split in manifest.splits):
         _write_loader_files(folder / "arrow", manifest)
         manifest = manifest.model_copy(update={"loader_files": _loader_files(folder)})

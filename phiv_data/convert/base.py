@@ -148,8 +148,8 @@ class Converter(ConverterOptions):
     def options(self) -> dict[str, Any]:
         """Every option that shapes the output, as plain JSON values.
 
-        By default the fields of the dataclass, but for paths, fields with `repr=False`, and those that only say what
-        the converter is (`name`, `splits`).
+        By default the fields of the dataclass, but for paths, fields with `repr=False`, and those that only name
+        the converter (`name`, `splits`).
         """
         assert dataclasses.is_dataclass(self), f"{type(self).__name__} is no dataclass: give it options()"
         fields = [f for f in dataclasses.fields(self) if f.repr and "Path" not in str(f.type)]

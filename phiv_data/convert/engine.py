@@ -96,7 +96,7 @@ def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> t
 
 
 def _provenance(converter: Converter, output_options: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of how the output was made."""
+    """How the output is made, for the manifest."""
     ours = {name: version(name) for name in ("phiv", "pyarrow", "pydantic")}
     return {
         "options": converter.options() | output_options,
@@ -113,12 +113,12 @@ def _proves_same(manifest: Manifest, options: ConverterOptions, output_options: 
 
 
 def _check_same(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) -> tuple[str, ...]:
-    """Warnings about a finished output that is the wanted one. UsageError where it is another, which says in what."""
+    """Warnings about a finished output that is the wanted one. UsageError with the difference where it is another."""
     options, record, hint = wanted.provenance["options"], workspace.finished_record(), ""
     keys = sorted(k for k in options.keys() | manifest.options.keys() if options.get(k) != manifest.options.get(k))
     if manifest.name == wanted.name and not keys and manifest.plan_sha256 == wanted.plan_sha256:
         if record is None or record.plan_sha256 != wanted.plan_sha256:
-            what = "the source's files are compared by size only: nothing here says what their times were"
+            what = "the source's files are compared by size only, as there is no record of their times"
             return (f"{what} (--overwrite converts again)",)
         if record.source.is_same(wanted.source):
             return ()

@@ -49,8 +49,8 @@ class FileVersion(NamedTuple):
 def file_reader(work_dir: Path, *, verify: bool) -> Callable[[Path], FileVersion]:
     """`version(path)` of a file, asked of the disk once for rows that follow each other.
 
-    `verify` reads the contents too. Of files below `work_dir`, which the conversion itself has made, the time says
-    nothing: their contents are read in its place.
+    `verify` reads the contents too. Of files below `work_dir`, which the conversion itself has made, the time has
+    no meaning: their contents are read in its place.
     """
     ours = tuple(f"{folder}{os.sep}" for folder in {str(work_dir), str(work_dir.absolute())})
 

@@ -55,7 +55,7 @@ def compare_source(manifest: Manifest, sources: Sequence[Path], work_dir: Path) 
 
 
 def _rebuild_options(cls: type[Any], recorded: dict[str, Any], sources: Sequence[Path]) -> ConverterOptions:
-    """The converter's options as the manifest has them, with the paths given. None stands for a default."""
+    """The converter's options as the manifest has them, with the paths given. None means the default."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         value = recorded.get(field.name)
@@ -70,5 +70,5 @@ def _rebuild_options(cls: type[Any], recorded: dict[str, Any], sources: Sequence
 
 
 def _is_flag(cls: type[Any], key: str) -> bool:
-    """True for what the user has chosen; other options (hashes of files) say what was found in the source."""
+    """True for what the user has chosen; other options (hashes of files) were found in the source."""
     return any(field.name == key and "Path" not in str(field.type) for field in dataclasses.fields(cls))

@@ -125,7 +125,7 @@ def _convert(job: ConversionJob, item: Item, index: int) -> Sample:
 def _stage(workspace: Workspace, sample: Sample) -> WrittenRow:
     """Write the sample's images to the stage, unless another row has: a page of a document has many questions.
 
-    Other bytes under the same path are written over what is there: `assemble` sees both reports and says so.
+    Other bytes under the same path are written over what is there: `assemble` sees both reports and raises an error.
     """
     for image in {image.meta.path: image for image in sample.images}.values():
         if not _holds(workspace.staged_images / image.meta.path, image.data):

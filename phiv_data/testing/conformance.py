@@ -152,7 +152,7 @@ def check_description(case: Case, tmp: Path) -> None:
     line, splits = converter.describe(), converter.splits
     demand(bool(converter.name and converter.record_source), "name or record_source is empty. Name the dataset")
     demand(len(set(splits)) == len(splits), f"a split is there twice (found {splits}). List each once")
-    demand(bool(line.strip()) and "\n" not in line, f"describe() is not one line (found {line!r}). Say the layout")
+    demand(bool(line.strip()) and "\n" not in line, f"describe() is not one line (found {line!r}). Describe the layout")
     for place in (str(case.source.absolute()), str(tmp.absolute())):
         demand(place not in line, f"describe() holds an absolute path (found {line!r}). Name folders relative to it")
     _convert(case, tmp)
@@ -202,7 +202,7 @@ def check_pickles(case: Case, tmp: Path) -> None:
 
 
 def check_items_are_small(case: Case, tmp: Path) -> None:
-    """An item says where its data are; a million of them must fit in memory."""
+    """An item names where its data are; a million of them must fit in memory."""
     sizes = {item.key: len(pickle.dumps(item)) for item in _open(case, tmp).items()}
     key = max(sizes, key=sizes.__getitem__)
     what = f"{key}: an item of {sizes[key]} bytes, over {MAX_ITEM_BYTES}"
@@ -224,7 +224,7 @@ def check_images(case: Case, tmp: Path) -> None:
             declared = meta.width, meta.height, meta.format, meta.size_bytes, meta.sha256
             demand(declared == true, f"{item.key}: {meta.path} is declared {declared}, and is {true}. Use load_image()")
             first = seen.setdefault(meta.path, meta.sha256)
-            demand(first == meta.sha256, f"{meta.path} stands for two images. Make its name tell them apart")
+            demand(first == meta.sha256, f"{meta.path} is the path of two images. Make its name tell them apart")
 
 
 def check_splits_are_disjoint(case: Case, tmp: Path) -> None:
@@ -365,7 +365,7 @@ def check_changed_content_is_noticed(case: Case, tmp: Path) -> None:
 
 
 class _Stopped(BaseException):
-    """Stands for a kill."""
+    """Takes the place of a kill."""
 
 
 def _stop_before_shards(title: str, total: int) -> Progress:
@@ -387,7 +387,7 @@ def _demand_noticed(case: Case, change: SourceChange, fresh: dict[str, str], tmp
             _converted(case, source, tmp / run / "out", **how)
         except UsageError:
             continue  # noticed, and refused
-        what = f"a {run} run does not notice a change in {change.name!r}{' (time kept, verify=True)' if verify else ''}"
+        what = f"a {run} run misses a change in {change.name!r}{' (time kept, verify=True)' if verify else ''}"
         hint = "Put what an input is into Item.content: the bytes of its row, the files that draft() reads"
         demand(data_of(tmp / run / "out") == fresh, what, hint)
 

@@ -48,7 +48,7 @@ def sound_drafts(plan: ConversionPlan) -> list[tuple[Item, Draft]]:
 
 
 def read_metadata(image: EncodedImage) -> tuple[int, int, str, int, str]:
-    """What the bytes of an image are, whatever its metadata say."""
+    """What the bytes of an image are, whatever its metadata declare."""
     try:
         size = image_size(image.data, where=image.meta.path)
         open_image(image.data, where=image.meta.path)

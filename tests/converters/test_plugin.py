@@ -94,7 +94,7 @@ def test_the_kit_fails_its_tests_when_the_package_is_wrong(installed: Path, tmp_
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "content or plan", str(tests)]
     done = run(command, tmp_path, site, code=1)
-    assert "a second run does not notice a change in 'train/cat/a.jpg'. Put what an input is into" in done.stdout
+    assert "a second run misses a change in 'train/cat/a.jpg'. Put what an input is into" in done.stdout
     assert "1 failed" in done.stdout
 
 

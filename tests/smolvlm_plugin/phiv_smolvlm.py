@@ -256,7 +256,10 @@ class SmolVLM:
         last = encoded.media["pixel_values"][np.cumsum(ends, dtype=np.int64) - 1]
         pixels = np.rint((last * 0.5 + 0.5) * 255).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
         grids = encoded.media["grids"].tolist()
-        return [Preview(fromarray(p), (columns, rows)) for p, (rows, columns) in zip(pixels, grids, strict=True)]
+        return [
+            Preview(fromarray(p), (columns, rows) if rows else None)
+            for p, (rows, columns) in zip(pixels, grids, strict=True)
+        ]
 
 
 def toy_config() -> Any:

@@ -38,7 +38,7 @@ _EXPECTED = 10  # PV232: rows of a class in a split with train's shares; by chan
 _TRAIN = "train"
 _ANSWER = "$.conversations[0].assistant"
 
-Place = tuple[str, int]
+Location = tuple[str, int]
 
 
 @dataclass(slots=True)
@@ -64,14 +64,14 @@ class UnlabeledRows:
 
 
 @dataclass(slots=True)
-class Uses:
+class AnswerUses:
     """How often one split has an answer, and where first."""
 
     count: int
-    first: Place
+    first: Location
 
 
-Answers = dict[tuple[str, str], Uses]
+Answers = dict[tuple[str, str], AnswerUses]
 """(answer, split) to its uses."""
 
 
@@ -102,7 +102,7 @@ class LabelCounts:
             self._set(source, None)
         elif answer is not None:
             answers = answers if answers is not _NEW else {}
-            answers[answer, split_label(row.split)] = Uses(1, (row.file, row.line))
+            answers[answer, split_label(row.split)] = AnswerUses(1, (row.file, row.line))
             self._set(source, _bounded(answers))
 
     def _set(self, source: str, answers: Answers | None) -> None:
@@ -147,9 +147,9 @@ def _bounded(answers: Answers) -> Answers | None:
 def _merge_answers(a: Answers | None, b: Answers | None) -> Answers | None:
     if a is None or b is None:
         return None
-    merged = {key: Uses(uses.count, uses.first) for key, uses in a.items()}
+    merged = {key: AnswerUses(uses.count, uses.first) for key, uses in a.items()}
     for key, uses in b.items():
-        known = merged.setdefault(key, Uses(0, uses.first))
+        known = merged.setdefault(key, AnswerUses(0, uses.first))
         known.count, known.first = known.count + uses.count, min(known.first, uses.first)
     return _bounded(merged)
 
@@ -158,31 +158,31 @@ def _merge_answers(a: Answers | None, b: Answers | None) -> Answers | None:
 
 
 @dataclass(slots=True)
-class Class:
+class AnswerClass:
     """One class, by its most frequent spelling: its uses by split, and its other spellings."""
 
     name: str
-    uses: dict[str, Uses]
-    variants: list[Class] = field(default_factory=list)
+    uses: dict[str, AnswerUses]
+    variants: list[AnswerClass] = field(default_factory=list)
 
     def rows(self, split: str | None = None) -> int:
         """How many rows have it, in one split or in all, in any spelling."""
         mine = sum(uses.count for name, uses in self.uses.items() if split in (None, name))
         return mine + sum(variant.rows(split) for variant in self.variants)
 
-    def first(self, split: str | None = None) -> Place:
+    def first(self, split: str | None = None) -> Location:
         """Where it is first used, in any spelling. The split must have it."""
         spellings = (self, *self.variants)
         return min(uses.first for one in spellings for name, uses in one.uses.items() if split in (None, name))
 
 
-def find_classes(answers: Answers) -> list[Class]:
+def find_classes(answers: Answers) -> list[AnswerClass]:
     """The classes by name; [] where the answers are free text, by the criteria of this module."""
-    by_answer: defaultdict[str, dict[str, Uses]] = defaultdict(dict)
+    by_answer: defaultdict[str, dict[str, AnswerUses]] = defaultdict(dict)
     for (answer, split), uses in answers.items():
         by_answer[answer][split] = uses
-    by_form: defaultdict[str, list[Class]] = defaultdict(list)
-    for one in sorted((Class(*item) for item in by_answer.items()), key=lambda one: (-one.rows(), one.name)):
+    by_form: defaultdict[str, list[AnswerClass]] = defaultdict(list)
+    for one in sorted((AnswerClass(*item) for item in by_answer.items()), key=lambda one: (-one.rows(), one.name)):
         same = by_form[_normalize(one.name)]
         is_variant = same and 10 * one.rows() <= sum(uses.count for uses in same[0].uses.values())
         (same[0].variants if is_variant else same).append(one)
@@ -198,7 +198,7 @@ def _normalize(answer: str) -> str:
     return " ".join(words).strip(".,;:!?\"'`()[]{} ") or answer
 
 
-def _are_classes(classes: list[Class]) -> bool:
+def _are_classes(classes: list[AnswerClass]) -> bool:
     rows = [one.rows() for one in classes]
     rare = [count for count in rows if count < _ROWS_OF_A_CLASS]
     common = len(rows) - len(rare)
@@ -216,14 +216,14 @@ def _is_number(answer: str) -> bool:
     return answer.strip("$€£%+-.,() ").replace(".", "").replace(",", "").isdecimal()
 
 
-def _splits(classes: list[Class]) -> list[str]:
+def _splits(classes: list[AnswerClass]) -> list[str]:
     return sorted({split for one in classes for spelling in (one, *one.variants) for split in spelling.uses})
 
 
 # Findings ----------------------------------------------------------------------------------------------------------
 
 
-def _report_variants(classes: list[Class]) -> Iterator[Issue]:
+def _report_variants(classes: list[AnswerClass]) -> Iterator[Issue]:
     """PV233: an answer that is a class in another spelling."""
     for one in classes:
         for variant in one.variants:
@@ -232,7 +232,7 @@ def _report_variants(classes: list[Class]) -> Iterator[Issue]:
             yield Finding("PV233", _ANSWER, what).at(*variant.first())
 
 
-def _report_unseen(classes: list[Class]) -> Iterator[Issue]:
+def _report_unseen(classes: list[AnswerClass]) -> Iterator[Issue]:
     """PV231: a class in another split that train lacks, if there is a train."""
     splits = _splits(classes)
     if _TRAIN not in splits:
@@ -244,7 +244,7 @@ def _report_unseen(classes: list[Class]) -> Iterator[Issue]:
                 yield Finding("PV231", _ANSWER, what).at(*one.first(split))
 
 
-def _report_missing(classes: list[Class]) -> Iterator[Issue]:
+def _report_missing(classes: list[AnswerClass]) -> Iterator[Issue]:
     """PV232: a class of train that none of many rows of another split has."""
     totals = {split: sum(one.rows(split) for one in classes) for split in _splits(classes)}
     train = totals.pop(_TRAIN, 0)
@@ -258,7 +258,7 @@ def _report_missing(classes: list[Class]) -> Iterator[Issue]:
                 )
 
 
-def _report_imbalance(classes: list[Class]) -> Iterator[Issue]:
+def _report_imbalance(classes: list[AnswerClass]) -> Iterator[Issue]:
     """PV230: of train, or of every split where there is no train."""
     splits = _splits(classes)
     for split in [_TRAIN] if _TRAIN in splits else splits:

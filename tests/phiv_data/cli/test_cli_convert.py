@@ -22,10 +22,10 @@ def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.Com
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn source in the subset layout, a few clips per class."""
+    """A synthetic source in the subset layout, a few clips per class."""
     from phiv_converters.synthetic.clips import make_synthetic_ucf101
 
-    return make_synthetic_ucf101(tmp_path_factory.mktemp("drawn"), train=2, val=1, test=1)
+    return make_synthetic_ucf101(tmp_path_factory.mktemp("synthetic"), train=2, val=1, test=1)
 
 
 def test_a_clean_conversion_exits_0_and_reports_on_stdout(clips: Path, tmp_path: Path) -> None:

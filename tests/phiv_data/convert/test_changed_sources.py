@@ -84,7 +84,7 @@ def _case(request: pytest.FixtureRequest, tmp_path: Path) -> Reproduction:
 
 
 class Stopped(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
+    """Takes the place of a kill: nothing of ours catches it."""
 
 
 def stop_before_shards(title: str, total: int) -> Progress:

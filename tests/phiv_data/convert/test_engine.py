@@ -1,4 +1,4 @@
-"""The engine's laws: nothing is lost, and neither workers nor interruptions leave a trace in the bytes."""
+"""Properties of the engine: nothing is lost, and neither workers nor interruptions leave a trace in the bytes."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_workers_and_listing_order_leave_no_trace(finished: Path, source: Path, 
 
 
 class Stop(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
+    """Takes the place of a kill: nothing of ours catches it."""
 
 
 def test_stopped_at_any_rename_and_started_again_equals_never_stopped(

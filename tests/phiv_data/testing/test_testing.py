@@ -1,4 +1,4 @@
-"""The conformance kit passes a sound converter and catches each defect, with a sentence that says what to do."""
+"""The conformance kit passes a sound converter and catches each defect, with a sentence on what to do."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ class BreaksOnBadSources(Sound):
 
 
 class TakesAnything(Sound):
-    """Stands in for any source."""
+    """Takes anything for a source."""
 
     def inputs(self) -> Inputs:
         return Inputs(tuple(super().inputs().items) or (Item("train", "none", b""),))
@@ -304,7 +304,7 @@ DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     CarriesItsImages: (testing.check_items_are_small, r"an item of 5\d\d\d bytes, over 4096. Keep a name"),
     ImagesInOtherOrder: (testing.check_images, "turns name .*, images are .* Give each"),
     WrongSize: (testing.check_images, r"is declared \(3, 4, .* and is \(4, 3"),
-    OneNameForAll: (testing.check_images, "image.png stands for two images"),
+    OneNameForAll: (testing.check_images, "image.png is the path of two images"),
     LeaksAcrossSplits: (testing.check_splits_are_disjoint, "in several splits .*ant.* Split by whole"),
     RejectsSoundInputs: (testing.check_accounting, "a sound input is rejected .*bee.*empty"),
     ListsOtherInputsEachTime: (testing.check_accounting, "List the same each time"),
@@ -316,9 +316,9 @@ DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     ListsAsItComes: (testing.check_place_and_order_leave_no_trace, "from a copy of the source"),
     IgnoresContent: (
         testing.check_changed_content_is_noticed,
-        "a second run does not notice a change in 'train/ant.png'. Put what an input is into Item.content",
+        "a second run misses a change in 'train/ant.png'. Put what an input is into Item.content",
     ),
-    KnowsOnlySizes: (testing.check_changed_content_is_noticed, "a second run does not notice a change in 'train"),
+    KnowsOnlySizes: (testing.check_changed_content_is_noticed, "a second run misses a change in 'train"),
     KnowsItsWorker: (testing.check_workers_leave_no_trace, "when converted by two workers"),
     BreaksOnBadSources: (testing.check_bad_sources, "FileNotFoundError gets through .* Raise SourceError"),
     TakesAnything: (testing.check_bad_sources, "source 'missing' is converted"),
