@@ -229,7 +229,7 @@ class MixedSet:
         return {}
 
     def inputs(self) -> Inputs:
-        return Inputs(tuple(Item("train", f"{i:06d}", 1, i) for i in range(self.num_rows)))
+        return Inputs(tuple(Item("train", f"{i:06d}", b"%d" % i, i) for i in range(self.num_rows)))
 
     def draft(self, item: Item) -> Draft:
         draw = np.random.default_rng(item.payload)

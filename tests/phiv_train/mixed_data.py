@@ -39,7 +39,7 @@ class Mixed(ToyOptions):
     rows: tuple[tuple[tuple[Exchange, ...], str | None], ...] = ()
 
     def inputs(self) -> Inputs:
-        return Inputs(tuple(Item("train", f"{i:06d}", 1, row) for i, row in enumerate(self.rows)))
+        return Inputs(tuple(Item("train", f"{i:06d}", repr(row).encode(), row) for i, row in enumerate(self.rows)))
 
     def draft(self, item: Item) -> Draft:
         exchanges, system = item.payload
