@@ -182,7 +182,7 @@ def check_measured(
 
 
 def check_image_sizes(loaded: LoadedFamily) -> None:
-    """Of images of any size, also very thin ones: exact, or refused by `measure` and `encode` alike."""
+    """Of images of any size, also very thin ones: exact, or refused by both `measure` and `encode`."""
     for width, height in ((1, 1), (400, 3), (3, 400), (57, 56), (200, 311), (640, 480)):
         check_image_size(loaded, width, height)
 

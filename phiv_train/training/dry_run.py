@@ -69,7 +69,7 @@ def memory_table(rows: list[Estimate], chosen: str) -> str:
 
 
 def _fill(summary: PlanSummary) -> str:
-    full = "" if summary.fill is None else f"{summary.fill:.1%} of the room, "
+    full = "" if summary.fill is None else f"{summary.fill:.1%} of the capacity, "
     odd = f"; {summary.padding_packs} empty packs complete the last step" if summary.padding_packs else ""
     return f"{full}{summary.padding:.1%} padding{odd}"
 

@@ -222,7 +222,7 @@ def _add_lora(model: nn.Module, targets: list[str], config: TrainConfig) -> None
         base_model_name_or_path=base if not Path(base).is_dir() else str(Path(base).absolute()),
     )
     # In place, as transformers' add_adapter does, which asks for a newer peft than its own pins resolve to.
-    with torch.random.fork_rng(devices=[]):  # the same adapters on every rank, whatever was drawn before
+    with torch.random.fork_rng(devices=[]):  # the same adapters on every rank, whatever the generator gave before
         torch.manual_seed(config.seed)
         inject_adapter_in_model(lora, model, ADAPTER)
     for parameter in model.parameters():

@@ -1,6 +1,6 @@
 """Several samples in one row: where each begins, how long it is, and what a position must predict.
 
-The positions alone say it: a sample begins wherever `position_ids` does not go on by one. Packed rows carry no
+The positions alone say it: a sample begins wherever `position_ids` does not rise by one. Packed rows carry no
 attention mask; rows with padding carry one and hold one sample each.
 """
 

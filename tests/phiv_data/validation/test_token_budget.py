@@ -1,4 +1,4 @@
-"""Rows in tokens: the numbers are the trainer's, wherever the sizes come from; unmeasured rows are reported."""
+"""Rows in tokens: the trainer's numbers, wherever the sizes come from; what cannot be measured is reported."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from phiv_schemas import Conversation, EnvironmentProblem, Turn, UsageError, Val
 from phiv_train.batching.lengths import Lengths, measure
 from phiv_train.families.base import Measured, get_family
 
-MESSAGE = re.compile(r"^(\d+) tokens(?: \(\d+ images?: (\d+)\))?, over the budget of (\d+)$")
+OVER_BUDGET = re.compile(r"^(\d+) tokens(?: \(\d+ images?: (\d+)\))?, over the budget of (\d+)$")
 
 
 def reported(report: ValidationReport) -> list[tuple[int, int]]:
     """(tokens, image tokens) of each row, in order: with a budget of 1 token every row is over it."""
-    found = [MESSAGE.match(issue.message) for issue in report.issues if issue.code == "PV250"]
+    found = [OVER_BUDGET.match(issue.message) for issue in report.issues if issue.code == "PV250"]
     return [(int(match[1]), int(match[2] or 0)) for match in found if match]
 
 
@@ -48,7 +48,7 @@ def rows_with(turns: list[tuple[Turn, ...]], size: tuple[int, int] = (24, 16)) -
     for number, of_row in enumerate(turns):
         paths = [path for turn in of_row for path in turn.images]
         images = [encoded(p, image_bytes(number, size), width=size[0], height=size[1]) for p in paths]
-        conversation = Conversation(id=f"val-{number}", source="drawn", conversations=of_row)
+        conversation = Conversation(id=f"val-{number}", source="synthetic", conversations=of_row)
         rows.append(Sample(conversation, tuple(images)))
     return rows
 
@@ -70,7 +70,7 @@ DIALOGUES = [
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("budget") / "drawn", {"val": rows_with(DIALOGUES, (150, 70))})
+    return write_dataset(tmp_path_factory.mktemp("budget") / "synthetic", {"val": rows_with(DIALOGUES, (150, 70))})
 
 
 def test_lengths_are_the_trainers(synthetic: Path) -> None:
@@ -82,7 +82,7 @@ def test_lengths_are_the_trainers(synthetic: Path) -> None:
     assert "PV251" not in report.counts()
 
 
-def test_only_rows_over_the_budget_are_reported(synthetic: Path) -> None:
+def test_only_rows_over_the_budget_are_told(synthetic: Path) -> None:
     longest = int(trained(synthetic, "val", "tiny").tokens.max())
     assert validate(synthetic, row_rules=[TokenBudget("tiny", longest)]).ok
     over = validate(synthetic, row_rules=[TokenBudget("tiny", longest - 1)])
@@ -199,7 +199,7 @@ def test_unknown_families_tokenizers_and_numbers_are_usage_errors(synthetic: Pat
 
 
 def test_a_family_without_the_members_needed_is_reported_with_all_of_them(
-    drawn: Path, monkeypatch: pytest.MonkeyPatch
+    synthetic: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from phiv_data.utils.plugins import Plugins
     from phiv_data.validation.rules import token_budget as budget
@@ -207,7 +207,7 @@ def test_a_family_without_the_members_needed_is_reported_with_all_of_them(
     monkeypatch.setattr(budget, "load_plugins", lambda *_: Plugins({"whole": object()}, {}))
     lacks = "missing: default_model, image_options, load_processor, measure, name"
     with pytest.raises(EnvironmentProblem, match=lacks):
-        validate(drawn, row_rules=[TokenBudget("whole")])
+        validate(synthetic, row_rules=[TokenBudget("whole")])
     monkeypatch.setattr(budget, "load_plugins", lambda *_: Plugins({}, {"torn": "torn (x:y): ImportError: no z"}))
     with pytest.raises(EnvironmentProblem, match="no z"):
         validate(synthetic, row_rules=[TokenBudget("torn")])

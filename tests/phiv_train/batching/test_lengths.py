@@ -24,8 +24,8 @@ LIKE: list[Any] = [((60, 40), None), ((120, 40), None), ((60, 40), (5,)), ((60, 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> ConversationDataset:
     """Rows of every shape; two that differ in names only, two in one image's size, two in where an image stands."""
-    alike = [Exchange((size,), "Left, right?", "Left.", place) for size, place in LIKE]
-    return converted(tmp_path_factory.mktemp("lengths") / "data", *any_rows(36), *alike, FRAME, FRAME)
+    similar = [Exchange((size,), "Left, right?", "Left.", place) for size, place in LIKE]
+    return converted(tmp_path_factory.mktemp("lengths") / "data", *any_rows(36), *similar, FRAME, FRAME)
 
 
 @pytest.fixture(scope="module")

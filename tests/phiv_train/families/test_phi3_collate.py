@@ -32,9 +32,9 @@ SIZES = st.lists(st.tuples(st.integers(20, 99), st.integers(20, 99)), max_size=3
 
 
 @settings(max_examples=40, deadline=None)
-@given(layout=st.sampled_from(["packed", "left", "right"]), drawn=st.lists(SIZES, min_size=1, max_size=5))
-def test_any_mix_of_images_stays_in_order(layout: str, drawn: list[list[tuple[int, int]]]) -> None:
-    samples = [sample(f"row-{i}", sizes) for i, sizes in enumerate(drawn)]
+@given(layout=st.sampled_from(["packed", "left", "right"]), image_sizes=st.lists(SIZES, min_size=1, max_size=5))
+def test_any_mix_of_images_stays_in_order(layout: str, image_sizes: list[list[tuple[int, int]]]) -> None:
+    samples = [sample(f"row-{i}", sizes) for i, sizes in enumerate(image_sizes)]
     batch = collate(samples, PROCESSOR, layout=layout)
     assert batch["crops"].dtype == torch.uint8
     assert np.array_equal(batch["crops"], np.concatenate([s.media["crops"] for s in samples]))

@@ -61,10 +61,10 @@ def turns(draw: st.DrawFn) -> tuple[Turn, list[tuple[int, int]]]:
 
 @st.composite
 def dialogues(draw: st.DrawFn) -> tuple[Conversation, list[tuple[int, int]]]:
-    drawn = draw(st.lists(turns(), min_size=1, max_size=3))
+    dialogue = draw(st.lists(turns(), min_size=1, max_size=3))
     system = draw(st.none() | DATA)
-    talk = Conversation(id="row", source="s", conversations=tuple(t for t, _ in drawn), system=system)
-    return talk, [size for _, sizes in drawn for size in sizes]
+    talk = Conversation(id="row", source="s", conversations=tuple(t for t, _ in dialogue), system=system)
+    return talk, [size for _, sizes in dialogue for size in sizes]
 
 
 def blank(sizes: Sequence[tuple[int, int]]) -> list[Any]:
@@ -151,11 +151,11 @@ def test_a_turn_is_the_recipe_s_prompt_by_the_official_rules(
 
 
 @settings(max_examples=60, deadline=None)
-@given(drawn=dialogues())
+@given(dialogue=dialogues())
 def test_measuring_needs_no_image_and_is_exact(
-    processor: Processor, drawn: tuple[Conversation, list[tuple[int, int]]]
+    processor: Processor, dialogue: tuple[Conversation, list[tuple[int, int]]]
 ) -> None:
-    talk, sizes = drawn
+    talk, sizes = dialogue
     for num_crops in (1, 4):
         here = processor.with_num_crops(num_crops)
         if any(num_image_tokens(w, h, here) == 0 for w, h in sizes):
@@ -168,12 +168,12 @@ def test_measuring_needs_no_image_and_is_exact(
 
 
 @settings(max_examples=80, deadline=None)
-@given(drawn=dialogues())
+@given(dialogue=dialogues())
 def test_text_is_data_and_answers_come_back(
-    processor: Processor, drawn: tuple[Conversation, list[tuple[int, int]]]
+    processor: Processor, dialogue: tuple[Conversation, list[tuple[int, int]]]
 ) -> None:
-    talk = drawn[0]
-    sample = encode(talk, blank([(30, 30)] * len(drawn[1])), processor)
+    talk = dialogue[0]
+    sample = encode(talk, blank([(30, 30)] * len(dialogue[1])), processor)
     assert answers(sample.labels.tolist(), processor) == [turn.assistant for turn in talk.turns]
     ids = sample.input_ids.tolist()
     count = len(talk.turns)
@@ -181,7 +181,7 @@ def test_text_is_data_and_answers_come_back(
     assert ids.count(processor.control_ids["<|assistant|>"]) == count
     assert ids.count(processor.control_ids["<|endoftext|>"]) == count
     assert ids.count(processor.control_ids["<|end|>"]) == 2 * count + (talk.system is not None)
-    assert ids.count(processor.control_ids["<s>"]) == count + len(drawn[1])
+    assert ids.count(processor.control_ids["<s>"]) == count + len(dialogue[1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -193,11 +193,11 @@ def test_plain_text_comes_back_and_never_holds_a_control_token(processor: Proces
 
 
 @settings(max_examples=40, deadline=None)
-@given(drawn=dialogues(), data=st.data())
+@given(dialogue=dialogues(), data=st.data())
 def test_the_prompt_of_turn_t_is_the_prefix_the_model_was_trained_on(
-    drawn: tuple[Conversation, list[tuple[int, int]]], data: st.DataObject
+    dialogue: tuple[Conversation, list[tuple[int, int]]], data: st.DataObject
 ) -> None:
-    processor, talk = tiny_processor(), drawn[0]
+    processor, talk = tiny_processor(), dialogue[0]
     stop = data.draw(st.integers(1, len(talk.turns)))
     asked = Conversation(id="row", source="s", conversations=talk.turns[:stop], system=talk.system)
     whole = encode(talk, blank([(30, 30)] * len(talk.image_paths)), processor)

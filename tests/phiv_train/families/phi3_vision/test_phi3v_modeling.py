@@ -157,9 +157,9 @@ def test_hidden_states_and_head_give_the_same_loss(plain: Any) -> None:
     assert skipped.loss is None
     starts = find_packing(batch["position_ids"], None)
     targets = next_token_targets(batch["labels"], starts)
-    learnt = targets != -100
-    logits = plain.lm_head(skipped.last_hidden_state[learnt])
-    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, targets[learnt]), out.loss)
+    supervised = targets != -100
+    logits = plain.lm_head(skipped.last_hidden_state[supervised])
+    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, targets[supervised]), out.loss)
     kept = plain(**{k: v for k, v in batch.items() if k != "labels"}, logits_to_keep=3).logits
     torch.testing.assert_close(kept, out.logits[:, -3:])
 
