@@ -62,6 +62,15 @@ class ReleaseLayout(Protocol):
         ...
 
 
+def file_stamp(file: Path) -> tuple[int, int] | None:
+    """(modification time, size) of a file, for caches of what it holds; None where it cannot be read."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
 def row_digest(*values: object) -> bytes:
     """A hash of 16 bytes over the values of a parsed row."""
     return hashlib.sha256(repr(values).encode()).digest()[:16]

@@ -12,7 +12,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction
 
 from phiv_data.cli.common import run
 from phiv_data.media.images import MAX_PIXELS
-from phiv_data.utils.image_options import collect_image_options
 from phiv_schemas.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -214,6 +213,7 @@ def _row_rules(options: ValidateOptions, path: Path) -> list[RowRule]:
         return []
     if options.no_images:
         raise UsageError("--no_images", "does not go with --family: lengths need the sizes of images")
+    from phiv_data.utils.image_options import collect_image_options
     from phiv_data.validation.rules.token_budget import TokenBudget
 
     root = options.images_root or (path if path.is_dir() else path.parent) / "images"

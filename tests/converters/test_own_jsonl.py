@@ -175,13 +175,13 @@ def test_a_bad_row_is_rejected_with_its_line_and_json_path(tmp_path: Path, line:
 
 
 def test_a_image_of_many_rows_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from phiv_data.media import images
+    from phiv_data.sources import image_index
 
-    open_source, real = [], images.open_image
-    monkeypatch.setattr(images, "open_image", lambda *a, **k: open_source.append(a) or real(*a, **k))  # type: ignore[func-returns-value]
+    decoded, real = [], image_index.open_image
+    monkeypatch.setattr(image_index, "open_image", lambda *a, **k: decoded.append(a) or real(*a, **k))  # type: ignore[func-returns-value]
     draw(tmp_path / "images" / "page.png")
     run(write(tmp_path / "train.jsonl", *(record(i, images=["page.png"]) for i in range(5))), tmp_path / "out")
-    assert len(open_source) == 1
+    assert len(decoded) == 1
 
 
 def test_byte_order_mark_windows_ends_and_blank_lines_are_understood(tmp_path: Path) -> None:

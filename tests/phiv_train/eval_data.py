@@ -31,7 +31,9 @@ class Dialogues(ToyOptions):
     source: Path = Path()
 
     def inputs(self) -> Inputs:
-        return Inputs(tuple(Item(split, f"{i:03d}", repr(turns).encode(), turns) for i, (split, turns) in enumerate(self.rows)))
+        return Inputs(
+            tuple(Item(split, f"{i:03d}", repr(turns).encode(), turns) for i, (split, turns) in enumerate(self.rows))
+        )
 
     def draft(self, item: Item) -> Draft:
         turns, images = [], []

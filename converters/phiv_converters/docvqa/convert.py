@@ -30,7 +30,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from phiv_converters.base import HubFolder, Release, open_release
+from phiv_converters.base import HubFolder, Release, file_stamp, open_release
 from phiv_converters.docvqa.layouts import find_layout
 from phiv_converters.docvqa.listing import list_questions
 from phiv_converters.docvqa.options import PROMPTS, SHARING, DocvqaOptions
@@ -92,11 +92,7 @@ class Docvqa(Release):
         locations: tuple[QuestionLocation, ...] = item.payload
         questions = [self.layout.read(location) for location in locations]
         file, page = self.layout.find_page(locations[0], questions[0]), f"{item.split}/{questions[0].page}"
-        try:
-            stat = file.stat()
-            image = _read_page(file, (stat.st_mtime_ns, stat.st_size), page)
-        except OSError:
-            image = _read_page(file, None, page)
+        image = _read_page(file, file_stamp(file), page)
         turns = [
             self._turn(location, question, () if i else (image.meta.path,))
             for i, (location, question) in enumerate(zip(locations, questions, strict=True))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 PROMPTS = {"recipe": "{question}\nAnswer briefly.", "plain": "{question}"}
-SHARING = Sharing(group="document", group_pattern=r"(?:^|/)([a-z]{4}\d{4})_\d+\.[a-z]+$", shares=("similar",))
+SHARING = Sharing(group="document", group_pattern=r"(?i)(?:^|/)([a-z]{4}\d{4})_\d+\.[a-z]+$", shares=("similar",))
 
 
 @dataclass(frozen=True)

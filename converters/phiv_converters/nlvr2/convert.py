@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from phiv_converters.base import HubFolder, Release, open_release
+from phiv_converters.base import HubFolder, Release, file_stamp, open_release
 from phiv_converters.nlvr2.layouts import Nlvr2Example, Nlvr2Layout, SentenceLocation, find_layout
 from phiv_converters.nlvr2.listing import list_sentences
 from phiv_converters.nlvr2.official_hashes import average_hash, find_hash_files, read_hashes
@@ -92,7 +92,7 @@ class Nlvr2(Release):
             val_directories=self.flags.val_directories,
             source=str(self.flags.source),
         )
-        if hashes := read_hashes(self.hash_files):
+        if hashes := self._official_hashes():
             warning = f"official hashes of {len(hashes)} images are checked"
             return replace(inputs, warnings=(*inputs.warnings, warning))
         return inputs
@@ -130,8 +130,11 @@ class Nlvr2(Release):
             return str(example.label)
         return example.assistant or ("Yes." if example.label else "No.")
 
+    def _official_hashes(self) -> dict[str, str]:
+        return read_hashes(self.hash_files, tuple(map(file_stamp, self.hash_files)))
+
     def _check_hash(self, name: str, data: bytes, where: str) -> None:
-        official = read_hashes(self.hash_files).get(name)
+        official = self._official_hashes().get(name)
         if official is None:
             return
         bits = (average_hash(data) ^ int(official, 16)).bit_count()

@@ -27,6 +27,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from phiv_converters.base import file_stamp
 from phiv_converters.own_jsonl.files import SplitFile, common_name, find_split_files
 from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines
 from phiv_converters.own_jsonl.options import JsonlOptions
@@ -113,11 +114,11 @@ class Jsonl(Converter):
         if clash:
             raise RejectInput(item.key, "duplicate-id", f"$.id: the id is that of another row, at {clash}")
         path = next(file.path for file in self.files if file.path.name == name)
-        with path.open("rb") as open_source:
-            open_source.seek(offset)
-            raw = open_source.read(length)
+        with path.open("rb") as file:
+            file.seek(offset)
+            raw = file.read(length)
         record, row_id, source = _parse(raw, name, number, item.key)
-        images = tuple(_load_image(self.images, path) for path in record.image_paths)
+        images = tuple(_load_image(self.images, path, file_stamp(self.images / path)) for path in record.image_paths)
         return Draft(record.turns, images, system=record.system, source=source, id=row_id)
 
 
@@ -142,8 +143,11 @@ def _parse(raw: bytes, file: str, number: int, where: str) -> tuple[Conversation
 
 
 @lru_cache(maxsize=8)  # rows that ask about one page are next to each other
-def _load_image(root: Path, path: str) -> EncodedImage:
-    """The image as its file holds it, decoded once to check that it is complete. RejectInput that names it."""
+def _load_image(root: Path, path: str, stamp: tuple[int, int] | None) -> EncodedImage:
+    """The image as its file holds it, decoded once to check that it is complete. RejectInput that names it.
+
+    `stamp` (its modification time and size) makes a changed file be read again.
+    """
     file, shown = root / path, f"{path!r} below {root.name}/"
     if not file.exists():
         raise RejectInput(path, "missing-image", f"no file {shown}")

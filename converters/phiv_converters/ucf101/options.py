@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROMPT = "Classify the video into one of the following classes: {classes}."
 HUB_SHA256 = "e9fcc76af48d320be88c5265f2e0576ecd615956976f6ce4742fdf2b042b71eb"
-SHARING = Sharing(group="source video", group_pattern=r"(?:^|/)v_([^/]+_g\d\d)_c\d\d\.")
+SHARING = Sharing(group="source video", group_pattern=r"(?i)(?:^|/)v_([^/]+_g\d\d)_c\d\d\.")
 
 
 @dataclass(frozen=True)

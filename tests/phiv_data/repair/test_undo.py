@@ -41,7 +41,9 @@ def write(folder: Path, files: dict[str, bytes], images: dict[str, bytes] | None
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file of the data by its path; what phiv-convert keeps in `.phiv/` is about this machine."""
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return {str(name): (folder / name).read_bytes() for name in files if name.parts[0] != ".phiv"}
 
 
 @pytest.fixture

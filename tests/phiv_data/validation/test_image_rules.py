@@ -76,8 +76,8 @@ def turned(orientation: int, kind: str, size: tuple[int, int] = (16, 12)) -> byt
 @pytest.mark.parametrize("kind", SUFFIXES)
 def test_a_suffix_is_wrong_where_it_is_another_formats(kind: str) -> None:
     data = encoded(plain(), kind=kind)
-    for declared_size, suffixes in SUFFIXES.items():
-        lie = [] if declared_size == kind else [("PV110", f"is {kind}, not the {declared_size} its suffix names")]
+    for declared, suffixes in SUFFIXES.items():
+        lie = [] if declared == kind else [("PV110", f"is {kind}, not the {declared} its suffix names")]
         assert [reported(data, f"a.b/page.{suffix}") for suffix in suffixes] == [lie] * len(suffixes)
     assert [reported(data, f"page{end}") for end in NO_FORMATS] == [[]] * len(NO_FORMATS)
     assert reported(data, "page.heic") == [("PV110", f"is {kind}, not the HEIF its suffix names")]
@@ -98,8 +98,8 @@ def test_a_jpeg_with_another_behind_it_is_a_jpeg() -> None:
         ("PNG", "text/plain", ""), ("PNG", "", ""), ("PNG", "image/x", ""),
     ],
 )  # fmt: skip
-def test_the_type_of_a_data_uri_is_wrong(kind: str, declared_size: str, lie: str, tmp_path: Path) -> None:
-    uri = f"data:{declared_size};base64,{base64.b64encode(encoded(plain(), kind=kind)).decode()}"
+def test_the_type_of_a_data_uri_is_wrong(kind: str, declared: str, lie: str, tmp_path: Path) -> None:
+    uri = f"data:{declared};base64,{base64.b64encode(encoded(plain(), kind=kind)).decode()}"
     turns = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "a fox"}]
     (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns, "images": [uri]}) + "\n")
     messages = [issue.message for issue in validate(tmp_path / "rows.jsonl").issues]
@@ -132,9 +132,9 @@ def claims(width: int, height: int) -> bytes:
     ],
 )
 def test_too_large_begins_where_the_limit_ends(pixels: int, code: str, message: str) -> None:
-    ((found, declared_size),) = reported(claims(pixels, 1))
+    ((found, declared),) = reported(claims(pixels, 1))
     assert found == code
-    assert declared_size.startswith(message)
+    assert declared.startswith(message)
     assert decode(claims(pixels, 1), "").size is None
 
 

@@ -22,7 +22,7 @@ from phiv_schemas import UsageError, ValidationReport
 
 def row(number: int, answer: str | None = "a fox", *paths: str, **more: Any) -> dict[str, Any]:
     turn = {"images": list(paths), "user": f"What is it, {number}?", "assistant": answer} | more
-    return {"id": f"r{number}", "source": "drawn", "conversations": [turn]}
+    return {"id": f"r{number}", "source": "synthetic", "conversations": [turn]}
 
 
 def write(path: Path, *rows: Any) -> Path:

@@ -44,6 +44,7 @@ EFFECTS: dict[str, Any] = {
     "packs_per_step": 2,
     "max_image_tokens": 26,
     "num_crops": 4,
+    "image_option": ("num_crops=4",),
     "num_train_epochs": 2,
     "max_steps": 1,
     "seed": 1,
