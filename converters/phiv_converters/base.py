@@ -62,13 +62,13 @@ class ReleaseLayout(Protocol):
         ...
 
 
-def file_stamp(file: Path) -> tuple[int, int] | None:
-    """(modification time, size) of a file, for caches of what it holds; None where it cannot be read."""
+def file_stamp(file: Path) -> tuple[int, ...] | None:
+    """Times and size of a file, for caches of what it holds; None where it cannot be read."""
     try:
         stat = file.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_size
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
 
 
 def row_digest(*values: object) -> bytes:

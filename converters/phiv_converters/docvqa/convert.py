@@ -118,7 +118,7 @@ def choose_answer(seed: int, key: str, count: int) -> int:
 
 
 @lru_cache(maxsize=4)  # the questions of a page are close together: it is decoded once for most of them
-def _read_page(file: Path, stamp: tuple[int, int] | None, path: str) -> EncodedImage:
-    """The page as an image; `stamp` (its modification time and size) makes a changed file be read again."""
+def _read_page(file: Path, stamp: tuple[int, ...] | None, path: str) -> EncodedImage:
+    """The page as an image; `stamp` (of `file_stamp`) makes a changed file be read again."""
     name = path.partition("/")[2]
     return checked_image(path, read_image(file, name), name, source=name)

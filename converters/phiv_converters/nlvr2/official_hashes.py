@@ -37,8 +37,8 @@ def find_hash_files(roots: tuple[Path, ...]) -> list[Path]:
 
 
 @cache
-def read_hashes(files: tuple[Path, ...], stamps: tuple[tuple[int, int] | None, ...]) -> dict[str, str]:
-    """Official hash by image name. `stamps` (their modification times and sizes) make changed files be read again."""
+def read_hashes(files: tuple[Path, ...], stamps: tuple[tuple[int, ...] | None, ...]) -> dict[str, str]:
+    """Official hash by image name. `stamps` (of `file_stamp`) make changed files be read again."""
     hashes: dict[str, str] = {}
     for file in files:
         try:

@@ -143,10 +143,10 @@ def _parse(raw: bytes, file: str, number: int, where: str) -> tuple[Conversation
 
 
 @lru_cache(maxsize=8)  # rows that ask about one page are next to each other
-def _load_image(root: Path, path: str, stamp: tuple[int, int] | None) -> EncodedImage:
+def _load_image(root: Path, path: str, stamp: tuple[int, ...] | None) -> EncodedImage:
     """The image as its file holds it, decoded once to check that it is complete. RejectInput that names it.
 
-    `stamp` (its modification time and size) makes a changed file be read again.
+    `stamp` (of `file_stamp`) makes a changed file be read again.
     """
     file, shown = root / path, f"{path!r} below {root.name}/"
     if not file.exists():
