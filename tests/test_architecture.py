@@ -57,8 +57,8 @@ def test_every_package_is_on_the_page(package: str) -> None:
     assert sorted(set(listed) & folders) == sorted(folders)
 
 
-def test_every_module_in_the_picture_exists() -> None:
-    picture = PAGE.split("## The way of the data")[1].split("\n## ")[0]
-    files = re.findall(r"(?:phiv_data|phiv_train|phiv_converters)/[\w/]+\.py", picture)
+def test_every_module_in_the_diagram_exists() -> None:
+    diagram = PAGE.split("## The way of the data")[1].split("\n## ")[0]
+    files = re.findall(r"(?:phiv_data|phiv_train|phiv_converters)/[\w/]+\.py", diagram)
     assert len(files) >= 8
     assert [name for name in files if not file_of(name).exists()] == []

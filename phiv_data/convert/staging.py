@@ -100,7 +100,7 @@ def is_unfinished(out_dir: Path) -> bool:
 
 @contextmanager
 def locked(out_dir: Path) -> Iterator[Workspace]:
-    """The workspace of `out_dir`, made where missing, held against a second process.
+    """The workspace of `out_dir`, made where missing, locked against a second process.
 
     Raises UsageError for a folder that holds other people's files or is in use, EnvironmentProblem where it cannot
     be written.

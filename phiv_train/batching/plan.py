@@ -170,10 +170,7 @@ class Plan:
     @property
     def sha256(self) -> str:
         """Hex digest of spec, epoch and the rows of every pack: kept in a checkpoint, compared at resume."""
-        spec = asdict(self.spec)
-        # The keys that checkpoints on disk were hashed with: with others, no run could resume from those.
-        spec |= {"boundary": None, "canary": spec.pop("largest_first")}
-        head = json.dumps([spec, self.epoch, self.padding_row], sort_keys=True).encode()
+        head = json.dumps([asdict(self.spec), self.epoch, self.padding_row], sort_keys=True).encode()
         return hashlib.sha256(
             head + self.order.astype("<i8").tobytes() + self.offsets.astype("<i8").tobytes()
         ).hexdigest()

@@ -133,7 +133,7 @@ def test_help_loads_no_heavy_library() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_broken_plugin_is_told_and_disturbs_no_other(tmp_path: Path) -> None:
+def test_a_broken_plugin_is_reported_and_disturbs_no_other(tmp_path: Path) -> None:
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")

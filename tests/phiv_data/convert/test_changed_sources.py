@@ -150,7 +150,7 @@ def test_a_touched_file_is_noticed_and_verify_knows_better(toy: Path, tmp_path: 
     assert convert(ToyOptions(toy), out, num_workers=0, verify=True).found_finished
 
 
-def test_verify_notices_what_size_and_time_do_not_show(toy: Path, tmp_path: Path) -> None:
+def test_verify_detects_what_size_and_time_do_not_show(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     convert(ToyOptions(toy), out, num_workers=0, verify=True)
     edit(toy / "train/a.png")

@@ -287,7 +287,7 @@ def test_sharegpt_rows_are_read_by_the_names_of_their_dataset_info() -> None:
 
 
 @pytest.mark.parametrize("entry", [{}, {"formatting": "alpaca"}, {"formatting": "sharegpt", "tags": {"role_tag": 3}}])
-def test_an_entry_of_another_format_is_told(entry: dict[str, Any]) -> None:
+def test_an_entry_of_another_format_is_reported(entry: dict[str, Any]) -> None:
     with pytest.raises(SourceError):
         sharegpt.names_of(entry, "dataset_info.json: 'x'")
 

@@ -83,7 +83,7 @@ def test_where_batches_are_cut_makes_no_difference(random: Random) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(conversations(), max_size=5), randoms)
-def test_lines_columns_and_rows_of_shards_are_told_the_same(records: list[Conversation], random: Random) -> None:
+def test_lines_columns_and_rows_of_shards_have_the_same_findings(records: list[Conversation], random: Random) -> None:
     wires = [damaged(record.to_wire(), random) for record in records]
     expected = of_lines([json.dumps(wire) for wire in wires])
     fields = [schema().field(name) for name in ("id", "source", "conversations", "system")]
@@ -116,7 +116,7 @@ def damaged(wire: dict[str, Any], random: Random) -> dict[str, Any]:
 
 @settings(max_examples=150, deadline=None)
 @given(randoms)
-def test_records_of_any_json_as_columns_of_python_values_are_told_what_lines_are(random: Random) -> None:
+def test_records_of_any_json_as_columns_of_python_values_have_the_findings_of_lines(random: Random) -> None:
     found = [(raw, whole_record(raw)) for raw in mutated_lines(random, 8)]
     raws, records = [raw for raw, one in found if one], [one for _, one in found if one]
     columns = {name: [one.get(name) for one in records] for name in ("id", "source", "conversations", "system")}
@@ -217,7 +217,7 @@ def test_no_rows_give_no_rows_with_the_same_columns(nothing: Any) -> None:
     assert not hasattr(result, "schema") or result.schema == result_schema()
 
 
-def test_nulls_anywhere_in_columns_are_told() -> None:
+def test_nulls_anywhere_in_columns_are_reported() -> None:
     wires = [dict.fromkeys(record()), {**record(), "conversations": [None, record()["conversations"][0]]}]
     wires += [record(images=None), record(images=[None]), record(user=None), record("b", assistant=None)]
     batch = pa.RecordBatch.from_pylist(wires, pa.schema([schema().field(n) for n in record()]))
@@ -232,7 +232,7 @@ def test_nulls_anywhere_in_columns_are_told() -> None:
     ]
 
 
-def test_a_field_that_only_rows_beside_have_is_not_told_of_a_row_without_it() -> None:
+def test_a_field_that_only_rows_beside_have_is_not_reported_of_a_row_without_it() -> None:
     batch = pa.RecordBatch.from_pylist([record("a"), record("b", label=3), record("c", answers=["b"])])
     rows = rows_of(validate_batch(batch))
     assert [[issue["json_path"] for issue in row["issues"]] for row in rows] == [[], ["$.conversations[0].label"], []]

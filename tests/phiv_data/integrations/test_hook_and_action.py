@@ -169,10 +169,10 @@ def test_the_action_uses_each_of_its_inputs_and_flags_that_there_are() -> None:
     written = set(re.findall(r'echo "([a-z-]+)=', STEPS["Validate"]["run"]))
     assert written == set(ACTION["outputs"]) == set(re.findall(r"steps\.validate\.outputs\.([a-z-]+)", text))
     command = [Path(sys.executable).with_name("phiv-validate"), "--help"]
-    told = subprocess.run(command, capture_output=True, text=True).stdout
+    reported = subprocess.run(command, capture_output=True, text=True).stdout
     flags = set(re.findall(r"--[a-z_]+", STEPS["Validate"]["run"] + ACTION["inputs"]["args"]["description"]))
     assert flags == {"--format", "--report_dir", "--no_images", "--ignore"}
-    assert not [flag for flag in flags if flag.replace("_", "-") not in told.replace("_", "-")]
+    assert not [flag for flag in flags if flag.replace("_", "-") not in reported.replace("_", "-")]
 
 
 def test_the_workflow_of_the_docs_fits_the_action() -> None:

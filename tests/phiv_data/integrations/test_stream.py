@@ -1,4 +1,4 @@
-"""Validation inside other people's loops: what passes, what is told, what each policy does."""
+"""Validation inside other people's loops: what passes, what is reported, what each policy does."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_records_that_the_format_allows_and_no_rule_minds_pass_in_every_form(rec
 
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_a_stream_of_lines_is_told_what_a_file_of_them_is_told(tmp_path_factory: Any, random: Random) -> None:
+def test_a_stream_of_lines_has_the_findings_of_a_file_of_them(tmp_path_factory: Any, random: Random) -> None:
     lines = [*mutated_lines(random, 4), *mutated_lines(random, 4)]  # their ids stand twice
     first = line("first").encode()  # a mark of UTF-16 means something at the start of a file only
     path = tmp_path_factory.mktemp("file") / "x.jsonl"
@@ -82,7 +82,7 @@ def test_raise_stops_at_the_first_bad_record_and_names_it() -> None:
     with pytest.raises(RecordError, match=r"record:2: \$\.id: must be a string \(found 3\) \(and 1 more"):
         next(checked)
     assert (checked.num_records, checked.num_skipped) == (2, 1)
-    assert list(checked) == [GOOD[1]], "a caller that caught it may go on"
+    assert list(checked) == [GOOD[1]], "a caller that caught it may continue"
 
 
 def test_collect_leaves_bad_records_out_and_reports_them() -> None:
@@ -106,10 +106,10 @@ def test_skip_tells_of_the_first_at_once_and_how_many_at_the_end() -> None:
 
 
 def test_warnings_point_at_the_loop() -> None:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as reported:
         for _ in iter_validated([BAD], "skip"):
             pass
-    assert [warning.filename for warning in told] == [__file__] * 2
+    assert [warning.filename for warning in reported] == [__file__] * 2
 
 
 def test_a_stream_that_is_dropped_early_closes_its_source_at_once() -> None:
@@ -129,9 +129,9 @@ def test_a_stream_that_is_dropped_early_closes_its_source_at_once() -> None:
 
 
 def test_a_function_is_called_with_every_issue_warnings_too() -> None:
-    told: list[Issue] = []
-    assert [record.id for record in iter_validated([BAD, CONTROL, GOOD[0]], told.append)] == ["c", GOOD[0].id]
-    assert [(issue.severity, issue.line) for issue in told] == [("error", 1), ("error", 1), ("warning", 2)]
+    reported: list[Issue] = []
+    assert [record.id for record in iter_validated([BAD, CONTROL, GOOD[0]], reported.append)] == ["c", GOOD[0].id]
+    assert [(issue.severity, issue.line) for issue in reported] == [("error", 1), ("error", 1), ("warning", 2)]
 
 
 def test_a_function_that_raises_stops_the_stream_and_the_counts_are_true() -> None:
@@ -154,7 +154,7 @@ def test_ids_are_unique_in_the_stream_unless_that_is_ignored() -> None:
     assert list(iter_validated(twice, ignore=["PV201"])) == twice
 
 
-def test_ignored_findings_leave_no_record_out_but_what_cannot_be_read_is_told() -> None:
+def test_ignored_findings_leave_no_record_out_but_what_cannot_be_read_is_reported() -> None:
     checked = iter_validated([EMPTY_ANSWER, BAD], "collect", ignore=["PV211", "PV002"])
     assert [record.id for record in checked] == ["e"]
     assert checked.report().counts() == {"PV002": 2}
@@ -175,7 +175,7 @@ def test_rows_of_phivs_own_shards_pass_as_dicts_and_as_arrow_scalars() -> None:
     assert list(iter_validated(table.to_struct_array())) == GOOD
 
 
-def test_wrong_arguments_are_told_before_anything_is_read() -> None:
+def test_wrong_arguments_are_reported_before_anything_is_read() -> None:
     def unread() -> Iterator[Any]:
         raise AssertionError("read")
         yield

@@ -288,7 +288,7 @@ def test_other_files_are_not_videos(tmp_path: Path, make: Callable[[Path], bytes
     assert rejected(path).code == "not-a-video"
 
 
-def test_an_empty_file_is_named_as_such(tmp_path: Path) -> None:
+def test_an_empty_file_is_named_as_empty(tmp_path: Path) -> None:
     (tmp_path / "a.avi").touch()
     assert rejected(tmp_path / "a.avi").code == "empty-file"
 

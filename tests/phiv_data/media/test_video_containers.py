@@ -65,5 +65,5 @@ def test_no_bytes_raise(data: bytes, prefix: bytes) -> None:
 
 
 @pytest.mark.parametrize(("name", "known"), [(n, True) for n in WHOLE] + [("no container", False), ("empty", False)])
-def test_containers_are_told_by_their_first_bytes(name: str, known: bool) -> None:
+def test_containers_are_recognised_by_their_first_bytes(name: str, known: bool) -> None:
     assert is_known_video((WHOLE | OPEN_ENDED)[name][:12]) is known

@@ -184,7 +184,7 @@ def test_memory_is_that_of_a_page_not_of_the_file(tmp_path: Path, row_group_size
         ("default/0.0.0/abc/docvqa_1200-test.arrow", "test", "default/0.0.0/abc"),
     ],
 )
-def test_split_and_config_are_told_by_names(tmp_path: Path, path: str, split: str, config: str | None) -> None:
+def test_split_and_config_are_recognised_by_names(tmp_path: Path, path: str, split: str, config: str | None) -> None:
     table = pa.table({"id": [1]})
     (write if path.endswith("parquet") else write_arrow)(tmp_path / path, table)
     found = only(tmp_path)
@@ -348,7 +348,7 @@ def test_a_stream_cut_between_two_batches_is_seen(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "a Git LFS pointer"),
     ],
 )
-def test_a_web_page_under_a_tables_name_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_web_page_under_a_tables_name_is_reported(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "train.parquet").write_bytes(content)
     with pytest.raises(SourceError, match=message):
         find_tables(tmp_path)

@@ -75,7 +75,7 @@ def test_blank_lines_crlf_and_a_byte_order_mark_do_not_shift_line_numbers_or_off
         (b'{"a": ' + b"9" * 5000 + b"}", "not readable as JSON: Exceeds the limit"),
     ],
 )
-def test_a_broken_line_is_told_and_the_others_are_read(tmp_path: Path, line: bytes, problem: str) -> None:
+def test_a_broken_line_is_reported_and_the_others_are_read(tmp_path: Path, line: bytes, problem: str) -> None:
     path = write(tmp_path / "a.jsonl", b'{"a": 0}\n' + line + b'\n{"a": 2}\n')
     first, broken, last = read_json_lines(path)
     assert (first.value, last.value, broken.value, broken.line) == ({"a": 0}, {"a": 2}, None, 2)
@@ -145,7 +145,7 @@ def test_memory_is_that_of_an_element_not_of_the_file(tmp_path: Path) -> None:
     assert peak < path.stat().st_size / 10  # 2 MB of 20
 
 
-def test_a_broken_element_is_told_without_reading_on(tmp_path: Path) -> None:
+def test_a_broken_element_is_reported_without_reading_on(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", '[{"a": 1},\n{"a": }' + ', {"a": 2}' * 2_000_000)
     tracemalloc.start()
     try:

@@ -61,7 +61,7 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
     assert line.conversation.system == f"a{separator}b"
 
 
-def test_every_cut_of_a_last_line_is_told(tmp_path: Path) -> None:
+def test_every_cut_of_a_last_line_is_reported(tmp_path: Path) -> None:
     for cut in range(1, len(LINE)):
         (_, line) = read_lines(write(tmp_path, LINE + b"\n" + LINE[:cut]))
         assert [issue.code for issue in line.issues] == ["PV004"], LINE[:cut]
@@ -102,7 +102,7 @@ def test_a_repeated_key_never_passes(conversation: Conversation, data: st.DataOb
     assert codes(f"{line[:-1]},{name}: {value}}}".encode()) == ["PV003"]
 
 
-def test_a_repeated_key_inside_a_turn_is_told_with_the_turns_path() -> None:
+def test_a_repeated_key_inside_a_turn_is_reported_with_the_turns_path() -> None:
     raw = LINE.replace(b'"user":', b'"user": "first", "user":')
     (issue,) = parse_line(raw, "x.jsonl", 7).issues
     assert (issue.code, issue.line, issue.json_path) == ("PV003", 7, "$.conversations[0]")

@@ -58,7 +58,7 @@ REAL = [  # every finding was looked at: the images are not among the samples, o
     ("xtuner/resource/mllm_pretrain_image_example_data.jsonl", "xtuner", 12, {"PV502": 12}),
     ("xtuner/resource/openai_sft.jsonl", "", 128, {}),
 ]
-OWN = ("PV0", "PV101", "PV4", "PV5")  # remarks about texts and images as such are looked at by their rules' tests
+OWN = ("PV0", "PV101", "PV4", "PV5")  # the tests of the rules about texts and images cover those
 
 
 @pytest.mark.parametrize(("name", "root", "rows", "counts"), REAL, ids=[one[0] for one in REAL])

@@ -1,4 +1,4 @@
-"""The fast way through clean data, held against pydantic: what it accepts is good, and equal."""
+"""The fast way through clean data, compared with pydantic: what it accepts is good, and equal."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ anything = st.recursive(
 )
 
 
-def assert_law(raw: bytes) -> bool:
+def assert_invariant(raw: bytes) -> bool:
     """Whether it was accepted; what is accepted must be good and equal."""
     fast = fast_record(raw)
     if fast is None:
@@ -66,14 +66,14 @@ def assert_law(raw: bytes) -> bool:
 @settings(max_examples=600, deadline=None)
 @given(records, st.booleans())
 def test_what_is_accepted_pydantic_accepts_with_equal_content(record: dict[str, Any], ascii_only: bool) -> None:
-    assert_law(json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+    assert_invariant(json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(["", "id", "source", "conversations", "system"]), anything)
 def test_values_of_any_type_are_no_exception(key: str, value: object) -> None:
     record = {**RECORD, key: value} if key else value
-    assert_law(json.dumps(record).encode())
+    assert_invariant(json.dumps(record).encode())
 
 
 @settings(max_examples=600, deadline=None)
@@ -81,7 +81,7 @@ def test_values_of_any_type_are_no_exception(key: str, value: object) -> None:
 @example(1, b'"id": "x", ', 0)
 def test_bytes_put_anywhere_are_no_exception(at: int, put: bytes, cut: int) -> None:
     raw = json.dumps(RECORD).encode()
-    assert_law(raw[:at] + put + raw[at + cut :] + b"\n")
+    assert_invariant(raw[:at] + put + raw[at + cut :] + b"\n")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_bytes_put_anywhere_are_no_exception(at: int, put: bytes, cut: int) -> N
     ],
 )
 def test_clean_records_are_accepted(raw: str) -> None:
-    assert assert_law(raw.encode())
+    assert assert_invariant(raw.encode())
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_clean_records_are_accepted(raw: str) -> None:
     ],
 )
 def test_keys_that_stand_twice_and_explicit_nulls_are_left_to_pydantic(raw: str) -> None:
-    assert not assert_law(raw.encode())
+    assert not assert_invariant(raw.encode())
 
 
 @settings(max_examples=300, deadline=None)
 @given(records)
-def test_rows_of_shards_are_held_to_the_same_law(record: dict[str, Any]) -> None:
+def test_rows_of_shards_are_held_to_the_same_invariant(record: dict[str, Any]) -> None:
     record.pop("extra", None)
     fast = fast_row({"system": None, **record})
     if fast is not None:

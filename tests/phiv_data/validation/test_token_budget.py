@@ -82,7 +82,7 @@ def test_lengths_are_the_trainers(synthetic: Path) -> None:
     assert "PV251" not in report.counts()
 
 
-def test_only_rows_over_the_budget_are_told(synthetic: Path) -> None:
+def test_only_rows_over_the_budget_are_reported(synthetic: Path) -> None:
     longest = int(trained(synthetic, "val", "tiny").tokens.max())
     assert validate(synthetic, row_rules=[TokenBudget("tiny", longest)]).ok
     over = validate(synthetic, row_rules=[TokenBudget("tiny", longest - 1)])

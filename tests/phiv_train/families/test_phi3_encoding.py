@@ -236,7 +236,7 @@ def test_a_system_prompt_is_the_official_one(real: Processor) -> None:
     assert encode(talk, [], real, generation=True).input_ids.tolist() == official_ids(text, [], real)
 
 
-def test_an_answer_that_is_null_cannot_be_learnt_but_can_be_asked_for() -> None:
+def test_an_answer_that_is_null_cannot_be_supervised_but_can_be_asked_for() -> None:
     talk = simple(Turn(images=(), user="a", assistant="b"), Turn(images=(), user="c", assistant=None))
     with pytest.raises(RecordError, match=r"row: \$\.conversations\[1\]\.assistant: is null"):
         encode(talk, [], tiny_processor())

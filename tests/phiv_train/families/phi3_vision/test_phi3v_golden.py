@@ -56,7 +56,7 @@ def test_golden_long(golden_check: ModuleType, shared: Path) -> None:
     assert not failures(golden_check, shared / "golden", "sdpa", *LONG)
 
 
-def test_the_check_notices_a_wrong_weight(
+def test_the_check_detects_a_wrong_weight(
     golden_check: ModuleType, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = golden_check.load_file
