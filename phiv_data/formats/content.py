@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from phiv_data.formats.fields import Fields, RejectRow, is_empty, truncated_repr
+from phiv_data.formats.fields import Fields, RejectRow, is_empty
 from phiv_data.formats.text import Image, Piece
+from phiv_data.storage.record_errors import truncated_repr
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from phiv_data.formats.content import ReadText, image_refs, read_content
-from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths, truncated_repr
+from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths
 from phiv_data.formats.text import MARKER, Image, Piece, join_pieces, normalize_offsets, read_markers
+from phiv_data.storage.record_errors import truncated_repr
 
 Markers = Literal["strict", "lenient"]
 NormalizeOffsets = Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...] | None]]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phiv_data.media.reject import RejectInput
+from phiv_data.storage.record_errors import truncated_repr
 from phiv_schemas.conversation import check_name
 
 MEDIA = {"video", "videos", "audio", "audios", "tools", "functions", "tool_calls", "function_call", "tool_call_id"}
@@ -163,9 +164,3 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, list):
         return all(is_empty(item) for item in value)
     return value is None or value in ("", {})
-
-
-def truncated_repr(value: Any) -> str:
-    """A value for an error message, cut at 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

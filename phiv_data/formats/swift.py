@@ -13,9 +13,10 @@ from typing import Any
 
 from phiv_data.formats.content import ReadText, read_content
 from phiv_data.formats.dialogue import NAMES, Markers, Message, build_row, read_dialogue, take_images, unescape_markers
-from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty, truncated_repr
+from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, marker_losses
 from phiv_data.formats.text import Image, Piece, read_markers
+from phiv_data.storage.record_errors import truncated_repr
 from phiv_schemas import Conversation
 
 QUERIES = ("prompt", "input", "instruction", "question", "problem")

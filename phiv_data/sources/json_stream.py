@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from phiv_data.formats.fields import truncated_repr
 from phiv_data.media.reject import RejectInput
+from phiv_data.storage.record_errors import truncated_repr
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.lines import BOM, UTF16_MARKS, numbered_lines
 from phiv_schemas.errors import SourceError

@@ -57,6 +57,12 @@ def short_repr(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
+def truncated_repr(value: object) -> str:
+    """A value for an error message, cut at 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def quote_path(path: str) -> str:
     """A path on one line, whole up to 1000 characters: a person has to find the file."""
     text = repr(path[:_MAX_PATH])

@@ -70,7 +70,7 @@ def test_arrow_batches(capsys: pytest.CaptureFixture[str]) -> None:
     assert "PV002 $.source required key is missing (found 'id')" in capsys.readouterr().out
 
 
-# Integrations --------------------------------------------------------------------------------------------------------------
+# Integrations ------------------------------------------------------------------------------------------------------
 
 
 def test_datasets(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Lines of jsonl files, good, odd and bad: hypothesis strategies and a few tools of the property tests and of fuzzing."""
+"""Lines of jsonl files, good, odd and bad: hypothesis strategies and tools of the property tests and of fuzzing."""
 
 from __future__ import annotations
 
