@@ -30,6 +30,8 @@ from phiv_schemas.errors import RecordError
 from phiv_train.families.base import IGNORE, Encoded, Family, Layout, Measured, Size, get_family, training_inputs
 from phiv_train.training.loss import TokenLoss
 
+__all__ = ["Check", "LoadedFamily", "family_checks", "load_family"]
+
 
 @dataclass(frozen=True)
 class LoadedFamily:

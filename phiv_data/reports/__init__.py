@@ -26,6 +26,8 @@ REPORT_FILE_NAMES: dict[Form, str] = {
     "html": "report.html",
 }
 
+__all__ = ["Form", "render", "write_report", "write_reports"]
+
 
 def render(
     report: ValidationReport,

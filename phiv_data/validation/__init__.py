@@ -19,6 +19,7 @@ existence and sizes are checked.
     provenance/         images compared with what they were made from
 """
 
+from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.run import MAX_ISSUES, OWN_CODE, OnRows, check_arguments, validate
 
-__all__ = ["MAX_ISSUES", "OWN_CODE", "OnRows", "check_arguments", "validate"]
+__all__ = ["MAX_ISSUES", "OWN_CODE", "Finding", "OnRows", "RowContext", "check_arguments", "validate"]

@@ -31,6 +31,19 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor
 
+__all__ = [
+    "IGNORE",
+    "Component",
+    "Encoded",
+    "Family",
+    "Layout",
+    "Measured",
+    "Preview",
+    "Processor",
+    "family_names",
+    "get_family",
+]
+
 GROUP = "phiv.families"
 IGNORE = -100
 Layout = Literal["packed", "right", "left"]

@@ -49,7 +49,7 @@ def of_lines(lines: list[Any]) -> Rows:
     return rows_of(validate_batch(pa.record_batch({"line": pa.array(lines, pa.binary())})))
 
 
-# Invariants ----------------------------------------------------------------------------------------------------------------
+# Invariants ---------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=100, deadline=None)
