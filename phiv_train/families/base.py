@@ -54,10 +54,6 @@ Size = tuple[int, int]
 """(width, height) of a decoded image in pixels, EXIF orientation applied."""
 
 
-def _no_spans() -> NDArray[np.int64]:
-    return np.empty((0, 2), np.int64)
-
-
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One sample, ready to collate. `len()` is its number of tokens L.
@@ -72,7 +68,7 @@ class Encoded:
     input_ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     media: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    image_spans: NDArray[np.int64] = field(default_factory=_no_spans)
+    image_spans: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -283,21 +279,15 @@ def get_family(name: str) -> Family:
         raise UsageError("--family", f"{name!r} is claimed twice ({', '.join(points)})", "Uninstall one")
     point = next(iter(points.values()))
     try:
-        family = point.load()
+        family: Family = point.load()
     except Exception as error:  # a plugin may fail in any way; the user needs one line
         why = f"cannot be imported from {point.value} ({type(error).__name__}: {error})"
         raise EnvironmentProblem(f"family {name!r}", why, "Install what it needs") from error
-    check_members(name, family, point.value)
-    checked: Family = family
-    return checked
-
-
-def check_members(name: str, family: object, where: str) -> None:
-    """EnvironmentProblem that names every member of `Family` the object lacks."""
     members = {member for member in vars(Family) if not member.startswith("_")}
     if missing := sorted(members.difference(dir(family))):
-        what = f"{where} is not a Family (missing: {', '.join(missing)})"
+        what = f"{point.value} is not a Family (missing: {', '.join(missing)})"
         raise EnvironmentProblem(f"family {name!r}", what, "Install a version of it made for this phiv")
+    return family
 
 
 def training_inputs(family: Family, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phiv_schemas import Conversation, Turn
+from phiv_schemas import Conversation
 from phiv_schemas.errors import RecordError
 from phiv_train.families.base import IGNORE, Encoded, Measured
 
@@ -132,7 +132,9 @@ def _render(conversation: Conversation, template: ChatTemplate, generation: bool
             yield conversation.system, False, False, None
             yield template.system[1], True, False, None
         yield template.user[0], True, False, None
-        first, *rest = _texts_around_images(turn)
+        # n images have n + 1 texts around them, and stand before the text where no offsets are given.
+        offsets = [0] * len(turn.images) if turn.image_offsets is None else turn.image_offsets
+        first, *rest = (turn.user[start:stop] for start, stop in pairwise([0, *offsets, len(turn.user)]))
         yield first, False, False, None
         for count, text in enumerate(rest, start=1):
             yield template.image[0], True, False, None
@@ -151,12 +153,6 @@ def _render(conversation: Conversation, template: ChatTemplate, generation: bool
         yield turn.assistant, False, True, None
         yield template.answer_end, True, True, None
         yield template.turn_end, True, False, None
-
-
-def _texts_around_images(turn: Turn) -> list[str]:
-    """The n + 1 texts around a turn's n images, which stand before the text where no offsets are given."""
-    offsets = [0] * len(turn.images) if turn.image_offsets is None else turn.image_offsets
-    return [turn.user[start:stop] for start, stop in pairwise([0, *offsets, len(turn.user)])]
 
 
 def check_image_count(conversation: Conversation, found: int) -> None:

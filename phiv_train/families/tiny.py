@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 CROP_SIZE, PATCH_SIZE, NUM_CROPS = 56, 14, 1
 
 
-def _prefixes(word: str) -> list[tuple[str, str]]:
-    """The merges that build `word` from its characters, left to right."""
-    return [(word[:i], word[i]) for i in range(1, len(word))]
-
-
 _GRID = CROP_SIZE // PATCH_SIZE // 2
 _CHARACTERS = ["▁", "\n", *(chr(code) for code in range(33, 127))]
 # These are data: another word is another vocabulary, and other ids for all words after it.
@@ -42,7 +37,8 @@ _WORDS = """Classify the video into one of following classes What is in image pi
 # Parts of class names, so that an answer is few positions and most of its loss is about what is seen.
 _NAME_PARTS = "Bouncing Ball Falling Rising Triangle Sliding Square Spinning Star Left Right Up Down Move"
 _BUILT = ["▁" + word for word in (_WORDS + " " + _NAME_PARTS).split()] + _NAME_PARTS.split()
-_MERGES = list(dict.fromkeys(pair for word in _BUILT for pair in _prefixes(word)))
+# The merges that build a word from its characters, left to right.
+_MERGES = list(dict.fromkeys((word[:i], word[i]) for word in _BUILT for i in range(1, len(word))))
 _PIECES = [
     *("<unk>", "<s>", "</s>"),
     *(f"<0x{byte:02X}>" for byte in range(256)),
@@ -90,7 +86,10 @@ class Tiny(Phi3Vision):
         """A built one goes through a real checkpoint folder, so that every option means what it always means."""
         with tempfile.TemporaryDirectory() as temporary:
             if _is_built(path):
-                model, processor = build_tiny(_seed(path))
+                match = re.fullmatch(r"tiny(?::(\d+))?", path)
+                if match is None:
+                    raise UsageError(path, "is not tiny, tiny:SEED or a folder", "Use tiny:7 for the weights of seed 7")
+                model, processor = build_tiny(int(match[1] or 0))
                 path = temporary + "/checkpoint"
                 self.save(model, processor, Path(path))
             return Phi3Vision.load(
@@ -125,13 +124,6 @@ def build_tiny(
 def _is_built(path: str) -> bool:
     """True for `tiny` and `tiny:7`, which are built on the spot; a folder of that name is a folder."""
     return path.partition(":")[0] == "tiny" and not Path(path).is_dir()
-
-
-def _seed(path: str) -> int:
-    match = re.fullmatch(r"tiny(?::(\d+))?", path)
-    if match is None:
-        raise UsageError(path, "is not tiny, tiny:SEED or a folder", "Use tiny:7 for the weights of seed 7")
-    return int(match[1] or 0)
 
 
 def tiny_config(**overrides: Any) -> Any:
@@ -184,18 +176,28 @@ def control_ids() -> dict[str, int]:
 
 def tiny_processor(num_crops: int = NUM_CROPS) -> Processor:
     """The toy processor; its files have the official names and formats."""
-    return Processor.from_files(
-        {
-            "tokenizer.json": json.dumps(_tokenizer(), ensure_ascii=False),
-            "tokenizer_config.json": json.dumps(_tokenizer_config(), indent=2),
-            "preprocessor_config.json": json.dumps(_preprocessor_config(), indent=2),
-        },
-        num_crops,
+    template = (
+        "{% for message in messages %}{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
+        "{{- '<|assistant|>\n' -}}{% endif %}"
     )
+    names = {"bos_token": "<s>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>"}
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, **names}
+    preprocessor = {"num_crops": NUM_CROPS, "num_img_tokens": _GRID**2, "crop_size": CROP_SIZE}
+    files = {
+        "tokenizer.json": json.dumps(_tokenizer(), ensure_ascii=False),
+        "tokenizer_config.json": json.dumps(tokenizer, indent=2),
+        "preprocessor_config.json": json.dumps(preprocessor, indent=2),
+    }
+    return Processor.from_files(files, num_crops)
 
 
 def _tokenizer() -> dict[str, Any]:
     """A `tokenizer.json` of the real one's make: the same normalizer, decoder and byte fallback, but few merges."""
+    flags = {"single_word": False, "lstrip": False, "normalized": False, "special": True}
+    added = [
+        {"id": id_, "content": name, "rstrip": name == "<|assistant|>", **flags} for name, id_ in control_ids().items()
+    ]
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     decoders = [
         {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
@@ -207,7 +209,7 @@ def _tokenizer() -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(name, id_) for name, id_ in control_ids().items()],
+        "added_tokens": added,
         "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, space]},
         "pre_tokenizer": None,
         "post_processor": {
@@ -226,22 +228,3 @@ def _tokenizer() -> dict[str, Any]:
             "merges": [list(pair) for pair in _MERGES],
         },
     }
-
-
-def _added(name: str, id_: int) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "normalized": False, "special": True}
-    return {"id": id_, "content": name, "rstrip": name == "<|assistant|>", **flags}
-
-
-def _tokenizer_config() -> dict[str, Any]:
-    template = (
-        "{% for message in messages %}{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n' }}"
-        "{% endfor %}{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
-        "{{- '<|assistant|>\n' -}}{% endif %}"
-    )
-    names = {"bos_token": "<s>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>"}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, **names}
-
-
-def _preprocessor_config() -> dict[str, Any]:
-    return {"num_crops": NUM_CROPS, "num_img_tokens": _GRID**2, "crop_size": CROP_SIZE}

@@ -77,7 +77,7 @@ def load(
         config=config,
         dtype=torch_dtype,
         attn_implementation=attention_by_part(attn_implementation),
-        quantization_config=None if quantization is None else _four_bit(torch_dtype, skip_4bit),
+        quantization_config=None if quantization is None else _make_4bit_config(torch_dtype, skip_4bit),
         key_mapping=None if EMBEDDING in found else {f"^{EMBEDDING_ALIAS}$": EMBEDDING},
         output_loading_info=True,
     )
@@ -282,7 +282,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _four_bit(dtype: torch.dtype, skip: Sequence[str]) -> Any:
+def _make_4bit_config(dtype: torch.dtype, skip: Sequence[str]) -> Any:
     from transformers import BitsAndBytesConfig
     from transformers.utils import is_bitsandbytes_available
 

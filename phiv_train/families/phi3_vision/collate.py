@@ -39,13 +39,20 @@ def collate(samples: Sequence[Encoded], processor: Processor, *, layout: Layout 
     if layout not in get_args(Layout):
         raise UsageError("layout", f"{layout!r} is unknown", "Pass packed, right or left")
     for sample in samples:
-        check(sample, processor)
-    rows = _packed(samples) if layout == "packed" else _padded(samples, processor, left=layout == "left")
+        _check_slots(sample, processor)
+    if layout == "packed":
+        rows = {
+            "input_ids": np.concatenate([s.input_ids for s in samples])[None],
+            "labels": np.concatenate([s.labels for s in samples])[None],
+            "position_ids": np.concatenate([np.arange(len(s)) for s in samples])[None],
+        }
+    else:
+        rows = _pad(samples, processor, left=layout == "left")
     media = {name: np.concatenate([s.media[name] for s in samples]) for name in ("crops", "image_sizes")}
     return {name: torch.from_numpy(array) for name, array in (rows | media).items()}
 
 
-def check(sample: Encoded, processor: Processor) -> None:
+def _check_slots(sample: Encoded, processor: Processor) -> None:
     """The invariant: as many image slots as the vision tower will return rows. RecordError with the sample's id."""
     if len(sample.labels) != len(sample.input_ids):
         raise RecordError(sample.id, f"has {len(sample.input_ids)} ids and {len(sample.labels)} labels")
@@ -63,15 +70,7 @@ def check(sample: Encoded, processor: Processor) -> None:
         raise RecordError(sample.id, "labels an image slot or its first position")
 
 
-def _packed(samples: Sequence[Encoded]) -> dict[str, NDArray[Any]]:
-    return {
-        "input_ids": np.concatenate([s.input_ids for s in samples])[None],
-        "labels": np.concatenate([s.labels for s in samples])[None],
-        "position_ids": np.concatenate([np.arange(len(s)) for s in samples])[None],
-    }
-
-
-def _padded(samples: Sequence[Encoded], processor: Processor, *, left: bool) -> dict[str, NDArray[Any]]:
+def _pad(samples: Sequence[Encoded], processor: Processor, *, left: bool) -> dict[str, NDArray[Any]]:
     longest = max(len(s) for s in samples)
     fill = {"input_ids": processor.pad_id, "labels": IGNORE, "position_ids": 0, "attention_mask": 0}
     rows = {name: np.full((len(samples), longest), value, np.int64) for name, value in fill.items()}

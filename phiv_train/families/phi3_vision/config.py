@@ -91,8 +91,14 @@ class Phi3VConfig(Phi3Config):  # type: ignore[misc]  # transformers is untyped 
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("_attn_implementation", None)  # the official file says flash_attention_2; the caller decides
-        self._check_heads()
-        rope_dims = self.hidden_size // self.num_attention_heads // 2
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % (2 * heads):  # RoPE turns pairs
+            found = f"hidden_size is {self.hidden_size}, not an even multiple of num_attention_heads {heads}"
+            raise UsageError("config.json", found)
+        if groups is not None and heads % groups:
+            found = f"num_attention_heads is {heads}, not a multiple of num_key_value_heads {groups}"
+            raise UsageError("config.json", found)
+        rope_dims = self.hidden_size // heads // 2
         if "rope_scaling" in kwargs:
             kwargs["rope_scaling"] = _to_longrope(kwargs["rope_scaling"], rope_dims)
         self.rope_parameters = _to_longrope(self.rope_parameters, rope_dims)
@@ -105,16 +111,6 @@ class Phi3VConfig(Phi3Config):  # type: ignore[misc]  # transformers is untyped 
             self.rope_parameters["factor"] = self.max_position_embeddings / self.original_max_position_embeddings
         _only("partial_rotary_factor", self.rope_parameters.get("partial_rotary_factor", 1.0), 1.0)
         self._check_image_path()
-
-    def _check_heads(self) -> None:
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if self.hidden_size % (2 * heads):  # RoPE turns pairs
-            found = f"hidden_size is {self.hidden_size}, not an even multiple of num_attention_heads {heads}"
-            raise UsageError("config.json", found)
-        if groups is not None and heads % groups:
-            raise UsageError(
-                "config.json", f"num_attention_heads is {heads}, not a multiple of num_key_value_heads {groups}"
-            )
 
     def _check_image_path(self) -> None:
         for key, known in EMBD_LAYER.items():
@@ -145,11 +141,7 @@ class Phi3VConfig(Phi3Config):  # type: ignore[misc]  # transformers is untyped 
         return int(index if index >= 0 else total + 1 + index)
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What `save_pretrained` writes: the keys of the official file."""
-        return self.official_dict()
-
-    def official_dict(self) -> dict[str, Any]:
-        """This configuration in the schema of the official `config.json`."""
+        """What `save_pretrained` writes: this configuration in the schema of the official `config.json`."""
         rope = copy.deepcopy(self.rope_parameters)
         out = {k: v for k, v in self.to_dict().items() if k not in _NOT_OFFICIAL and not k.startswith("_")}
         out |= {"architectures": ["Phi3VForCausalLM"], "model_type": self.model_type, "auto_map": AUTO_MAP}
@@ -190,15 +182,13 @@ def _to_longrope(rope: Any, dims: int) -> Any:
     if kind == "default":
         return out | {"rope_type": kind}
     for key in ("short_factor", "long_factor"):
-        _check_factors(f"rope_scaling.{key}", rope.get(key), dims)
+        values = rope.get(key)
+        if not isinstance(values, list) or not all(isinstance(v, int | float) and v > 0 for v in values):
+            raise UsageError("config.json", f"rope_scaling.{key} is no list of positive numbers")
+        if len(values) != dims:
+            found = f"rope_scaling.{key} has {len(values)} entries, expected {dims} (head_dim / 2)"
+            raise UsageError("config.json", found)
     return out | {"rope_type": "longrope"}
-
-
-def _check_factors(key: str, values: Any, dims: int) -> None:
-    if not isinstance(values, list) or not all(isinstance(v, int | float) and v > 0 for v in values):
-        raise UsageError("config.json", f"{key} is no list of positive numbers")
-    if len(values) != dims:
-        raise UsageError("config.json", f"{key} has {len(values)} entries, expected {dims} (head_dim / 2)")
 
 
 def _only(key: str, found: Any, known: Any) -> None:

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
 
-# generate counts positions from the mask.
-_NOT_FOR_GENERATE = ("labels", "position_ids")
-
 
 class Phi3ImageOptions(BaseModel):
     """`num_crops`: 336-pixel crops an image may take, 1 to 16."""
@@ -132,7 +129,8 @@ class Phi3Vision:
         return hidden
 
     def generation_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in batch.items() if name not in _NOT_FOR_GENERATE}
+        # generate counts positions from the mask.
+        return {name: tensor for name, tensor in batch.items() if name not in ("labels", "position_ids")}
 
     def run_vision_on_text(self, model: Any, enabled: bool) -> bool:
         before: bool = model.model.run_vision_on_text

@@ -11,7 +11,7 @@ from torch import Tensor
 from phiv_schemas.errors import UsageError
 from phiv_train.families.phi3_vision.config import Phi3VConfig
 from phiv_train.families.phi3_vision.pixels import crop_grids
-from phiv_train.families.phi3_vision.vision import Grid, image_positions, num_rows
+from phiv_train.families.phi3_vision.vision import image_positions, num_rows
 
 IMAGE_INPUTS = ("crops", "image_sizes", "pixel_values", "keep_padding_crops")
 
@@ -50,7 +50,18 @@ def repeat_images(
 ) -> dict[str, Tensor]:
     """`images` for a batch in which every row is repeated `times` times in place (beams, several answers)."""
     grids = crop_grids(images["image_sizes"], config.vision_config.image_size)
-    order = [n for row in images_per_row(input_ids, grids, config) for _ in range(times) for n in row]
+    order: list[int] = []
+    image = 0
+    for index, free in enumerate(image_positions(input_ids, config).sum(-1).tolist()):
+        first = image
+        while free > 0 and image < len(grids):
+            free -= num_rows(*grids[image], config.grid)
+            image += 1
+        if free:
+            raise UsageError(f"input_ids[{index}]", "its image positions do not fit the images given")
+        order += [*range(first, image)] * times
+    if image != len(grids):
+        raise UsageError("image_sizes", f"{len(grids)} images, but the rows hold {image}")
     out = dict(images)
     for name in ("image_sizes", "pixel_values"):
         if name in images:
@@ -58,22 +69,4 @@ def repeat_images(
     if "crops" in images:
         parts = torch.split(images["crops"], [rows * columns for rows, columns in grids])
         out["crops"] = torch.cat([parts[n] for n in order] or [images["crops"]])
-    return out
-
-
-def images_per_row(input_ids: Tensor, grids: list[Grid], config: Phi3VConfig) -> list[list[int]]:
-    """For every row of the batch, the indices of the images its image positions hold."""
-    slots = image_positions(input_ids, config).sum(-1).tolist()
-    out, image = [], 0
-    for index, free in enumerate(slots):
-        mine = []
-        while free > 0 and image < len(grids):
-            free -= num_rows(*grids[image], config.grid)
-            mine.append(image)
-            image += 1
-        if free:
-            raise UsageError(f"input_ids[{index}]", "its image positions do not fit the images given")
-        out.append(mine)
-    if image != len(grids):
-        raise UsageError("image_sizes", f"{len(grids)} images, but the rows hold {image}")
     return out

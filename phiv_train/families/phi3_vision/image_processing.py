@@ -58,7 +58,7 @@ def hd_crops(
     `image`: a PIL image or uint8 [H, W, 3]. RecordError, naming `where`, for an image that cannot be read, has
     no 8-bit meaning, or is so thin that nothing of it would be left.
     """
-    pil_image = _eight_bit(image, clip_high_depth, where)
+    pil_image = _convert_to_8_bits(image, clip_high_depth, where)
     if not (pil_image.width and pil_image.height):
         raise RecordError(where, f"an image of {pil_image.width}x{pil_image.height} has no pixels", "Leave the row out")
     size = hd_size(*pil_image.size, num_crops, crop_size)
@@ -118,15 +118,22 @@ def _resized_sides(
     return long, (long / ratio).astype(np.int64)
 
 
-def _eight_bit(image: Image | Pixels, clip_high_depth: bool, where: str) -> Image:
+def _convert_to_8_bits(image: Image | Pixels, clip_high_depth: bool, where: str) -> Image:
     """The image in mode RGB, or L where all channels are equal (a third of the work to resize).
 
     Alpha is dropped, not composited, as in the original. 16-bit greys are scaled to 8 bits; the original clips them
     at 255, mostly to white (`clip_high_depth` does so too).
     """
-    from PIL.Image import fromarray
+    from PIL.Image import fromarray, new
 
-    pil_image = _from_array(image, where) if isinstance(image, np.ndarray) else image
+    if not isinstance(image, np.ndarray):
+        pil_image = image
+    elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        # Pillow would take some other types for other modes, and [H, W, 1] or [3, H, W] not at all or as nonsense.
+        found = f"an array {image.dtype} {list(image.shape)} is no image"
+        raise RecordError(where, found, "Pass uint8 [H, W, 3]")
+    else:
+        pil_image = fromarray(image) if image.size else new("RGB", image.shape[1::-1])
     if pil_image.mode in ("I", "F") and not clip_high_depth:
         raise RecordError(where, f"mode {pil_image.mode!r} has no defined white", "Convert it to 8 bits")
     try:
@@ -138,16 +145,6 @@ def _eight_bit(image: Image | Pixels, clip_high_depth: bool, where: str) -> Imag
         return pil_image.convert("L" if pil_image.mode in ("1", "LA") else "RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise RecordError(where, f"not a readable image ({error})", "Repair it, or leave the row out") from error
-
-
-def _from_array(array: NDArray[Any], where: str) -> Image:
-    """Pillow would take some other types for other modes, and [H, W, 1] or [3, H, W] not at all or as nonsense."""
-    from PIL.Image import fromarray, new
-
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        found = f"an array {array.dtype} {list(array.shape)} is no image"
-        raise RecordError(where, found, "Pass uint8 [H, W, 3]")
-    return fromarray(array) if array.size else new("RGB", array.shape[1::-1])
 
 
 def _resize(pil_image: Image, size: HDSize) -> Image:
@@ -196,7 +193,7 @@ def pixel_values(crops: Pixels, image_size: tuple[int, int], num_crops: int | No
     count = 1 + (len(crops) if num_crops is None else num_crops)
     out = np.empty((count, 3, crop_size, crop_size), np.float32)
     out[1 + len(crops) :] = 0
-    _global_view(crops, image_size, out[0])
+    _write_global_view(crops, image_size, out[0])
     _normalise(out[0], np.float32(255 * 32 * 32))
     for crop, into in zip(crops, out[1:], strict=False):
         for channel in range(3):
@@ -216,17 +213,23 @@ def _normalise(pixels: Floats, full_scale: np.float32) -> None:
         plane /= np.float32(std)
 
 
-def _global_view(crops: Pixels, image_size: tuple[int, int], out: Floats) -> None:
+def _write_global_view(crops: Pixels, image_size: tuple[int, int], out: Floats) -> None:
     """Write 32 * 32 times the bicubic S x S view of the padded image, exact integers, into `out` [3, S, S].
 
     torch's bicubic (a = -0.75, align_corners False, no antialias): shrinking by a whole factor, every output falls
     either onto an input (odd factor) or half-way between two (even): weights (-3, 19, 19, -3)/32, edges repeated.
     The weights sum to 1, so normalising after it, not before as the original does, is the same but for rounding.
     """
-    lines = _halfway(_edged(crops, image_size), image_size[0] // crops.shape[1])
+    height, width = image_size
+    edged = np.empty((height + 2, width + 2, 3), np.int16)  # the padded image, its edges repeated once
+    rows = _as_rows(crops, image_size)
+    edged[1:-1, 1:-1].reshape(rows.shape)[...] = rows
+    edged[0], edged[-1] = edged[1], edged[-2]
+    edged[:, 0], edged[:, -1] = edged[:, 1], edged[:, -2]
+    lines = _halfway(edged, height // crops.shape[1])
     for channel in range(3):
         columns = lines[:, :, channel].T
-        out[channel] = _halfway(columns, image_size[1] // crops.shape[1], np.int32).T
+        out[channel] = _halfway(columns, width // crops.shape[1], np.int32).T
 
 
 def _halfway(lines: NDArray[np.int16], factor: int, dtype: type[Any] = np.int16) -> NDArray[Any]:
@@ -238,17 +241,6 @@ def _halfway(lines: NDArray[np.int16], factor: int, dtype: type[Any] = np.int16)
     # int16 holds both passes' sums of two: 255 * 2 first, then within -3060..19380; only the last product needs more.
     inner, outer = np.multiply(b + c, 19, dtype=dtype), np.multiply(a + d, 3, dtype=dtype)
     return np.asarray(inner - outer)
-
-
-def _edged(crops: Pixels, image_size: tuple[int, int]) -> NDArray[np.int16]:
-    """The padded image int16 [height + 2, width + 2, 3], its edges repeated once."""
-    height, width = image_size
-    edged = np.empty((height + 2, width + 2, 3), np.int16)
-    rows = _as_rows(crops, image_size)
-    edged[1:-1, 1:-1].reshape(rows.shape)[...] = rows
-    edged[0], edged[-1] = edged[1], edged[-2]
-    edged[:, 0], edged[:, -1] = edged[:, 1], edged[:, -2]
-    return edged
 
 
 def _as_rows(crops: Pixels, image_size: tuple[int, int]) -> Pixels:

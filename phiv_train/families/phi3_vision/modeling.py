@@ -39,7 +39,7 @@ from phiv_train.families.phi3_vision.generation import (
 )
 from phiv_train.families.phi3_vision.packing import IGNORE, find_packing, next_token_targets, varlen
 from phiv_train.families.phi3_vision.pixels import check_images, crop_grids, pixels_from_crops
-from phiv_train.families.phi3_vision.rope import LongRope, is_long, spread
+from phiv_train.families.phi3_vision.rope import LongRope, is_long
 from phiv_train.families.phi3_vision.vision import ClipTower, Grid, Phi3VImageEmbedding, image_positions
 
 
@@ -137,7 +137,7 @@ class Phi3VModel(Phi3VPreTrainedModel):
             cache = DynamicCache(config=self.config)
         if rope_long is None:
             rope_long = is_long(attention_mask, starts, past + embeds.shape[1], self.config)
-        cos_sin = self.rope(position_ids, spread(rope_long, embeds.device), embeds.dtype)
+        cos_sin = self.rope(position_ids, rope_long, embeds.dtype)
         mask, flash = self._attention(embeds, attention_mask, position_ids, cache, starts)
         for layer in self.layers:
             embeds = layer(embeds, attention_mask=mask, cache=cache, position_embeddings=cos_sin, **flash)

@@ -29,7 +29,7 @@ def pixels_from_crops(crops: Tensor, image_sizes: Tensor) -> tuple[Tensor, list[
     counts = [rows * columns for rows, columns in grids]
     if sum(counts) != len(crops):
         raise UsageError("crops", f"{len(crops)} crops, but image_sizes ask for {sum(counts)}")
-    views = [_views(part, *grid) for part, grid in zip(torch.split(crops, counts), grids, strict=True)]
+    views = [_normalise_image(part, *grid) for part, grid in zip(torch.split(crops, counts), grids, strict=True)]
     empty = torch.empty(0, 3, side, side, device=crops.device)
     return torch.cat(views) if views else empty, [1 + count for count in counts]
 
@@ -65,23 +65,15 @@ def crop_grids(image_sizes: Tensor | Sequence[Sequence[int]], side: int = 336) -
     return [(height // side, width // side) for height, width in sizes]
 
 
-def normalise(image: Tensor) -> Tensor:
-    """float32 [3, H, W] from uint8 [H, W, 3]: /255, minus CLIP's mean, divided by CLIP's std."""
-    scaled = image.permute(2, 0, 1).contiguous().float() / 255
-    return (scaled - scaled.new_tensor(MEAN)[:, None, None]) / scaled.new_tensor(STD)[:, None, None]
-
-
-def global_view(normalised: Tensor, side: int = 336) -> Tensor:
-    """The whole normalised image [3, H, W] as one crop [3, side, side]; values may overshoot."""
-    return torch.nn.functional.interpolate(
-        normalised[None], size=(side, side), mode="bicubic", align_corners=False, antialias=False
-    )[0]
-
-
-def _views(crops: Tensor, rows: int, columns: int) -> Tensor:
-    """[1 + rows*columns, 3, S, S] of one image."""
+def _normalise_image(crops: Tensor, rows: int, columns: int) -> Tensor:
+    """One image's views [1 + rows*columns, 3, S, S]: CLIP's mean and std applied, the global view before the crops."""
     side = crops.shape[1]
     grid = crops.view(rows, columns, side, side, 3)
-    image = normalise(grid.permute(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3))
+    image = grid.permute(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
+    image = image.permute(2, 0, 1).contiguous().float() / 255
+    image = (image - image.new_tensor(MEAN)[:, None, None]) / image.new_tensor(STD)[:, None, None]
+    global_view = torch.nn.functional.interpolate(  # values may overshoot
+        image[None], size=(side, side), mode="bicubic", align_corners=False, antialias=False
+    )
     tiles = image.view(3, rows, side, columns, side).permute(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
-    return torch.cat([global_view(image, side)[None], tiles])
+    return torch.cat([global_view, tiles])

@@ -111,7 +111,9 @@ class Processor:
     def save(self, folder: Path) -> None:
         """Write the tokenizer and preprocessor files, as servers of the official checkpoint expect them."""
         for name, text in self.files.items():
-            out = json.dumps(self._settings(), indent=2) + "\n" if name == _PREPROCESSOR else _with_hub_code(text)
+            out = _with_hub_code(text)
+            if name == _PREPROCESSOR:
+                out = json.dumps(json.loads(out) | {"num_crops": self.num_crops}, indent=2) + "\n"
             with atomic_write(folder / name) as file:
                 file.write(out.encode())
 
@@ -172,8 +174,11 @@ class Processor:
 
         A tokenizer that came without a file has no text to hash: its class and its ids for a probe stand for it.
         """
-        file = self.files.get(_TOKENIZER)
-        tokenizer = _fingerprint(self.tokenizer) if file is None else json.loads(file)
+        if (file := self.files.get(_TOKENIZER)) is not None:
+            tokenizer = json.loads(file)
+        else:
+            kind = type(self.tokenizer)
+            tokenizer = [kind.__module__, kind.__qualname__, [int(i) for i in self.tokenizer.encode(_PROBE)]]
         spec = [_RENDERING, tokenizer, dict(self.control_ids), sorted(self.rstrip), self.num_crops, self.crop_size]
         spec += [self.grid, self.clip_high_depth]
         return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
@@ -181,10 +186,6 @@ class Processor:
     @cached_property
     def _control_names(self) -> Mapping[int, str]:
         return {id_: name for name, id_ in self.control_ids.items()}
-
-    def _settings(self) -> dict[str, Any]:
-        settings = json.loads(_with_hub_code(self.files[_PREPROCESSOR]))
-        return dict(settings) | {"num_crops": self.num_crops}
 
 
 class PlainTokenizer:
@@ -246,11 +247,6 @@ def _count(where: str, settings: Mapping[str, Any], key: str, default: int) -> i
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(where, f"{key} is {value!r}, not a whole number from 1", "Fetch the checkpoint again")
     return value
-
-
-def _fingerprint(tokenizer: TextTokenizer) -> list[Any]:
-    kind = type(tokenizer)
-    return [kind.__module__, kind.__qualname__, [int(i) for i in tokenizer.encode(_PROBE)]]
 
 
 def _with_hub_code(text: str) -> str:

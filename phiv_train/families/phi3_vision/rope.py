@@ -34,12 +34,17 @@ class LongRope:
         is_long = rope["rope_type"] == "longrope"
         self.inv_freq_short = 1.0 / (_factors(rope["short_factor"], base) * base if is_long else base)
         self.inv_freq_long = 1.0 / (_factors(rope["long_factor"], base) * base if is_long else base)
-        self.scaling = _attention_scaling(config) if is_long else 1.0
+        self.scaling = 1.0
+        original = config.original_max_position_embeddings
+        if is_long and (scale := config.max_position_embeddings / original) > 1:
+            self.scaling = math.sqrt(1 + math.log(scale) / math.log(original))
 
-    def __call__(self, position_ids: Tensor, is_long: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, L, head_dim] for positions [B or 1, L]; `is_long` bool broadcasts to [B, L]."""
+    def __call__(self, position_ids: Tensor, is_long: Tensor | bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin [B, L, head_dim] for positions [B or 1, L]; `is_long` for all, per row [B] or position [B, L]."""
         device = position_ids.device
-        inv_freq_BLD = torch.where(is_long[..., None], self.inv_freq_long.to(device), self.inv_freq_short.to(device))
+        long = torch.as_tensor(is_long, device=device).bool()
+        long_BL = long.reshape(-1, 1) if long.ndim < 2 else long
+        inv_freq_BLD = torch.where(long_BL[..., None], self.inv_freq_long.to(device), self.inv_freq_short.to(device))
         angles_BLD = position_ids[..., None].float() * inv_freq_BLD
         angles_BLD = torch.cat((angles_BLD, angles_BLD), dim=-1)
         return (angles_BLD.cos() * self.scaling).to(dtype), (angles_BLD.sin() * self.scaling).to(dtype)
@@ -61,17 +66,5 @@ def is_long(attention_mask: Tensor | None, starts: Tensor | None, total: int, co
     return lengths > limit
 
 
-def spread(rope_long: Tensor | bool, device: torch.device) -> Tensor:
-    """A choice for all (bool), per row [B] or per position [B, L], as a bool tensor that broadcasts to [B, L]."""
-    chosen = torch.as_tensor(rope_long, device=device).bool()
-    return chosen.reshape(-1, 1) if chosen.ndim < 2 else chosen
-
-
 def _factors(values: list[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device)
-
-
-def _attention_scaling(config: Phi3VConfig) -> float:
-    original = config.original_max_position_embeddings
-    scale = config.max_position_embeddings / original
-    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0

@@ -85,15 +85,15 @@ class Phi3VImageEmbedding(nn.Module):
         if sum(counts) != len(merged):
             raise UsageError("pixel_values", f"{len(merged)} crops, but image_sizes ask for {sum(counts)}")
         images = zip(torch.split(merged, counts), grids, strict=True)
-        rows: Tensor = self.img_projection(torch.cat([self._rows(image, *grid) for image, grid in images]))
+        rows: Tensor = self.img_projection(torch.cat([self._arrange(image, *grid) for image, grid in images]))
         return rows
 
-    def _rows(self, merged: Tensor, rows: int, columns: int) -> Tensor:
+    def _arrange(self, merged: Tensor, rows: int, columns: int) -> Tensor:
         """One image's [1 + rows*columns, 12, 12, 4*clip] as the sequence the language model reads."""
-        crops = self._with_line_breaks(weave(merged[1:], rows, columns))
-        return torch.cat([crops, self.glb_GN[0], self._with_line_breaks(merged[0])])
+        crops = self._add_line_breaks(weave(merged[1:], rows, columns))
+        return torch.cat([crops, self.glb_GN[0], self._add_line_breaks(merged[0])])
 
-    def _with_line_breaks(self, image: Tensor) -> Tensor:
+    def _add_line_breaks(self, image: Tensor) -> Tensor:
         breaks = self.sub_GN[0].expand(len(image), 1, -1)
         return torch.cat([image, breaks.to(image.dtype)], dim=1).flatten(0, 1)
 
