@@ -14,9 +14,12 @@ from phiv_schemas import Manifest, PhivError
 
 
 class SourceComparison(NamedTuple):
-    """What is known of a source: it gives the same inputs, others, or cannot be compared, and why."""
+    """What is known of a source: it gives the same inputs, others, or cannot be compared, and why.
 
-    status: Literal["same", "changed", "unknown"]
+    `no converter`: none of that name is installed.
+    """
+
+    status: Literal["same", "changed", "unknown", "no converter"]
     reason: str = ""
 
 
@@ -28,8 +31,8 @@ def compare_source(manifest: Manifest, sources: Sequence[Path], work_dir: Path) 
     """
     plugins = load_plugins("phiv.converters", manifest.name)
     if (options_class := plugins.loaded.get(manifest.name)) is None:
-        why = plugins.broken.get(manifest.name, f"no converter {manifest.name!r} is installed")
-        return SourceComparison("unknown", why)
+        why = plugins.broken.get(manifest.name)
+        return SourceComparison("unknown", why) if why else SourceComparison("no converter")
     if manifest.options.get("source") == "demo":
         return SourceComparison("unknown", "it was made with --demo")
     try:

@@ -128,7 +128,7 @@ class InputsComparison(Protocol):
     """The inputs of a source compared with those that a manifest records; `reason`: what differs, or why it is open."""
 
     @property
-    def status(self) -> Literal["same", "changed", "unknown"]:
+    def status(self) -> Literal["same", "changed", "unknown", "no converter"]:
         """ "unknown" where they could not be compared."""
 
     @property
@@ -149,7 +149,8 @@ def plan_sources(
 ) -> SourcePlan | None:
     """A comparison of what phiv-convert wrote to `path` with `source`: a folder, or archives, which are unpacked.
 
-    `compare_inputs` compares rows: PV312 where the source has others now, PV313 where it cannot compare them.
+    `compare_inputs` compares rows: PV312 where the source has others now, PV313 where it cannot compare them. Without
+    the converter, only images are compared.
     None where the manifest is broken, which is PV304.
     UsageError for a path without a manifest; SourceError for a source that is not there or cannot be unpacked.
     """
@@ -176,7 +177,8 @@ def plan_sources(
             what = f"the source has changed since it was converted: {inputs.reason}"
             known.issues.add("PV312", MANIFEST, what, hint="Convert it again, or pass the source as it was")
         elif inputs.status == "unknown":
-            known.issues.add("PV313", MANIFEST, f"rows were not compared with the source: {inputs.reason}")
+            what = f"rows were not compared with the source: {inputs.reason}"
+            known.issues.extend((Finding("PV313", None, what).at(MANIFEST),))
     return SourcePlan(rows, SourceContext(settings, manifest, SourceFiles(root)), known)
 
 
