@@ -16,7 +16,7 @@ from typing import Any, Literal
 from phiv_data.formats.content import ReadText, image_refs, read_content
 from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths
 from phiv_data.formats.text import MARKER, Image, Piece, join_pieces, normalize_offsets, read_markers
-from phiv_data.storage.record_errors import truncated_repr
+from phiv_data.storage.record_errors import list_keys, truncated_repr
 
 Markers = Literal["strict", "lenient"]
 NormalizeOffsets = Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...] | None]]
@@ -110,11 +110,7 @@ def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
 def read_messages(column: Any, fields: Fields, names: Names, read_text: ReadText, path: str) -> Iterator[Message]:
     """The messages of the column at `path`, roles and keys by their usual names."""
     if not isinstance(column, list):
-        found = (
-            truncated_repr(column)
-            if column is not None
-            else ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
-        )
+        found = truncated_repr(column) if column is not None else list_keys(fields.left) or "nothing else"
         raise fields.bad(f"no list of messages in {path!r} (found {found})", path if column is not None else "")
     for i, raw in enumerate(column):
         if not isinstance(raw, dict):

@@ -16,7 +16,7 @@ from phiv_data.formats.dialogue import NAMES, Markers, Message, build_row, read_
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, marker_losses
 from phiv_data.formats.text import Image, Piece, read_markers
-from phiv_data.storage.record_errors import truncated_repr
+from phiv_data.storage.record_errors import list_keys, truncated_repr
 from phiv_schemas import Conversation
 
 QUERIES = ("prompt", "input", "instruction", "question", "problem")
@@ -98,7 +98,7 @@ def _query(fields: Fields, markers: Markers) -> ParsedRow:
     path, query = _query_text(fields)
     answer_path, answer = _take_alias(fields, "response", RESPONSES)
     if query is None:
-        found = ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
+        found = list_keys(fields.left) or "nothing else"
         raise fields.bad(f"no 'messages' and no 'query' (found {found})")
     messages += [
         _message("user", query, fields, read_text, path),

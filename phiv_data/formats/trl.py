@@ -17,6 +17,7 @@ from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, 
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, common_losses, written_turns
 from phiv_data.formats.text import Image, Piece, normalize_offsets, split_at
+from phiv_data.storage.record_errors import list_keys
 from phiv_schemas import Conversation, Turn
 
 
@@ -82,7 +83,7 @@ def _read_column(fields: Fields) -> list[tuple[str, Any]]:
             *_messages(answer, "assistant", answer_key, fields),
         ]
         if not column or (prompt is None and isinstance(answer, str)):
-            found = ", ".join(sorted(map(str, fields.left))[:12]) or "nothing else"
+            found = list_keys(fields.left) or "nothing else"
             raise RejectRow(fields.where, "unsupported-row", f"no messages and no prompt (found {found})")
     return column
 

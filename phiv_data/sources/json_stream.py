@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.record_errors import truncated_repr
+from phiv_data.storage.record_errors import list_keys, truncated_repr
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.lines import BOM, UTF16_MARKS, numbered_lines
 from phiv_schemas.errors import SourceError
@@ -103,7 +103,7 @@ def typed(row: Any, name: str, kinds: type | tuple[type, ...], where: str) -> An
     if not isinstance(row, dict):
         raise RejectInput(where, "bad-row", f"not an object (found {truncated_repr(row)})")
     if name not in row:
-        raise RejectInput(where, "bad-row", f"no {name!r} (found {', '.join(sorted(map(str, row))[:12]) or 'nothing'})")
+        raise RejectInput(where, "bad-row", f"no {name!r} (found {list_keys(row) or 'nothing'})")
     if type(row[name]) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise RejectInput(where, "bad-row", f"{name!r} is not {wanted} (found {truncated_repr(row[name])})")

@@ -13,7 +13,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,12 @@ def truncated_repr(value: object) -> str:
     """A value for an error message, cut at 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def list_keys(keys: Iterable[object]) -> str:
+    """The first 12 keys of an object for an error message, sorted, long and unprintable ones quoted and cut."""
+    names = sorted(map(str, keys))[:12]
+    return ", ".join(name if name.isprintable() and len(name) <= 60 else truncated_repr(name) for name in names)
 
 
 def quote_path(path: str) -> str:

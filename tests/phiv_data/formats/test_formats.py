@@ -426,3 +426,12 @@ def test_a_marker_beside_parts_says_where_they_stand() -> None:
     assert only(trl.parse(record, "row")).user == "Is <IMG_CONTEXT> red?"
     record["messages"][0]["content"] = [image, *parts]
     assert rejected("trl", record, marker="<IMG_CONTEXT>") == "marker-mismatch"
+
+
+@pytest.mark.parametrize("name", ["llava", "sharegpt", "swift", "trl"])
+def test_keys_in_a_message_are_printable_and_short(name: str) -> None:
+    row = {"\x7fessages": 1, "a\x1b[31m": 2, "k" * 500: 3}
+    with pytest.raises(RejectInput) as caught:
+        FORMATS[name].parse(row, where="rows.json:1")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400

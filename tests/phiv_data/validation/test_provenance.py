@@ -29,7 +29,7 @@ from phiv_data.validation.core.finding import Settings
 from phiv_data.validation.imaging.pixel_diff import difference_of
 from phiv_data.validation.provenance import check as provenance
 from phiv_data.validation.provenance.source_files import MAX_NAMESAKES, SourceFiles
-from phiv_schemas import Manifest, SourceError, UsageError, ValidationReport
+from phiv_schemas import Issue, Manifest, SourceError, UsageError, ValidationReport
 
 CLIPS = ("v_Run_g01_c01", "v_Run_g02_c01", "v_Jump_g01_c01")
 
