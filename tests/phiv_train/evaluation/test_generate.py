@@ -121,7 +121,8 @@ def test_two_processes_answer_every_question_once_and_equally(
     FAMILY.save(model, processor, tmp_path / "model")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     command += [str(HERE.parent / "eval_ranks.py"), str(tmp_path / "model"), str(folder), str(tmp_path)]
-    subprocess.run(command, check=True, timeout=150, capture_output=True)
+    done = subprocess.run(command, check=False, timeout=150, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
     val = ConversationDataset(folder, "val")
     alone = evaluate(model, FAMILY, processor, val, turns="all", batch_size=4, max_new_tokens=8)
     assert len(make_batches([p.question for p in alone.predictions], 4)) % 2 == 1  # so that ranks share unevenly
