@@ -47,7 +47,7 @@ class TrainConfig(BaseModel):
     model_name_or_path: str = "microsoft/Phi-3.5-vision-instruct"
     """Checkpoint folder, hub id, or a family's own name for a model built on the spot (`tiny`, `tiny:7`)."""
     family: str | None = None
-    """Model family; by default the one the model is named after, else phi3_vision."""
+    """Model family; by default the one that declares the model_type in the model's config.json."""
     output_dir: LaxPath = Path("output")
     """Folder for checkpoints, logs, evaluations and the final model."""
     train_split: str = "train"

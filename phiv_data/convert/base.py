@@ -81,7 +81,7 @@ class ConverterOptions:
     @property
     def version(self) -> str:
         """Of the converter: another one makes another output. By default a hash of its source code."""
-        return code_version(type(self))
+        return code_version(type(self), self.opener)
 
     def identity(self) -> dict[str, Any] | None:
         """Options that alone prove a finished output is theirs (fixed archives, demo); None: list the inputs."""

@@ -69,7 +69,7 @@ def convert(
             discard(workspace)
             return Outcome(finished, found_finished=True)
         inputs, plan = _open(options, workspace, verify=verify)
-        provenance = _provenance(plan.converter, output_options)
+        provenance = _provenance(options, plan.converter, output_options)
         wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)
         if finished:
             warnings = _check_same(finished, wanted, workspace)
@@ -95,12 +95,13 @@ def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> t
         raise
 
 
-def _provenance(converter: Converter, output_options: dict[str, Any]) -> dict[str, Any]:
+def _provenance(options: ConverterOptions, converter: Converter, output_options: dict[str, Any]) -> dict[str, Any]:
     """How the output is made, for the manifest."""
     ours = {name: version(name) for name in ("phiv", "pyarrow", "pydantic")}
     return {
         "options": converter.options() | output_options,
         "versions": ours | converter.versions(),
+        "converter": f"{type(options).__module__}:{type(options).__qualname__}",
         "converter_version": converter.version,
     }
 

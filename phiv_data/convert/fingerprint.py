@@ -7,12 +7,14 @@ machine, below `<out>/.phiv/`.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -68,23 +70,59 @@ def file_reader(work_dir: Path, *, verify: bool) -> Callable[[Path], FileVersion
     return version
 
 
-def code_version(of: type) -> str:
-    """A hash of the source code of a class: of all *.py of its package, or of its module where it is in none.
+def code_version(of: type, opener: str = "") -> str:
+    """A hash of the source code that turns inputs into records: of a class, of its package, of what these import.
 
-    Files below a sub-package (`phiv_converters.ucf101`) count with those in its folders; of a top-level package only
-    the files beside the module do. Empty for a class that was typed in.
+    Counted are the files beside the class's module where it is in a package (those below it too in a sub-package such
+    as `phiv_converters.ucf101`), the module of `opener`, and, followed from there, every import of the same top-level
+    package, of a module beside it, or of phiv's row formats. Empty for a class that was typed in.
     """
     module = sys.modules[of.__module__]
-    if not (file := getattr(module, "__file__", None)):
+    if not (file := getattr(module, "__file__", None)) or not Path(file).is_file():
         return ""
-    path = Path(file)
-    package = module.__package__ or ""
-    if not package or not path.is_file():
-        files = [path] if path.is_file() else []
-    else:
-        files = sorted(path.parent.rglob("*.py") if "." in package else path.parent.glob("*.py"))
+    home, package = Path(file).parent, module.__package__ or ""
+    pending = {of.__module__, opener.partition(":")[0]} - {""}
+    if package:
+        for path in home.rglob("*.py") if "." in package else home.glob("*.py"):
+            parts = path.relative_to(home).with_suffix("").parts
+            pending.add(".".join([package, *(parts[:-1] if parts[-1] == "__init__" else parts)]))
+    top, files = of.__module__.partition(".")[0], dict[str, Path]()
+    while pending:
+        name = pending.pop()
+        is_near = name.partition(".")[0] == top or f"{name}.".startswith("phiv_data.formats.")
+        may_be_beside = not package and "." not in name
+        if name in files or not (is_near or may_be_beside) or (source := _source_of(name)) is None:
+            continue
+        if is_near or source.parent == home:
+            files[name] = source
+            pending |= _imports(name, source, source.stat().st_mtime_ns)
     digest = hashlib.sha256()
-    for source in files:
-        digest.update(f"{source.relative_to(path.parent).as_posix()}\0".encode())
-        digest.update(hashlib.sha256(source.read_bytes()).digest())
+    for name, source in sorted(files.items()):
+        digest.update(f"{name}\0".encode() + hashlib.sha256(source.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+@cache
+def _source_of(name: str) -> Path | None:
+    """The file of a module that can be imported; None for what is no Python file. Imports the packages around it."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    origin = spec.origin if spec else None
+    return Path(origin) if origin and origin.endswith(".py") else None
+
+
+@cache
+def _imports(name: str, file: Path, mtime_ns: int) -> frozenset[str]:
+    """The modules that a file may import, anywhere in it; some are names of other things."""
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            found.update((base, *(f"{base}.{alias.name}" for alias in node.names)))
+    return frozenset(found)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from phiv_data.convert.base import ConverterOptions
 from phiv_data.convert.plan import list_inputs, make_plan
+from phiv_data.storage.record_errors import short_repr
 from phiv_data.utils.plugins import load_plugins
 from phiv_schemas import Manifest, PhivError
+
+GROUP = "phiv.converters"
 
 
 class SourceComparison(NamedTuple):
     """What is known of a source: it gives the same inputs, others, or cannot be compared, and why.
 
-    `no converter`: none of that name is installed.
+    `no converter`: the manifest names none, so phiv-convert did not write it.
     """
 
     status: Literal["same", "changed", "unknown", "no converter"]
@@ -29,10 +33,15 @@ def compare_source(manifest: Manifest, sources: Sequence[Path], work_dir: Path) 
     The first of `sources` is the converter's `source`, the others are its `images`. `work_dir` is a folder for what
     the converter unpacks. The bytes of image files are for the caller to compare; they are named in the dataset.
     """
-    plugins = load_plugins("phiv.converters", manifest.name)
-    if (options_class := plugins.loaded.get(manifest.name)) is None:
-        why = plugins.broken.get(manifest.name)
-        return SourceComparison("unknown", why) if why else SourceComparison("no converter")
+    if manifest.converter is None:
+        return SourceComparison("no converter")
+    # Only what is installed under that name is imported: a manifest is data, and may name anything.
+    names = [point.name for point in entry_points(group=GROUP) if point.value == manifest.converter]
+    if not names:
+        return SourceComparison("unknown", f"its converter {short_repr(manifest.converter)} is not installed")
+    plugins = load_plugins(GROUP, names[0])
+    if (options_class := plugins.loaded.get(names[0])) is None:
+        return SourceComparison("unknown", plugins.broken[names[0]])
     if manifest.options.get("source") == "demo":
         return SourceComparison("unknown", "it was made with --demo")
     try:

@@ -156,6 +156,8 @@ def _changed_since(found: PlanRecord, wanted: PlanRecord, workspace: Workspace) 
             "Repeat its command to finish it, or pass --overwrite to start again",
         )
     is_code = found.provenance["converter_version"] != wanted.provenance["converter_version"]
+    if not is_code and found.plan_sha256 == wanted.plan_sha256 and found.source.times == wanted.source.times:
+        return "the stopped run did not read the contents of the source's files, which --verify compares"
     return f"{'the converter' if is_code else 'the source'} has changed since the stopped run"
 
 

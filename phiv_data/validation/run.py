@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 
 from phiv_data.convert.reopen import compare_source
+from phiv_data.convert.staging import is_unfinished
 from phiv_data.formats.files import INFO
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
@@ -205,7 +206,7 @@ def _plan_path(
     if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
         _report_missing_shards(path, shards, issues)
         return _plan_shards(path, shards, settings)
-    if (path / ".phiv").exists():
+    if is_unfinished(path):
         _report_no_manifest(path, issues)
         return ValidationPlan([], CheckContext(settings))
     raise UsageError(str(path), "holds no manifest.json, jsonl file or shard", "Pass what phiv-convert wrote")
@@ -246,7 +247,7 @@ def _report_missing_shards(folder: Path, shards: list[Path], issues: IssueCollec
 
 def _report_no_manifest(folder: Path, issues: IssueCollector) -> None:
     """PV303: an error where a conversion was not finished, else a warning."""
-    unfinished = (folder / ".phiv").exists()
+    unfinished = is_unfinished(folder)
     what = "unfinished conversion" if unfinished else "hashes and row counts cannot be checked"
     hint = "Run its phiv-convert command again" if unfinished else ""
     if not unfinished and any(folder.glob("arrow/*/*.arrow")):

@@ -80,6 +80,9 @@ class Manifest(Contract):
     synthetic: bool = Field(default=False, description="True for synthetic demo data.")
     options: dict[str, Any] = Field(description="Every converter option that shapes the output.")
     versions: dict[str, str] = Field(description="phiv and every library that shapes the output's bytes.")
+    converter: str | None = Field(
+        default=None, description="Where its options class is, as its entry point names it: `phiv_pets:Pets`."
+    )
     converter_version: str | None = Field(
         default=None, description="Of the converter: what it declares, or a hash of its source code."
     )

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from phiv_converters.flags import check_fraction, fixed_options
 from phiv_data.convert.base import ConverterOptions
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from phiv_converters.flags import check_demo, check_fraction, fixed_options
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
-
-if TYPE_CHECKING:
-    pass
 
 PROMPTS = {"recipe": "{question}\nAnswer briefly.", "plain": "{question}"}
 SHARING = Sharing(group="document", group_pattern=r"(?i)(?:^|/)([a-z]{4}\d{4})_\d+\.[a-z]+$", shares=("similar",))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from phiv_converters.flags import check_demo, check_range, fixed_options
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
-
-if TYPE_CHECKING:
-    pass
 
 # As the authors of The Cauldron built its nlvr2 config from HuggingFaceM4/NLVR2 (their published build script, which
 # picks one of the eight at random); answers "Yes." and "No.".

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from phiv_converters.flags import check_demo, check_range, fixed_options
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.sharing import Sharing
-
-if TYPE_CHECKING:
-    pass
 
 PROMPT = "Classify the video into one of the following classes: {classes}."
 HUB_SHA256 = "e9fcc76af48d320be88c5265f2e0576ecd615956976f6ce4742fdf2b042b71eb"

@@ -149,8 +149,8 @@ def plan_sources(
 ) -> SourcePlan | None:
     """A comparison of what phiv-convert wrote to `path` with `source`: a folder, or archives, which are unpacked.
 
-    `compare_inputs` compares rows: PV312 where the source has others now, PV313 where it cannot compare them. Without
-    the converter, only images are compared.
+    `compare_inputs` compares rows: PV312 where the source has others now, PV313 where it cannot compare them. Of a
+    manifest that names no converter only images are compared.
     None where the manifest is broken, which is PV304.
     UsageError for a path without a manifest; SourceError for a source that is not there or cannot be unpacked.
     """

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
-from phiv_data.utils.image_options import parse_image_options
+from phiv_data.utils.image_options import collect_image_options, parse_image_options
 from phiv_data.utils.plugins import load_plugins
 from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
 from phiv_data.validation.core.row_stats import Bins, histograms
@@ -91,7 +91,7 @@ class TokenBudget:
         return TokenCounts(self)
 
     def _loaded(self) -> _Measurer:
-        options = dict(self.image_options) | ({} if self.num_crops is None else {"num_crops": str(self.num_crops)})
+        options = collect_image_options([f"{key}={value}" for key, value in self.image_options], self.num_crops)
         return _measurer(self.family, self.tokenizer, tuple(sorted(options.items())))
 
     def _over(self, row: RowContext, length: Measured) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from toy_converter import ToyOptions, draw_toy_source
 from phiv_converters.docvqa.options import DocvqaOptions
 from phiv_converters.hateful_memes.options import HatefulMemesOptions
 from phiv_converters.nlvr2.options import Nlvr2Options
+from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_converters.synthetic.clips import make_synthetic_ucf101
 from phiv_converters.synthetic.documents import (
     make_synthetic_docvqa,
@@ -26,9 +31,11 @@ from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert import staging
 from phiv_data.convert.base import ConverterOptions, Item
 from phiv_data.convert.engine import convert
+from phiv_data.convert.fingerprint import code_version
 from phiv_data.convert.reopen import compare_source
 from phiv_data.storage.sample import Draft
 from phiv_data.utils.progress import Progress
+from phiv_data.validation import validate
 from phiv_schemas import UsageError
 
 Reproduction = tuple[Callable[[Path], ConverterOptions], Path, Callable[[], None]]
@@ -231,10 +238,123 @@ def test_compare_source_says_why_it_cannot(toy: Path, tmp_path: Path) -> None:
         assert status == "unknown"
         return why
 
-    assert compare_source(toys, [toy], tmp_path / "work").status == "no converter"
+    assert reason(toys, toy) == "its converter 'toy_converter:ToyOptions' is not installed"
+    assert compare_source(toys.model_copy(update={"converter": None}), [toy], tmp_path).status == "no converter"
     assert reason(demo, source) == "it was made with --demo"
     assert "no such file or folder" in reason(memes, tmp_path / "gone")
     assert reason(memes.model_copy(update={"converter_version": "0"}), source) == "the converter has changed since"
+
+
+# Code --------------------------------------------------------------------------------------------------------------
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from pathlib import Path
+
+import {words}
+from phiv_data.convert import Converter, Draft, Item, Turn
+
+
+@dataclass(frozen=True)
+class Asks(Converter):
+    source: Path
+    name = "asks"
+
+    def inputs(self):
+        yield Item("train", "one", b"")
+
+    def draft(self, item):
+        return Draft((Turn(images=(), user={words}.QUESTION, assistant="yes"),), ())
+"""
+
+
+def run_plugin(folder: Path, out: Path) -> str:
+    """What phiv-convert would say of the plugin in `folder`, in a process of its own."""
+    code = (
+        "from pathlib import Path; from asks import Asks; from phiv_data.convert.engine import convert;"
+        f"print(convert(Asks(Path('.')), Path({str(out)!r}), num_workers=0).found_finished)"
+    )
+    env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_words_in_a_module_beside_the_converter_are_part_of_its_version(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin"
+    plugin.mkdir()
+    (plugin / "asks.py").write_text(PLUGIN.format(words="asks_words"))
+    (plugin / "asks_words.py").write_text("QUESTION = 'Is it?'\n")
+    assert [run_plugin(plugin, tmp_path / "out") for _ in range(2)] == ["False", "True"]
+    (plugin / "asks_words.py").write_text("QUESTION = 'Was it'\n")
+    assert "differs in the version of its converter" in run_plugin(plugin, tmp_path / "out")
+
+
+def file_of(module: str) -> Path:
+    spec = find_spec(module)
+    assert spec
+    assert spec.origin
+    return Path(spec.origin)
+
+
+@pytest.mark.parametrize(
+    ("converter", "module"),
+    [
+        ("llava", "phiv_data.formats.llava"),
+        ("llava", "phiv_data.formats.dialogue"),
+        ("nlvr2", "phiv_converters.base"),
+        ("nlvr2", "phiv_converters.synthetic.documents"),
+        ("ucf101", "phiv_converters.ucf101.layouts"),
+        ("jsonl", "phiv_converters.own_jsonl.listing"),
+    ],
+)
+def test_code_that_a_built_in_converter_uses_is_part_of_its_version(
+    converter: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (options,) = [point.load() for point in entry_points(group="phiv.converters", name=converter)]
+    before, file = code_version(options, options.opener), file_of(module)
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path == file))
+    assert code_version(options, options.opener) != before
+
+
+def test_code_that_makes_no_records_is_not_part_of_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, read = code_version(HatefulMemesOptions, HatefulMemesOptions.opener), Path.read_bytes
+    others = {file_of("phiv_data.reports.html"), file_of("phiv_converters.ucf101.convert")}
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path in others))
+    assert code_version(HatefulMemesOptions, HatefulMemesOptions.opener) == before
+
+
+def test_rows_of_the_users_own_are_compared_with_their_source(tmp_path: Path) -> None:
+    source = tmp_path / "own" / "train.jsonl"
+    source.parent.mkdir()
+    line = {"id": "1", "source": "own", "conversations": [{"images": [], "user": "Q17?", "assistant": "yes"}]}
+    source.write_text(json.dumps(line) + "\n")
+    manifest = convert(JsonlOptions(source.parent), tmp_path / "out", num_workers=0).manifest
+    assert compare_source(manifest, [source.parent], tmp_path / "work").status == "same"
+    change(source, b"Q17", b"Q77")
+    assert compare_source(manifest, [source.parent], tmp_path / "work2").status == "changed"
+    found = [(issue.code, issue.file) for issue in validate(tmp_path / "out", source=source.parent).issues]
+    assert ("PV312", "manifest.json") in found
+
+
+def test_a_manifest_imports_nothing_that_is_not_an_installed_converter(tmp_path: Path) -> None:
+    source = make_synthetic_hateful_memes(tmp_path / "raw")
+    manifest = convert(HatefulMemesOptions(source), tmp_path / "out", num_workers=0).manifest
+    other = manifest.model_copy(update={"converter": "antigravity:geohash"})
+    comparison = compare_source(other, [source], tmp_path / "work")
+    assert comparison == ("unknown", "its converter 'antigravity:geohash' is not installed")
+    assert "antigravity" not in sys.modules
+
+
+def test_verify_on_a_stopped_run_says_that_contents_were_not_read(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        convert(ToyOptions(toy), tmp_path / "out", num_workers=0, progress=stop_before_shards)
+    outcome = convert(ToyOptions(toy), tmp_path / "out", num_workers=0, verify=True)
+    assert outcome.warnings == (
+        "the stopped run did not read the contents of the source's files, which --verify compares:"
+        " the conversion starts over",
+    )
 
 
 # Order -------------------------------------------------------------------------------------------------------------
