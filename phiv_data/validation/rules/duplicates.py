@@ -41,10 +41,6 @@ def find_repeated_images(record: Conversation) -> Iterable[Finding]:
     ]
 
 
-def _id_keys(row: RowContext) -> Iterable[Key]:
-    return ((digest(row.conversation.id), b"", 0),)
-
-
 def _check_ids(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Finding]]:
     """PV201: the second and every later row of an id."""
     first = group[0]
@@ -52,7 +48,7 @@ def _check_ids(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Findin
         yield row, Finding("PV201", "$.id", f"duplicate id {QUOTED}, first seen {_location(first, row)}")
 
 
-IDS = GroupRule(_id_keys, _check_ids)
+IDS = GroupRule(lambda row: ((digest(row.conversation.id), b"", 0),), _check_ids)
 
 
 def _location(first: Occurrence, row: Occurrence) -> str:
@@ -88,21 +84,21 @@ def _question(record: Conversation) -> str:
 
 @lru_cache(4096)  # classes come again and again
 def _short_answers(assistant: str | None, accepted: tuple[str, ...] | None) -> tuple[bytes, ...]:
-    """The accepted answers, `assistant` first, without case, outer blanks and full stop; () if one is not short."""
+    """The accepted answers, `assistant` first, without case, outer blanks and full stop; () if one is not short.
+
+    Each as 12 bytes, not all zero, that identify it: most answers fit into them.
+    """
     if assistant is None or len(assistant) > _MAX_LENGTH:
         return ()
     answers = [assistant, *(accepted or ())]
     words = [answer.casefold().split() for answer in answers]
     if max(map(len, words)) > _MAX_WORDS or max(map(len, answers)) > _MAX_LENGTH:
         return ()
-    is_short = all(answer.isascii() or len(_UNSPACED.findall(answer)) <= _MAX_UNSPACED for answer in answers)
-    return tuple(dict.fromkeys(_answer_bytes(" ".join(some).rstrip(".")) for some in words)) if is_short else ()
-
-
-def _answer_bytes(answer: str) -> bytes:
-    """12 bytes, not all zero, that identify an answer: most answers fit into them."""
-    raw = answer.encode()
-    return raw.ljust(11, b"\0") + b"=" if len(raw) <= 11 else digest(raw)[:11] + b"#"
+    if not all(answer.isascii() or len(_UNSPACED.findall(answer)) <= _MAX_UNSPACED for answer in answers):
+        return ()
+    texts = [" ".join(some).rstrip(".").encode() for some in words]
+    packed = (text.ljust(11, b"\0") + b"=" if len(text) <= 11 else digest(text)[:11] + b"#" for text in texts)
+    return tuple(dict.fromkeys(packed))
 
 
 @dataclass(slots=True)

@@ -111,7 +111,15 @@ def check_color_mode(image: DecodedImage) -> Iterable[Finding]:
     elif mode == "LAB":
         what = "contains LAB colors, which Pillow does not convert to RGB"
     elif mode == "F" or mode.startswith("I"):
-        what = _describe_numbers(pixels)
+        # No bytes: RGB makes 255 of numbers above those, 0 of those below, and drops fractions. Some readers scale 16
+        # bits to 8, as phiv's families do; it is unknown which value of 32 bits or floats is white.
+        numbers = pixels if mode in ("I", "F") else pixels.convert("I")  # I;16B has no extremes
+        low, high = cast(tuple[float, float], numbers.getextrema())  # of one channel: two numbers
+        is_small = 0 <= low <= high <= 255
+        but = "but not as bytes: black where scaled" if is_small else "and all outside 0 to 255 are lost in RGB"
+        what = f"contains numbers from {low:g} to {high:g}, {but}"
+        if mode == "F" and 0 <= low < high <= 1:
+            what = f"contains fractions from {low:g} to {high:g}, which are black in RGB"
     elif mode in ("RGBA", "LA", "PA") or "transparency" in pixels.info:
         darker = _darker_share(pixels)
         if darker >= MIN_TRANSPARENT:
@@ -130,20 +138,6 @@ def declared_format(path: str) -> tuple[str | None, str]:
         head = path[:100].split(",")[0].lower()  # data:image/png;base64,
         return _FORMAT.get(f".{head.split(';')[0].removeprefix('data:image/')}"), "type"
     return _FORMAT.get(PurePosixPath(path).suffix.lower()), "suffix"
-
-
-def _describe_numbers(pixels: Image) -> str:
-    """Pixels that are no bytes: RGB makes 255 of those above, 0 of those below, and drops fractions.
-
-    Some readers scale 16 bits to 8, as phiv's families do; it is unknown which value of 32 bits or floats is white.
-    """
-    numbers = pixels if pixels.mode in ("I", "F") else pixels.convert("I")  # I;16B has no extremes
-    low, high = cast(tuple[float, float], numbers.getextrema())  # of one channel: two numbers
-    if pixels.mode == "F" and 0 <= low < high <= 1:
-        return f"contains fractions from {low:g} to {high:g}, which are black in RGB"
-    is_small = 0 <= low <= high <= 255
-    but = "but not as bytes: black where scaled" if is_small else "and all outside 0 to 255 are lost in RGB"
-    return f"contains numbers from {low:g} to {high:g}, {but}"
 
 
 def _darker_share(pixels: Image) -> float:

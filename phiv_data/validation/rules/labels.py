@@ -103,7 +103,7 @@ class LabelCounts:
         elif answer is not None:
             answers = answers if answers is not _NEW else {}
             answers[answer, split_label(row.split)] = AnswerUses(1, (row.file, row.line))
-            self._set(source, _bounded(answers))
+            self._set(source, answers if len(answers) <= MAX_USES else None)
 
     def _set(self, source: str, answers: Answers | None) -> None:
         if self.sources is not None:
@@ -117,7 +117,15 @@ class LabelCounts:
         if self.sources is None or other.sources is None:
             return LabelCounts(None)
         for source in self.sources.keys() | other.sources.keys():
-            merged._set(source, _merge_answers(self.sources.get(source, _NEW), other.sources.get(source, _NEW)))
+            a, b = self.sources.get(source, _NEW), other.sources.get(source, _NEW)
+            if a is None or b is None:
+                merged._set(source, None)
+                continue
+            answers = {key: AnswerUses(uses.count, uses.first) for key, uses in a.items()}
+            for key, uses in b.items():
+                known = answers.setdefault(key, AnswerUses(0, uses.first))
+                known.count, known.first = known.count + uses.count, min(known.first, uses.first)
+            merged._set(source, answers if len(answers) <= MAX_USES else None)
         return merged
 
     def findings(self) -> Iterator[Issue]:
@@ -138,20 +146,6 @@ def _may_be_class(turn: Turn) -> bool:
     if accepted is not None and len(accepted) > 1:
         return False
     return answer is None or (len(answer) <= MAX_LENGTH and "\n" not in answer.strip())
-
-
-def _bounded(answers: Answers) -> Answers | None:
-    return answers if len(answers) <= MAX_USES else None
-
-
-def _merge_answers(a: Answers | None, b: Answers | None) -> Answers | None:
-    if a is None or b is None:
-        return None
-    merged = {key: AnswerUses(uses.count, uses.first) for key, uses in a.items()}
-    for key, uses in b.items():
-        known = merged.setdefault(key, AnswerUses(0, uses.first))
-        known.count, known.first = known.count + uses.count, min(known.first, uses.first)
-    return _bounded(merged)
 
 
 # Classes -----------------------------------------------------------------------------------------------------------
@@ -183,37 +177,27 @@ def find_classes(answers: Answers) -> list[AnswerClass]:
         by_answer[answer][split] = uses
     by_form: defaultdict[str, list[AnswerClass]] = defaultdict(list)
     for one in sorted((AnswerClass(*item) for item in by_answer.items()), key=lambda one: (-one.rows(), one.name)):
-        same = by_form[_normalize(one.name)]
+        form = one.name  # what spellings of one class share; of grades, letters and signs nothing: A and a, A- and A+
+        if len(form.strip("-+")) >= 2:
+            words = form.casefold().replace("_", " ").replace("-", " ").split()
+            form = " ".join(words).strip(".,;:!?\"'`()[]{} ") or form  # punctuation alone is its own form
+        same = by_form[form]
         is_variant = same and 10 * one.rows() <= sum(uses.count for uses in same[0].uses.values())
         (same[0].variants if is_variant else same).append(one)
     classes = sorted(chain.from_iterable(by_form.values()), key=lambda one: one.name)
-    return classes if _are_classes(classes) else []
-
-
-def _normalize(answer: str) -> str:
-    """What spellings of one class share. Punctuation alone is its own form."""
-    if len(answer.strip("-+")) < 2:
-        return answer  # grades, letters and signs: A and a, A- and A+
-    words = answer.casefold().replace("_", " ").replace("-", " ").split()
-    return " ".join(words).strip(".,;:!?\"'`()[]{} ") or answer
-
-
-def _are_classes(classes: list[AnswerClass]) -> bool:
     rows = [one.rows() for one in classes]
     rare = [count for count in rows if count < _ROWS_OF_A_CLASS]
     common = len(rows) - len(rare)
-    return (
+    bare = [one.name.strip("$€£%+-.,() ").replace(".", "").replace(",", "") for one in classes]
+    are_classes = (
         common >= 2
         and len(rows) <= MAX_CLASSES
         and sum(rows) >= 10 * len(rows)
         and 20 * sum(rare) <= sum(rows)
         and len(rare) <= 1 + common // 10
-        and sum(_is_number(one.name) for one in classes) <= _MAX_NUMBERS
+        and sum(map(str.isdecimal, bare)) <= _MAX_NUMBERS
     )
-
-
-def _is_number(answer: str) -> bool:
-    return answer.strip("$€£%+-.,() ").replace(".", "").replace(",", "").isdecimal()
+    return classes if are_classes else []
 
 
 def _splits(classes: list[AnswerClass]) -> list[str]:

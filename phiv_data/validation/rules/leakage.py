@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.core.key_index import QUOTED, GroupRule, Key, Occurrence, digest
@@ -51,14 +51,23 @@ def split_label(split: str) -> str:
     return split if kind is None else _KIND_NAMES[kind]
 
 
-def find_crossings(group: Sequence[Occurrence]) -> list[tuple[Occurrence, Occurrence]]:
-    """Of rows that share something, the first of the earliest split, with the first of each later one."""
+def report_crossings(
+    code: str, what: str, group: Sequence[Occurrence], *, of_image: bool = True
+) -> Iterator[tuple[Occurrence, Finding]]:
+    """Of rows that share something, the first of each split but the earliest: `code`, at its image or as a whole.
+
+    `what` is a format of the `place` of the earliest split's first row, and of the key's value (`kind`).
+    """
     first_entries: dict[int, Occurrence] = {}
     for row in group:
         if (kind := split_kind(row.split)) is not None:
             first_entries.setdefault(kind, row)
     ordered = [first_entries[kind] for kind in sorted(first_entries)]
-    return [(ordered[0], later) for later in ordered[1:]]
+    for later in ordered[1:]:
+        first = ordered[0]
+        message = what.format(place=first.location, kind=later.value.rstrip(b"\0").decode())
+        path = image_json_path(later.position) if of_image else None
+        yield later, Finding(code, path, f"{message}, which is in {split_label(first.split)}")
 
 
 def image_position(turn: int, image: int) -> int:
@@ -89,13 +98,8 @@ def _image_keys(row: RowContext) -> Iterable[Key]:
     return [(facts.sha256[:16], b"", position) for facts, position in pairs if facts.detail >= MIN_DETAIL]
 
 
-def _check_images(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Finding]]:
-    for first, later in find_crossings(group):
-        what = f"{QUOTED} is the very image of {first.location}, which is in {split_label(first.split)}"
-        yield later, Finding("PV240", image_json_path(later.position), what)
-
-
-IMAGES = GroupRule(_image_keys, _check_images, of_images=True)
+_SAME_IMAGE = QUOTED + " is the very image of {place}"
+IMAGES = GroupRule(_image_keys, partial(report_crossings, "PV240", _SAME_IMAGE), of_images=True)
 
 
 # Records -----------------------------------------------------------------------------------------------------------
@@ -112,13 +116,8 @@ def _record_keys(row: RowContext) -> Iterable[Key]:
     return ((digest(b"".join([lengths, *parts, *(facts.sha256 for facts in row.images)])), b"", 0),)
 
 
-def _check_records(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Finding]]:
-    for first, later in find_crossings(group):
-        what = f"asks what {first.location} asks of the same images, which is in {split_label(first.split)}"
-        yield later, Finding("PV242", None, what)
-
-
-RECORDS = GroupRule(_record_keys, _check_records, of_images=True)
+_SAME_QUESTIONS = "asks what {place} asks of the same images"
+RECORDS = GroupRule(_record_keys, partial(report_crossings, "PV242", _SAME_QUESTIONS, of_image=False), of_images=True)
 
 
 # Groups ------------------------------------------------------------------------------------------------------------
@@ -137,11 +136,5 @@ def _group_keys(row: RowContext) -> Iterable[Key]:
     return [(digest(known.group + b" " + group.encode()), known.group, position) for group, position in groups.items()]
 
 
-def _check_groups(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Finding]]:
-    for first, later in find_crossings(group):
-        kind = later.value.rstrip(b"\0").decode()
-        what = f"{QUOTED} is of the same {kind} as {first.location}, which is in {split_label(first.split)}"
-        yield later, Finding("PV243", image_json_path(later.position), what)
-
-
-GROUPS = GroupRule(_group_keys, _check_groups, of_images=True)
+_SAME_GROUP = QUOTED + " is of the same {kind} as {place}"
+GROUPS = GroupRule(_group_keys, partial(report_crossings, "PV243", _SAME_GROUP), of_images=True)

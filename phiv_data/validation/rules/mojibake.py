@@ -17,16 +17,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-
-def _bytes() -> dict[int, int]:
-    """Character to the byte it was: Windows-1252, and Latin-1 where that has controls."""
-    found = {byte: byte for byte in range(0x80, 0x100)}
-    for byte in range(0x80, 0xA0):
-        found[ord(bytes([byte]).decode("cp1252", "ignore") or chr(byte))] = byte
-    return found
-
-
-_BYTES = _bytes()
+# Character to the byte it was: Windows-1252, and Latin-1 where that has controls.
+_BYTES = {byte: byte for byte in range(0x80, 0x100)} | {
+    ord(bytes([byte]).decode("cp1252", "ignore") or chr(byte)): byte for byte in range(0x80, 0xA0)
+}
 _HIGH = "".join(map(chr, _BYTES))
 _LEAD = "".join(map(chr, range(0xC2, 0xF5)))
 _RUN = re.compile(f"[{_LEAD}](?<![{_HIGH}].)[{_HIGH}]+")
@@ -41,19 +35,14 @@ _NEVER_AFTER = "ƒˆ‰˜œšž¢£¤¥¦¬±µ¼½¾"
 def find_mojibake(text: str) -> tuple[str, str] | None:
     """The first run that is proven, and the text it was; None where there is none."""
     for run in _RUN.finditer(text):
-        meant = _meant(run[0])
-        if meant and _is_proven(run[0], meant, text[: run.start()][-1:], text[run.end() :][:1]):
+        try:
+            meant = run[0].translate(_BYTES).encode("latin-1").decode()
+        except UnicodeDecodeError:
+            continue
+        is_written = all(unicodedata.category(char) not in ("Cc", "Cn", "Co") for char in meant)
+        if is_written and _is_proven(run[0], meant, text[: run.start()][-1:], text[run.end() :][:1]):
             return run[0], meant
     return None
-
-
-def _meant(run: str) -> str:
-    """The run's bytes as UTF-8; "" where they are not UTF-8, or no characters that are written."""
-    try:
-        meant = run.translate(_BYTES).encode("latin-1").decode()
-    except UnicodeDecodeError:
-        return ""
-    return "" if any(unicodedata.category(char) in ("Cc", "Cn", "Co") for char in meant) else meant
 
 
 def _is_proven(run: str, meant: str, before: str, after: str) -> bool:

@@ -79,27 +79,23 @@ def _distinct_images(index: KeyIndex) -> NDArray[Any]:
     kinds = np.array(
         [_UNKNOWN_KIND if (kind := split_kind(split)) is None else kind for split in index.splits()], np.int8
     )
-    parts = [_first_uses(entries, kinds) for entries in index.sorted_entries(USES)]
-    images = np.concatenate(parts or [np.empty(0, _FIELDS)])
+    parts = [np.empty(0, _FIELDS)]
+    for entries in index.sorted_entries(USES):
+        # of each image the first use in its earliest split
+        entries = entries[kinds[entries["place"]] != _UNKNOWN_KIND]
+        kind_of = kinds[entries["place"]]
+        new = np.ones(len(entries), bool)
+        new[1:] = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
+        order = np.lexsort((kind_of, np.cumsum(new)))  # stable: within a kind they stay by file, line and position
+        first = order[new]
+        part = np.empty(len(first), _FIELDS)
+        for name in ("hi", "lo", "line", "position", "place"):
+            part[name] = entries[name][first]
+        part["kind"] = kind_of[first]
+        parts.append(part)
+    images = np.concatenate(parts)
     rank = index.ranks()[images["place"]]
     return images[np.lexsort((images["position"], images["line"], rank, images["kind"]))]
-
-
-def _first_uses(entries: NDArray[Any], kinds: NDArray[np.int8]) -> NDArray[Any]:
-    """The first use in the earliest split of each image, of entries sorted by key, file, line and position."""
-    import numpy as np
-
-    entries = entries[kinds[entries["place"]] != _UNKNOWN_KIND]
-    kind_of = kinds[entries["place"]]
-    new = np.ones(len(entries), bool)
-    new[1:] = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
-    order = np.lexsort((kind_of, np.cumsum(new)))  # stable: within a kind they stay by file, line and position
-    first = order[new]
-    images = np.empty(len(first), _FIELDS)
-    for name in ("hi", "lo", "line", "position", "place"):
-        images[name] = entries[name][first]
-    images["kind"] = kind_of[first]
-    return images
 
 
 def have_similar_hash(hashes: NDArray[np.uint64], kinds: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -142,26 +138,12 @@ def find_partners(hashes: NDArray[np.uint64], kinds: NDArray[np.int8], pixels: N
             for others in iter_blocks(earlier):
                 if not len(left := left[partner[left] > others[0]]):  # indices ascend: no earlier one follows
                     break
-                first = _first_similar(left, others, hashes, kinds, pixels)
-                partner[left] = np.minimum(partner[left], first)
+                pairs = within_max_bits(hashes[left], hashes[others]) & (kinds[left][:, None] > kinds[others])
+                rows, columns = np.flatnonzero(pairs.any(axis=1)), np.flatnonzero(pairs.any(axis=0))
+                if len(rows):
+                    pairs[np.ix_(rows, columns)] &= are_similar(pixels[left[rows]], pixels[others[columns]])
+                partner[left] = np.minimum(partner[left], np.where(pairs, others, NO_PARTNER).min(axis=1))
     return partner
-
-
-def _first_similar(
-    later: NDArray[np.int64],
-    earlier: NDArray[np.int64],
-    hashes: NDArray[np.uint64],
-    kinds: NDArray[np.int8],
-    pixels: NDArray[np.uint8],
-) -> NDArray[np.int64]:
-    import numpy as np
-
-    pairs = within_max_bits(hashes[later], hashes[earlier]) & (kinds[later][:, None] > kinds[earlier])
-    rows, columns = np.flatnonzero(pairs.any(axis=1)), np.flatnonzero(pairs.any(axis=0))
-    if len(rows):
-        pairs[np.ix_(rows, columns)] &= are_similar(pixels[later[rows]], pixels[earlier[columns]])
-    first: NDArray[np.int64] = np.where(pairs, earlier, NO_PARTNER).min(axis=1)
-    return first
 
 
 def _read_pixels(index: KeyIndex, images: NDArray[Any]) -> NDArray[np.uint8]:

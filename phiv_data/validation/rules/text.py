@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from phiv_data.storage.record_errors import short_repr
 from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.rules.mojibake import find_mojibake
-from phiv_schemas import Conversation, Turn
+from phiv_schemas import Conversation
 
 _PLAIN = bytes({*b"\t\r", *range(32, 127)} - {*b":<["})
 _LINE_END, _COLON, _LESS, _BRACKET = b"\n:<["
@@ -42,10 +42,15 @@ def _blank_text(record: Conversation) -> Iterator[Finding]:
         yield from _outer_blanks("$.system", record.system, _LINE_ENDS)
     for t, turn in enumerate(record.conversations):
         path = f"$.conversations[{t}]"
+        # Where an image is placed at each end that has blanks, they separate text and image.
+        offsets, text = turn.image_offsets or (), turn.user
+        before, after = len(text) - len(text.lstrip()), len(text.rstrip())
+        at_start = not before or any(offset <= before for offset in offsets)
+        at_end = after == len(text) or any(offset >= after for offset in offsets)
         if not turn.user.strip():
             what = "asks nothing" if turn.images else "asks nothing and shows no image"
             yield Finding("PV210", f"{path}.user", f"{what} (found {short_repr(turn.user)})")
-        elif not _are_blanks_at_images(turn):
+        elif not (at_start and at_end):
             yield from _outer_blanks(f"{path}.user", turn.user, _LINE_ENDS)
         if turn.assistant is not None and not turn.assistant.strip():
             yield Finding("PV211", f"{path}.assistant", f"answers nothing (found {short_repr(turn.assistant)})")
@@ -67,14 +72,6 @@ def _outer_blanks(path: str, text: str, allowed: str = "") -> Iterator[Finding]:
         yield Finding("PV212", path, " and ".join(where))
 
 
-def _are_blanks_at_images(turn: Turn) -> bool:
-    """True when an image is placed at each end of the question that has blanks: there they separate text and image."""
-    offsets, text = turn.image_offsets or (), turn.user
-    before, after = len(text) - len(text.lstrip()), len(text.rstrip())
-    at_start = not before or any(offset <= before for offset in offsets)
-    return at_start and (after == len(text) or any(offset >= after for offset in offsets))
-
-
 # Unusual text ------------------------------------------------------------------------------------------------------
 
 
@@ -86,15 +83,9 @@ def find_unusual_text(record: Conversation) -> Iterable[Finding]:
         if turn.answers is not None:
             all_texts += turn.answers
     rest = "".join(all_texts).encode().translate(None, _PLAIN)
-    codes = _suspected_codes(all_texts, rest) if rest.strip(b"\n") else ()
-    if not codes:
+    if not rest.strip(b"\n"):
         return ()
-    found = ((code, path, TEXT_RULES[code](text)) for path, text in texts(record) for code in codes)
-    return [Finding(code, path, what) for code, path, what in found if what]
-
-
-def _suspected_codes(all_texts: list[str], rest: bytes) -> list[str]:
-    """The rules that may find something in the texts; `rest` are their bytes that are not plain."""
+    # The rules that may find something in the texts, by the bytes that are not plain.
     joined, codes = "\n".join(all_texts), []
     if _COLON in rest and (
         _ROLE_LINE.search("\n" + joined) or (_LINE_END in rest and any(map(check_role_markers, all_texts)))
@@ -104,7 +95,10 @@ def _suspected_codes(all_texts: list[str], rest: bytes) -> list[str]:
         codes += [code for code, pattern in _MARKUP.items() if pattern.search(joined)]
     if rest.strip(b"\n:<["):
         codes += [code for code, suspects in _BEYOND_ASCII.items() if suspects(joined)]
-    return sorted(codes)
+    if not codes:
+        return ()
+    found = ((code, path, TEXT_RULES[code](text)) for path, text in texts(record) for code in sorted(codes))
+    return [Finding(code, path, what) for code, path, what in found if what]
 
 
 def texts(record: Conversation) -> Iterator[tuple[str, str]]:
@@ -219,16 +213,12 @@ def check_invisible_characters(text: str) -> str:
 def _has_use(text: str, at: int) -> bool:
     """True for a joiner or variation selector that changes how its neighbors are displayed."""
     around = text[max(0, at - 2) : at + 3]
-    if text[at] in "\u200c\u200d":
-        return any(map(_joins, around))
+    if text[at] in "\u200c\u200d":  # beside letters and marks of scripts that need joiners, and emoji
+        joined = ("Lo", "Lm", "Mn", "Mc", "Me", "So", "Sk", "Nd")
+        return any(char >= "\u0530" and unicodedata.category(char) in joined for char in around)
     if _VARIATION.match(text[at]):
         return at > 0 and _STRAY_VARIATION.search(around) is None
     return text[at] == "\u115f" and "\u1160" <= text[at + 1 : at + 2] <= "\u11ff"
-
-
-def _joins(char: str) -> bool:
-    """True for letters and marks of scripts that need joiners, and for emoji."""
-    return char >= "\u0530" and unicodedata.category(char) in ("Lo", "Lm", "Mn", "Mc", "Me", "So", "Sk", "Nd")
 
 
 # Every character that Unicode composes with the one before it; the tests compare this with Unicode's tables.

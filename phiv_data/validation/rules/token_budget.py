@@ -19,11 +19,12 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
 from phiv_data.utils.image_options import collect_image_options, parse_image_options
 from phiv_data.utils.plugins import load_plugins
-from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
+from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.core.row_stats import Bins, histograms
 from phiv_schemas import Conversation, EnvironmentProblem, Issue, RecordError, UsageError
 
@@ -76,9 +77,10 @@ class TokenBudget:
         if isinstance(length, Finding):
             yield length
         elif length is not None and self.max_tokens is not None and length.tokens > self.max_tokens:
-            yield Finding(
-                "PV250", None, self._over(row, length), "Use fewer images or shorter text, or raise the budget"
-            )
+            images = len(row.conversation.image_paths)
+            of_images = f" ({images} image{'' if images == 1 else 's'}: {length.image_tokens})" if images else ""
+            what = f"{length.tokens} tokens{of_images}, over the budget of {self.max_tokens}"
+            yield Finding("PV250", None, what, "Use fewer images or shorter text, or raise the budget")
 
     def measure(self, row: RowContext) -> Length:
         """The row's length; of a row without an answer, that of its prompt."""
@@ -93,11 +95,6 @@ class TokenBudget:
     def _loaded(self) -> _Measurer:
         options = collect_image_options([f"{key}={value}" for key, value in self.image_options], self.num_crops)
         return _measurer(self.family, self.tokenizer, tuple(sorted(options.items())))
-
-    def _over(self, row: RowContext, length: Measured) -> str:
-        images = len(row.conversation.image_paths)
-        of_images = f" ({images} image{'' if images == 1 else 's'}: {length.image_tokens})" if images else ""
-        return f"{length.tokens} tokens{of_images}, over the budget of {self.max_tokens}"
 
 
 @dataclass(slots=True)
@@ -144,28 +141,17 @@ def _sizes(row: RowContext, root: Path | None) -> tuple[Size, ...] | Finding | N
         return None
     for i, (path, facts) in enumerate(zip(paths, row.images, strict=True)):
         try:
-            size = facts.size or facts.declared_size or _header_size(path, facts, root)
+            size = facts.size or facts.declared_size
+            if size is None and not facts.found and root is not None:
+                size = image_size(root / path, where=path)[:2]
         except RejectInput as reject:
-            return Finding(
-                "PV251", _place(row.conversation, i), f"no size of image {quote_path(path)}: {reject.reason}"
-            )
+            places = [(t, n) for t, turn in enumerate(row.conversation.turns) for n in range(len(turn.images))]
+            place = "$.conversations[{}].images[{}]".format(*places[i])
+            return Finding("PV251", place, f"no size of image {quote_path(path)}: {reject.reason}")
         if size is None:
             return None
         sizes.append(size)
     return tuple(sizes)
-
-
-def _header_size(path: str, facts: ImageFacts, root: Path | None) -> Size | None:
-    if facts.found or root is None:
-        return None
-    from phiv_data.media.images import image_size
-
-    return image_size(root / path, where=path)[:2]
-
-
-def _place(conversation: Conversation, image: int) -> str:
-    places = [(t, i) for t, turn in enumerate(conversation.turns) for i in range(len(turn.images))]
-    return "$.conversations[{}].images[{}]".format(*places[image])
 
 
 # The family -------------------------------------------------------------------------------------------------------
@@ -194,37 +180,28 @@ class _Measurer:
     memo: dict[Hashable, Length] = field(default_factory=dict)
 
     def measure(self, conversation: Conversation, sizes: tuple[Size, ...]) -> Length:
-        key = _shape(conversation), sizes
-        if key not in self.memo:
-            if len(self.memo) >= _MEMO_ROWS:
-                self.memo.clear()
-            self.memo[key] = self._measure(conversation, sizes)
-        return self.memo[key]
-
-    def _measure(self, conversation: Conversation, sizes: tuple[Size, ...]) -> Length:
+        turns = tuple([(t.user, t.assistant, t.answers, len(t.images), t.image_offsets) for t in conversation.turns])
+        key = conversation.source, conversation.system, turns, sizes
+        if key in self.memo:
+            return self.memo[key]
         asked = next((t for t, turn in enumerate(conversation.turns) if turn.assistant is None), None)
-        if asked is not None:
-            conversation = _upto(conversation, asked)
+        if asked is not None:  # up to its question; the record may be one of `fast_parse`, hence no model_copy
+            conversation = Conversation.model_construct(
+                id=conversation.id,
+                source=conversation.source,
+                system=conversation.system,
+                conversations=conversation.conversations[: asked + 1],
+            )
         sizes = sizes[: len(conversation.image_paths)]
+        if len(self.memo) >= _MEMO_ROWS:
+            self.memo.clear()
+        length: Length
         try:
-            return self.family.measure(conversation, sizes, self.processor, generation=asked is not None)
+            length = self.family.measure(conversation, sizes, self.processor, generation=asked is not None)
         except RecordError as error:
-            return Finding("PV251", None, f"{self.family.name} cannot encode it: {error.what}")
-
-
-def _shape(conversation: Conversation) -> Hashable:
-    turns = tuple([(t.user, t.assistant, t.answers, len(t.images), t.image_offsets) for t in conversation.turns])
-    return conversation.source, conversation.system, turns
-
-
-def _upto(conversation: Conversation, turn: int) -> Conversation:
-    """The dialogue up to the question of `turn`. The record may be one of `fast_parse`, hence no model_copy."""
-    return Conversation.model_construct(
-        id=conversation.id,
-        source=conversation.source,
-        system=conversation.system,
-        conversations=conversation.conversations[: turn + 1],
-    )
+            length = Finding("PV251", None, f"{self.family.name} cannot encode it: {error.what}")
+        self.memo[key] = length
+        return length
 
 
 @cache
