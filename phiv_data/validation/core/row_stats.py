@@ -110,22 +110,18 @@ def histograms(counts: Mapping[str, Mapping[int, int]], *, fine: bool = False) -
     Bins end before a power of two: 0, 1, 2-3, 4-7, ...: bin `n.bit_length()`. `fine`: those of `fine_bin`.
     """
     filled = [i for bins in counts.values() for i, count in bins.items() if count]
-    label = _fine_label if fine else _label
-    shown = range(min(filled), max(filled) + 1) if filled else range(0)
-    return {split: {label(i): int(bins.get(i, 0)) for i in shown} for split, bins in counts.items()}
+    labels = {}
+    for i in range(min(filled), max(filled) + 1) if filled else ():
+        bits = i - _FINE + 4 if fine else i
+        labels[i] = str(i) if i <= (_FINE if fine else 1) else f"{1 << (bits - 1)}-{(1 << bits) - 1}"
+        if fine and i == _FINE + 1:
+            labels[i] = f"{_FINE + 1}-31"
+    return {split: {label: int(bins.get(i, 0)) for i, label in labels.items()} for split, bins in counts.items()}
 
 
 def fine_bin(count: int) -> int:
     """The bin of a count: each number up to 16 has its own."""
     return count if count <= _FINE else _FINE - 4 + count.bit_length()
-
-
-def _fine_label(i: int) -> str:
-    return str(i) if i <= _FINE else f"{_FINE + 1}-31" if i == _FINE + 1 else _label(i - _FINE + 4)
-
-
-def _label(i: int) -> str:
-    return str(i) if i < 2 else f"{1 << (i - 1)}-{(1 << i) - 1}"
 
 
 def _add(bins: Bins, numbers: Iterable[int], bin_of: Callable[[int], int]) -> None:

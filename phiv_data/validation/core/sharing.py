@@ -37,13 +37,6 @@ class KnownSharing:
         return (match[1] or "").lower() if match else ""
 
 
-def prepare(sharing: Sharing) -> KnownSharing:
-    """`sharing` for the rules. Images that are shared are similar ones too."""
-    shares_images = "images" in sharing.shares
-    pattern = re.compile(sharing.group_pattern) if sharing.group_pattern else None
-    return KnownSharing(shares_images, bool(sharing.shares), sharing.group.encode(), pattern)
-
-
 @dataclass(frozen=True, slots=True)
 class SharingTable:
     """Source to `KnownSharing`; `declared` is the manifest's, for every source."""
@@ -53,12 +46,16 @@ class SharingTable:
 
     def of(self, source: str) -> KnownSharing:
         """What records of this source share."""
-        known = self._known.get(source)
-        if known is None:
-            if len(self._known) >= _MAX_SOURCES:
-                self._known.clear()
-            sharing = self.declared or installed_sharing(source.removesuffix("-synthetic"))
-            known = self._known[source] = prepare(sharing) if sharing else _NOTHING
+        if (known := self._known.get(source)) is not None:
+            return known
+        known = _NOTHING
+        if sharing := self.declared or installed_sharing(source.removesuffix("-synthetic")):
+            pattern = re.compile(sharing.group_pattern) if sharing.group_pattern else None
+            shares_similar = bool(sharing.shares)  # images that are shared are similar ones too
+            known = KnownSharing("images" in sharing.shares, shares_similar, sharing.group.encode(), pattern)
+        if len(self._known) >= _MAX_SOURCES:
+            self._known.clear()
+        self._known[source] = known
         return known
 
 

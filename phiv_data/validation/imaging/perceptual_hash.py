@@ -48,16 +48,26 @@ def perceptual_hash(whole: Whole) -> tuple[int, bytes]:
     """
     import numpy as np
 
-    try:
-        grey, height, width = _upright_grey(whole)
+    try:  # levels of grey [rows, columns], and how many of these the image covers: the last may be partial
+        image, height, width = reduce_pixels(whole)
+        grey = np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width).astype(np.float32)
+        if whole.orientation != 1:
+            grey = _ROTATE[whole.orientation](_resize(grey, height, width, _SIDE, _SIDE))
+            height = width = _SIDE
     except ValueError:  # LAB and the like
         return 0, b""
     cells = _resize(grey, height, width, 8, 9)
     across = cells[:, 1:] - cells[:, :-1]
     down = cells[1:] - cells[:-1]
     detail = np.count_nonzero(np.abs(across) >= _STEP) + np.count_nonzero(np.abs(down) >= _STEP)
+    # 256 levels as 4 bits each: the mean is 8, and 2.5 standard deviations are the ends.
     small = _resize(grey, height, width, 16, 16).ravel()
-    return int(detail), np.packbits(across >= _STEP).tobytes() + _pack_pixels(small)
+    small -= small.sum() / 256
+    deviation = max(2.0, math.sqrt(small @ small / 256))
+    small *= 8 / 2.5 / deviation
+    levels = np.minimum(np.maximum(small + 8.5, 0), 15.5).astype(np.uint8)
+    packed: NDArray[np.uint8] = levels[::2] << 4 | levels[1::2]
+    return int(detail), np.packbits(across >= _STEP).tobytes() + packed.tobytes()
 
 
 def are_similar(these: NDArray[np.uint8], those: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -81,18 +91,6 @@ def _levels(packed: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
     levels = np.stack([packed >> 4, packed & 15], axis=2).reshape(len(packed), 256).astype(np.float32)
     sums, squares = levels.sum(axis=1, dtype=np.float64), np.square(levels).sum(axis=1, dtype=np.float64)
     return levels, 256 * squares - sums**2
-
-
-def _upright_grey(whole: Whole) -> tuple[NDArray[np.float32], float, float]:
-    """Some thousand levels of grey [rows, columns], and how many of these the image covers: the last may be partial."""
-    import numpy as np
-
-    image, height, width = reduce_pixels(whole)
-    columns, rows = image.size
-    grey = np.frombuffer(image.tobytes(), np.uint8).reshape(rows, columns).astype(np.float32)
-    if whole.orientation == 1:
-        return grey, height, width
-    return _ROTATE[whole.orientation](_resize(grey, height, width, _SIDE, _SIDE)), _SIDE, _SIDE
 
 
 def reduce_pixels(whole: Whole) -> tuple[Image, float, float]:
@@ -164,15 +162,3 @@ def _resize_weights(pixels: int, extent: float, size: int) -> NDArray[np.float32
     weights = np.maximum(0, 1 - distances)
     normalized: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
     return normalized
-
-
-def _pack_pixels(grey: NDArray[np.float32]) -> bytes:
-    """256 levels as 4 bits each: the mean is 8, and 2.5 standard deviations are the ends."""
-    import numpy as np
-
-    grey -= grey.sum() / 256
-    deviation = max(2.0, math.sqrt(grey @ grey / 256))
-    grey *= 8 / 2.5 / deviation
-    levels = np.minimum(np.maximum(grey + 8.5, 0), 15.5).astype(np.uint8)
-    packed: NDArray[np.uint8] = levels[::2] << 4 | levels[1::2]
-    return packed.tobytes()

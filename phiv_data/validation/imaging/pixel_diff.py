@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from phiv_data.media.images import open_image
 from phiv_data.media.reject import RejectInput
 
 if TYPE_CHECKING:
@@ -36,14 +37,6 @@ class Difference(NamedTuple):
         return self.mean <= MAX_MEAN and self.block <= (MAX_BLOCK if quality >= COARSE_QUALITY else COARSE_BLOCK)
 
 
-def is_same_image(data: bytes, file: Path) -> bool:
-    """True when the file is an image of the same size and nearly the same pixels."""
-    if file.stat().st_size > MAX_BYTES:
-        return False
-    difference = difference_of(data, file)
-    return difference is not None and difference.is_noise()
-
-
 def difference_of(one: bytes | Path, other: bytes | Path) -> Difference | None:
     """None where sizes differ, or one does not decode."""
     import numpy as np
@@ -64,7 +57,5 @@ def difference_of(one: bytes | Path, other: bytes | Path) -> Difference | None:
 def _pixels(image: bytes | Path) -> NDArray[np.uint8]:
     """RGB [height, width, 3]."""
     import numpy as np
-
-    from phiv_data.media.images import open_image
 
     return np.asarray(open_image(image).convert("RGB"))

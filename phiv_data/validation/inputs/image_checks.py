@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from phiv_data.media.images import MAX_PIXELS
+from phiv_data.media.images import MAX_PIXELS, decode_whole
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import DecodedImage, Finding, ImageFacts
 from phiv_data.validation.core.key_index import Key, digest
+from phiv_data.validation.imaging.perceptual_hash import perceptual_hash
 from phiv_data.validation.inputs.checksums import ChecksumTable
 from phiv_data.validation.rules.registry import IMAGE_RULES
 
@@ -26,9 +27,6 @@ def decode(
     data: bytes, path: str, sha256: bytes = b"", *, phash: bool = False, max_pixels: int = MAX_PIXELS
 ) -> ImageFacts:
     """Decode an image to its last byte and ask every image rule about it; with `phash`, add its perceptual hash."""
-    from phiv_data.media.images import decode_whole
-    from phiv_data.validation.imaging.perceptual_hash import perceptual_hash
-
     sha256 = sha256 or hashlib.sha256(data).digest()
     try:
         whole = decode_whole(data, where=path, max_pixels=max_pixels)

@@ -17,16 +17,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from phiv_data.media.images import encode_jpeg
 from phiv_data.media.reject import RejectInput
+from phiv_data.media.video import decoder_version, frames_at, library_versions
 from phiv_data.sources.image_index import open_source
 from phiv_data.storage.dataset import MANIFEST, read_manifest
 from phiv_data.storage.record_errors import short_repr
 from phiv_data.storage.shards import ShardRow, open_shard
 from phiv_data.validation.core.finding import Finding, Settings
-from phiv_data.validation.imaging.pixel_diff import difference_of, is_same_image
+from phiv_data.validation.imaging.pixel_diff import MAX_BYTES, difference_of
 from phiv_data.validation.partial_result import IssueCollector, PartialResult
 from phiv_data.validation.provenance.source_files import SourceFiles
 from phiv_schemas import Issue, Manifest, ShardError, UsageError
@@ -73,10 +76,6 @@ class SourceContext:
     @cached_property
     def has_same_libraries(self) -> bool:
         """True when the libraries that determine a frame's bytes are those of the conversion."""
-        from importlib.metadata import version
-
-        from phiv_data.media.video import library_versions
-
         here = library_versions() | {"pillow": version("pillow")}
         return all(here.get(name) == self.manifest.versions.get(name) for name in _DETERMINING)
 
@@ -101,18 +100,14 @@ class SourceRows:
         """What is wrong with their images, compared with the source."""
         issues = IssueCollector(context.settings.max_issues, context.settings.ignore, _AFTER_ROWS)
         comparison = _Comparison(context)
-        for line, row in self._rows(context):
-            issues.extend(found.at(self.file, line) for found in comparison.check_row(row))
-        return PartialResult(issues, aggregators={"sources": UncheckedImages(comparison.unchecked)})
-
-    def _rows(self, context: SourceContext) -> Iterator[tuple[int, ShardRow]]:
-        """The rows, numbered from 1, one in memory at a time."""
         first = 0
         for batch in context.batches(self.path):
             start, stop = max(self.start - first, 0), min(self.stop - first, batch.num_rows)
-            for number in range(start, stop):
-                yield first + number + 1, batch.slice(number, 1).to_pylist()[0]
+            for number in range(start, stop):  # one row in memory at a time
+                row = batch.slice(number, 1).to_pylist()[0]
+                issues.extend(found.at(self.file, first + number + 1) for found in comparison.check_row(row))
             first += batch.num_rows
+        return PartialResult(issues, aggregators={"sources": UncheckedImages(comparison.unchecked)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,18 +233,16 @@ class _Comparison:
             elif isinstance(file, Finding):
                 yield images[0].finding(file.code, file.message)
             else:
-                yield from self._check_copies(file, [one for one in images if one.media["frame_index"] is None])
+                for image in images:
+                    if image.media["frame_index"] is not None or hashlib.sha256(image.data).hexdigest() == sha256:
+                        continue
+                    if image.media["sha256"] == sha256:  # declared a copy
+                        yield image.finding("PV310", f"bytes are not those of its source {short_repr(source)}")
+                        continue
+                    difference = difference_of(image.data, file) if file.stat().st_size <= MAX_BYTES else None
+                    if difference is None or not difference.is_noise():
+                        self.unchecked[REMADE] += 1
                 yield from self._check_frames(file, [one for one in images if one.media["frame_index"] is not None])
-
-    def _check_copies(self, file: Path, images: list[_RowImage]) -> Iterator[Finding]:
-        for image in images:
-            source, sha256 = image.media["source_sha256"], hashlib.sha256(image.data).hexdigest()
-            if sha256 == source:
-                continue
-            if image.media["sha256"] == source:  # declared a copy
-                yield image.finding("PV310", f"bytes are not those of its source {short_repr(image.media['source'])}")
-            elif not is_same_image(image.data, file):
-                self.unchecked[REMADE] += 1
 
     def _check_frames(self, file: Path, images: list[_RowImage]) -> Iterator[Finding]:
         quality = self.context.jpeg_quality
@@ -258,37 +251,26 @@ class _Comparison:
             self.unchecked[OTHER_PROGRAM] += len(images) - len(ours)
         if not ours:
             return
-        try:
-            frames = self._encode_again(file, {one.media["frame_index"] for one in ours}, quality or 75)
+        context, indices = self.context, {one.media["frame_index"] for one in ours}
+        if context.frames_of != file:
+            context.frames_of, context.frames = file, {}
+        try:  # encode the frames again, as the conversion did
+            if missing := indices - context.frames.keys():
+                again = frames_at(file, missing)
+                context.frames |= {frame.index: encode_jpeg(frame.image, quality or 75) for frame in again}
         except RejectInput as reject:
             what = f"its source {short_repr(ours[0].media['source'])} does not decode: {reject.reason}"
             yield ours[0].finding("PV310", what)
             return
         for image in ours:
-            yield from self._check_frame(image, frames.get(image.media["frame_index"]))
-
-    def _encode_again(self, file: Path, indices: set[int], quality: int) -> dict[int, bytes]:
-        """The frames of a clip, as the conversion encoded them."""
-        from phiv_data.media.images import encode_jpeg
-        from phiv_data.media.video import frames_at
-
-        context = self.context
-        if context.frames_of != file:
-            context.frames_of, context.frames = file, {}
-        if missing := indices - context.frames.keys():
-            context.frames |= {frame.index: encode_jpeg(frame.image, quality) for frame in frames_at(file, missing)}
-        return context.frames
-
-    def _check_frame(self, image: _RowImage, again: bytes | None) -> Iterator[Finding]:
-        from phiv_data.media.video import decoder_version
-
-        frame = f"frame {image.media['frame_index']} of {short_repr(image.media['source'])}"
-        if again is None:
-            yield image.finding("PV310", f"there is no {frame}")
-        elif again != image.data:
-            difference = difference_of(image.data, again)
-            if difference is None or not difference.is_noise(self.context.jpeg_quality or 75):
-                by = "size, or does not decode" if difference is None else str(difference)
-                yield image.finding("PV310", f"is not {frame}: it differs in {by}")
-            elif image.media["decoder"] == decoder_version() and self.context.has_same_libraries:
-                yield image.finding("PV314", f"bytes are not those of {frame}, though its pixels are")
+            frame = f"frame {image.media['frame_index']} of {short_repr(image.media['source'])}"
+            data = context.frames.get(image.media["frame_index"])
+            if data is None:
+                yield image.finding("PV310", f"there is no {frame}")
+            elif data != image.data:
+                difference = difference_of(image.data, data)
+                if difference is None or not difference.is_noise(quality or 75):
+                    by = "size, or does not decode" if difference is None else str(difference)
+                    yield image.finding("PV310", f"is not {frame}: it differs in {by}")
+                elif image.media["decoder"] == decoder_version() and context.has_same_libraries:
+                    yield image.finding("PV314", f"bytes are not those of {frame}, though its pixels are")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,15 +46,14 @@ class SourceFiles:
 
     def _find(self, source: str, sha256: str) -> Path | Finding | str:
         namesakes = []
-        for candidates in (self._exact, self._by_name):
-            for file in candidates(source):
-                try:
-                    with file.open("rb") as open_source:
-                        if sha256_of(open_source) == sha256:
-                            return file
-                except OSError as error:
-                    return Finding("PV311", None, f"its source {short_repr(source)} cannot be read: {error.strerror}")
-                namesakes.append(file)
+        for file in self._candidates(source):
+            try:
+                with file.open("rb") as open_source:
+                    if sha256_of(open_source) == sha256:
+                        return file
+            except OSError as error:
+                return Finding("PV311", None, f"its source {short_repr(source)} cannot be read: {error.strerror}")
+            namesakes.append(file)
         if len(namesakes) > MAX_NAMESAKES:
             return SEVERAL
         if namesakes:
@@ -63,18 +64,15 @@ class SourceFiles:
             return f"it is no file below the source, and may be in {short_repr(self._holder)}"
         return Finding("PV311", None, f"its source {short_repr(source)} is not there")
 
-    def _exact(self, source: str) -> list[Path]:
-        parts = source.split("/")
-        if ".." in parts or source.startswith("/") or "\0" in source or "\\" in source:
-            return []  # the data decide where to search, but never outside the source
-        file = self.root / source
-        try:
-            return [file] if file.is_file() else []
-        except OSError:  # a name that is too long
-            return []
-
-    def _by_name(self, source: str) -> list[Path]:
-        return self._images.candidates(source)[: MAX_NAMESAKES + 1]
+    def _candidates(self, source: str) -> Iterator[Path]:
+        """The file of exactly this name, then those of its base name."""
+        is_outside = ".." in source.split("/") or source.startswith("/") or "\0" in source or "\\" in source
+        is_file = False
+        with suppress(OSError):  # a name that is too long
+            is_file = not is_outside and (self.root / source).is_file()  # the data never lead outside the source
+        if is_file:
+            yield self.root / source
+        yield from self._images.candidates(source)[: MAX_NAMESAKES + 1]
 
     @cached_property
     def _images(self) -> ImageIndex:
@@ -87,9 +85,3 @@ class SourceFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "_cache": {}}
-
-
-def _common_tail(one: str, other: str) -> int:
-    """How many parts two paths share, counted from the last."""
-    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(one.count("/"), other.count("/")) + 1)

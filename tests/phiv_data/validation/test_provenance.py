@@ -157,7 +157,7 @@ def test_each_clip_is_decoded_once(frames: Path, clips: Path, monkeypatch: pytes
         decoded.append(source)
         return original(source, indices)
 
-    monkeypatch.setattr(video, "frames_at", counting)
+    monkeypatch.setattr(provenance, "frames_at", counting)
     assert reported(validate(frames, source=clips)) == []
     assert sorted(decoded) == sorted(clips.rglob("*.avi"))
 
@@ -179,7 +179,7 @@ def test_rows_that_show_one_clip_decode_it_once(
         decoded.append(source)
         return original(source, indices)
 
-    monkeypatch.setattr(video, "frames_at", counting)
+    monkeypatch.setattr(provenance, "frames_at", counting)
     validate(out, source=clips / "train")
     assert decoded == [clip]
 
