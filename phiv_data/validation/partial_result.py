@@ -169,16 +169,9 @@ class ResultBuilder:
                 for row_rule in self.settings.row_rules:
                     issues.extend(finding.at(file, line.number) for finding in row_rule(row))
         self._num_rows += len(lines)
-        self._count(rows, no_folder=images is None and self.settings.images)
-        if report_images:
-            for row in rows:
-                if any(facts.found for facts in row.images):
-                    self._add_image_issues(row)
-
-    def _count(self, rows: Sequence[RowContext], *, no_folder: bool) -> None:
-        """Let everything that counts good rows, or wants keys of them, see them."""
+        # everything that counts good rows, or wants keys of them, sees them
         self._stats.observe(self.split, rows)
-        if no_folder:
+        if images is None and self.settings.images:
             self._aggregators.setdefault("", MissingImagesFolder())
         for aggregator in self._aggregators.values():
             for row in rows:
@@ -190,12 +183,12 @@ class ResultBuilder:
         if with_images:
             keys = pack(lambda row: map(image_key, row.conversation.image_paths, row.images, count()), with_images)
             self._keys.setdefault(IMAGE_KEYS, bytearray()).extend(keys)
-
-    def _add_image_issues(self, row: RowContext) -> None:
-        turns = enumerate(row.conversation.conversations)
-        places = [f"$.conversations[{t}].images[{i}]" for t, turn in turns for i in range(len(turn.images))]
-        for place, facts in zip(places, row.images, strict=True):
-            self.issues.extend(finding.at(self.file, row.line, place) for finding in facts.found)
+        for row in rows if report_images else ():
+            if any(facts.found for facts in row.images):
+                turns = enumerate(row.conversation.conversations)
+                places = [f"$.conversations[{t}].images[{i}]" for t, turn in turns for i in range(len(turn.images))]
+                for place, image in zip(places, row.images, strict=True):
+                    issues.extend(finding.at(file, row.line, place) for finding in image.found)
 
     def result(self) -> PartialResult:
         """The result of all rows so far."""
@@ -251,19 +244,16 @@ def _issues_of_keys(index: KeyIndex, like: IssueCollector, find_records: FindRec
     issues = issues.merge(IssueCollector())  # cuts what is kept to the limit
     quoting = [issue for kept in issues.first.values() for _, issue in kept if QUOTED in issue.message]
     records = find_records({(issue.file, issue.line) for issue in quoting if issue.line}) if quoting else {}
-    for key, kept in issues.first.items():
-        issues.first[key] = [(number, _with_quote(issue, records)) for number, issue in kept]
+    for kept in issues.first.values():
+        for i, (number, issue) in enumerate(kept):
+            if QUOTED not in issue.message:
+                continue
+            quote, path = "(no longer there)", issue.json_path or "$"
+            if record := records.get((issue.file, issue.line or 0)):
+                value = value_at(record.to_wire(), path)
+                quote = quote_path(value) if isinstance(value, str) and ".images[" in path else short_repr(value)
+            kept[i] = number, issue.model_copy(update={"message": issue.message.replace(QUOTED, quote)})
     return issues
-
-
-def _with_quote(issue: Issue, records: Mapping[FileLine, Conversation]) -> Issue:
-    if QUOTED not in issue.message:
-        return issue
-    quote, path = "(no longer there)", issue.json_path or "$"
-    if record := records.get((issue.file, issue.line or 0)):
-        value = value_at(record.to_wire(), path)
-        quote = quote_path(value) if isinstance(value, str) and ".images[" in path else short_repr(value)
-    return issue.model_copy(update={"message": issue.message.replace(QUOTED, quote)})
 
 
 def value_at(record: Any, json_path: str) -> Any:

@@ -159,15 +159,12 @@ def check_arguments(
 # The pieces of a path -----------------------------------------------------------------------------------------------
 
 
-def _is_own_jsonl(path: Path, input_format: str) -> bool:
-    """True where the first line is a record of phiv's: then nothing is left to detect."""
-    is_jsonl = input_format == "auto" and path.suffix == ".jsonl" and path.is_file()
-    return is_jsonl and not (path.parent / INFO).is_file() and starts_with_record(path)
-
-
 def _find_external_files(path: Path, input_format: str, issues: IssueCollector) -> list[ChatFile]:
     """The files at `path` to read as an external chat format; files that nothing reads go to `issues`."""
-    files = [] if _is_own_jsonl(path, input_format) else find_chat_files(path, input_format)
+    is_jsonl = input_format == "auto" and path.suffix == ".jsonl" and path.is_file()
+    if is_jsonl and not (path.parent / INFO).is_file() and starts_with_record(path):
+        return []  # a record of phiv's: nothing is left to detect
+    files = find_chat_files(path, input_format)
     if path.is_dir() and input_format == "auto" and not (path / MANIFEST).is_file():
         issues.extend(unread_files(path, files))
     return files
@@ -286,14 +283,12 @@ def run_units(
         yield from (unit.check(context) for unit in units)
         return
     for i, result in run_isolated(_check_unit, (units, context), range(len(units)), workers):
-        yield _crashed(units[i], settings) if isinstance(result, Killed) else result
-
-
-def _crashed(unit: WorkUnit[Context], settings: Settings) -> PartialResult:
-    issues, what = IssueCollector.of(settings), f"an image kills the decoder ({unit})"
-    hint = "Find it with --no_deep and fewer lines, and drop it"
-    issues.add("PV102", unit.file, what, line=unit.first_line, hint=hint)
-    return PartialResult(issues)
+        if isinstance(result, Killed):
+            issues, what = IssueCollector.of(settings), f"an image kills the decoder ({units[i]})"
+            hint = "Find it with --no_deep and fewer lines, and drop it"
+            issues.add("PV102", units[i].file, what, line=units[i].first_line, hint=hint)
+            result = PartialResult(issues)
+        yield result
 
 
 def _check_unit(shared: tuple[Sequence[WorkUnit[Context]], Context], index: int) -> PartialResult:

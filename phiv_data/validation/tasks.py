@@ -36,11 +36,6 @@ class CheckContext:
     embedded: EmbeddedImageChecks | None = None
 
 
-def check_nothing(whole: PartialResult, index: KeyIndex, issues: IssueCollector) -> int:
-    """Where every check is part of a piece."""
-    return 0
-
-
 Context = TypeVar("Context", contravariant=True)
 
 
@@ -74,9 +69,10 @@ class Piece(WorkUnit[CheckContext], Protocol):
 class ValidationPlan:
     """The pieces of a path, and what is checked when all of them are done.
 
-    `check_whole(whole, index, issues)` adds issues about whole files, and returns how many more images it checked.
+    `check_whole(whole, index, issues)` adds issues about whole files, and returns how many more images it checked. By
+    default every check is part of a piece.
     """
 
     pieces: list[Piece]
     context: CheckContext
-    check_whole: Callable[[PartialResult, KeyIndex, IssueCollector], int] = check_nothing
+    check_whole: Callable[[PartialResult, KeyIndex, IssueCollector], int] = lambda whole, index, issues: 0

@@ -217,9 +217,8 @@ def use_original_paths(report: ValidationReport, pieces: Sequence[Piece]) -> Val
         last = after.first_line if after and after.file == rows.file else math.inf
         if numbers := {number for number in wanted.get(rows.file, ()) if rows.first_line <= number <= last}:
             original |= {(rows.file, number): path for number, path in original_paths(rows, numbers).items()}
-
-    def translate(issue: Issue) -> Issue:
+    issues = []
+    for issue in report.issues:
         path = original.get((issue.file, issue.line or 0)) if has_phiv_path(issue) else None
-        return issue.model_copy(update={"json_path": path(issue.json_path or "$")}) if path else issue
-
-    return report.model_copy(update={"issues": [translate(issue) for issue in report.issues]})
+        issues.append(issue.model_copy(update={"json_path": path(issue.json_path or "$")}) if path else issue)
+    return report.model_copy(update={"issues": issues})

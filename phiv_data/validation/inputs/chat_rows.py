@@ -117,8 +117,19 @@ def _parse_row(value: Any, rows: ChatRange, number: int, parse: Parse) -> Line:
         code = _CODES.get(reject.code, "PV504")
         path = row_path(value, reject.path) if reject.path else None
         return Line(number, 0, None, (Finding(code, path, reject.message, _HINTS[code]).at(rows.file, number),))
-    misplaced = tuple(one.at(rows.file, number) for one in _misplaced_markers(value, row, rows.format))
-    return Line(number, 0, None if misplaced else conversation(row, rows, number), misplaced)
+    # Tools take a marker in a row without images for one: LLaVA and LLaMA-Factory stop, or shift other images; ms-swift
+    # reads it as text, and TRL has no markers.
+    texts = []
+    if rows.format in ("llava", "sharegpt") and not row.image_refs:
+        texts = [(turn.user, turn.paths.user) for turn in row.turns] + [(row.system or "", row.system_path)]
+        texts += [(turn.assistant or "", turn.paths.assistant) for turn in row.turns]
+    misplaced: list[Issue] = []
+    for text, place in texts:
+        content = _at(value, place) if MARKER in text else ""
+        if isinstance(content, str) and any(isinstance(piece, Image) for piece in read_markers(content)):
+            what, hint = f"{MARKER} in a row without images", "Add the image, or cut it"
+            misplaced.append(Finding("PV501", row_path(value, place), what, hint).at(rows.file, number))
+    return Line(number, 0, None if misplaced else conversation(row, rows, number), tuple(misplaced))
 
 
 def conversation(row: ParsedRow, rows: ChatRange, number: int) -> Conversation:
@@ -134,20 +145,6 @@ def full_record(record: Conversation) -> Conversation:
     return Conversation.model_construct(id=record.id, source=record.source, conversations=turns, system=record.system)
 
 
-def _misplaced_markers(value: Any, row: ParsedRow, format: str) -> Iterator[Finding]:
-    """PV501 in a row without images, for tools that take a marker for one: LLaVA and LLaMA-Factory stop, or shift other
-    images; ms-swift reads it as text, and TRL has no markers."""
-    if format not in ("llava", "sharegpt") or row.image_refs:
-        return
-    texts = [(turn.user, turn.paths.user) for turn in row.turns] + [(row.system or "", row.system_path)]
-    texts += [(turn.assistant or "", turn.paths.assistant) for turn in row.turns]
-    for text, path in texts:
-        content = _at(value, path) if MARKER in text else ""
-        if isinstance(content, str) and any(isinstance(piece, Image) for piece in read_markers(content)):
-            what, hint = f"{MARKER} in a row without images", "Add the image, or cut it"
-            yield Finding("PV501", row_path(value, path), what, hint)
-
-
 # Values of a file ---------------------------------------------------------------------------------------------------
 
 _Value = tuple[int, Any, tuple[Issue, ...]]
@@ -158,25 +155,21 @@ def _values(rows: ChatRange) -> Iterator[_Value]:
     reader = _JsonReader(rows.file)
     with environment_problems(rows.path), rows.path.open("rb") as file:
         file.seek(rows.start)
-        if rows.is_array:
-            yield from _elements(file.read(rows.end - rows.start).decode(), rows, reader)
+        if not rows.is_array:
+            for number, _, raw in numbered_lines(file, first=rows.line, end=rows.end):
+                if not raw.isspace():
+                    yield reader.line(raw.strip(), number, is_cut=not raw.endswith(b"\n"))
             return
-        for number, _, raw in numbered_lines(file, first=rows.line, end=rows.end):
-            if not raw.isspace():
-                yield reader.line(raw.strip(), number, is_cut=not raw.endswith(b"\n"))
-
-
-def _elements(text: str, rows: ChatRange, reader: _JsonReader) -> Iterator[_Value]:
-    """The elements in a text that begins and ends with one."""
-    at, line, count = 0, rows.line, 0
-    while at < len(text):
-        number = line if rows.element is None else rows.element + count
-        value, end = reader.element(text, at, number)
-        yield value
-        gap = _GAP.match(text, end)
-        assert gap is not None, "matches everywhere"
-        line += text.count("\n", at, gap.end())
-        at, count = gap.end(), count + 1
+        text = file.read(rows.end - rows.start).decode()  # begins and ends with an element
+        at, line, count = 0, rows.line, 0
+        while at < len(text):
+            number = line if rows.element is None else rows.element + count
+            value, end = reader.element(text, at, number)
+            yield value
+            gap = _GAP.match(text, end)
+            assert gap is not None, "matches everywhere"
+            line += text.count("\n", at, gap.end())
+            at, count = gap.end(), count + 1
 
 
 class _JsonReader:

@@ -52,8 +52,19 @@ def plan_converted(
         complete = (info for info in manifest.files if info.path in present)
         complete = (info for info in complete if (folder / info.path).stat().st_size == info.size_bytes)
         pieces += [FileHash(info.path, folder / info.path, info.sha256) for info in complete]
-    checksums = _read_checksums(folder, manifest, present, issues, new_folder)
-    context = _context(settings, images_root or folder / "images", checksums)
+    checksums, name = None, manifest.image_hashes.path
+    if name in present:  # otherwise no image is compared with it
+
+        def on_bad_line(number: int) -> None:
+            issues.add("PV302", name, "is not a line of sha256sum", line=number, hint=CONVERT_AGAIN)
+
+        checksums = write_table(read_checksums(folder / name, on_bad_line), new_folder())
+    deep, max_pixels, images = settings.deep, settings.max_pixels, None
+    if settings.images:  # of a folder of images that is not there, every image is missing
+        root = images_root or folder / "images"
+        images = ImageChecks(root, deep=deep, checksums=checksums, max_pixels=max_pixels)
+    embedded = EmbeddedImageChecks(deep=deep, files=images, max_pixels=max_pixels)
+    context = CheckContext(settings, images, embedded)
     splits = [split for split in manifest.splits if split.jsonl.path in present]
     for split in splits:
         pieces += _pieces_of(folder, split, present, piece_bytes_for(context))
@@ -65,7 +76,15 @@ def plan_converted(
                 issues.add("PV304", split.jsonl.path, what, hint=CONVERT_AGAIN)
         if manifest.rejects.path in present:
             _check_rejects(folder, manifest, issues)
-        _check_accounting(manifest, checksums, issues)
+        if manifest.rows != manifest.accounting.written:
+            what = f"accounts for {manifest.accounting.written} rows written, but its splits hold {manifest.rows}"
+            issues.add("PV304", MANIFEST, what, hint=CONVERT_AGAIN)
+        num_images = sum(split.num_images for split in manifest.splits)
+        if checksums is not None and num_images != (listed := len(checksums)):
+            what = f"counts {num_images} images, but images.sha256 lists {listed}"
+            issues.add("PV304", MANIFEST, what, hint=CONVERT_AGAIN)
+        if not manifest.rows:
+            issues.add("PV202", MANIFEST, "the dataset holds no rows")
         _check_unlisted(folder, manifest, checksums, issues)
         return _check_unused(folder, manifest, context, index, issues)
 
@@ -81,27 +100,6 @@ def _is_present(folder: Path, info: FileInfo, issues: IssueCollector) -> bool:
         what = f"was cut or changed: {size} bytes (the manifest says {info.size_bytes})"
         issues.add("PV302", info.path, what, hint=CONVERT_AGAIN)
     return True
-
-
-def _read_checksums(
-    folder: Path, manifest: Manifest, present: set[str], issues: IssueCollector, new_folder: Callable[[], Path]
-) -> ChecksumTable | None:
-    """images.sha256 as a table; None where it is missing, which is reported: then no image is compared with it."""
-    name = manifest.image_hashes.path
-
-    def on_bad_line(number: int) -> None:
-        issues.add("PV302", name, "is not a line of sha256sum", line=number, hint=CONVERT_AGAIN)
-
-    return write_table(read_checksums(folder / name, on_bad_line), new_folder()) if name in present else None
-
-
-def _context(settings: Settings, images_root: Path, checksums: ChecksumTable | None) -> CheckContext:
-    """Of a folder of images that is not there, every image is missing."""
-    deep, max_pixels = settings.deep, settings.max_pixels
-    images = None
-    if settings.images:
-        images = ImageChecks(images_root, deep=deep, checksums=checksums, max_pixels=max_pixels)
-    return CheckContext(settings, images, EmbeddedImageChecks(deep=deep, files=images, max_pixels=max_pixels))
 
 
 def _pieces_of(folder: Path, split: SplitInfo, present: set[str], piece_bytes: int) -> list[Piece]:
@@ -145,18 +143,6 @@ def _check_rejects(folder: Path, manifest: Manifest, issues: IssueCollector) -> 
     if codes != Counter(manifest.accounting.rejected):
         what = f"counts {dict(sorted(codes.items()))} (the manifest says {manifest.accounting.rejected})"
         issues.add("PV304", name, what, hint=CONVERT_AGAIN)
-
-
-def _check_accounting(manifest: Manifest, checksums: ChecksumTable | None, issues: IssueCollector) -> None:
-    if manifest.rows != manifest.accounting.written:
-        what = f"accounts for {manifest.accounting.written} rows written, but its splits hold {manifest.rows}"
-        issues.add("PV304", MANIFEST, what, hint=CONVERT_AGAIN)
-    images = sum(split.num_images for split in manifest.splits)
-    if checksums is not None and images != (listed := len(checksums)):
-        what = f"counts {images} images, but images.sha256 lists {listed}"
-        issues.add("PV304", MANIFEST, what, hint=CONVERT_AGAIN)
-    if not manifest.rows:
-        issues.add("PV202", MANIFEST, "the dataset holds no rows")
 
 
 def _check_unlisted(folder: Path, manifest: Manifest, checksums: ChecksumTable | None, issues: IssueCollector) -> None:

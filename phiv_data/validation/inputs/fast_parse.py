@@ -127,19 +127,13 @@ def _count_strings(record: FastRecord) -> int:
             strings += 1
         else:
             return 0
-        if turn.answers is not None or turn.image_offsets is not None:
-            if not _is_good_turn(turn):
+        if (answers := turn.answers) is not None:
+            if not answers or (turn.assistant is not None and turn.assistant not in answers):
                 return 0
-            strings += 0 if turn.answers is None else 1 + len(turn.answers)
-            strings += turn.image_offsets is not None
+            strings += 1 + len(answers)
+        if (offsets := turn.image_offsets) is not None:
+            fits = len(offsets) == len(turn.images) and list(offsets) == sorted(offsets)
+            if not fits or not all(0 <= offset <= len(turn.user) for offset in offsets):
+                return 0
+            strings += 1
     return strings if record.conversations and _are_good("\0".join(names)) else 0
-
-
-def _is_good_turn(turn: FastTurn) -> bool:
-    answers, offsets = turn.answers, turn.image_offsets
-    if answers is not None and (not answers or (turn.assistant is not None and turn.assistant not in answers)):
-        return False
-    if offsets is None:
-        return True
-    fits = len(offsets) == len(turn.images) and list(offsets) == sorted(offsets)
-    return fits and all(0 <= offset <= len(turn.user) for offset in offsets)
