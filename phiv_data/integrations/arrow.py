@@ -20,9 +20,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from phiv_data.integrations.stream import ask_rules, check_record, has_error
 from phiv_data.storage.jsonl import Line
@@ -59,6 +60,8 @@ def validate_batch(batch: Batch, *, deep: bool = False, ignore: Collection[str] 
 
     Raises UsageError where the columns are not there.
     """
+    import pyarrow as pa
+
     if unknown := sorted(set(ignore) - RULES.keys()):
         raise UsageError("ignore", f"no such rule {unknown[0]!r}", "docs/rules.md lists them")
     columns = _columns(batch)
@@ -68,8 +71,14 @@ def validate_batch(batch: Batch, *, deep: bool = False, ignore: Collection[str] 
         if deep:
             raise UsageError("deep", "needs the Arrow columns images and media of phiv's shards")
         checked = _check_lines(columns, ignore)
-    given: Batch = _as_given(batch, _result(checked))
-    return given
+    result, given = _result(checked), cast(Any, batch)
+    if _is_frame(given):
+        given = result.to_pandas().set_index(given.index)
+    elif isinstance(given, pa.RecordBatch):
+        given = result
+    else:
+        given = pa.Table.from_batches([result]) if isinstance(given, pa.Table) else result.to_pydict()
+    return cast(Batch, given)
 
 
 def validate_batches(
@@ -101,7 +110,11 @@ def _check_lines(columns: Columns, ignore: Collection[str]) -> Iterator[Checked]
             line = ask_rules(Line(1, 0, record), _NAME, None, ignore, is_plain=is_plain)
         else:
             line = check_record(text, _NAME, None, ignore)
-        yield line.conversation.id if line.conversation else _id_in(text), line.issues
+        if line.conversation:
+            yield line.conversation.id, line.issues
+        else:  # its id, as far as it is JSON
+            value = _json(text)
+            yield value.get("id") if isinstance(value, dict) else None, line.issues
 
 
 def _check_rows(columns: Columns, deep: bool, ignore: Collection[str]) -> Iterator[Checked]:
@@ -113,36 +126,21 @@ def _check_rows(columns: Columns, deep: bool, ignore: Collection[str]) -> Iterat
     checks = EmbeddedImageChecks(deep=deep)
     for values, images in zip(zip(*wire.values(), strict=True), embedded, strict=False):
         row = {"system": None, **dict(zip(wire, values, strict=True))}
-        row["conversations"] = _without_absent(row["conversations"])
+        # without the fields that only other rows have: Arrow does not distinguish an absent key from a null
+        turns, known = row["conversations"], Turn.model_fields.keys()
+        if isinstance(turns, list) and any(isinstance(turn, dict) and not turn.keys() <= known for turn in turns):
+            row["conversations"] = [
+                {k: v for k, v in turn.items() if v is not None or k in known} if isinstance(turn, dict) else turn
+                for turn in turns
+            ]
         line = row_line(row, _NAME, 1)
         if line.conversation is not None:
             line = ask_rules(line, _NAME, None, ignore)
-            line.issues += _check_images(checks, line, images, ignore) if images else ()
+            if images:
+                issues = IssueCollector(2**31, frozenset(ignore))
+                checks.check(_NAME, line, images, issues)
+                line.issues += tuple(issues.listed())
         yield row["id"], line.issues
-
-
-def _check_images(checks: EmbeddedImageChecks, line: Line, images: Row, ignore: Collection[str]) -> tuple[Issue, ...]:
-    issues = IssueCollector(2**31, frozenset(ignore))
-    checks.check(_NAME, line, images, issues)
-    return tuple(issues.listed())
-
-
-def _without_absent(turns: Any) -> Any:
-    """Turns without the fields that only other rows have: Arrow does not distinguish an absent key from a null."""
-    if not isinstance(turns, list) or all(
-        not isinstance(t, dict) or t.keys() <= Turn.model_fields.keys() for t in turns
-    ):
-        return turns
-    return [
-        {k: v for k, v in turn.items() if v is not None or k in Turn.model_fields} if isinstance(turn, dict) else turn
-        for turn in turns
-    ]
-
-
-def _id_in(raw: Any) -> Any:
-    """The id in a line that is no good record, as far as it is JSON."""
-    record = _json(raw)
-    return record.get("id") if isinstance(record, dict) else None
 
 
 # Columns ------------------------------------------------------------------------------------------------------------
@@ -167,29 +165,21 @@ def _columns(batch: Any) -> Columns:
 
 
 def _texts(columns: Columns) -> Iterator[Any]:
-    """The column of jsonl lines."""
+    """The column of jsonl lines. Arrow's texts come as bytes: what is not UTF-8 is reported as in a file."""
+    import pyarrow as pa
+
     name = "line" if "line" in columns else next(iter(columns)) if len(columns) == 1 else None
-    texts = None if name is None else _texts_of(columns[name])
-    if texts is not None:
-        return texts
+    column: Any = None if name is None else columns[name]
+    if _is_arrow(column) and not pa.types.is_primitive(column.type):
+        with suppress(pa.ArrowNotImplementedError, pa.ArrowInvalid):
+            return _values(column.cast(pa.large_binary()))
+    elif name is not None and not _is_arrow(column):
+        values = list(_values(column))
+        if all(value is None or isinstance(value, str | bytes) for value in values):
+            return iter(values)
     found = ", ".join(map(str, columns))[:200] or "none"
     hint = "Pass jsonl lines as column 'line' or alone, or the columns id, source and conversations"
     raise UsageError("batch", f"has neither lines nor records (found columns: {found})", hint)
-
-
-def _texts_of(column: Any) -> Iterator[Any] | None:
-    """The texts of a column of texts, or None. Arrow's come as bytes: what is not UTF-8 is reported as in a file."""
-    import pyarrow as pa
-
-    if not _is_arrow(column):
-        values = list(_values(column))
-        return iter(values) if all(value is None or isinstance(value, str | bytes) for value in values) else None
-    try:
-        if pa.types.is_primitive(column.type):
-            return None
-        return _values(column.cast(pa.large_binary()))
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return None
 
 
 def _embedded(columns: Columns) -> Iterator[Row]:
@@ -280,16 +270,6 @@ def _result(checked: Iterable[Checked]) -> pa.RecordBatch:
 def _printable(text: str | None) -> str | None:
     """Text that Arrow can hold: a lone surrogate is shown escaped."""
     return text if text is None or text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-def _as_given(batch: Any, result: pa.RecordBatch) -> Any:
-    import pyarrow as pa
-
-    if _is_frame(batch):
-        return result.to_pandas().set_index(batch.index)
-    if isinstance(batch, pa.RecordBatch):
-        return result
-    return pa.Table.from_batches([result]) if isinstance(batch, pa.Table) else result.to_pydict()
 
 
 def _is_frame(batch: Any) -> bool:

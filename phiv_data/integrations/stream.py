@@ -85,10 +85,16 @@ class Validated(Iterator[Conversation]):
             is_bad = line.conversation is None or has_error(line.issues)
             self.num_records += 1
             self.num_skipped += is_bad
-            self._collect(line.issues)
+            self._issues.extend(line.issues)
+            if callable(self._policy):
+                for issue in line.issues:
+                    self._policy(issue)
             if line.conversation is not None and not is_bad:
                 return line.conversation
-            self._handle_bad(line)
+            if self._policy == "raise":
+                raise record_error(line.issues)
+            if self._policy == "skip" and self.num_skipped == 1:
+                self._warn(f"bad records are left out; the first: {record_error(line.issues)}")
         if self._policy == "skip" and self.num_skipped:
             self._warn(f"{self.num_skipped} of {self.num_records} records were left out")
         raise StopIteration
@@ -101,20 +107,8 @@ class Validated(Iterator[Conversation]):
             path=self._name, rows=self.num_records, images=0, totals=totals, issues=issues, truncated=truncated
         )
 
-    def _collect(self, issues: tuple[Issue, ...]) -> None:
-        self._issues.extend(issues)
-        if callable(self._policy):
-            for issue in issues:
-                self._policy(issue)
-
-    def _handle_bad(self, line: Line) -> None:
-        if self._policy == "raise":
-            raise record_error(line.issues)
-        if self._policy == "skip" and self.num_skipped == 1:
-            self._warn(f"bad records are left out; the first: {record_error(line.issues)}", stacklevel=4)
-
-    def _warn(self, what: str, stacklevel: int = 3) -> None:
-        warnings.warn(f"{self._name}: {what}", stacklevel=stacklevel)  # at the loop over the records
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"{self._name}: {what}", stacklevel=3)  # at the loop over the records
 
 
 def _check_all(records: Iterable[Record], name: str, ignore: frozenset[str]) -> Iterator[Line]:
@@ -137,7 +131,22 @@ def check_record(record: object, name: str, number: int | None = None, ignore: C
         record = record.as_py()
     if isinstance(record, str):
         record = record.encode("utf-8", "surrogatepass")  # a lone surrogate becomes PV005, as in a file
-    line = _parse_line(record, name, number) if isinstance(record, bytes | bytearray) else _parse(record, name, number)
+    if isinstance(record, bytes | bytearray):
+        # any line may be the first of its file, so a byte order mark is that of a file
+        text = bytes(record).removeprefix(BOM).rstrip(b"\r\n")
+        line = parse_line(text, name, number) if text and not text.isspace() else Line(number or 0, 0, None)
+        if record.startswith(BOM) and (line.issues or line.conversation):
+            line.issues = (Finding("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
+    elif isinstance(record, Conversation):
+        line = Line(number or 0, 0, record)
+    else:
+        if isinstance(record, Mapping):
+            beside = _SHARD_COLUMNS if record.keys() >= _SHARD_COLUMNS else ()
+            record = {key: value for key, value in record.items() if key not in beside}
+        try:
+            line = Line(number or 0, 0, Conversation.model_validate(record))
+        except ValidationError as error:
+            line = Line(number or 0, 0, None, tuple(schema_issues(error, name, number)))
     return ask_rules(line, name, number, ignore) if line.conversation is not None else line
 
 
@@ -154,24 +163,3 @@ def ask_rules(
 def has_error(issues: Iterable[Issue]) -> bool:
     """True when one is more than a warning."""
     return any(issue.severity == "error" for issue in issues)
-
-
-def _parse_line(raw: bytes | bytearray, name: str, number: int | None) -> Line:
-    """Any line may be the first of its file, so a byte order mark is that of a file."""
-    text = bytes(raw).removeprefix(BOM).rstrip(b"\r\n")
-    line = parse_line(text, name, number) if text and not text.isspace() else Line(number or 0, 0, None)
-    if raw.startswith(BOM) and (line.issues or line.conversation):
-        line.issues = (Finding("PV006", None, "begins with a byte order mark").at(name, number), *line.issues)
-    return line
-
-
-def _parse(record: object, name: str, number: int | None) -> Line:
-    if isinstance(record, Conversation):
-        return Line(number or 0, 0, record)
-    if isinstance(record, Mapping):
-        beside = _SHARD_COLUMNS if record.keys() >= _SHARD_COLUMNS else ()
-        record = {key: value for key, value in record.items() if key not in beside}
-    try:
-        return Line(number or 0, 0, Conversation.model_validate(record))
-    except ValidationError as error:
-        return Line(number or 0, 0, None, tuple(schema_issues(error, name, number)))
