@@ -38,7 +38,7 @@ class ChecksumTable:
     folder: Path
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._arrays[0])
 
     def __contains__(self, path: str) -> bool:
         return self.position(path) is not None
@@ -46,44 +46,39 @@ class ChecksumTable:
     def get(self, path: str) -> bytes | None:
         """The 32 bytes of the sha256 that is listed for an image."""
         position = self.position(path)
-        return None if position is None else self._hashes[position].tobytes()
+        return None if position is None else self._arrays[1][position].tobytes()
 
     def position(self, path: str) -> int | None:
         """The row of the table that an image has."""
         import numpy as np
 
-        key = np.frombuffer(digest(path), "<u8")[0]
-        at = int(np.searchsorted(self._keys, key))
-        return at if at < len(self) and self._keys[at] == key else None
+        key, keys = np.frombuffer(digest(path), "<u8")[0], self._arrays[0]
+        at = int(np.searchsorted(keys, key))
+        return at if at < len(keys) and keys[at] == key else None
 
     def unseen(self, seen: Iterator[NDArray[Any]]) -> NDArray[Any]:
         """True for each row of the table whose key is in none of the entries `KeyIndex.firsts` gives."""
         import numpy as np
 
-        unseen = np.ones(len(self), bool)
+        keys = self._arrays[0]
+        unseen = np.ones(len(keys), bool)
         for entries in seen:
-            at = np.searchsorted(self._keys, entries["hi"]).clip(max=max(0, len(self) - 1))
-            if len(self):
-                unseen[at[self._keys[at] == entries["hi"]]] = False
+            at = np.searchsorted(keys, entries["hi"]).clip(max=max(0, len(keys) - 1))
+            if len(keys):
+                unseen[at[keys[at] == entries["hi"]]] = False
         return unseen
 
     def __getstate__(self) -> dict[str, Path]:
         return {"folder": self.folder}
 
     @cached_property
-    def _keys(self) -> NDArray[Any]:
-        return _open_array(self.folder / "keys.npy")
+    def _arrays(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Keys, ascending, and the hash of each. Large ones are mapped."""
+        import numpy as np
 
-    @cached_property
-    def _hashes(self) -> NDArray[Any]:
-        return _open_array(self.folder / "hashes.npy")
-
-
-def _open_array(path: Path) -> NDArray[Any]:
-    import numpy as np
-
-    table: NDArray[Any] = np.load(path, mmap_mode="r" if path.stat().st_size > 2**20 else None)
-    return table
+        paths = (self.folder / "keys.npy", self.folder / "hashes.npy")
+        keys, hashes = (np.load(path, mmap_mode="r" if path.stat().st_size > 2**20 else None) for path in paths)
+        return keys, hashes
 
 
 def write_table(lines: Iterator[tuple[str, str]], folder: Path) -> ChecksumTable:

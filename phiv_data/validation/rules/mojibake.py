@@ -51,7 +51,15 @@ def _is_proven(run: str, meant: str, before: str, after: str) -> bool:
     if len(meant) > 1 and len(seconds := set(run) - set(_LEAD)) > 1 and not seconds <= set(_QUOTES):
         return True  # but "Ä–Ö–" is a list
     if len(run) == 2 * len(meant):
-        return _is_proven_pair(run[0], run[1], before, after)
+        # One letter of the languages of Europe. Others come in words, which are longer runs.
+        lead, second, is_inside = run[0], run[1], before.isalpha() and after.isalpha()
+        if lead not in "ÂÃÄÅÈ":
+            return False
+        if lead in "ÂÃ" and "\xa0" <= second <= "\xbf" and not before.isalpha():
+            return True  # 25Â°C
+        if lead == "Ã" and (second in _NEVER_AFTER or (is_inside and second not in _JOINS)):
+            return True  # ZURÃœCK, AÃ‘OS
+        return before.islower() or (lead != "È" and after.islower() and second not in _QUOTES)  # cafÃ©, MÃ¼ller
     if run.startswith("ðŸ"):
         return True
     if meant in "\ufeff\ufffd":
@@ -61,14 +69,3 @@ def _is_proven(run: str, meant: str, before: str, after: str) -> bool:
     if run[0] == "á" and run[1] in "¸¹º»":  # Vietnamese
         return run[2] not in _QUOTES and (run[2] not in _AFTER or (before.isalpha() and after.isalpha()))
     return run[1] not in _AFTER and run[2] not in _AFTER
-
-
-def _is_proven_pair(lead: str, second: str, before: str, after: str) -> bool:
-    """One letter of the languages of Europe. Others come in words, which are longer runs."""
-    if lead not in "ÂÃÄÅÈ":
-        return False
-    if lead in "ÂÃ" and "\xa0" <= second <= "\xbf" and not before.isalpha():
-        return True  # 25Â°C
-    if lead == "Ã" and (second in _NEVER_AFTER or (before.isalpha() and after.isalpha() and second not in _JOINS)):
-        return True  # ZURÃœCK, AÃ‘OS
-    return before.islower() or (lead != "È" and after.islower() and second not in _QUOTES)  # cafÃ©, MÃ¼ller

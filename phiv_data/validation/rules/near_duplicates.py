@@ -62,9 +62,21 @@ KEYS = {USES: GroupRule(_use_keys, of_images=True), PIXELS: GroupRule(_pixel_key
 
 def find_near_duplicates(index: KeyIndex) -> Iterator[tuple[Occurrence, Finding]]:
     """Each image that looks like one of an earlier split, at its first row, with the first such of the earliest."""
+    import numpy as np
+
     images = _distinct_images(index)
     images = images[have_similar_hash(images["lo"], images["kind"])]
-    partners = find_partners(images["lo"], images["kind"], _read_pixels(index, images))
+    # The pixels of those, read from their keys.
+    order = np.argsort(images["hi"])
+    names = images["hi"][order]  # the first half of a key, which is of the image's sha256
+    pixels = np.zeros((len(images), PHASH_BYTES - DHASH_BYTES), np.uint8)
+    for entries in index.sorted_entries(PIXELS) if len(names) else ():
+        found = np.searchsorted(names, entries["hi"]).clip(max=len(names) - 1)
+        wanted = names[found] == entries["hi"]
+        rows, start = order[found[wanted]], entries["position"][wanted]
+        chunks = np.ascontiguousarray(entries["value"][wanted]).view(np.uint8).reshape(-1, _CHUNK)
+        pixels[rows[:, None], start[:, None] + np.arange(_CHUNK)] = chunks
+    partners = find_partners(images["lo"], images["kind"], pixels)
     for image, partner in zip(images, partners, strict=True):
         if partner != NO_PARTNER:
             row, other = index.occurrence(image), index.occurrence(images[partner])
@@ -144,19 +156,3 @@ def find_partners(hashes: NDArray[np.uint64], kinds: NDArray[np.int8], pixels: N
                     pairs[np.ix_(rows, columns)] &= are_similar(pixels[left[rows]], pixels[others[columns]])
                 partner[left] = np.minimum(partner[left], np.where(pairs, others, NO_PARTNER).min(axis=1))
     return partner
-
-
-def _read_pixels(index: KeyIndex, images: NDArray[Any]) -> NDArray[np.uint8]:
-    """[n, PHASH_BYTES - DHASH_BYTES]: the pixels of images, read from their keys."""
-    import numpy as np
-
-    order = np.argsort(images["hi"])
-    names = images["hi"][order]  # the first half of a key, which is of the image's sha256
-    pixels = np.zeros((len(images), PHASH_BYTES - DHASH_BYTES), np.uint8)
-    for entries in index.sorted_entries(PIXELS) if len(names) else ():
-        found = np.searchsorted(names, entries["hi"]).clip(max=len(names) - 1)
-        wanted = names[found] == entries["hi"]
-        rows, start = order[found[wanted]], entries["position"][wanted]
-        chunks = np.ascontiguousarray(entries["value"][wanted]).view(np.uint8).reshape(-1, _CHUNK)
-        pixels[rows[:, None], start[:, None] + np.arange(_CHUNK)] = chunks
-    return pixels
