@@ -130,7 +130,7 @@ class CauldronConverter(Converter):
     def draft(self, item: Item) -> Draft:
         """One row as one conversation."""
         table = self.tables[item.payload.table]
-        row = read_row(table, item.payload.row, _columns(table))
+        row = read_row(table, item.payload.row, (*COLUMNS, "source") if "source" in table.columns else COLUMNS)
         images = []
         for number, cell in enumerate(row["images"] or ()):
             where = f"{item.key}: image {number}"
@@ -166,7 +166,12 @@ class CauldronConverter(Converter):
             yield TableRows(split, name, number, range(table.num_rows), size, table.path)
             return
         rows = {"train": array("Q"), "val": array("Q")}
-        for row, share in enumerate(_shares(table)):
+        for row, cells in enumerate(iter_rows(table, COLUMNS)):
+            # A number in 0..1 that depends on the row's first image alone, or on its texts where it has none.
+            cell = (cells["images"] or [None])[0]
+            data = cell.get("bytes") if isinstance(cell, dict) else cell
+            seed = data if isinstance(data, bytes) else json.dumps(cells["texts"], default=str).encode()
+            share = int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
             rows["val" if share < self.flags.val_fraction else "train"].append(row)
         yield from (TableRows(split, name, number, rows[split], size, table.path) for split in rows)
 
@@ -194,19 +199,6 @@ def _split(table: Table) -> str:
 def _name(root: Path, table: Table) -> str:
     """The table's path below the source; its own name where it is the source."""
     return table.path.name if table.path == root else table.path.relative_to(root).as_posix()
-
-
-def _columns(table: Table) -> tuple[str, ...]:
-    return (*COLUMNS, "source") if "source" in table.columns else COLUMNS
-
-
-def _shares(table: Table) -> Iterator[float]:
-    """For each row a number in 0..1 that depends on its first image alone, or on its texts where it has none."""
-    for row in iter_rows(table, COLUMNS):
-        cell = (row["images"] or [None])[0]
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        seed = data if isinstance(data, bytes) else json.dumps(row["texts"], default=str).encode()
-        yield int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
 
 
 def _image_path(split: str, data: bytes, name: str | None, where: str) -> str:

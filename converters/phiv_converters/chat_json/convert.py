@@ -34,7 +34,6 @@ from phiv_converters.chat_json.files import (
     find_described,
     find_files,
     find_image,
-    read_file,
     roots_of,
     row_key,
 )
@@ -45,7 +44,7 @@ from phiv_data.formats import FORMATS, ParsedRow, sharegpt
 from phiv_data.formats.files import locate_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image
-from phiv_data.sources.json_stream import read_value
+from phiv_data.sources.json_stream import read_json_array, read_json_lines, read_value
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
 from phiv_schemas.conversation import check_name
@@ -114,7 +113,8 @@ class ChatJson(Converter):
         rank = {split: i for i, split in enumerate(self.splits)}
         for i, file in sorted(enumerate(self.files), key=lambda indexed: (rank[indexed[1].split], indexed[0])):
             parse = row_parser(self.flags, file)
-            for number, row in enumerate(read_file(file)):
+            read = read_json_array if file.is_array else read_json_lines
+            for number, row in enumerate(read(file.path)):
                 images, where = list[Path](), row_key(file, number)
                 try:
                     if row.problem:
@@ -156,14 +156,12 @@ class ChatJson(Converter):
             paths = tuple(by_ref[ref].meta.path for ref in turn.images)
             offsets = turn.image_offsets
             turns.append(Turn(images=paths, user=turn.user, assistant=turn.assistant, image_offsets=offsets))
-        row_id = _kept_id(row.id, where) if self.flags.keep_ids else None
+        row_id = None
+        if self.flags.keep_ids:
+            if row.id is None:
+                raise RejectInput(where, "bad-row", "no 'id' to keep")
+            try:
+                row_id = check_name(row.id)
+            except ValueError as error:
+                raise RejectInput(where, "bad-row", f"its id {row.id!r} cannot be kept: {error}") from error
         return Draft(tuple(turns), tuple(by_ref[ref] for ref in row.image_refs), row.system, row.source, row_id)
-
-
-def _kept_id(row_id: str | None, where: str) -> str:
-    if row_id is None:
-        raise RejectInput(where, "bad-row", "no 'id' to keep")
-    try:
-        return check_name(row_id)
-    except ValueError as error:
-        raise RejectInput(where, "bad-row", f"its id {row_id!r} cannot be kept: {error}") from error

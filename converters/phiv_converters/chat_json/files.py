@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.sources.image_index import read_image
-from phiv_data.sources.json_stream import JsonRow, read_json_array, read_json_lines
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
 
@@ -59,7 +58,15 @@ def find_files(source: Path, split: str | None) -> tuple[ChatFile, ...]:
         paths, root = _files_in(source) or [file for folder in folders for file in _files_in(folder)], source
     if not paths:
         raise SourceError(str(source), "no *.json or *.jsonl file in it or its folders", "Pass the file of rows")
-    files = [_chat_file(path, path.relative_to(root).as_posix(), split) for path in paths]
+    files = []
+    for path in paths:
+        if path.suffix.lower() not in SUFFIXES:
+            raise SourceError(str(path), "is no *.json or *.jsonl file", "Pass the file of rows")
+        name = path.relative_to(root)
+        words = [standard_split(part) for part in (path.stem, *name.parent.parts)]
+        own_split = split or next((word for word in words if word in ("train", "val", "test")), "train")
+        with environment_problems(path):
+            files.append(ChatFile(path, name.as_posix(), own_split, is_array(path), sha256_file(path)))
     return tuple(sorted(files, key=lambda file: f"{file.name}:"))  # as the keys of their rows are sorted
 
 
@@ -95,24 +102,9 @@ def _list_folder(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _chat_file(path: Path, name: str, split: str | None) -> ChatFile:
-    if path.suffix.lower() not in SUFFIXES:
-        raise SourceError(str(path), "is no *.json or *.jsonl file", "Pass the file of rows")
-    if split is None:
-        words = [standard_split(part) for part in (path.stem, *Path(name).parent.parts)]
-        split = next((word for word in words if word in ("train", "val", "test")), "train")
-    with environment_problems(path):
-        return ChatFile(path, name, split, is_array(path), sha256_file(path))
-
-
 def row_key(file: ChatFile, number: int) -> str:
     """The name of a row: its file and number, from 0, so that keys sort in the order of the rows."""
     return f"{file.name}:{number:08d}"
-
-
-def read_file(file: ChatFile) -> Iterator[JsonRow]:
-    """The rows of a file, in order, blank lines left out."""
-    yield from read_json_array(file.path) if file.is_array else read_json_lines(file.path)
 
 
 # Images ------------------------------------------------------------------------------------------------------------

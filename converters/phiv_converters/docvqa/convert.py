@@ -34,7 +34,7 @@ from phiv_converters.base import HubFolder, Release, file_stamp, open_release
 from phiv_converters.docvqa.layouts import find_layout
 from phiv_converters.docvqa.listing import list_questions
 from phiv_converters.docvqa.options import PROMPTS, SHARING, DocvqaOptions
-from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, DocvqaQuestion, QuestionLocation
+from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, QuestionLocation
 from phiv_converters.synthetic.documents import make_synthetic_docvqa
 from phiv_data.convert.base import Inputs, Item
 from phiv_data.media.reject import RejectInput
@@ -93,20 +93,16 @@ class Docvqa(Release):
         questions = [self.layout.read(location) for location in locations]
         file, page = self.layout.find_page(locations[0], questions[0]), f"{item.split}/{questions[0].page}"
         image = _read_page(file, file_stamp(file), page)
-        turns = [
-            self._turn(location, question, () if i else (image.meta.path,))
-            for i, (location, question) in enumerate(zip(locations, questions, strict=True))
-        ]
+        turns = []
+        for i, (location, question) in enumerate(zip(locations, questions, strict=True)):
+            prompt = "{question}" if question.is_worded else PROMPTS[self.flags.prompt]
+            answers, assistant = question.answers, None
+            if answers is not None:
+                key, seeded = self.layout.key(location, question), self.flags.answer == "seeded"
+                assistant = answers[choose_answer(self.flags.seed, key, len(answers)) if seeded else 0]
+            user, images = prompt.replace("{question}", question.text), () if i else (image.meta.path,)
+            turns.append(Turn(images=images, user=user, assistant=assistant, answers=answers))
         return Draft(tuple(turns), (image,))
-
-    def _turn(self, location: QuestionLocation, question: DocvqaQuestion, images: tuple[str, ...]) -> Turn:
-        prompt = "{question}" if question.is_worded else PROMPTS[self.flags.prompt]
-        answers, assistant = question.answers, None
-        if answers is not None:
-            key, seeded = self.layout.key(location, question), self.flags.answer == "seeded"
-            assistant = answers[choose_answer(self.flags.seed, key, len(answers)) if seeded else 0]
-        user = prompt.replace("{question}", question.text)
-        return Turn(images=images, user=user, assistant=assistant, answers=answers)
 
 
 def choose_answer(seed: int, key: str, count: int) -> int:

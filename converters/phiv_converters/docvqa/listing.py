@@ -63,10 +63,23 @@ class QuestionListing:
         try:
             if isinstance(question, RejectInput):
                 raise question
-            if self._is_new(split, location, question):
-                self._keep(split, location, question)
+            if not self._is_new(split, location, question):
+                return
         except RejectInput as reject:
             self.rejects.append((split, self.layout.row_key(location), location.length, reject))
+            return
+        own, page = self.layout.key(location, question), (split, question.image)
+        if page not in self.page_sizes:
+            self.page_sizes[page] = self.layout.page_size(location, question)
+        size = self.page_sizes[page]
+        labeled = "" if question.answers is not None else "#unlabeled"  # kept apart: those with answers are trained on
+        key = (split, question.page + labeled if self.by_page else own)
+        self.locations.setdefault(key, []).append((own, location))
+        content = self.contents.setdefault(key, [self.layout.page_file(location, question)])
+        content.append(row_digest(question))
+        self.sizes[key] = self.sizes.get(key, size) + location.length
+        self.documents[key] = question.document
+        self.num_with_page += size > 0
 
     def _is_new(self, split: str, location: QuestionLocation, question: DocvqaQuestion) -> bool:
         """False for an exact repetition. RejectInput where one id has two different questions."""
@@ -82,20 +95,6 @@ class QuestionListing:
             return False
         what = f"the split {first.split}" if first.content == content else "another question, page or answers"
         raise RejectInput(where, "bad-row", f"questionId {question.id} is on {before} too, with {what}")
-
-    def _keep(self, split: str, location: QuestionLocation, question: DocvqaQuestion) -> None:
-        own, page = self.layout.key(location, question), (split, question.image)
-        if page not in self.page_sizes:
-            self.page_sizes[page] = self.layout.page_size(location, question)
-        size = self.page_sizes[page]
-        labeled = "" if question.answers is not None else "#unlabeled"  # kept apart: those with answers are trained on
-        key = (split, question.page + labeled if self.by_page else own)
-        self.locations.setdefault(key, []).append((own, location))
-        content = self.contents.setdefault(key, [self.layout.page_file(location, question)])
-        content.append(row_digest(question))
-        self.sizes[key] = self.sizes.get(key, size) + location.length
-        self.documents[key] = question.document
-        self.num_with_page += size > 0
 
     def choose_val(self, fraction: float) -> tuple[frozenset[str], list[str]]:
         """The documents of train that become val; warnings about that, and about documents in several splits."""

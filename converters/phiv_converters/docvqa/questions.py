@@ -127,19 +127,12 @@ def parse(row: Any, where: str) -> DocvqaQuestion:
     page = image.rpartition("/")[2]
     document = next((str(row[name]) for name in ("ucsf_document_id", "docId") if row.get(name)), page)
     is_worded = row.get("is_worded") is True
-    return DocvqaQuestion(_id(row, where), text, _answers(row, where), page, image, document, is_worded)
-
-
-def _id(row: dict[str, Any], where: str) -> int | None:
-    """The official question id: an int, or its digits. None where the row names none."""
-    value = row.get("questionId")
-    if value is None:
-        return None
-    if type(value) is int and value >= 0:
-        return value
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
-        return int(value)
-    raise RejectInput(where, "bad-row", f"questionId is not a number (found {value!r})")
+    number = row.get("questionId")  # the official id: an int, or its digits; some tables have none
+    if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) <= 18:
+        number = int(number)
+    if number is not None and not (type(number) is int and number >= 0):
+        raise RejectInput(where, "bad-row", f"questionId is not a number (found {number!r})")
+    return DocvqaQuestion(number, text, _answers(row, where), page, image, document, is_worded)
 
 
 def _answers(row: dict[str, Any], where: str) -> tuple[str, ...] | None:

@@ -45,10 +45,20 @@ _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}
 
 
 def find_table_layout(root: Path, work_dir: Path, name: str) -> DocvqaLayout | None:
-    """The layout of the tables at `root`, unpacked below `work_dir`; None where there are none of DocVQA."""
-    tables = _select_tables([table for table in find_tables(root) if _table_kind(table)], name)
+    """The layout of the tables at `root`, unpacked below `work_dir`; None where there are none of DocVQA.
+
+    Of several configs the one called DocVQA. SourceError where it is not clear what to take.
+    """
+    tables = [table for table in find_tables(root) if _table_kind(table)]
     if not tables:
         return None
+    if len({table.config for table in tables}) > 1:
+        tables = [table for table in tables if (table.config or "").lower().rpartition("/")[2] == "docvqa"] or tables
+    if len({(table.config, _table_kind(table)) for table in tables}) > 1:
+        configs = sorted({table.config or "-" for table in tables})
+        raise SourceError(name, f"several datasets are here ({', '.join(configs)})", "Pass the folder of one")
+    if unknown := sorted({table.split for table in tables if standard_split(table.split) not in SPLITS}):
+        raise SourceError(name, f"the split {unknown[0]!r} is none of train, val and test", "Rename its files")
     folder = _write_official_files(tables, root, work_dir)
     names = [table.path.name for table in tables]
     shown = [_relative(table, root) if names.count(table.path.name) > 1 else table.path.name for table in tables]
@@ -72,18 +82,6 @@ def _table_kind(table: Table) -> str:
     if {"images", "texts"} <= columns:
         return "cauldron"
     return "rows" if "image" in columns and columns & {"question", "query"} else ""
-
-
-def _select_tables(tables: list[Table], name: str) -> list[Table]:
-    """The tables of config DocVQA where there are several configs. SourceError where it is not clear what to take."""
-    if len({table.config for table in tables}) > 1:
-        tables = [table for table in tables if (table.config or "").lower().rpartition("/")[2] == "docvqa"] or tables
-    if len({(table.config, _table_kind(table)) for table in tables}) > 1:
-        configs = sorted({table.config or "-" for table in tables})
-        raise SourceError(name, f"several datasets are here ({', '.join(configs)})", "Pass the folder of one")
-    if unknown := sorted({table.split for table in tables if standard_split(table.split) not in SPLITS}):
-        raise SourceError(name, f"the split {unknown[0]!r} is none of train, val and test", "Rename its files")
-    return tables
 
 
 # Writing ---------------------------------------------------------------------------------------------------------
@@ -119,20 +117,20 @@ def _relative(table: Table, root: Path) -> str:
 def _plain_rows(table: Table, pages: _Pages) -> Iterator[dict[str, Any]]:
     wanted = {name for names in _FIELDS.values() for name in names} | {_NESTED, "image"}
     for number, cells in enumerate(iter_rows(table, [name for name in table.columns if name in wanted]), 1):
-        row = _fields(cells)
+        # The official fields, under their official names.
+        nested = cells.get(_NESTED)
+        found = {**nested, **cells} if isinstance(nested, dict) else cells
+        first = {
+            key: next((found[n] for n in names if found.get(n) is not None), None) for key, names in _FIELDS.items()
+        }
+        if isinstance(
+            first["question"], dict
+        ):  # docvqa_1200_examples has it in five languages; the recipe takes English
+            first["question"] = first["question"].get("en")
+        row = {key: value for key, value in first.items() if value is not None}
         document, page = row.get("ucsf_document_id"), row.get("ucsf_document_page_no")
         official_name = f"{document}_{page}.png" if document and page is not None else None
         yield {"row": number, **row, **pages.add(table, number, cells.get("image"), official_name)}
-
-
-def _fields(cells: dict[str, Any]) -> dict[str, Any]:
-    """The official fields of a row, under their official names."""
-    nested = cells.get(_NESTED)
-    cells = {**nested, **cells} if isinstance(nested, dict) else cells
-    row = {key: next((cells[n] for n in names if cells.get(n) is not None), None) for key, names in _FIELDS.items()}
-    if isinstance(row["question"], dict):  # docvqa_1200_examples has it in five languages; the recipe takes English
-        row["question"] = row["question"].get("en")
-    return {key: value for key, value in row.items() if value is not None}
 
 
 def _cauldron_rows(table: Table, pages: _Pages) -> Iterator[dict[str, Any]]:
@@ -167,7 +165,14 @@ class _Pages:
         split, digest = standard_split(table.split), hashlib.sha256(data).digest()
         base = (name or "").replace("\\", "/").rpartition("/")[2]
         given = next((n for n in (official, base) if n and _FILE_NAME.fullmatch(n)), None)
-        page = given or self.names.get((split, digest)) or f"{table.path.stem}-{number:08d}{_suffix(data)}"
+        page = given or self.names.get((split, digest))
+        if page is None:
+            try:
+                kind = image_size(data).format  # the real one
+                suffix = "." + _SUFFIXES.get(kind, kind.lower())
+            except RejectInput:
+                suffix = ""
+            page = f"{table.path.stem}-{number:08d}{suffix}"
         if self.digests.setdefault((split, page), digest) != digest:
             return {"problem": ["bad-row", f"its image is not that of the rows before under the name {page!r}"]}
         self.names.setdefault((split, digest), page)
@@ -176,12 +181,3 @@ class _Pages:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
         return {"image": f"{split}/{page}"}
-
-
-def _suffix(data: bytes) -> str:
-    """By the real format; none for what is no image."""
-    try:
-        kind = image_size(data).format
-    except RejectInput:
-        return ""
-    return "." + _SUFFIXES.get(kind, kind.lower())

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from phiv_converters.base import HubFolder, Release, open_release
-from phiv_converters.hateful_memes.layouts import Meme, MemeLayout, find_layout
+from phiv_converters.hateful_memes.layouts import MemeLayout, find_layout
 from phiv_converters.hateful_memes.listing import list_memes
 from phiv_converters.hateful_memes.options import PLAIN, SHARING, SPLITS, WORDINGS, HatefulMemesOptions
 from phiv_converters.synthetic.documents import make_synthetic_hateful_memes
@@ -82,20 +82,12 @@ class HatefulMemes(Release):
         meme, where = self.layout.read(item.payload), self.layout.where(item.payload)
         name, data = self.layout.image(item.payload, meme)
         image = checked_image(f"{item.split}/{name}", data, where, source=name)
-        turn = Turn(images=(image.meta.path,), user=self._user(meme, where), assistant=self._assistant(meme))
-        return Draft((turn,), (image,))
-
-    def _user(self, meme: Meme, where: str) -> str:
-        question = (meme.user or recipe_question(meme.key)) if self.flags.prompt == "recipe" else PLAIN
-        if not self.flags.with_text:
-            return question
-        caption = text_of({"text": meme.text}, "text", where)
-        return f"The text on this meme: {caption}\n{question}"
-
-    def _assistant(self, meme: Meme) -> str | None:
-        if meme.label is None:
-            return None
-        return ("Yes" if meme.label else "No") + ("." if self.flags.prompt == "recipe" else "")
+        recipe = self.flags.prompt == "recipe"
+        user = (meme.user or recipe_question(meme.key)) if recipe else PLAIN
+        if self.flags.with_text:
+            user = f"The text on this meme: {text_of({'text': meme.text}, 'text', where)}\n{user}"
+        assistant = None if meme.label is None else ("Yes" if meme.label else "No") + ("." if recipe else "")
+        return Draft((Turn(images=(image.meta.path,), user=user, assistant=assistant),), (image,))
 
 
 def recipe_question(key: str) -> str:

@@ -65,7 +65,13 @@ class MemeLayout:
     def rows(self) -> Iterator[tuple[MemeLocation, Meme | RejectInput]]:
         """Every row, good or bad, read without the images."""
         for index, file in enumerate(self.files):
-            for location, row, problem in _iter_rows(index, file):
+            found: Iterator[tuple[MemeLocation, Any, str]]
+            if isinstance(file, Path):
+                found = ((MemeLocation(index, r.offset, r.length, r.line), r.value, r.problem) for r in read_rows(file))
+            else:
+                cells = enumerate(iter_rows(file, _columns(file)))
+                found = ((MemeLocation(index, number, 0, number + 1), row, "") for number, row in cells)
+            for location, row, problem in found:
                 try:
                     if problem:
                         raise RejectInput(self.where(location), "bad-row", problem)
@@ -146,7 +152,11 @@ class MemeLayout:
         if not isinstance(row, dict):
             typed(row, "id", (int, str), where)  # raises: it names what is there instead
         has_id = isinstance(self.files[location.file], Path) or row.get("id") is not None
-        key = _padded_id(row, where) if has_id else self.fallback_key(location)
+        key = self.fallback_key(location)
+        if has_id:
+            key = str(typed(row, "id", (int, str), where)).strip()
+            text_of({"id": key}, "id", where)
+            key = key.zfill(5) if key.isdecimal() and key.isascii() else key
         img = typed(row, "img", str, where) if row.get("img") is not None and _is_text(row["img"]) else ""
         return Meme(key, row.get("text"), hateful(row.get("label"), self.labels[location.file], where), img)
 
@@ -163,12 +173,6 @@ def hateful(label: Any, names: tuple[str, ...], where: str) -> bool | None:
     raise RejectInput(where, "bad-row", f"label is neither 0 nor 1 (found {label!r})")
 
 
-def _padded_id(row: dict[str, Any], where: str) -> str:
-    name = str(typed(row, "id", (int, str), where)).strip()
-    text_of({"id": name}, "id", where)
-    return name.zfill(5) if name.isdecimal() and name.isascii() else name
-
-
 def _parse_cauldron_row(row: dict[str, Any], key: str, where: str) -> Meme:
     """A row of The Cauldron: its first question as it is, as the recipe takes it, and yes or no."""
     texts = row["texts"]
@@ -179,15 +183,6 @@ def _parse_cauldron_row(row: dict[str, Any], key: str, where: str) -> Meme:
     if assistant is not None and word not in ("yes", "no"):
         raise RejectInput(where, "bad-row", f"the answer is neither yes nor no (found {assistant!r})")
     return Meme(key, None, None if assistant is None else word == "yes", "", user)
-
-
-def _iter_rows(index: int, file: Path | Table) -> Iterator[tuple[MemeLocation, Any, str]]:
-    if isinstance(file, Path):
-        for row in read_rows(file):
-            yield MemeLocation(index, row.offset, row.length, row.line), row.value, row.problem
-    else:
-        for number, cells in enumerate(iter_rows(file, _columns(file))):
-            yield MemeLocation(index, number, 0, number + 1), cells, ""
 
 
 def _columns(table: Table) -> list[str]:

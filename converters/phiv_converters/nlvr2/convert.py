@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from phiv_converters.base import HubFolder, Release, file_stamp, open_release
-from phiv_converters.nlvr2.layouts import Nlvr2Example, Nlvr2Layout, SentenceLocation, find_layout
+from phiv_converters.nlvr2.layouts import Nlvr2Layout, SentenceLocation, find_layout
 from phiv_converters.nlvr2.listing import list_sentences
 from phiv_converters.nlvr2.official_hashes import average_hash, find_hash_files, read_hashes
 from phiv_converters.nlvr2.options import PLAIN, SHARING, WORDINGS, Nlvr2Options
@@ -107,40 +107,29 @@ class Nlvr2(Release):
         where = self.layout.where(locations[0])
         images = []
         for name, data in self.layout.images(locations[0], examples[0]):
-            self._check_hash(name, data, where)
+            if (official := self._official_hashes().get(name)) is not None:
+                bits = (average_hash(data) ^ int(official, 16)).bit_count()
+                if bits > HASH_TOLERANCE:
+                    reason = f"{name} is not the official image (its hash differs in {bits} of 64 bits)"
+                    raise RejectInput(where, "hash-mismatch", reason)
             images.append(checked_image(f"{item.split}/{name}", data, where, source=name))
         paths = tuple(image.meta.path for image in images)
-        turns = [
-            Turn(images=() if i else paths, user=self._user(example, where), assistant=self._assistant(example))
-            for i, example in enumerate(examples)
-        ]
+        turns = []
+        for i, example in enumerate(examples):
+            answer = None if example.label is None else str(example.label)
+            if self.flags.prompt == "recipe":
+                user = example.user or recipe_question(example.identifier or example.sentence, example.sentence)
+                answer = None if answer is None else example.assistant or ("Yes." if example.label else "No.")
+            elif example.sentence:
+                user = PLAIN.format(sentence=example.sentence)
+            else:
+                what = f"no sentence in quotes in the question (found {example.user[:60]!r})"
+                raise RejectInput(where, "bad-row", what)
+            turns.append(Turn(images=() if i else paths, user=user, assistant=answer))
         return Draft(tuple(turns), tuple(images))
-
-    def _user(self, example: Nlvr2Example, where: str) -> str:
-        if self.flags.prompt == "recipe":
-            return example.user or recipe_question(example.identifier or example.sentence, example.sentence)
-        if not example.sentence:
-            raise RejectInput(where, "bad-row", f"no sentence in quotes in the question (found {example.user[:60]!r})")
-        return PLAIN.format(sentence=example.sentence)
-
-    def _assistant(self, example: Nlvr2Example) -> str | None:
-        if example.label is None:
-            return None
-        if self.flags.prompt == "plain":
-            return str(example.label)
-        return example.assistant or ("Yes." if example.label else "No.")
 
     def _official_hashes(self) -> dict[str, str]:
         return read_hashes(self.hash_files, tuple(map(file_stamp, self.hash_files)))
-
-    def _check_hash(self, name: str, data: bytes, where: str) -> None:
-        official = self._official_hashes().get(name)
-        if official is None:
-            return
-        bits = (average_hash(data) ^ int(official, 16)).bit_count()
-        if bits > HASH_TOLERANCE:
-            reason = f"{name} is not the official image (its hash differs in {bits} of 64 bits)"
-            raise RejectInput(where, "hash-mismatch", reason)
 
 
 def recipe_question(identifier: str, sentence: str) -> str:

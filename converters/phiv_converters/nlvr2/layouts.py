@@ -10,6 +10,7 @@ A row is listed once, with its `SentenceLocation`, and read again when it is con
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -131,16 +132,14 @@ class Nlvr2Annotations:
 
     def size_bytes(self, location: SentenceLocation, example: Nlvr2Example) -> int:
         """Of the row and its images, as far as they are there."""
-        return location.length + sum(self._image_size(f"{example.pair}-img{side}.png") for side in (0, 1))
+        size = location.length
+        for name in (f"{example.pair}-img{side}.png" for side in (0, 1)):
+            with contextlib.suppress(RejectInput, OSError):
+                size += self.image_index.find(name).stat().st_size
+        return size
 
     def has_images(self, example: Nlvr2Example) -> bool:
         return f"{example.pair}-img0.png" in self.image_index
-
-    def _image_size(self, name: str) -> int:
-        try:
-            return self.image_index.find(name).stat().st_size
-        except (RejectInput, OSError):
-            return 0
 
 
 def _parse_official(row: Any, where: str) -> Nlvr2Example:
@@ -224,9 +223,18 @@ class Nlvr2Tables:
         cells = list(row["images"] or ()) if self.is_cauldron else [row[name] for name in columns]
         if len(cells) != 2:
             raise RejectInput(where, "missing-image", f"the row has {len(cells)} images, not two")
-        return [
-            _name_image(*image_cell(cell, where), side, example, table, location) for side, cell in enumerate(cells)
-        ]
+        images = []
+        for side, cell in enumerate(cells):
+            data, given = image_cell(cell, where)
+            name = (given or "").replace("\\", "/").rpartition("/")[2]
+            if example.identifier:
+                name = f"{example.pair}-img{side}.png"
+            elif not re.fullmatch(r"[A-Za-z0-9]+-\d+-\d+-img[01]\.\w+", name):
+                kind = image_size(data, where=table.path.name).format
+                suffix = {"JPEG": "jpg", "TIFF": "tif"}.get(kind, kind.lower())
+                name = f"{table.path.stem}-{location.at:08d}-img{side}.{suffix}"
+            images.append((name, data))
+        return images
 
     def image_files(self, location: SentenceLocation, example: Nlvr2Example) -> list[Path]:
         """The table itself."""
@@ -275,18 +283,6 @@ def _parse_cauldron_text(row: dict[str, Any], turn: int, where: str) -> Nlvr2Exa
     quoted = re.search(r'"(.+)"', user, re.DOTALL)
     sentence = quoted[1] if quoted else ""
     return Nlvr2Example("", sentence, None if assistant is None else word == "yes", "", user, assistant)
-
-
-def _name_image(
-    data: bytes, name: str | None, side: int, example: Nlvr2Example, table: Table, location: SentenceLocation
-) -> tuple[str, bytes]:
-    if example.identifier:
-        return f"{example.pair}-img{side}.png", data
-    base = (name or "").replace("\\", "/").rpartition("/")[2]
-    if re.fullmatch(r"[A-Za-z0-9]+-\d+-\d+-img[01]\.\w+", base):
-        return base, data
-    suffix = {"JPEG": "jpg", "TIFF": "tif"}.get(kind := image_size(data, where=table.path.name).format, kind.lower())
-    return f"{table.path.stem}-{location.at:08d}-img{side}.{suffix}", data
 
 
 Nlvr2Layout: TypeAlias = Nlvr2Annotations | Nlvr2Tables

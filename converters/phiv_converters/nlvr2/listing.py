@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_converters.base import row_digest
-from phiv_converters.nlvr2.layouts import Nlvr2Example, Nlvr2Layout, Nlvr2Row, SentenceLocation
+from phiv_converters.nlvr2.layouts import Nlvr2Layout, Nlvr2Row, SentenceLocation
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
 from phiv_schemas import SourceError, UsageError
@@ -61,10 +61,7 @@ class SentenceListing:
                 example = RejectInput(where(row.location), "bad-row", what)
         if isinstance(example, RejectInput):
             self.rejects.append((row.set_name, row.key, row.location.length, example))
-        else:
-            self._keep(row, example)
-
-    def _keep(self, row: Nlvr2Row, example: Nlvr2Example) -> None:
+            return
         own = (example.pair or row.group) if self.by_pair else (example.identifier or row.key)
         key = (row.set_name, own)
         self.locations.setdefault(key, []).append(row.location)

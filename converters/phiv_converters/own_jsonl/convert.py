@@ -20,6 +20,7 @@ written once; a line that breaks the format is rejected with its number and JSON
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_converters.base import file_stamp
-from phiv_converters.own_jsonl.files import SplitFile, common_name, find_split_files
+from phiv_converters.own_jsonl.files import SplitFile, find_split_files
 from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines
 from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_data.convert.base import Converter, Inputs, Item
@@ -52,7 +53,10 @@ def open_jsonl(flags: JsonlOptions, work_dir: Path) -> Jsonl:
         found = ", ".join(file.split for file in files)
         raise UsageError("--val_fraction", f"takes val from train, where there is no other split (found {found})")
     hashes = tuple(sha256_file(file.path) for file in files)
-    return Jsonl(flags, files, hashes, flags.images or folder / "images", work_dir, flags.name or common_name(files))
+    # What all files' names begin with, if it can be a name.
+    names = {file.name for file in files}
+    common = re.sub(r"[^\w.-]+", "_", names.pop()).strip("_.-") if len(names) == 1 else ""
+    return Jsonl(flags, files, hashes, flags.images or folder / "images", work_dir, flags.name or common or "own")
 
 
 @dataclass(frozen=True)

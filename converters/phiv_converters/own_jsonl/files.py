@@ -53,10 +53,3 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
 def _rank(file: SplitFile) -> tuple[int, int, str]:
     word = file.split.rstrip("0123456789")
     return _ORDER.index(word), int(file.split[len(word) :] or 0), file.split
-
-
-def common_name(files: tuple[SplitFile, ...]) -> str:
-    """What all files' names begin with, if it can be a name; else `own`."""
-    names = {file.name for file in files}
-    name = re.sub(r"[^\w.-]+", "_", names.pop()).strip("_.-") if len(names) == 1 else ""
-    return name or "own"

@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from phiv_converters.own_jsonl.files import SplitFile
 from phiv_data.convert.base import Duplicate, Item
@@ -37,7 +36,11 @@ class SplitLines:
             for offset, length, number in zip(self.offsets, self.lengths, self.numbers, strict=True):
                 file.seek(offset)
                 raw = file.read(length)
-                images = [self.images / name for name in _image_names(raw)]
+                try:
+                    turns = json.loads(raw)["conversations"]
+                    images = [self.images / name for turn in turns for name in turn["images"] if isinstance(name, str)]
+                except (ValueError, LookupError, TypeError):  # as far as the row can be read
+                    images = []
                 content: tuple[bytes | Path, ...] = (hashlib.sha256(raw).digest(), *images)
                 payload = (self.path.name, offset, length, number, self.clashes.get(number))
                 yield Item(self.split, f"{self.path.name}:{number:08d}", content, payload, length)
@@ -54,7 +57,15 @@ class JsonlListing:
     def add_file(self, file: SplitFile, val_fraction: float, seen_index: SeenIndex) -> None:
         """Add every line of a file, except those given twice."""
         for row in read_json_lines(file.path):
-            row_id, digest, group = _identify(row.value)
+            text = json.dumps(row.value, sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            row_id = row.value.get("id") if isinstance(row.value, dict) else None
+            if not isinstance(row_id, str) or any("\ud800" <= c <= "\udfff" for c in row_id):
+                row_id = None  # `draft` rejects what is wrong with it
+            try:
+                group = str(row.value["conversations"][0]["images"][0])  # what keeps rows in one split
+            except (LookupError, TypeError):
+                group = row_id or text
             location = f"{file.path.name}:{row.line:08d}"
             before = seen_index.register(row_id, digest, location) if row_id is not None else None
             if before is not None and before[0] == digest:
@@ -71,29 +82,7 @@ class JsonlListing:
                 lines.clashes[row.line] = before[1]
 
 
-def _identify(value: Any) -> tuple[str | None, str, str]:
-    """(id, hash of the content, what keeps rows in one split) of a line; `draft` rejects what is wrong with it."""
-    text = json.dumps(value, sort_keys=True)
-    row_id = value.get("id") if isinstance(value, dict) else None
-    if not isinstance(row_id, str) or any("\ud800" <= c <= "\udfff" for c in row_id):
-        row_id = None
-    try:
-        group = str(value["conversations"][0]["images"][0])
-    except (LookupError, TypeError):
-        group = row_id or text
-    return row_id, hashlib.sha256(text.encode()).hexdigest(), group
-
-
 def _share(group: str) -> float:
     """A number in [0, 1) that depends on `group` alone."""
     digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
-
-
-def _image_names(raw: bytes) -> list[str]:
-    """The images that a row names, as far as it can be read."""
-    try:
-        turns = json.loads(raw)["conversations"]
-        return [name for turn in turns for name in turn["images"] if isinstance(name, str)]
-    except (ValueError, LookupError, TypeError):
-        return []

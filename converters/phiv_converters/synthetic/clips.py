@@ -87,7 +87,17 @@ def make_synthetic_ucf101(
 def _write_set(root: Path, clips: dict[str, int], size: tuple[int, int], seed: int) -> None:
     first_group = 1
     for split, count in clips.items():
-        styles = [_clip_style(Random(f"{seed}/{split}/{i}"), size) for i in range(count)]
+        styles = []
+        for i in range(count):
+            random = Random(f"{seed}/{split}/{i}")
+            style = ClipStyle(
+                num_frames=random.randint(24, 40),
+                ink=_colour(random, 190, 255),
+                paper=_colour(random, 0, 40),
+                area=size[0] * size[1] * random.uniform(0.10, 0.16),
+                travel=random.uniform(0.5, 0.7),
+            )
+            styles.append(style)
         for name, clip_class in CLASSES.items():
             (root / split / name).mkdir(parents=True)
             for i, style in enumerate(styles):
@@ -95,16 +105,6 @@ def _write_set(root: Path, clips: dict[str, int], size: tuple[int, int], seed: i
                 path = root / split / name / f"v_{name}_g{group:02d}_c{number:02d}.avi"
                 write_clip(path, draw_clip(clip_class, style, size, Random(f"{seed}/{split}/{i}/{name}")), size)
         first_group += math.ceil(count / _CLIPS_PER_GROUP)
-
-
-def _clip_style(random: Random, size: tuple[int, int]) -> ClipStyle:
-    return ClipStyle(
-        num_frames=random.randint(24, 40),
-        ink=_colour(random, 190, 255),
-        paper=_colour(random, 0, 40),
-        area=size[0] * size[1] * random.uniform(0.10, 0.16),
-        travel=random.uniform(0.5, 0.7),
-    )
 
 
 def _colour(random: Random, low: int, high: int) -> tuple[int, int, int]:

@@ -163,15 +163,6 @@ class Claim:
     holds: Callable[[_Counts], bool]
 
 
-def _claims(number: int) -> tuple[Claim, ...]:
-    return (
-        Claim(f"There are exactly {number} {{things}} in total.", lambda n: sum(n) == number),
-        Claim("The left image shows more {things} than the right image.", lambda n: n[0] > n[1]),
-        Claim("The right image shows more {things} than the left image.", lambda n: n[1] > n[0]),
-        Claim("Both images show the same number of {things}.", lambda n: n[0] == n[1]),
-    )
-
-
 def _write_nlvr2(root: Path) -> None:
     (root / "data").mkdir()
     for split, sets in _SETS.items():
@@ -189,14 +180,21 @@ def _draw_set(folder: Path, split: str, set_id: int, directory: int | None) -> l
     """Four pairs under two sentences; the first sentence is true of two of them, as in the official balance."""
     random = Random(f"nlvr2/{split}/{set_id}")
     shape, colour = random.choice(sorted(CORNERS)), random.choice(sorted(COLOURS))
-    claims = random.sample(_claims(random.randint(3, 5)), 2)
+    number = random.randint(3, 5)
+    every = (
+        Claim(f"There are exactly {number} {{things}} in total.", lambda n: sum(n) == number),
+        Claim("The left image shows more {things} than the right image.", lambda n: n[0] > n[1]),
+        Claim("The right image shows more {things} than the left image.", lambda n: n[1] > n[0]),
+        Claim("Both images show the same number of {things}.", lambda n: n[0] == n[1]),
+    )
+    claims = random.sample(every, 2)
     pairs = _balanced_pairs(claims[0], random)
     rows: list[dict[str, Any]] = []
     for pair, counts in enumerate(pairs):
         for side, count in enumerate(counts):
             image = _draw_shapes(shape, colour, count, random)
             image.save(folder / f"{split}-{set_id}-{pair}-img{side}.png")
-        for number, claim in enumerate(claims):
+        for i, claim in enumerate(claims):
             rows.append(
                 {
                     "sentence": claim.sentence.format(things=f"{colour} {shape}s"),
@@ -206,7 +204,7 @@ def _draw_set(folder: Path, split: str, set_id: int, directory: int | None) -> l
                     "label": str(claim.holds(counts)),  # the string "True" or "False", as in the official files
                     "synset": shape,
                     "query": f"{colour} {shape}s{set_id}",
-                    "identifier": f"{split}-{set_id}-{pair}-{number}",
+                    "identifier": f"{split}-{set_id}-{pair}-{i}",
                 }
                 | ({} if directory is None else {"directory": directory})
             )

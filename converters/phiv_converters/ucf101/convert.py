@@ -100,7 +100,10 @@ class Ucf101(Release):
         return {"pillow": version("pillow"), "numpy": version("numpy")} | library_versions(self.flags.decoder)
 
     def inputs(self) -> Inputs:
-        """The clips of the chosen classes, with what is absent from the official lists."""
+        """The clips of the chosen classes, at most `max_per_class` of each class and split, and what the lists lack.
+
+        SourceError where two would write the same frames.
+        """
         listing = list_clips(self.layout, self.flags.val_groups, set(self.classes))
         if listing.absent and self.flags.require_all:
             raise SourceError(
@@ -108,16 +111,10 @@ class Ucf101(Release):
                 f"{len(listing.absent)} clips of the official lists have no file (first: {listing.absent[0]!r})",
                 "Leave out --require_all to convert what is there",
             )
-        clips = self._select(listing.clips)
-        items = [Item(clip.split, clip.key, clip.path, clip) for clip in clips]
-        return Inputs(items, absent=len(listing.absent), warnings=listing.warnings)
-
-    def _select(self, clips: tuple[Clip, ...]) -> list[Clip]:
-        """At most `max_per_class` clips of each class and split. SourceError where two would write the same frames."""
-        selected: list[Clip] = []
+        items: list[Item] = []
         counts: Counter[tuple[str, str]] = Counter()
         first: dict[tuple[str, str, str], Clip] = {}
-        for clip in sorted(clips, key=lambda clip: clip.key):
+        for clip in sorted(listing.clips, key=lambda clip: clip.key):
             counts[clip.split, clip.label] += 1
             if self.flags.max_per_class is not None and counts[clip.split, clip.label] > self.flags.max_per_class:
                 continue
@@ -125,8 +122,8 @@ class Ucf101(Release):
             if other is not clip:
                 what = f"its frames would have the names of those of {str(other.path)!r}"
                 raise SourceError(str(clip.path), what, "Rename one")
-            selected.append(clip)
-        return selected
+            items.append(Item(clip.split, clip.key, clip.path, clip))
+        return Inputs(items, absent=len(listing.absent), warnings=listing.warnings)
 
     def draft(self, item: Item) -> Draft:
         """One clip as one turn: its frames, the recipe's question, the class."""
