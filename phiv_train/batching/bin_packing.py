@@ -159,7 +159,14 @@ class _Windows:
             if fits.any(axis=1).all():
                 pick[stuck] = (fits * (self.level[stuck] + 1)).argmax(axis=1)
             else:
-                self._add_packs()
+                extra = (len(self.level), max(4, self.level.shape[1] // 8))
+                levelling = self.level is not self.space[0]
+                self.space = [
+                    np.concatenate([space, np.full(extra, limit, np.int32)], axis=1)
+                    for space, limit in zip(self.space, self.limits, strict=True)
+                ]
+                level = np.concatenate([self.level, np.zeros(extra, np.int32)], axis=1) if levelling else self.space[0]
+                self.level = level
         for space, cost in zip(self.space, column, strict=True):
             space[windows, pick] -= cost
         if self.level is not self.space[0]:
@@ -171,12 +178,3 @@ class _Windows:
         for space, cost in zip(self.space[1:], column[1:], strict=True):
             fits &= space[windows] >= cost[:, None]
         return fits
-
-    def _add_packs(self) -> None:
-        extra = (len(self.level), max(4, self.level.shape[1] // 8))
-        levelling = self.level is not self.space[0]
-        self.space = [
-            np.concatenate([space, np.full(extra, limit, np.int32)], axis=1)
-            for space, limit in zip(self.space, self.limits, strict=True)
-        ]
-        self.level = np.concatenate([self.level, np.zeros(extra, np.int32)], axis=1) if levelling else self.space[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,12 @@ def find_source(model: str | None = None, *, adapter: Path | None = None, family
         model, adapter = None, folder
     if adapter is not None and not _is_adapter(adapter):
         raise UsageError(str(adapter), "is no adapter (no adapter_config.json)", "Pass a folder phiv-train wrote")
-    base = model or (_base(adapter) if adapter else get_family(family or DEFAULT_FAMILY).default_model)
+    if model:
+        base = model
+    elif adapter is None:
+        base = get_family(family or DEFAULT_FAMILY).default_model
+    elif not (base := str(_json(adapter / "adapter_config.json").get("base_model_name_or_path") or "")):
+        raise UsageError(str(adapter), "does not say which model it belongs to", "Pass --model_name_or_path too")
     saved = adapter or Path(base)
     has_processor = any((saved / name).is_file() for name in _PROCESSOR_FILES)
     return Source(
@@ -69,7 +75,10 @@ def family_of(model: str) -> str:
     UsageError naming the installed families where none is for it; EnvironmentProblem where a hub id's config.json
     cannot be read. A family's published model needs no network.
     """
-    families = _installed_families()
+    families: list[Family] = []
+    for name in family_names():
+        with suppress(EnvironmentProblem, UsageError):  # a broken plugin must not keep another's model from being found
+            families.append(get_family(name))
     if not Path(model).is_dir():
         for family in families:
             if model == family.default_model or model.partition(":")[0] == family.name:
@@ -95,7 +104,14 @@ def load_model(source: Source, *, image_options: Mapping[str, Any] | None = None
     if source.processor != source.base:
         processor = family.load_processor(source.processor, image_options=values)
     if source.adapter is not None:
-        _put_in(model, source.adapter)
+        from peft import LoraConfig, inject_adapter_in_model
+
+        from phiv_train.checkpoints.weights import ADAPTER, load_weights
+
+        lora = LoraConfig.from_pretrained(source.adapter)
+        inject_adapter_in_model(lora, model, ADAPTER)
+        model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True
+        load_weights(model, source.adapter)
     model.eval()
     return model, processor
 
@@ -105,17 +121,6 @@ def load_processor(source: Source, *, image_options: Mapping[str, Any] | None = 
     family = get_family(source.family)
     values = parse_image_options(family.name, family.image_options, image_options or {})
     return family.load_processor(source.processor, image_options=values)
-
-
-def _installed_families() -> list[Family]:
-    """The installed families that can be imported: a broken plugin must not keep another's model from being found."""
-    families = []
-    for name in family_names():
-        try:
-            families.append(get_family(name))
-        except (EnvironmentProblem, UsageError):
-            continue
-    return families
 
 
 def _hub_type(model: str) -> Any:
@@ -134,25 +139,8 @@ def _hub_type(model: str) -> Any:
         ) from error
 
 
-def _put_in(model: Any, folder: Path) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    from phiv_train.checkpoints.weights import ADAPTER, load_weights
-
-    lora = LoraConfig.from_pretrained(folder)
-    inject_adapter_in_model(lora, model, ADAPTER)
-    model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True
-    load_weights(model, folder)
-
-
 def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
-
-
-def _base(adapter: Path) -> str:
-    if base := _json(adapter / "adapter_config.json").get("base_model_name_or_path"):
-        return str(base)
-    raise UsageError(str(adapter), "does not say which model it belongs to", "Pass --model_name_or_path too")
 
 
 def _json(path: Path) -> dict[str, Any]:

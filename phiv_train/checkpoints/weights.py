@@ -50,16 +50,12 @@ def save_weights(
                 old.unlink()
             model.save_pretrained(folder, state_dict=dict(state))  # type: ignore[operator]  # transformers' model
             processor.save(folder)
-        _apply_umask(folder)
-
-
-def _apply_umask(folder: Path) -> None:
-    """Give weights the mode of the umask: safetensors writes 0600, which nobody else may read."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    for path in folder.glob("*.safetensors"):
-        with contextlib.suppress(PermissionError):  # file systems without modes
-            path.chmod(0o666 & ~mask)
+        # Weights get the mode of the umask: safetensors writes 0600, which nobody else may read.
+        mask = os.umask(0o077)
+        os.umask(mask)
+        for path in folder.glob("*.safetensors"):
+            with contextlib.suppress(PermissionError):  # file systems without modes
+                path.chmod(0o666 & ~mask)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -122,9 +118,10 @@ def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | 
         file.write(save(tensors, metadata={"format": "pt"}))
     config: Any = model.peft_config
     with atomic_write(folder / ADAPTER_CONFIG) as file:
-        settings = config[ADAPTER].to_dict() | {"inference_mode": True}
-        file.write((json.dumps(settings, indent=2, sort_keys=True, default=_to_json) + "\n").encode())
-
-
-def _to_json(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
+        text = json.dumps(
+            config[ADAPTER].to_dict() | {"inference_mode": True},
+            indent=2,
+            sort_keys=True,
+            default=lambda value: sorted(value) if isinstance(value, set) else getattr(value, "value", str(value)),
+        )
+        file.write((text + "\n").encode())
