@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phiv_schemas.errors import UsageError
+from phiv_train.families import phi3_vision
 from phiv_train.families.base import Family, ImageOptions, Quantization
 from phiv_train.families.phi3_vision.family import Phi3Vision
 from phiv_train.families.phi3_vision.processor import CONTROL_TOKENS, Processor
@@ -66,12 +67,8 @@ class Tiny(Phi3Vision):
     def skeleton(self, path: str) -> Phi3VForConditionalGeneration:
         if not _is_built(path):
             return Phi3Vision.skeleton(self, path)
-        import torch
-
-        from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
-
-        with torch.device("meta"):
-            return Phi3VForConditionalGeneration(tiny_config())
+        model: Phi3VForConditionalGeneration = phi3_vision.build_skeleton(tiny_config())
+        return model
 
     def load(
         self,
@@ -112,12 +109,10 @@ def build_tiny(
     """`(model, processor)`: random float32 weights, the same for the same seed. `config` overrides keys of it."""
     import torch
 
-    from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
-
     processor = tiny_processor(num_crops)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Phi3VForConditionalGeneration(tiny_config(**config))
+        model = phi3_vision.Phi3VForConditionalGeneration(tiny_config(**config))
     return model, processor
 
 
@@ -128,8 +123,6 @@ def _is_built(path: str) -> bool:
 
 def tiny_config(**overrides: Any) -> Any:
     """The toy configuration, in the official schema."""
-    from phiv_train.families.phi3_vision.config import from_plain
-
     ids = control_ids()
     plain = {
         "vocab_size": _VOCAB_SIZE,
@@ -166,7 +159,7 @@ def tiny_config(**overrides: Any) -> Any:
         "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,
     }
-    return from_plain(plain | overrides, vision)
+    return phi3_vision.Phi3VConfig(**plain | overrides | {"vision_config": vision})
 
 
 def control_ids() -> dict[str, int]:

@@ -39,11 +39,13 @@ _HOME = {
     "Phi3VForConditionalGeneration": "modeling",
     "Processor": "processor",
     "build_model": "checkpoint",
+    "build_skeleton": "checkpoint",
     "hd_crops": "image_processing",
     "load": "checkpoint",
     "official_ids": "encoding",
     "pixel_values": "image_processing",
     "pixels_from_crops": "pixels",
+    "read_config": "checkpoint",
     "save": "checkpoint",
 }
 

@@ -84,7 +84,9 @@ def load(
     assert isinstance(model, Phi3VForConditionalGeneration)
     left = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
     assert not left, f"the headers were complete, and yet transformers reports {left}"
-    _assert_spared(model, skip_4bit)
+    quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+    wrong = [name for name in quantised for spared in skip_4bit if name == spared or name.startswith(f"{spared}.")]
+    assert not wrong, f"quantised although they are to be spared: {_some(wrong)}"
     if stop_ids is None and config.vocab_size > max(STOP_IDS):
         stop_ids = STOP_IDS
     if stop_ids is not None:
@@ -157,7 +159,14 @@ def save(
         except BaseException:
             shutil.rmtree(written, ignore_errors=True)
             raise
-        _publish(written, folder)
+        # The new files take the place of an older checkpoint's, config.json last.
+        (folder / "config.json").unlink(missing_ok=True)
+        for old in folder.iterdir():
+            if old.name.startswith("model") and ".safetensors" in old.name:
+                old.unlink()
+        for file in sorted(written.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
+            file.replace(folder / file.name)
+        written.rmdir()
 
 
 def check_attention(attn_implementation: str, *dtypes: torch.dtype) -> None:
@@ -216,24 +225,25 @@ def tensor_shapes(folder: Path) -> Shapes:
     return shapes
 
 
-def expected_shapes(config: Phi3VConfig) -> Shapes:
-    """Names and shapes the official layout asks of `config`; no memory is taken."""
+def build_skeleton(config: Phi3VConfig) -> Phi3VForConditionalGeneration:
+    """The model on the meta device: names and shapes, no memory is taken."""
     with torch.device("meta"):
-        model = Phi3VForConditionalGeneration(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return Phi3VForConditionalGeneration(config)
+
+
+def expected_shapes(config: Phi3VConfig) -> Shapes:
+    """Names and shapes the official layout asks of `config`."""
+    return {name: tuple(tensor.shape) for name, tensor in build_skeleton(config).state_dict().items()}
 
 
 def with_one_embedding(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """`tensors` with the embedding under its one official name, whichever of the two names it came with."""
     out = dict(tensors)
-    alias = out.pop(EMBEDDING_ALIAS, None)
-    if alias is not None and _shape(out.setdefault(EMBEDDING, alias)) != _shape(alias):
-        raise UsageError(EMBEDDING, f"differs from {EMBEDDING_ALIAS}, which is the same parameter")
+    if (alias := out.pop(EMBEDDING_ALIAS, None)) is not None:
+        shape, other = (tuple(getattr(value, "shape", value)) for value in (out.setdefault(EMBEDDING, alias), alias))
+        if shape != other:
+            raise UsageError(EMBEDDING, f"differs from {EMBEDDING_ALIAS}, which is the same parameter")
     return out
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    return tuple(getattr(tensor, "shape", tensor))
 
 
 def check_tensors(where: str, expected: Shapes, found: Shapes) -> None:
@@ -294,20 +304,3 @@ def _make_4bit_config(dtype: torch.dtype, skip: Sequence[str]) -> Any:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(skip),
     )
-
-
-def _assert_spared(model: nn.Module, skip: Sequence[str]) -> None:
-    quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
-    wrong = [name for name in quantised for spared in skip if name == spared or name.startswith(f"{spared}.")]
-    assert not wrong, f"quantised although they are to be spared: {_some(wrong)}"
-
-
-def _publish(written: Path, folder: Path) -> None:
-    """Move the files of `written` into `folder` in place of an older checkpoint's, config.json last."""
-    (folder / "config.json").unlink(missing_ok=True)
-    for old in folder.iterdir():
-        if old.name.startswith("model") and ".safetensors" in old.name:
-            old.unlink()
-    for file in sorted(written.iterdir(), key=lambda file: (file.name == "config.json", file.name)):
-        file.replace(folder / file.name)
-    written.rmdir()

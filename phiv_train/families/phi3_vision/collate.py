@@ -16,10 +16,9 @@ from the lengths, never from the pad id, which is also `<|endoftext|>` and stand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from phiv_schemas.errors import RecordError, UsageError
 from phiv_train.families.base import IGNORE, Encoded, Layout
@@ -47,7 +46,15 @@ def collate(samples: Sequence[Encoded], processor: Processor, *, layout: Layout 
             "position_ids": np.concatenate([np.arange(len(s)) for s in samples])[None],
         }
     else:
-        rows = _pad(samples, processor, left=layout == "left")
+        longest = max(len(s) for s in samples)
+        fill = {"input_ids": processor.pad_id, "labels": IGNORE, "position_ids": 0, "attention_mask": 0}
+        rows = {name: np.full((len(samples), longest), value, np.int64) for name, value in fill.items()}
+        for i, sample in enumerate(samples):
+            span = slice(longest - len(sample), longest) if layout == "left" else slice(0, len(sample))
+            rows["input_ids"][i, span] = sample.input_ids
+            rows["labels"][i, span] = sample.labels
+            rows["position_ids"][i, span] = np.arange(len(sample))
+            rows["attention_mask"][i, span] = 1
     media = {name: np.concatenate([s.media[name] for s in samples]) for name in ("crops", "image_sizes")}
     return {name: torch.from_numpy(array) for name, array in (rows | media).items()}
 
@@ -68,16 +75,3 @@ def _check_slots(sample: Encoded, processor: Processor) -> None:
         raise RecordError(sample.id, what, "Cut whole images, never the middle of one")
     if np.any(sample.labels[sample.input_ids == processor.image_id] != IGNORE) or sample.labels[0] != IGNORE:
         raise RecordError(sample.id, "labels an image slot or its first position")
-
-
-def _pad(samples: Sequence[Encoded], processor: Processor, *, left: bool) -> dict[str, NDArray[Any]]:
-    longest = max(len(s) for s in samples)
-    fill = {"input_ids": processor.pad_id, "labels": IGNORE, "position_ids": 0, "attention_mask": 0}
-    rows = {name: np.full((len(samples), longest), value, np.int64) for name, value in fill.items()}
-    for i, sample in enumerate(samples):
-        span = slice(longest - len(sample), longest) if left else slice(0, len(sample))
-        rows["input_ids"][i, span] = sample.input_ids
-        rows["labels"][i, span] = sample.labels
-        rows["position_ids"][i, span] = np.arange(len(sample))
-        rows["attention_mask"][i, span] = 1
-    return rows

@@ -6,8 +6,12 @@ embedding, so freezing "vision" there froze the text embedding, the projector an
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from phiv_train.families.base import Component
-from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
+
+if TYPE_CHECKING:
+    from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
 
 _VISION = "model.vision_embed_tokens.img_processor."
 _CLIP = f"{_VISION}vision_model."

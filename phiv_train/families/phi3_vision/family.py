@@ -1,4 +1,5 @@
-"""`FAMILY`: Phi-3.5-vision as the trainer sees it. Imports nothing heavy until a model is asked for."""
+"""`FAMILY`: Phi-3.5-vision as the trainer sees it. Imports nothing heavy until a model is asked for: names of the
+package `phi3_vision` are imported on first use."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from phiv_schemas import Conversation
+from phiv_train.families import phi3_vision
 from phiv_train.families.base import (
     Component,
     Encoded,
@@ -23,7 +25,7 @@ from phiv_train.families.base import (
     Size,
 )
 from phiv_train.families.hub import local_folder
-from phiv_train.families.phi3_vision import collate, encoding
+from phiv_train.families.phi3_vision import collate, components, encoding
 from phiv_train.families.phi3_vision.image_processing import weave
 from phiv_train.families.phi3_vision.processor import HUB_ID, Processor
 
@@ -66,11 +68,9 @@ class Phi3Vision:
         **options: Any,
     ) -> tuple[Phi3VForConditionalGeneration, Processor]:
         """`options`: `revision` of a hub repository, `skip_4bit` module names."""
-        from phiv_train.families.phi3_vision import checkpoint
-
         folder = local_folder(path, options.pop("revision", None))
         processor = Processor.from_folder(folder, **(image_options or {}))
-        model = checkpoint.load(
+        model = phi3_vision.load(
             folder,
             dtype=dtype,
             attn_implementation=attn_implementation,
@@ -86,23 +86,15 @@ class Phi3Vision:
         return Processor.from_folder(local_folder(path, revision, weights=False), **(image_options or {}))
 
     def skeleton(self, path: str) -> Phi3VForConditionalGeneration:
-        import torch
-
-        from phiv_train.families.phi3_vision.checkpoint import read_config
-        from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration
-
-        with torch.device("meta"):
-            return Phi3VForConditionalGeneration(read_config(local_folder(path, weights=False)))
+        config = phi3_vision.read_config(local_folder(path, weights=False))
+        model: Phi3VForConditionalGeneration = phi3_vision.build_skeleton(config)
+        return model
 
     def save(self, model: Any, processor: Processor, folder: Path) -> None:
-        from phiv_train.families.phi3_vision import checkpoint
-
-        checkpoint.save(model, folder, processor)
+        phi3_vision.save(model, folder, processor)
 
     def components(self, model: Any) -> Mapping[str, Component]:
-        from phiv_train.families.phi3_vision.components import components
-
-        return components(model)
+        return components.components(model)
 
     def measure(
         self, conversation: Conversation, sizes: Sequence[Size], processor: Processor, *, generation: bool = False

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -111,15 +111,15 @@ class Processor:
     def save(self, folder: Path) -> None:
         """Write the tokenizer and preprocessor files, as servers of the official checkpoint expect them."""
         for name, text in self.files.items():
-            out = _with_hub_code(text)
+            out, value = text, json.loads(text)
+            if "auto_map" in value:  # the original's code files are not in the folder, the hub has them
+                pointers = value["auto_map"].items()
+                value["auto_map"] = {key: v if "--" in v else f"{HUB_ID}--{v}" for key, v in pointers}
+                out = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
             if name == _PREPROCESSOR:
                 out = json.dumps(json.loads(out) | {"num_crops": self.num_crops}, indent=2) + "\n"
             with atomic_write(folder / name) as file:
                 file.write(out.encode())
-
-    def with_num_crops(self, num_crops: int) -> Processor:
-        """The same processor with another budget of crops."""
-        return replace(self, num_crops=num_crops)
 
     @property
     def image_id(self) -> int:
@@ -247,13 +247,3 @@ def _count(where: str, settings: Mapping[str, Any], key: str, default: int) -> i
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(where, f"{key} is {value!r}, not a whole number from 1", "Fetch the checkpoint again")
     return value
-
-
-def _with_hub_code(text: str) -> str:
-    """Pointers to the original's code files made absolute: the files are not in the folder, the hub has them."""
-    value = json.loads(text)
-    if "auto_map" not in value:
-        return text
-    pointers = value["auto_map"].items()
-    value["auto_map"] = {key: v if "--" in v else f"{HUB_ID}--{v}" for key, v in pointers}
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -84,14 +84,13 @@ class Phi3VImageEmbedding(nn.Module):
         merged = merge_patches(hidden)
         if sum(counts) != len(merged):
             raise UsageError("pixel_values", f"{len(merged)} crops, but image_sizes ask for {sum(counts)}")
-        images = zip(torch.split(merged, counts), grids, strict=True)
-        rows: Tensor = self.img_projection(torch.cat([self._arrange(image, *grid) for image, grid in images]))
-        return rows
-
-    def _arrange(self, merged: Tensor, rows: int, columns: int) -> Tensor:
-        """One image's [1 + rows*columns, 12, 12, 4*clip] as the sequence the language model reads."""
-        crops = self._add_line_breaks(weave(merged[1:], rows, columns))
-        return torch.cat([crops, self.glb_GN[0], self._add_line_breaks(merged[0])])
+        # Every image as the sequence the language model reads.
+        parts: list[Tensor] = []
+        for image, (rows, columns) in zip(torch.split(merged, counts), grids, strict=True):
+            crops = self._add_line_breaks(weave(image[1:], rows, columns))
+            parts += [crops, self.glb_GN[0], self._add_line_breaks(image[0])]
+        features: Tensor = self.img_projection(torch.cat(parts))
+        return features
 
     def _add_line_breaks(self, image: Tensor) -> Tensor:
         breaks = self.sub_GN[0].expand(len(image), 1, -1)

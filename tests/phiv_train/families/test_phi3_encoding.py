@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def answers(labels: Any, processor: Processor) -> list[str]:
 def test_golden_ids_of_the_official_processor(shared: Path, real: Processor) -> None:
     golden = json.loads((shared / "golden" / "real_tokenizer_ids.json").read_text())
     for row in golden["rows"]:
-        here = real.with_num_crops(row["num_crops"])
+        here = replace(real, num_crops=row["num_crops"])
         counts = [int(num_image_tokens(w, h, here)) for w, h in row["image_sizes_wh"] or []]
         expected: list[int] = []
         for item in row["input_ids_runlength"]:
@@ -131,8 +132,8 @@ def test_ucf_prompt_has_the_length_of_the_facts(real: Processor) -> None:
     user += "BasketballDunk, BenchPress."
     talk = simple(Turn(images=tuple("abcdefgh"), user=user, assistant="Archery"))
     assert measure(talk, [(320, 240)] * 8, real, generation=True).tokens == 6131
-    assert measure(talk, [(320, 240)] * 8, real.with_num_crops(1), generation=True).tokens == 2579
-    assert measure(talk, [(320, 240)] * 8, real.with_num_crops(16), generation=True).tokens == 15443
+    assert measure(talk, [(320, 240)] * 8, replace(real, num_crops=1), generation=True).tokens == 2579
+    assert measure(talk, [(320, 240)] * 8, replace(real, num_crops=16), generation=True).tokens == 15443
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -157,7 +158,7 @@ def test_measuring_needs_no_image_and_is_exact(
 ) -> None:
     talk, sizes = dialogue
     for num_crops in (1, 4):
-        here = processor.with_num_crops(num_crops)
+        here = replace(processor, num_crops=num_crops)
         if any(num_image_tokens(w, h, here) == 0 for w, h in sizes):
             with pytest.raises(RecordError, match="too thin"):
                 measure(talk, sizes, here)
@@ -267,7 +268,7 @@ def test_decoding_stops_at_the_first_stop_id_and_skips_control_tokens(processor:
 
 
 def test_saved_and_loaded_it_is_the_same(processor: Processor, tmp_path: Path) -> None:
-    changed = processor.with_num_crops(7)
+    changed = replace(processor, num_crops=7)
     changed.save(tmp_path)
     loaded = Processor.from_folder(tmp_path)
     assert loaded.num_crops == 7
