@@ -70,7 +70,10 @@ class QuestionListing:
             return
         own, page = self.layout.key(location, question), (split, question.image)
         if page not in self.page_sizes:
-            self.page_sizes[page] = self.layout.page_size(location, question)
+            try:
+                self.page_sizes[page] = self.layout.find_page(location, question).stat().st_size
+            except (RejectInput, OSError):
+                self.page_sizes[page] = 0
         size = self.page_sizes[page]
         labeled = "" if question.answers is not None else "#unlabeled"  # kept apart: those with answers are trained on
         key = (split, question.page + labeled if self.by_page else own)
@@ -107,12 +110,9 @@ class QuestionListing:
             warnings.append(f"{crossing} documents are in several splits of the source")
         if "val" in by_split or not fraction or not by_split.get("train"):
             return frozenset(), warnings
-        ranked = sorted((_share(document), document) for document in by_split["train"])
+        # A fixed position of each document in 0..1, the same in any part of the dataset.
+        digests = ((hashlib.sha256(document.encode()).digest(), document) for document in by_split["train"])
+        ranked = sorted((int.from_bytes(digest[:8], "big") / 2**64, document) for digest, document in digests)
         val = frozenset(document for share, document in ranked if share < fraction) or frozenset({ranked[0][1]})
         warnings.append(f"{len(val)} of {len(ranked)} documents of train are val, as the source has none")
         return val, warnings
-
-
-def _share(document: str) -> float:
-    """A fixed position of the document in 0..1, the same in any part of the dataset."""
-    return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64

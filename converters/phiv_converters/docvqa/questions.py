@@ -107,13 +107,6 @@ class DocvqaLayout:
         except RejectInput:
             return self.files[location.file].path.parent / question.image
 
-    def page_size(self, location: QuestionLocation, question: DocvqaQuestion) -> int:
-        """Bytes of the page; 0 where it is not there."""
-        try:
-            return self.find_page(location, question).stat().st_size
-        except (RejectInput, OSError):
-            return 0
-
 
 # Rows ------------------------------------------------------------------------------------------------------------
 

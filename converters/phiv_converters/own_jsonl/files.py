@@ -33,23 +33,21 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
         raise SourceError("--source", f"no such file or folder {str(source)!r}")
     if split is not None:
         raise UsageError("--split", "names the split of a single file, and --source is a folder", "Pass the file")
-    files = []
+    found: list[tuple[tuple[int, int, str], SplitFile]] = []
     for path in sorted(path for path in source.glob("*.jsonl") if path.is_file() and path.name not in NON_RECORD_FILES):
         match = _SPLIT.fullmatch(path.stem)
         if not match:
             what = f"the name of {path.name!r} does not end in a split ({', '.join(_ORDER)}, or one with a number)"
             raise SourceError("--source", what, "Rename it, or pass this file alone with --split")
-        files.append(SplitFile(path, match["split"], match["name"] or ""))
-    if not files:
+        split = match["split"]
+        word = split.rstrip("0123456789")
+        rank = _ORDER.index(word), int(split[len(word) :] or 0), split
+        found.append((rank, SplitFile(path, split, match["name"] or "")))
+    if not found:
         raise SourceError("--source", f"no *.jsonl in {str(source)!r}", "Pass a jsonl file, or a folder of some")
-    files.sort(key=_rank)
+    files = [file for _, file in sorted(found, key=lambda ranked: ranked[0])]
     for a, b in pairwise(files):
         if a.split == b.split:
             what = f"{a.path.name!r} and {b.path.name!r} are both {a.split}"
             raise SourceError("--source", what, "Pass one file, or join them: rows of a split are one file")
     return tuple(files)
-
-
-def _rank(file: SplitFile) -> tuple[int, int, str]:
-    word = file.split.rstrip("0123456789")
-    return _ORDER.index(word), int(file.split[len(word) :] or 0), file.split

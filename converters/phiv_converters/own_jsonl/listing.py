@@ -71,8 +71,11 @@ class JsonlListing:
             if before is not None and before[0] == digest:
                 self.duplicates.append(Duplicate(before[1], location))
                 continue
+            # A number in [0, 1) that depends on `group` alone.
+            group_digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
+            share = (int.from_bytes(group_digest[:8], "big") >> 11) / 2**53
             self.num_without_id += isinstance(row.value, dict) and "id" not in row.value
-            lines = self.splits["val" if _share(group) < val_fraction else file.split]
+            lines = self.splits["val" if share < val_fraction else file.split]
             lines.path = file.path
             lines.num_records += isinstance(row.value, dict) and "conversations" in row.value
             lines.offsets.append(row.offset)
@@ -80,9 +83,3 @@ class JsonlListing:
             lines.numbers.append(row.line)
             if before is not None:
                 lines.clashes[row.line] = before[1]
-
-
-def _share(group: str) -> float:
-    """A number in [0, 1) that depends on `group` alone."""
-    digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53

@@ -65,7 +65,9 @@ def find_layout(root: Path, fold: int | None, name: str) -> Ucf101Layout:
     """
     inner = [Path(entry.path) for entry in _scan(root) if entry.is_dir()]
     for folder in (root, *(inner if len(inner) == 1 else ())):  # archives are often packed with one folder around them
-        official, subset = _find_official(folder), _find_subset(folder)
+        official = _find_official(folder)
+        bases = [base for base in (folder, folder / SUBSET_NAME) if (base / "train").is_dir()]
+        subset = next((base for base in bases if (base / "val").is_dir() or (base / "test").is_dir()), None)
         if official or subset:
             break
     if official is not None:
@@ -95,13 +97,6 @@ def list_clips(layout: Ucf101Layout, val_groups: int, classes: set[str]) -> Clip
 
 
 # The subset ------------------------------------------------------------------------------------------------------
-
-
-def _find_subset(root: Path) -> Path | None:
-    for folder in (root, root / SUBSET_NAME):
-        if (folder / "train").is_dir() and ((folder / "val").is_dir() or (folder / "test").is_dir()):
-            return folder
-    return None
 
 
 def _list_subset(layout: Ucf101Layout) -> ClipListing:
