@@ -95,7 +95,9 @@ def _pack_windows(items: Ints, limits: Ints) -> Ints:
     shares = (grid / limits).max(axis=2)
     order = np.argsort(-shares, axis=1, kind="stable")
     grid, shares = np.take_along_axis(grid, order[:, :, None], axis=1), np.take_along_axis(shares, order, axis=1)
-    chosen = _Windows.empty(grid, limits).place(grid, _count_best_fit_columns(shares))
+    needed = np.ceil((grid.sum(axis=1) / limits).max(axis=1)).astype(np.int64)[:, None]
+    space = [np.full((windows, int(needed.max()) + 4), limit, np.int32) for limit in limits]  # all packs are empty
+    chosen = _Windows(space, limits.tolist(), needed, space[0]).place(grid, _count_best_fit_columns(shares))
     pack_of = np.empty_like(order)
     np.put_along_axis(pack_of, order, chosen, axis=1)
     stride = int(chosen.max()) + 1
@@ -124,13 +126,6 @@ class _Windows:
     limits: list[int]
     needed: Ints  # [windows, 1], packs that the total asks for
     level: NDArray[np.int32]
-
-    @classmethod
-    def empty(cls, grid: Ints, limits: Ints) -> _Windows:
-        needed = np.ceil((grid.sum(axis=1) / limits).max(axis=1)).astype(np.int64)[:, None]
-        shape = len(grid), int(needed.max()) + 4
-        space = [np.full(shape, limit, np.int32) for limit in limits]
-        return cls(space, limits.tolist(), needed, space[0])
 
     def place(self, grid: Ints, best_fit: int) -> Ints:
         """Place all items column by column, the first `best_fit` ones by best fit. The pack of each in its window."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -88,14 +89,28 @@ def measure(
     made of the manifest's hash and the processor's. `each` may wrap the row numbers in a progress bar.
     """
     count = len(dataset) if num_rows is None else min(num_rows, len(dataset))
-    cached = None if cache_dir is None else cache_dir / _cache_name(dataset, family, processor, count)
-    if cached and (found := _read(cached)) is not None:
-        return found
+    cached = None
+    if cache_dir is not None:
+        identity = [_CACHE_VERSION, sha256_file(dataset.path / MANIFEST), dataset.split, count, family.name]
+        digest = hashlib.sha256(repr([*identity, processor.spec_hash]).encode()).hexdigest()
+        cached = cache_dir / f"lengths-{digest[:16]}.npy"
+        with suppress(OSError, ValueError, TypeError, EOFError):  # none there, or a damaged one: it is made again
+            return Lengths(*np.load(cached, allow_pickle=False))
     lengths = _measure(dataset, family, processor, each(range(count)), count)
     if lengths.bad and on_bad == "error":
-        raise _nothing_to_learn(dataset, lengths)
+        by_reason: dict[str, list[int]] = {}
+        for row, reason in lengths.bad.items():
+            by_reason.setdefault(reason, []).append(row)
+        shown = list(by_reason.items())[:3]
+        named = [f"{len(rows)} {reason}, first {dataset.conversation(rows[0]).id!r}" for reason, rows in shown]
+        what = (
+            f"{len(lengths.bad)} of {len(lengths)} rows of {dataset.split!r} cannot be trained on: {'; '.join(named)}"
+        )
+        raise RecordError(str(dataset.path), what, "Convert without unlabeled rows, or pass --on_bad skip")
     if cached and not lengths.bad:
-        _write(cached, lengths)
+        columns = (lengths.tokens, lengths.image_tokens, lengths.supervised, lengths.images, lengths.vision_cost)
+        with atomic_write(cached) as file:
+            np.save(file, np.stack(columns), allow_pickle=False)
     return lengths
 
 
@@ -158,11 +173,21 @@ def _measure(dataset: ConversationDataset, family: Family, processor: Any, rows:
     bad: dict[int, str] = {}
     for row in rows:
         conversation, sizes = dataset.conversation(row), sizes_of(dataset, row)
-        key = measured_content(conversation), sizes
+        # All of it that its length depends on: neither its id nor the names of its images.
+        turns = tuple((t.user, t.assistant, t.answers, len(t.images), t.image_offsets) for t in conversation.turns)
+        key = conversation.source, conversation.system, turns, sizes
         if (found := memo.get(key)) is None:
             if len(memo) >= _MEMO_ROWS:
                 memo.clear()
-            found = memo[key] = _measure_row(conversation, sizes, family, processor)
+            # Why a row cannot be trained on is put in words that are the same for all rows of its kind.
+            found = "without an answer"
+            if conversation.is_labeled:
+                try:
+                    measured = family.measure(conversation, sizes, processor)
+                    found = measured if measured.supervised else "whose answers have no tokens"
+                except RecordError as error:
+                    found = f"that cannot be encoded ({error.what})"
+            memo[key] = found
         columns[3, row] = len(sizes)
         if isinstance(found, str):
             bad[row] = found
@@ -170,23 +195,6 @@ def _measure(dataset: ConversationDataset, family: Family, processor: Any, rows:
             columns[[0, 1, 2, 4], row] = found.tokens, found.image_tokens, found.supervised, found.vision_cost
     tokens, image_tokens, supervised, images, vision_cost = columns
     return Lengths(tokens, image_tokens, supervised, images, vision_cost, bad)
-
-
-def _measure_row(conversation: Conversation, sizes: tuple[Size, ...], family: Family, processor: Any) -> Measured | str:
-    """The row's numbers, or why it cannot be trained on, in words that are the same for all rows of its kind."""
-    if not conversation.is_labeled:
-        return "without an answer"
-    try:
-        measured = family.measure(conversation, sizes, processor)
-    except RecordError as error:
-        return f"that cannot be encoded ({error.what})"
-    return measured if measured.supervised else "whose answers have no tokens"
-
-
-def measured_content(conversation: Conversation) -> Hashable:
-    """All of a conversation that its length depends on: neither its id nor the names of its images."""
-    turns = tuple((t.user, t.assistant, t.answers, len(t.images), t.image_offsets) for t in conversation.turns)
-    return conversation.source, conversation.system, turns
 
 
 def sizes_of(dataset: ConversationDataset, row: int) -> tuple[Size, ...]:
@@ -204,26 +212,18 @@ def _trimmed(
     vision_cost = lengths.vision_cost.copy()
     kept: dict[int, tuple[int, ...]] = {}
     for row in rows:
-        if (cut := _trim(dataset, row, family, processor, limits)) is None:
+        conversation, sizes = dataset.conversation(row), sizes_of(dataset, row)
+        for count in range(len(sizes) - 1, 0, -1):
+            kept[row] = tuple(i * len(sizes) // count for i in range(count))
+            measured = family.measure(keep_images(conversation, kept[row]), [sizes[i] for i in kept[row]], processor)
+            if not limits.exceeded(np.array(measured.tokens), np.array(measured.vision_cost)):
+                break
+        else:  # one image is too many
             raise _too_long(dataset, lengths, np.array([row]), limits, " even with one" if images[row] else "")
-        kept[row], measured = cut
         tokens[row], image_tokens[row], vision_cost[row] = measured.tokens, measured.image_tokens, measured.vision_cost
         images[row] = len(kept[row])
     cut_lengths = replace(lengths, tokens=tokens, image_tokens=image_tokens, images=images, vision_cost=vision_cost)
     return cut_lengths, kept
-
-
-def _trim(
-    dataset: ConversationDataset, row: int, family: Family, processor: Any, limits: _Limits
-) -> tuple[tuple[int, ...], Measured] | None:
-    """(images kept, numbers) of a row cut to fit; None where one image is too many."""
-    conversation, sizes = dataset.conversation(row), sizes_of(dataset, row)
-    for count in range(len(sizes) - 1, 0, -1):
-        kept = tuple(i * len(sizes) // count for i in range(count))
-        measured = family.measure(keep_images(conversation, kept), [sizes[i] for i in kept], processor)
-        if not limits.exceeded(np.array(measured.tokens), np.array(measured.vision_cost)):
-            return kept, measured
-    return None
 
 
 def _too_long(
@@ -239,35 +239,3 @@ def _too_long(
         what = f"has {lengths.vision_cost[row]} image tokens, over max_image_tokens {limits.vision_cost}"
         hint = "Use fewer frames or raise max_image_tokens"
     return RecordError("phiv-train", f"{dataset.conversation(row).id!r} {what}{even} ({taken})", hint)
-
-
-def _nothing_to_learn(dataset: ConversationDataset, lengths: Lengths) -> RecordError:
-    by_reason: dict[str, list[int]] = {}
-    for row, reason in lengths.bad.items():
-        by_reason.setdefault(reason, []).append(row)
-    named = [
-        f"{len(rows)} {reason}, first {dataset.conversation(rows[0]).id!r}"
-        for reason, rows in list(by_reason.items())[:3]
-    ]
-    what = f"{len(lengths.bad)} of {len(lengths)} rows of {dataset.split!r} cannot be trained on: {'; '.join(named)}"
-    return RecordError(str(dataset.path), what, "Convert without unlabeled rows, or pass --on_bad skip")
-
-
-def _cache_name(dataset: ConversationDataset, family: Family, processor: Any, count: int) -> str:
-    identity = [_CACHE_VERSION, sha256_file(dataset.path / MANIFEST), dataset.split, count, family.name]
-    digest = hashlib.sha256(repr([*identity, processor.spec_hash]).encode()).hexdigest()
-    return f"lengths-{digest[:16]}.npy"
-
-
-def _read(path: Path) -> Lengths | None:
-    """The stored lengths, or None where there are none or the file is damaged: it is made again then."""
-    try:
-        return Lengths(*np.load(path, allow_pickle=False))
-    except (OSError, ValueError, TypeError, EOFError):
-        return None
-
-
-def _write(path: Path, lengths: Lengths) -> None:
-    table = np.stack([lengths.tokens, lengths.image_tokens, lengths.supervised, lengths.images, lengths.vision_cost])
-    with atomic_write(path) as file:
-        np.save(file, table, allow_pickle=False)
