@@ -28,7 +28,11 @@ MODELS: dict[str, type[BaseModel]] = {
 
 def schema_files() -> dict[str, str]:
     """File name to text, for every model of the format."""
-    return {f"{name}.schema.json": _text(model) for name, model in MODELS.items()}
+    files = {}
+    for name, model in MODELS.items():
+        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
+        files[f"{name}.schema.json"] = json.dumps(schema, indent=2) + "\n"
+    return files
 
 
 def main() -> None:
@@ -38,11 +42,6 @@ def main() -> None:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8", newline="\n")
             sys.stdout.write(f"{path}\n")
-
-
-def _text(model: type[BaseModel]) -> str:
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()}
-    return json.dumps(schema, indent=2) + "\n"
 
 
 if __name__ == "__main__":
