@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import GenerationConfig
 
@@ -128,10 +129,19 @@ def evaluate(
     if not questions:
         found = f"split {dataset.split!r} has no question with an answer in the {len(rows)} rows chosen"
         raise UsageError(str(dataset.path), found, "Evaluate a labelled split")
-    names = choose_metrics(metric, questions)
-    batches = make_batches(questions, batch_size)
-    sharded = is_sharded(model)
-    prompts = Prompts(dataset, family, processor, my_batches(batches, even=sharded))
+    auto = "anls" if any(len(q.answers) > 1 for q in questions) else "accuracy"
+    asked = [metric] if isinstance(metric, str) else metric
+    names = list(dict.fromkeys(auto if name == "auto" else name for name in asked))
+    for name in names:
+        get_metric(name)
+    # This rank's share. Parameters that are spread over ranks (FSDP2) need them to run forward passes together: then
+    # every rank has equally many batches, the first one being done twice where needed.
+    sharded = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    batches, (rank, world) = make_batches(questions, batch_size), _rank_and_world()
+    mine = batches[rank::world]
+    if sharded and len(mine) < -(-len(batches) // world):
+        mine += batches[:1]
+    prompts = Prompts(dataset, family, processor, mine)
     answers = _from_all_ranks(lambda: _generate(model, prompts, max_new_tokens, num_workers, sharded, on_batch))
     predictions = tuple(Prediction(q, *answers[q.row, q.turn]) for q in questions)
     settings = {"split": dataset.split, "turns": turns, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
@@ -181,26 +191,10 @@ def up_to(conversation: Conversation, turn: int) -> Conversation:
     return conversation.model_copy(update={"conversations": conversation.turns[: turn + 1]})
 
 
-def choose_metrics(metric: str | Sequence[str], questions: Sequence[Question]) -> list[str]:
-    """Names of the metrics, "auto" resolved. UsageError for an unknown one."""
-    auto = "anls" if any(len(q.answers) > 1 for q in questions) else "accuracy"
-    names = [auto if name == "auto" else name for name in ([metric] if isinstance(metric, str) else metric)]
-    for name in names:
-        get_metric(name)
-    return list(dict.fromkeys(names))
-
-
 def make_batches(questions: Sequence[Question], batch_size: int) -> list[list[Question]]:
     """All questions, the longest first, in batches: the same on every rank."""
     ordered = sorted(questions, key=lambda q: (-q.length, q.row, q.turn))
     return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-
-
-def my_batches(batches: list[list[Question]], *, even: bool) -> list[list[Question]]:
-    """This rank's share. With `even` every rank has equally many, the first one being done twice where needed."""
-    rank, world = _rank_and_world()
-    mine = batches[rank::world]
-    return mine + batches[:1] if even and len(mine) < -(-len(batches) // world) else mine
 
 
 class Prompts(Dataset[dict[str, Tensor]]):
@@ -294,13 +288,6 @@ def evaluating(model: Any, family: Family, *, run_vision: bool = False) -> Itera
         for module, mode in modes:
             module.training = mode
         family.run_vision_on_text(model, on_text)
-
-
-def is_sharded(model: Any) -> bool:
-    """True when parameters are spread over ranks (FSDP2), which must then run forward passes together."""
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def _from_all_ranks(work: Callable[[], Answers]) -> Answers:

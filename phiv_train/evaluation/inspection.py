@@ -9,20 +9,16 @@ A span is consecutive tokens that are one thing: unsupervised text, supervised t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from phiv_data.storage.sample import Sample
 from phiv_schemas.errors import RecordError
 from phiv_train.families.base import IGNORE, Encoded, Family, Preview
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +92,34 @@ def inspect_row(sample: Sample, family: Family, processor: Any) -> Inspection:
         what = f"family {family.name} gives {len(encoded.image_spans)} image spans for {len(pil_images)} images"
         raise RecordError(sample.id, what)
     previews = tuple(family.preview(encoded, processor))
+    places = [
+        (number, turn.image_offsets[k] if turn.image_offsets is not None else None)
+        for number, turn in enumerate(conversation.turns)
+        for k in range(len(turn.images))
+    ]
+    images = []
+    for k, ((turn, offset), pil_image) in enumerate(zip(places, pil_images, strict=True)):
+        start, stop = encoded.image_spans[k].tolist()
+        canvas, tiles = (previews[k].image.size, previews[k].tiles) if previews else (None, None)
+        path = sample.images[k].meta.path
+        images.append(InspectedImage(path, turn, *pil_image.size, offset, start, stop - start, canvas, tiles))
     return Inspection(
         id=sample.id,
         source=conversation.source,
         labeled=conversation.is_labeled,
         spans=tuple(_spans(encoded, processor)),
-        images=tuple(_images(sample, encoded, pil_images, previews)),
+        images=tuple(images),
         previews=previews,
         encoded=encoded,
     )
 
 
-def image_of_token(encoded: Encoded) -> NDArray[np.int64]:
-    """int64 [L]: the number of the image a token belongs to, -1 for text."""
-    owner = np.full(len(encoded), -1, np.int64)
-    for number, (start, stop) in enumerate(encoded.image_spans):
-        owner[start:stop] = number
-    return owner
-
-
 def _spans(encoded: Encoded, processor: Any) -> Iterator[Span]:
+    owner = np.full(len(encoded), -1, np.int64)  # the number of the image a token belongs to, -1 for text
+    for number, (first, end) in enumerate(encoded.image_spans):
+        owner[first:end] = number
     supervised, start = encoded.labels != IGNORE, 0
-    for (image, is_supervised), run in groupby(zip(image_of_token(encoded).tolist(), supervised.tolist(), strict=True)):
+    for (image, is_supervised), run in groupby(zip(owner.tolist(), supervised.tolist(), strict=True)):
         stop = start + len(list(run))
         ids = tuple(encoded.input_ids[start:stop].tolist())
         if image >= 0:
@@ -125,18 +127,3 @@ def _spans(encoded: Encoded, processor: Any) -> Iterator[Span]:
         else:
             yield Span(start, stop, ids, is_supervised, None, tuple(processor.pieces(ids)), processor.text(ids))
         start = stop
-
-
-def _images(
-    sample: Sample, encoded: Encoded, pil_images: Sequence[Image], previews: Sequence[Preview]
-) -> Iterator[InspectedImage]:
-    places = [
-        (number, turn.image_offsets[k] if turn.image_offsets is not None else None)
-        for number, turn in enumerate(sample.conversation.turns)
-        for k in range(len(turn.images))
-    ]
-    for k, ((turn, offset), pil_image) in enumerate(zip(places, pil_images, strict=True)):
-        start, stop = encoded.image_spans[k].tolist()
-        canvas, tiles = (previews[k].image.size, previews[k].tiles) if previews else (None, None)
-        path = sample.images[k].meta.path
-        yield InspectedImage(path, turn, *pil_image.size, offset, start, stop - start, canvas, tiles)

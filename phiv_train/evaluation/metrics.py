@@ -57,7 +57,12 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
 
 def anls_official(prediction: str, answers: Sequence[str]) -> float:
     """ANLS of one question as the SP-DocVQA server computes it, its lengths of unstripped texts included."""
-    similarity = 1 - min(_official_distance(prediction, answer) for answer in answers)
+    distances = []
+    for answer in answers:
+        pred, gold = (" ".join(text.lower().split()) for text in (prediction, answer))
+        length = max(len(prediction.upper()), len(answer.upper()))
+        distances.append(Levenshtein.distance(pred, gold) / length if length else 0.0)
+    similarity = 1 - min(distances)
     return 0.0 if similarity < THRESHOLD else similarity
 
 
@@ -85,12 +90,6 @@ def get_metric(name: str) -> Score:
 def normalize(text: str) -> str:
     """A short answer as the recipe compares it."""
     return text.strip().strip(".").lower()
-
-
-def _official_distance(prediction: str, answer: str) -> float:
-    pred, gold = (" ".join(text.lower().split()) for text in (prediction, answer))
-    length = max(len(prediction.upper()), len(answer.upper()))
-    return Levenshtein.distance(pred, gold) / length if length else 0.0
 
 
 @dataclass(frozen=True, slots=True)

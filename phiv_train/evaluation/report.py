@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from phiv_data.utils.atomic import atomic_write
 from phiv_train.evaluation.metrics import ClassTable
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from phiv_train.evaluation.generate import EvalResult, Prediction
 
 OTHER = "(other)"
@@ -50,8 +50,16 @@ def as_dict(result: EvalResult, settings: Mapping[str, Any] | None = None) -> di
         | {"scores": {name: values[i] for name, values in scores.items()}}
         for i, p in enumerate(result.predictions)
     ]
+    asked = [p.question for p in result.predictions]
+    of_recipe: dict[str, Any] = {
+        "answers_unique": [{"id": question.id, "answer": question.answer} for question in asked],
+        "generated_texts_unique": [{"id": p.question.id, "generated_text": p.text} for p in result.predictions],
+    }
+    if result.metric.startswith("anls"):
+        of_recipe["answers_unique"] = [list(question.answers) for question in asked]
+        of_recipe["generated_texts_unique"] = [p.text for p in result.predictions]
     return {
-        **_recipe_fields(result),
+        **of_recipe,
         **result.metrics,
         "metric": result.metric,
         "counts": counts(result),
@@ -95,13 +103,12 @@ def as_text(result: EvalResult) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def draw_confusion(table: ClassTable) -> Image:
+def draw_confusion(table: ClassTable) -> Image.Image:
     """The matrix as an image: row the true class, column the predicted one, darker the larger share of its row."""
-    from PIL import Image, ImageDraw
-
     cell = 34 if len(table.labels) <= 24 else 13
-    font, small = _font(13 if cell > 13 else 10), _font(11)
-    columns = [_label(label) for label in (*table.labels, OTHER)]
+    font, small = ImageFont.load_default(13 if cell > 13 else 10), ImageFont.load_default(11)
+    columns = [" ".join(label.split()) for label in (*table.labels, OTHER)]
+    columns = [label if len(label) <= 32 else f"{label[:31]}~" for label in columns]
     margin = 12 + max(int(font.getlength(label)) for label in columns)
     size = (margin + cell * len(columns) + 8, margin + cell * len(table.labels) + 8)
     image = Image.new("RGB", size, "white")
@@ -116,42 +123,13 @@ def draw_confusion(table: ClassTable) -> Image:
             if count and cell > 13:
                 middle = (box[0] + cell / 2, box[1] + cell / 2)
                 pen.text(middle, str(count), "white" if share > 0.5 else "black", small, anchor="mm")
-    for j, label in enumerate(columns):
-        image.paste(_upright(label, font, (cell, margin - 4)), (margin + cell * j, 0))
+    for j, label in enumerate(columns):  # reading upwards, from the lower edge of a white strip
+        strip = Image.new("RGB", (margin - 4, cell), "white")
+        ImageDraw.Draw(strip).text((2, cell / 2), label, "black", font, anchor="lm")
+        image.paste(strip.transpose(Image.Transpose.ROTATE_90), (margin + cell * j, 0))
     return image
-
-
-def _recipe_fields(result: EvalResult) -> dict[str, Any]:
-    asked = [p.question for p in result.predictions]
-    if result.metric.startswith("anls"):
-        answers: list[Any] = [list(question.answers) for question in asked]
-        return {"answers_unique": answers, "generated_texts_unique": [p.text for p in result.predictions]}
-    return {
-        "answers_unique": [{"id": question.id, "answer": question.answer} for question in asked],
-        "generated_texts_unique": [{"id": p.question.id, "generated_text": p.text} for p in result.predictions],
-    }
 
 
 def _shown(prediction: Prediction) -> dict[str, Any]:
     question = prediction.question
     return {"id": question.id, "generated_text": prediction.text, "answers": list(question.answers)}
-
-
-def _label(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 32 else f"{text[:31]}~"
-
-
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
-
-
-def _upright(label: str, font: Any, size: tuple[int, int]) -> Image:
-    """`label` reading upwards, from the lower edge of a white strip of `size`."""
-    from PIL import Image, ImageDraw
-
-    strip = Image.new("RGB", (size[1], size[0]), "white")
-    ImageDraw.Draw(strip).text((2, size[0] / 2), label, "black", font, anchor="lm")
-    return strip.transpose(Image.Transpose.ROTATE_90)
