@@ -87,7 +87,13 @@ def table() -> str:
     lines = [f"{'preset':26} {'metric':9} {'reported':>8}  settings"]
     for preset in PRESETS.values():
         score = "-" if preset.score is None else f"{preset.score:.2f}"
-        lines.append(f"{preset.name:26} {preset.metric:9} {score:>8}  {_flags(preset.settings)}")
+        flags = []
+        for key, value in preset.settings.items():
+            if isinstance(value, bool):
+                flags.append(f"--{key}" if value else f"--no-{key}")
+            else:
+                flags.append(f"--{key} {value:g}" if isinstance(value, float) else f"--{key} {value}")
+        lines.append(f"{preset.name:26} {preset.metric:9} {score:>8}  {' '.join(flags)}")
     lines.append("Scores are those that Microsoft's page reports for its own trainer, not measured by phiv.")
     return "\n".join(lines)
 
@@ -100,15 +106,6 @@ def warmup_warning(num_steps: int, warmup: int) -> str | None:
         f"{num_steps} steps are fewer than the {RECIPE_WARMUP} warm-up steps of Microsoft's recipe, which would have"
         f" ended at {num_steps / RECIPE_WARMUP:.0%} of the learning rate; warming up for {warmup}"
         " (--warmup_steps to choose)"
-    )
-
-
-def _flags(settings: Mapping[str, Any]) -> str:
-    shown = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
-    switches = {True: "--", False: "--no-"}
-    return " ".join(
-        f"{switches[settings[key]]}{key}" if isinstance(settings[key], bool) else f"--{key} {text}"
-        for key, text in shown.items()
     )
 
 
@@ -126,12 +123,8 @@ def _table_row(row: str) -> Preset:
     )
 
 
-def _ucf101(method: str) -> Preset:
-    # The page gives no UCF-101 numbers: these are the trainer's own defaults, and its video command is bf16 + flash.
-    settings = {"batch_size": 16, "learning_rate": 4e-5, "num_crops": 4} | _METHODS[method] | _PRECISIONS["bf16"]
-    return Preset(f"ucf101-{method}", settings, "accuracy", None, "Phi-3.5-vision")
-
-
+# The page gives no UCF-101 numbers: these are the trainer's own defaults, and its video command is bf16 + flash.
+_UCF101: dict[str, Any] = {"batch_size": 16, "learning_rate": 4e-5, "num_crops": 4}
 # The toy model on the set of `phiv-convert ucf101 --demo`: two to three minutes on a CPU. Its rows have nearly one
 # length, so packing would gain nothing.
 DEMO = Preset(
@@ -153,5 +146,12 @@ DEMO = Preset(
 )
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
-    for preset in [DEMO, *map(_ucf101, _METHODS), *(_table_row(row) for row in _ROWS.strip().splitlines())]
+    for preset in [
+        DEMO,
+        *(
+            Preset(f"ucf101-{method}", _UCF101 | flags | _PRECISIONS["bf16"], "accuracy", None, "Phi-3.5-vision")
+            for method, flags in _METHODS.items()
+        ),
+        *(_table_row(row) for row in _ROWS.strip().splitlines()),
+    ]
 }

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 from phiv_data.cli.common import run
 from phiv_schemas.errors import EXIT_INTERRUPTED, EXIT_OK
+from phiv_train.cli.config import parse
+from phiv_train.presets import table
 
 
 def main() -> int:
@@ -27,12 +29,8 @@ def main() -> int:
 def run_command(argv: Sequence[str]) -> int:
     """Run `phiv-train` with these arguments; its exit code. PhivError, which `main` prints, for what is wrong."""
     if {"--list_recipes", "--list-recipes"} & set(argv):
-        from phiv_train.presets import table
-
         sys.stdout.write(table() + "\n")
         return EXIT_OK
-    from phiv_train.cli.config import parse
-
     config = parse(argv)
     if config.dry_run:
         from phiv_train.training.dry_run import report

@@ -1,0 +1,83 @@
+"""The flags of `phiv-eval` and `phiv-inspect`, as tyro shows them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional, UseAppendAction
+
+Metric = Literal["auto", "accuracy", "accuracy_official", "anls", "anls_official"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """Generate answers to the questions of a split and score them: accuracy or ANLS, in the variant of Microsoft's
+    recipe or the official one.
+
+    Prints the scores on stdout and writes everything to a JSON file, and for a classification a confusion matrix as an
+    image beside it. Start with torchrun to share the rows among several GPUs; the result is the same.
+    """
+
+    data_dir: Path
+    """Folder of a converted dataset (made by phiv-convert)."""
+    model_name_or_path: str | None = None
+    """Checkpoint folder, adapter folder (it names its base), hub id, or `tiny`, `tiny:7`."""
+    adapter: Path | None = None
+    """Adapter folder to put on the model; alone, the base is the one it names."""
+    split: str = "val"
+    """Split to evaluate."""
+    metric: tuple[Metric, ...] = ("auto",)
+    """One or more. auto: anls where questions list several accepted answers, else accuracy."""
+    turns: Literal["last", "first", "all"] = "last"
+    """Which turns of a conversation the model answers, with the true answers of earlier turns in the prompt."""
+    limit: int | None = None
+    """Evaluate the first rows of the split only."""
+    family: str | None = None
+    """Model family; by default read from the checkpoint."""
+    num_crops: int | None = None
+    """Crops per image (Phi-3.5-vision), as --image_option num_crops=N; by default what it was trained with."""
+    image_option: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE: an image option of the family, by default what it was trained with. May be given several times."""
+    batch_size: int = 8
+    """Questions answered at once and per process."""
+    max_new_tokens: int = 64
+    """Longest answer, in tokens."""
+    num_workers: int | None = None
+    """Processes that read and encode images. By default 4 with a GPU, else none."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights. auto: bfloat16 on a GPU, else float32."""
+    use_flash_attention: bool = False
+    """flash-attention 2 in place of PyTorch's sdpa; needs bfloat16."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: a GPU if there is one."""
+    output: Path | None = None
+    """The JSON file. By default eval_SPLIT.json in the model's folder, or here for a model without a folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions:
+    """Show a row of a converted dataset as the model gets it: ids, which are supervised, images, length.
+
+    Supervised text is green on a terminal and marked with > everywhere. No weights are loaded.
+    """
+
+    data_dir: Positional[Path]
+    """Folder of a converted dataset (made by phiv-convert)."""
+    row: Positional[str]
+    """Number of the row in its split (from 0; -1 is the last), or a record id such as val-0000000300."""
+    split: str | None = None
+    """By default the one the record id begins with, else train."""
+    model_name_or_path: str | None = None
+    """Checkpoint or adapter folder, or hub id: its tokenizer and preprocessor files. By default the family's own."""
+    family: str | None = None
+    """tiny, phi3_vision, or another installed one. By default read from the checkpoint, else phi3_vision."""
+    num_crops: int | None = None
+    """Crops per image (Phi-3.5-vision), as --image_option num_crops=N; by default the checkpoint's."""
+    image_option: UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE: an image option of the family, by default the checkpoint's. May be given several times."""
+    save_images: Path | None = None
+    """Folder for the images: as stored, and as the model gets them, before they are cut into tiles."""
+    format: Literal["text", "json"] = "text"
+    """How to print on stdout. json holds every id."""

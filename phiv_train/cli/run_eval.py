@@ -1,0 +1,112 @@
+"""What `phiv-eval` does: loads the model, answers the questions on every rank, writes the report on the first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.utils.image_options import collect_image_options
+from phiv_train.checkpoints.resolve import Source, find_source, load_model, load_processor
+from phiv_train.cli.options import EvalOptions
+from phiv_train.config import make_folder
+from phiv_train.evaluation.report import as_text, write_result
+from phiv_train.families.base import get_family
+from phiv_train.training.quiet import quiet_libraries
+
+
+def evaluate_split(options: EvalOptions) -> None:
+    """Check everything cheap before anything heavy is imported or loaded, then evaluate and report."""
+    if options.output is not None:
+        make_folder("--output", options.output.absolute().parent)
+    dataset = ConversationDataset(options.data_dir, options.split)
+    source = find_source(options.model_name_or_path, adapter=options.adapter, family=options.family)
+    import torch
+
+    on_gpu = options.device == "auto" and torch.cuda.is_available()
+    if not on_gpu:  # deepspeed, which comes with accelerate, else searches for an accelerator and warns on stdout
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from phiv_train.evaluation.generate import evaluate, progress_bar
+
+    quiet_libraries()
+    precision = options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
+    model, processor = load_model(
+        source,
+        image_options=collect_image_options(options.image_option, options.num_crops),
+        dtype=precision,
+        attn_implementation="flash_attention_2" if options.use_flash_attention else "sdpa",
+    )
+    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    model.to(f"cuda:{local_rank}" if on_gpu else "cpu")
+    if line := _mismatch(source, processor):
+        sys.stderr.write(f"phiv-eval: {line}\n" if rank == 0 else "")
+    with (
+        _process_group(on_gpu, local_rank, world_size),
+        progress_bar("evaluate", disable=None if rank == 0 else True) as on_batch,
+    ):
+        result = evaluate(
+            model,
+            get_family(source.family),
+            processor,
+            dataset,
+            rows=range(min(options.limit or len(dataset), len(dataset))),
+            metric=options.metric,
+            turns=options.turns,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            num_workers=options.num_workers if options.num_workers is not None else 4 * on_gpu,
+            on_batch=on_batch,
+        )
+    if rank == 0:
+        settings = {
+            "model": source.base,
+            "adapter": None if source.adapter is None else str(source.adapter),
+            "family": source.family,
+            "data_dir": str(options.data_dir),
+            "limit": options.limit,
+            "precision": precision,
+            "world_size": world_size,
+            **processor.image_options,
+            "spec_hash": processor.spec_hash,
+        }
+        path = options.output or source.folder / f"eval_{options.split}.json"
+        write_result(result, path, **settings)
+        sys.stdout.write(f"{as_text(result)}{path}\n")
+
+
+def _mismatch(source: Source, processor: Any) -> str | None:
+    """One line where the model was trained with other images or another tokenizer than it is evaluated with."""
+    if Path(source.processor).is_dir():
+        trained = load_processor(source).image_options
+        for key, value in processor.image_options.items():
+            if value != trained[key]:
+                return f"{key} is {value}, the model was trained with {trained[key]}. Scores may be lower for it"
+    if source.spec_hash is not None and processor.spec_hash != source.spec_hash:
+        return (
+            f"tokenizer or image settings are not those of the training (spec {processor.spec_hash[:12]},"
+            f" trained with {source.spec_hash[:12]}). Scores may be lower for it"
+        )
+    return None
+
+
+@contextmanager
+def _process_group(on_gpu: bool, local_rank: int, world_size: int) -> Iterator[None]:
+    """torch.distributed while evaluating, when torchrun started us."""
+    if world_size == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
