@@ -10,7 +10,7 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,11 +33,15 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]  # transformers is unty
         self.path = output_dir / METRICS_FILE
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero and self.path.is_file():
-            written = self.path.read_bytes().splitlines(keepends=True)
-            lines = [line for line in written if _read_step(line) <= state.global_step]
-            with atomic_write(self.path) as file:
-                file.write(b"".join(lines if state.global_step else []))
+        if not state.is_world_process_zero or not self.path.is_file():
+            return
+        kept: list[bytes] = []
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            with suppress(ValueError, KeyError, TypeError):  # a line that was cut has no step
+                if state.global_step and float(json.loads(line)["step"]) <= state.global_step:
+                    kept.append(line)
+        with atomic_write(self.path) as file:
+            file.write(b"".join(kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
@@ -45,14 +49,6 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]  # transformers is unty
                 # JSON cannot hold the infinite gradient norm of a float16 step that was skipped.
                 line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in logs.items()}
                 file.write(json.dumps({"step": state.global_step, **line}, allow_nan=False) + "\n")
-
-
-def _read_step(line: bytes) -> float:
-    """The step of a log line; infinite for a line that was cut."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here

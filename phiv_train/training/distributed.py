@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -18,8 +18,6 @@ from torch import nn
 
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.config import TrainConfig
-
-FSDP2_OPTIMIZER = "optimizer_fsdp2.pt"
 
 # The DeepSpeed configuration of Microsoft's recipe, without the defaults of its fp16 section.
 ZERO2: dict[str, Any] = {
@@ -61,19 +59,15 @@ def rank() -> int:
 
 def choose_sharding(config: TrainConfig, on_gpu: bool) -> str:
     """`whole`, or `zero2`, `fsdp2`. EnvironmentProblem without DeepSpeed, UsageError where it cannot run."""
+    has_deepspeed = find_spec("deepspeed") is not None
     if config.distributed == "auto":
-        full = not config.lora and on_gpu and world_size() > 1 and _has_deepspeed()
+        full = not config.lora and on_gpu and world_size() > 1 and has_deepspeed
         return "zero2" if full else "whole"
-    if config.distributed == "zero2" and not _has_deepspeed():
+    if config.distributed == "zero2" and not has_deepspeed:
         raise EnvironmentProblem("--distributed zero2", "the deepspeed package is missing", "Install phiv[gpu]")
     if config.distributed == "fsdp2" and "WORLD_SIZE" not in os.environ:
         raise UsageError("--distributed fsdp2", "needs several processes", "Start with torchrun --nproc_per_node N")
     return "whole" if config.distributed == "ddp" else config.distributed
-
-
-def optimizer_format(sharding: str) -> str:
-    """How optimizer state is stored, for the checkpoint's metadata: ZeRO-2's is read by as many processes only."""
-    return f"zero2-x{world_size()}" if sharding == "zero2" else sharding
 
 
 def deepspeed_config(sharding: str, on_gpu: bool) -> dict[str, Any] | None:
@@ -104,43 +98,3 @@ def shard_fsdp2(model: nn.Module, device: torch.device, dtype: torch.dtype) -> N
     assert isinstance(model, FSDPModule)
     prepared: Any = model
     prepared._is_accelerate_prepared = True  # accelerate then leaves the model as it is, and does not put DDP around it
-
-
-def gathered_state(model: nn.Module) -> dict[str, Any]:
-    """The whole state of an FSDP2 model on the CPU of rank 0 (elsewhere empty); a collective call."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-
-
-def scatter_state(model: nn.Module, state: dict[str, Any], *, strict: bool = True) -> None:
-    """Load a whole state, given on rank 0, into an FSDP2 model; a collective call."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=strict)
-    set_model_state_dict(model, state, options=options)
-
-
-def save_fsdp2_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Write the gathered optimizer state; a collective call."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_optimizer_state_dict(model, optimizer, options=options)
-    if rank() == 0:
-        torch.save(state, folder / FSDP2_OPTIMIZER)
-
-
-def load_fsdp2_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Read what `save_fsdp2_optimizer` wrote, into any number of processes; a collective call."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
-
-    state = torch.load(folder / FSDP2_OPTIMIZER, weights_only=True, mmap=True) if rank() == 0 else {}
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_optimizer_state_dict(model, optimizer, state, options=options)
-
-
-def _has_deepspeed() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("deepspeed") is not None

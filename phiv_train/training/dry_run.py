@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from phiv_train.batching.plan import PlanSummary
 from phiv_train.config import TrainConfig
 from phiv_train.presets import warmup_warning
 from phiv_train.training import distributed as sharding
-from phiv_train.training.memory import Estimate, Workload, estimates, gigabytes
+from phiv_train.training.memory import Workload, estimates, gigabytes
 from phiv_train.training.prepare import PreparedRun, prepare
 from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
 
@@ -14,8 +13,23 @@ from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_
 def report(config: TrainConfig) -> str:
     """Plan, trainable parameters and memory, as text. PhivError as a real run would raise it."""
     prepared = prepare(config)
-    parts = [plan_text(prepared), "", *strategy_text(prepared)]
-    return "\n".join(parts)
+    config, family = prepared.config, prepared.family
+    text = plan_text(prepared)
+    # The trainable table of the chosen strategy, and the memory of one process by strategy, the chosen one marked.
+    model = family.skeleton(prepared.source.base)
+    parts = family.components(model)
+    summaries = [plan.summary() for plan in prepared.schedule.plans]
+    work = Workload(max(s.max_pack_tokens for s in summaries), max(s.max_pack_image_tokens for s in summaries))
+    half, size = prepared.dtype in ("bfloat16", "float16"), sharding.world_size()
+    rows = estimates(model, parts, config, work, half=half, sharding=prepared.sharding, world_size=size)
+    apply_strategy(model, family, parts, config)
+    trainable = trainable_table(part_sizes(model, parts, config))
+    columns = ("weights", "gradients", "optimizer", "activations", "total")
+    memory = ["memory (estimate)" + "".join(f"{name:>12}" for name in columns)]
+    for row in rows:
+        cells = "".join(f"{gigabytes(getattr(row, name)):>12}" for name in columns)
+        memory.append(f"{'*' if row.strategy == config.strategy else ' '} {row.strategy:15}{cells}")
+    return "\n".join([text, "", trainable, "", *memory])
 
 
 def plan_text(prepared: PreparedRun) -> str:
@@ -27,6 +41,8 @@ def plan_text(prepared: PreparedRun) -> str:
     warmup = config.num_warmup_steps(schedule.num_steps)
     lengths, rows = prepared.selection.lengths, prepared.selection.rows
     image_share = lengths.image_tokens[rows].sum() / lengths.tokens[rows].sum()
+    full = "" if first.fill is None else f"{first.fill:.1%} of the capacity, "
+    odd = f"; {first.padding_packs} empty packs complete the last step" if first.padding_packs else ""
     lines = {
         "data": f"{config.data_dir} {config.train_split}: {prepared.selection}",
         "epochs": f"{len(summaries)}, {_each([s.tokens for s in summaries])} tokens per epoch,"
@@ -34,7 +50,7 @@ def plan_text(prepared: PreparedRun) -> str:
         "steps": f"{schedule.num_steps} ({_each([s.steps for s in summaries])} per epoch), {warmup} of them warm-up",
         "a step": f"{first.rows_per_step:.1f} rows on average (batch_size {config.batch_size})"
         f" in {first.packs_per_step} packs: {sharding.world_size()} processes x {accumulation} accumulated",
-        "fill": _fill(first),
+        "fill": f"{full}{first.padding:.1%} padding{odd}",
         "worst batch": f"{max(s.max_pack_tokens for s in summaries):,} positions,"
         f" {max(s.max_pack_image_tokens for s in summaries):,} of images; it runs first",
         "longest row": f"{max(s.longest_row for s in summaries):,} positions",
@@ -43,35 +59,6 @@ def plan_text(prepared: PreparedRun) -> str:
     text = "\n".join(f"{name:12} {value}" for name, value in lines.items())
     warning = warmup_warning(schedule.num_steps, warmup) if config.warmup_steps is None else None
     return f"{text}\nnote         {warning}" if warning else text
-
-
-def strategy_text(prepared: PreparedRun) -> list[str]:
-    """The trainable table of the chosen strategy, and the memory of all of them."""
-    family, config = prepared.family, prepared.config
-    model = family.skeleton(prepared.source.base)
-    parts = family.components(model)
-    summaries = [plan.summary() for plan in prepared.schedule.plans]
-    work = Workload(max(s.max_pack_tokens for s in summaries), max(s.max_pack_image_tokens for s in summaries))
-    half, size = prepared.dtype in ("bfloat16", "float16"), sharding.world_size()
-    table = estimates(model, parts, config, work, half=half, sharding=prepared.sharding, world_size=size)
-    apply_strategy(model, family, parts, config)
-    return [trainable_table(part_sizes(model, parts, config)), "", memory_table(table, config.strategy)]
-
-
-def memory_table(rows: list[Estimate], chosen: str) -> str:
-    """Memory of one process by strategy; the chosen one is marked."""
-    columns = ("weights", "gradients", "optimizer", "activations", "total")
-    lines = ["memory (estimate)" + "".join(f"{name:>12}" for name in columns)]
-    for row in rows:
-        cells = "".join(f"{gigabytes(getattr(row, name)):>12}" for name in columns)
-        lines.append(f"{'*' if row.strategy == chosen else ' '} {row.strategy:15}{cells}")
-    return "\n".join(lines)
-
-
-def _fill(summary: PlanSummary) -> str:
-    full = "" if summary.fill is None else f"{summary.fill:.1%} of the capacity, "
-    odd = f"; {summary.padding_packs} empty packs complete the last step" if summary.padding_packs else ""
-    return f"{full}{summary.padding:.1%} padding{odd}"
 
 
 def _each(values: list[int]) -> str:

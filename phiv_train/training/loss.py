@@ -39,30 +39,22 @@ class TokenLoss:
         self.head, self.hidden_states, self.chunk = head, hidden_states, chunk
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        states, targets = select_supervised(self.hidden_states(outputs), labels)
-        total = summed_cross_entropy(states, targets, self.head, self.chunk)
+        # The states that predict a labelled next token, [S, D], and that token, [S].
+        hidden = self.hidden_states(outputs)
+        following = labels[:, 1:].to(hidden.device)
+        wanted = following != IGNORE
+        states, targets = hidden[:, :-1][wanted], following[wanted]
+        if len(targets):
+            pieces = zip(torch.split(states, self.chunk), torch.split(targets, self.chunk), strict=True)
+            losses = [checkpoint(_chunk_loss, some, ids, self.head, use_reentrant=False) for some, ids in pieces]
+            total = torch.stack(losses).sum()
+        else:  # every rank must still reach the head, or DDP waits for its gradient
+            total = self.head(states.new_zeros(1, states.shape[-1])).sum() * 0 + states.sum() * 0
         return total / (max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch)
 
 
-def select_supervised(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """`(states [S, D], targets [S])`: the hidden states that predict a labelled next token, and that token."""
-    targets = labels[:, 1:].to(states.device)
-    wanted = targets != IGNORE
-    return states[:, :-1][wanted], targets[wanted]
-
-
-def summed_cross_entropy(states: Tensor, targets: Tensor, head: Head, chunk: int = CHUNK) -> Tensor:
-    """Sum over S tokens of -log softmax(head(states))[target], in float32 or the states' float64."""
-    if not len(targets):  # every rank must still reach the head, or DDP waits for its gradient
-        return head(states.new_zeros(1, states.shape[-1])).sum() * 0 + states.sum() * 0
-    losses = [
-        checkpoint(_chunk_loss, some, ids, head, use_reentrant=False)
-        for some, ids in zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
-    ]
-    return torch.stack(losses).sum()
-
-
 def _chunk_loss(states: Tensor, targets: Tensor, head: Head) -> Tensor:
+    """Sum of -log softmax(head(states))[target], in float32 or the states' float64."""
     logits = head(states)
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from phiv_train.config import TrainConfig
-from phiv_train.training.trainable import Parts, lora_targets, part_of_parameter
+from phiv_train.training.trainable import Parts, frozen_parts, lora_targets, matching, part_of_parameter
 
 _STRATEGIES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -59,59 +59,34 @@ def estimates(
 ) -> list[Estimate]:
     """One estimate per strategy. `half`: the compute precision has 16 bits."""
     out = []
+    modules, owner = dict(model.named_modules()), part_of_parameter(model, parts)
+    total = sum(p.numel() for p in model.parameters())
+    unused = {name for part in parts.values() for name in matching(owner, part.unused)}
     for name, settings in _STRATEGIES.items():
         variant = config.model_copy(update=_NONE | settings)
         # ZeRO-2 is the recipe's way for full training; adapters are small and go with DDP.
         way = "whole" if variant.lora and sharding == "zero2" else sharding
-        out.append(_estimate(name, model, parts, variant, work, half, way, world_size))
+        if variant.lora:  # rank * (in + out) per wrapped module
+            wrapped = [modules[target] for target in lora_targets(parts, variant)]
+            trained = sum(variant.lora_rank * sum(next(module.parameters()).shape) for module in wrapped)
+            frozen = total
+        else:
+            idle = frozen_parts(parts, variant)
+            trained = sum(p.numel() for n, p in model.named_parameters() if owner[n] not in idle and n not in unused)
+            frozen = total - trained
+        # In 4 bit are the language part's linear layers; image path, embeddings and head stay.
+        linear = parts["language"].linear if variant.use_qlora and "language" in parts else ()
+        packed: int = sum(p.numel() for target in linear for p in modules[target].parameters())
+        frozen_bytes = _BYTES_4BIT * packed + (2 if variant.lora and half else 4) * (frozen - packed)
+        if way == "zero2":  # 16-bit weights and gradients; float32 master weights and averages split
+            width = 2 if half else 4
+            weights, gradients, optimizer = width * trained, width * trained, (12 if half else 8) * trained / world_size
+        else:
+            share = trained / world_size if way == "fsdp2" else trained
+            weights, gradients, optimizer = 4 * share, 4 * share, 8 * share
+        weights += frozen_bytes / (world_size if way == "fsdp2" else 1)
+        out.append(Estimate(name, weights, gradients, optimizer, activations(model, variant, work, half)))
     return out
-
-
-def _estimate(
-    name: str, model: nn.Module, parts: Parts, config: TrainConfig, work: Workload, half: bool, way: str, n: int
-) -> Estimate:
-    total = sum(p.numel() for p in model.parameters())
-    trained = lora_numel(model, parts, config) if config.lora else _trained(model, parts, config)
-    frozen = total if config.lora else total - trained
-    weights, gradients, optimizer = _states(trained, half, way, n)
-    weights += _frozen_bytes(model, parts, config, frozen, half) / (n if way == "fsdp2" else 1)
-    return Estimate(name, weights, gradients, optimizer, activations(model, config, work, half))
-
-
-def _states(trained: int, half: bool, way: str, n: int) -> tuple[float, float, float]:
-    """Bytes of (weights, gradients, optimizer) of the trained parameters."""
-    if way == "zero2":  # 16-bit weights and gradients; float32 master weights and averages split
-        width = 2 if half else 4
-        return width * trained, width * trained, (12 if half else 8) * trained / n
-    share = trained / n if way == "fsdp2" else trained
-    return 4 * share, 4 * share, 8 * share
-
-
-def _frozen_bytes(model: nn.Module, parts: Parts, config: TrainConfig, frozen: int, half: bool) -> float:
-    width = 2 if config.lora and half else 4
-    if not config.use_qlora:
-        return width * frozen
-    modules = dict(model.named_modules())
-    # The language part's linear layers go to 4 bit; image path, embeddings and head stay.
-    names = parts["language"].linear if "language" in parts else ()
-    packed: int = sum(p.numel() for name in names for p in modules[name].parameters())
-    return _BYTES_4BIT * packed + width * (frozen - packed)
-
-
-def lora_numel(model: nn.Module, parts: Parts, config: TrainConfig) -> int:
-    """Parameters of the adapters: rank * (in + out) per wrapped module."""
-    modules = dict(model.named_modules())
-    wrapped = [modules[name] for name in lora_targets(parts, config)]
-    return sum(config.lora_rank * sum(next(module.parameters()).shape) for module in wrapped)
-
-
-def _trained(model: nn.Module, parts: Parts, config: TrainConfig) -> int:
-    from phiv_train.training.trainable import frozen_parts, matching
-
-    owner = part_of_parameter(model, parts)
-    unused = {name for part in parts.values() for name in matching(owner, part.unused)}
-    frozen = frozen_parts(parts, config)
-    return sum(p.numel() for name, p in model.named_parameters() if owner[name] not in frozen and name not in unused)
 
 
 def activations(model: nn.Module, config: TrainConfig, work: Workload, half: bool) -> float:

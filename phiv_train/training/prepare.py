@@ -10,10 +10,12 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.utils.atomic import atomic_write
@@ -27,9 +29,6 @@ from phiv_train.checkpoints.store import find_checkpoint, read_metadata
 from phiv_train.config import IMAGE_PARTS, TrainConfig
 from phiv_train.families.base import Family, Layout, get_family
 from phiv_train.training import distributed
-
-if TYPE_CHECKING:
-    import torch
 
 BAD_FILE = "bad_rows.jsonl"
 USUAL_FILL = 0.98
@@ -54,8 +53,6 @@ class PreparedRun:
     @property
     def device(self) -> torch.device:
         """This process's device."""
-        import torch
-
         return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if self.on_gpu else "cpu")
 
     @property
@@ -79,7 +76,7 @@ def prepare(config: TrainConfig) -> PreparedRun:
     dataset = open_split(config.data_dir, config.train_split, config)
     if config.eval:
         open_split(config.data_dir, config.eval_split, config)
-    on_gpu = has_gpu(config)
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
     dtype = check_precision(config, on_gpu)
     check_trackers(config)
     source = find_source(config.model_name_or_path, family=config.family)
@@ -87,7 +84,19 @@ def prepare(config: TrainConfig) -> PreparedRun:
         hint = f"Pass its base, {source.base!r}; an adapter is trained on a base model"
         raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
     family, processor = get_family(source.family), load_processor(source, image_options=config.image_options)
-    selection = select_rows(config, dataset, family, processor)
+    # The rows to train on: measured, and within max_length.
+    num_rows = None if config.full_train else config.max_train_rows
+    cache = None if config.dry_run or distributed.rank() else config.output_dir
+    lengths = measure(dataset, family, processor, num_rows=num_rows, on_bad=config.on_bad, cache_dir=cache)
+    selection = fit(
+        dataset,
+        lengths,
+        family,
+        processor,
+        max_length=config.max_length or max(int(lengths.tokens.max()), 1),
+        max_image_tokens=config.max_image_tokens,
+        on_too_long=config.on_too_long,
+    )
     if not selection.lengths.images.any():  # weight decay would only shrink the parts that images alone train
         config = config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
     known = find_checkpoint(config)
@@ -107,37 +116,25 @@ def open_split(folder: Path, split: str, config: TrainConfig) -> ConversationDat
     return dataset
 
 
-def has_gpu(config: TrainConfig) -> bool:
-    """True when the run uses GPUs."""
-    if config.device == "cpu":
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def check_precision(config: TrainConfig, on_gpu: bool) -> str:
     """Name of the compute precision. PhivError for what this machine or the packages on it cannot do."""
     dtype = config.compute_dtype(on_gpu)
     if dtype == "float16" and config.use_flash_attention:
         raise UsageError("--use_flash_attention", "does not work in float16 (NaN)", "Use bf16")
-    if config.use_flash_attention and not _is_installed("flash_attn"):
+    if config.use_flash_attention and find_spec("flash_attn") is None:
         what = "the flash-attn package is missing"
         raise EnvironmentProblem("--use_flash_attention", what, "Install phiv[gpu], or leave the flag out (sdpa)")
     if config.use_flash_attention and not on_gpu:
         raise EnvironmentProblem("--use_flash_attention", "needs a GPU (none is used)", "Leave the flag out (sdpa)")
-    if config.use_qlora and not _is_installed("bitsandbytes"):
+    if config.use_qlora and find_spec("bitsandbytes") is None:
         hint = "Install phiv[gpu], or use --use_lora without 4 bit"
         raise EnvironmentProblem("--use_qlora", "the bitsandbytes package is missing", hint)
-    if config.lora and not _is_installed("peft"):
+    if config.lora and find_spec("peft") is None:
         raise EnvironmentProblem("--use_lora", "the peft package is missing", "Install phiv[train]")
     if dtype == "float16" and not on_gpu:
         raise UsageError("--precision", "float16 needs a GPU (none is used)", "Use bfloat16 or float32")
-    if dtype == "bfloat16" and on_gpu:
-        import torch
-
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UsageError("--bf16", "this GPU has no bfloat16", "Leave it out: float16 is used then")
+    if dtype == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UsageError("--bf16", "this GPU has no bfloat16", "Leave it out: float16 is used then")
     return dtype
 
 
@@ -152,22 +149,6 @@ def check_trackers(config: TrainConfig) -> None:
             raise UsageError("--report_to", f"transformers knows no tracker {name!r}", f"It knows {known}")
         if name not in get_available_reporting_integrations():
             raise EnvironmentProblem("--report_to", f"the package of {name} is missing", f"pip install {name}")
-
-
-def select_rows(config: TrainConfig, dataset: ConversationDataset, family: Family, processor: Any) -> Fitted:
-    """The rows to train on: measured, and within max_length."""
-    num_rows = None if config.full_train else config.max_train_rows
-    cache = None if config.dry_run or distributed.rank() else config.output_dir
-    lengths = measure(dataset, family, processor, num_rows=num_rows, on_bad=config.on_bad, cache_dir=cache)
-    return fit(
-        dataset,
-        lengths,
-        family,
-        processor,
-        max_length=config.max_length or max(int(lengths.tokens.max()), 1),
-        max_image_tokens=config.max_image_tokens,
-        on_too_long=config.on_too_long,
-    )
 
 
 def write_left_out_rows(prepared: PreparedRun) -> None:
@@ -238,9 +219,3 @@ def rows_per_pack(tokens: Ints, max_tokens: int, sample: int = 20_000) -> float:
     some = np.tile(some, -(-100 // len(some)))  # few rows: the odd pack at the end must not count
     packs = make_plan(some, np.zeros_like(some), PlanSpec(packs_per_step=1, max_tokens=max_tokens)).num_packs
     return max(1.0, round(len(some) / packs, 1))
-
-
-def _is_installed(package: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(package) is not None

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 from phiv_train.batching.schedule import Work
 
 T = TypeVar("T")
@@ -46,26 +48,21 @@ class Meter:
         counts = [work.tokens, work.padded_tokens, work.capacity, work.images, self._waited, seconds]
         tokens, padded_tokens, capacity, images, waited, all_seconds = self._sum([float(count) for count in counts])
         self._reset()
+        if torch.cuda.is_available():
+            peak_bytes = torch.cuda.max_memory_allocated()
+        else:  # of this process
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return {
             "tokens_per_s": round(tokens / seconds, 1),
             "images_per_s": round(images / seconds, 2),
             "data_wait_percent": round(100 * waited / all_seconds, 2),
             "fill_percent": round(100 * tokens / max(capacity, 1), 2),
             "padding_percent": round(100 * (1 - tokens / max(padded_tokens, 1)), 2),
-            "peak_memory_gb": round(peak_memory_bytes() / 1e9, 3),
+            "peak_memory_gb": round(peak_bytes / 1e9, 3),
         }
 
     def _reset(self) -> None:
         self._start, self._waited, self._work = time.perf_counter(), 0.0, Work()
-
-
-def peak_memory_bytes() -> int:
-    """Peak memory so far: of the GPU where there is one, else of this process."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -58,16 +58,11 @@ def apply_strategy(model: nn.Module, family: Family, parts: Parts, config: Train
         _add_lora(model, lora_targets(parts, config), config)
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError("--freeze", f"nothing is left to train (frozen: {', '.join(sorted(frozen))})")
-    trained_now = trained_parts(model, parts)
+    owner = part_of_parameter(model, parts)  # with the adapters' names
+    trained_now = {owner[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
     if idle := [name for name in config.part_learning_rates if name not in trained_now]:
         raise UsageError("--part_learning_rates", f"nothing of part {idle[0]!r} is trained", "Leave it out")
     family.run_vision_on_text(model, bool(trained_now.intersection(IMAGE_PARTS)))
-
-
-def trained_parts(model: nn.Module, parts: Parts) -> set[str]:
-    """Names of the parts that have a trainable tensor, an adapter's or their own."""
-    owner = part_of_parameter(model, parts)
-    return {owner[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def frozen_parts(parts: Parts, config: TrainConfig) -> set[str]:
@@ -155,7 +150,11 @@ def part_sizes(model: nn.Module, parts: Parts, config: TrainConfig) -> list[Part
     owner = part_of_parameter(model, parts)
     sizes = {name: [0, 0] for name in parts}
     for name, parameter in model.named_parameters():
-        sizes[owner[name]][0] += (count := _numel(parameter))
+        # A 4-bit parameter holds two numbers in a byte; its shape is in its state.
+        state = getattr(parameter, "quant_state", None)
+        shape = getattr(state, "shape", None) if state is not None else None
+        count = math.prod(shape) if shape is not None else parameter.numel()
+        sizes[owner[name]][0] += count
         sizes[owner[name]][1] += count if parameter.requires_grad else 0
     return [
         PartSize(n, total, trained, rate_of(n, config) if trained else 0.0) for n, (total, trained) in sizes.items()
@@ -231,13 +230,6 @@ def _add_lora(model: nn.Module, targets: list[str], config: TrainConfig) -> None
     model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True  # type: ignore[assignment]  # as add_adapter
     wrapped = {name.split(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert wrapped == set(targets), f"adapters on {wrapped ^ set(targets)}"
-
-
-def _numel(parameter: Tensor) -> int:
-    """Numbers a parameter stands for; a 4-bit one holds two in a byte."""
-    state = getattr(parameter, "quant_state", None)
-    shape = getattr(state, "shape", None) if state is not None else None
-    return math.prod(shape) if shape is not None else parameter.numel()
 
 
 def _check_names(where: str, names: Iterable[str], parts: Parts) -> None:

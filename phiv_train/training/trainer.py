@@ -22,6 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -47,6 +54,8 @@ from phiv_train.training.loss import TokenLoss
 from phiv_train.training.throughput import Meter
 from phiv_train.training.trainable import Parts, parameter_groups
 
+FSDP2_OPTIMIZER = "optimizer_fsdp2.pt"
+_GATHER = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -65,11 +74,13 @@ class Run:
 
     def metadata(self, step: int) -> CheckpointMetadata:
         """The metadata of this run's checkpoint after `step`."""
+        # ZeRO-2's optimizer state is read by as many processes only.
+        sharding = f"zero2-x{distributed.world_size()}" if self.sharding == "zero2" else self.sharding
         return CheckpointMetadata(
             step,
             plan=self.schedule.sha256,
             spec=self.processor.spec_hash,
-            sharding=distributed.optimizer_format(self.sharding),
+            sharding=sharding,
             packs_per_step=self.schedule.plans[0].spec.packs_per_step,
         )
 
@@ -204,8 +215,9 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model or adapter; to be called by all ranks."""
         folder = Path(output_dir or self.args.output_dir)
-        split = self.run.sharding == "fsdp2"
-        state = distributed.gathered_state(self._plain_model) if split else None
+        state: dict[str, Any] | None = None
+        if self.run.sharding == "fsdp2":  # the whole of it on the CPU of rank 0, elsewhere empty; a collective call
+            state = get_model_state_dict(self._plain_model, options=_GATHER)
         if self.args.should_save:
             save_weights(self.run.family, self._plain_model, self.run.processor, folder, state)
 
@@ -243,12 +255,16 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         if self.run.sharding != "fsdp2":
             load_weights(self._plain_model, folder)
             return
-        state = read_weights(folder, self._plain_model) if distributed.rank() == 0 else {}
-        distributed.scatter_state(self._plain_model, state, strict=not has_adapter(self._plain_model))
+        state: dict[str, Any] = read_weights(folder, self._plain_model) if distributed.rank() == 0 else {}
+        strict = not has_adapter(self._plain_model)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=strict)
+        set_model_state_dict(self._plain_model, state, options=options)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.run.sharding == "fsdp2":
-            distributed.save_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), Path(output_dir))
+            state = get_optimizer_state_dict(self._plain_model, self._plain_optimizer(), options=_GATHER)
+            if distributed.rank() == 0:
+                torch.save(state, Path(output_dir) / FSDP2_OPTIMIZER)
             if self.args.should_save:
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
         else:
@@ -259,7 +275,11 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             return
         folder = Path(checkpoint)
         if self.run.sharding == "fsdp2":
-            distributed.load_fsdp2_optimizer(self._plain_model, self._plain_optimizer(), folder)
+            # Read on rank 0, for any number of processes.
+            file, first = folder / FSDP2_OPTIMIZER, distributed.rank() == 0
+            state = torch.load(file, weights_only=True, mmap=True) if first else {}
+            options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+            set_optimizer_state_dict(self._plain_model, self._plain_optimizer(), state, options=options)
             self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
         else:
             with report_unreadable(folder / "optimizer.pt"):
