@@ -8,7 +8,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
@@ -19,7 +18,7 @@ from phiv_data.convert.plan import ConversionTask
 from phiv_data.convert.staging import MANIFEST
 from phiv_data.convert.tasks import ConversionJob, WrittenRow, iter_samples, load_report
 from phiv_data.storage.card import dataset_card
-from phiv_data.storage.sample import Sample
+from phiv_data.storage.shards import plan_shards, shard_name, write_dataset_dict, write_hf_files, write_shard
 from phiv_data.utils.atomic import TMP_PREFIX, HashingWriter, atomic_write, sha256_file
 from phiv_data.utils.seen_index import SeenIndex, open_seen_index
 from phiv_schemas import Accounting, FileInfo, Manifest, ShardInfo, SourceError, SplitInfo
@@ -123,44 +122,33 @@ class ShardPlan:
 
 def plan_shard_files(job: ConversionJob, assembled: AssembledFiles) -> ShardPlan:
     """The shards of every split, sized by the bytes of their rows."""
-    return ShardPlan(job, tuple(chain.from_iterable(_shards_of(job, assembled, s) for s in assembled.splits)))
+    shards: list[ShardSpec] = []
+    for split in assembled.splits:
+        tasks = _tasks_of(job, split)
+        starts = [0, *accumulate(assembled.task_rows[task.index] for task in tasks)]
+        ranges = plan_shards(assembled.row_sizes[split])
+        for number, rows in enumerate(ranges):
+            # Where the split's rows `rows` lie in its tasks' reports; `starts[i]` is the first row of `tasks[i]`.
+            some = range(bisect_right(starts, rows.start) - 1, bisect_left(starts, rows.stop))
+            pieces = tuple((tasks[i], slice(max(rows.start - starts[i], 0), rows.stop - starts[i])) for i in some)
+            path = f"arrow/{split}/{shard_name(number, len(ranges))}"
+            shards.append(ShardSpec(split, number, path, pieces, len(rows)))
+    return ShardPlan(job, tuple(shards))
 
 
 def build_shard(jobs: ShardPlan, index: int) -> ShardInfo:
     """Write shard `index` from the staged images, unless an earlier run did."""
-    from phiv_data.storage.shards import write_shard
-
     spec, workspace = jobs.shards[index], jobs.job.workspace
     report, path = workspace.shard_report(spec.split, spec.index), workspace.stage / spec.path
     if report.is_file() and path.is_file():
         info = ShardInfo.model_validate_json(report.read_bytes())
         if info.size_bytes == path.stat().st_size:
             return info
-    info = write_shard(path, _samples(jobs.job, spec)).model_copy(update={"path": spec.path})
+    samples = chain.from_iterable(iter_samples(jobs.job, task, rows) for task, rows in spec.pieces)
+    info = write_shard(path, samples).model_copy(update={"path": spec.path})
     with atomic_write(report) as file:
         file.write(info.model_dump_json().encode())
     return info
-
-
-def _samples(job: ConversionJob, spec: ShardSpec) -> Iterator[Sample]:
-    return chain.from_iterable(iter_samples(job, task, rows) for task, rows in spec.pieces)
-
-
-def _shards_of(job: ConversionJob, assembled: AssembledFiles, split: str) -> list[ShardSpec]:
-    from phiv_data.storage.shards import plan_shards, shard_name
-
-    tasks = _tasks_of(job, split)
-    starts = [0, *accumulate(assembled.task_rows[task.index] for task in tasks)]
-    ranges = plan_shards(assembled.row_sizes[split])
-    paths = [f"arrow/{split}/{shard_name(i, len(ranges))}" for i in range(len(ranges))]
-    pieces = [_pieces(tasks, starts, rows) for rows in ranges]
-    return [ShardSpec(split, i, paths[i], pieces[i], len(rows)) for i, rows in enumerate(ranges)]
-
-
-def _pieces(tasks: list[ConversionTask], starts: list[int], rows: range) -> tuple[tuple[ConversionTask, slice], ...]:
-    """Where the split's rows `rows` lie in its tasks' reports; `starts[i]` is the first row of `tasks[i]`."""
-    some = range(bisect_right(starts, rows.start) - 1, bisect_left(starts, rows.stop))
-    return tuple((tasks[i], slice(max(rows.start - starts[i], 0), rows.stop - starts[i])) for i in some)
 
 
 # Manifest --------------------------------------------------------------------------------------------------------
@@ -170,47 +158,18 @@ def write_manifest(
     job: ConversionJob, inputs: Inputs, assembled: AssembledFiles, shards: list[ShardInfo], provenance: dict[str, Any]
 ) -> None:
     """Stage the loader files of the `datasets` library, the dataset card and, last in the stage, the manifest."""
-    stage = job.workspace.stage
-    _remove_strays(stage)
+    stage, converter = job.workspace.stage, job.plan.converter
+    for path in stage.rglob(f"{TMP_PREFIX}*"):  # what a killed worker left half-written
+        path.unlink()
     (stage / "images").mkdir(exist_ok=True)
-    finish_dataset(stage, _manifest(job, inputs, assembled, shards, provenance))
-
-
-def finish_dataset(folder: Path, manifest: Manifest) -> None:
-    """Write the loader files of the `datasets` library where there are shards, the dataset card and the manifest."""
-    if any(split.shards for split in manifest.splits):
-        _write_loader_files(folder / "arrow", manifest)
-        manifest = manifest.model_copy(update={"loader_files": _loader_files(folder)})
-    with atomic_write(folder / "README.md") as card:
-        card.write(dataset_card(manifest).encode())
-    with atomic_write(folder / MANIFEST) as file:
-        file.write((manifest.model_dump_json(indent=1) + "\n").encode())
-
-
-def _write_loader_files(folder: Path, manifest: Manifest) -> None:
-    from phiv_data.storage.shards import write_dataset_dict, write_hf_files
-
-    for split in manifest.splits:
-        write_hf_files(folder / split.name, split.name, split.shards, name=manifest.name)
-    write_dataset_dict(folder, [split.name for split in manifest.splits])
-
-
-def _loader_files(stage: Path) -> list[FileInfo]:
-    files = sorted((stage / "arrow").rglob("*.json"))
-    names = [file.relative_to(stage).as_posix() for file in files]
-    sizes = [file.stat().st_size for file in files]
-    hashes = [sha256_file(file) for file in files]
-    return [FileInfo(path=p, size_bytes=n, sha256=h) for p, n, h in zip(names, sizes, hashes, strict=True)]
-
-
-def _manifest(
-    job: ConversionJob, inputs: Inputs, assembled: AssembledFiles, shards: list[ShardInfo], provenance: dict[str, Any]
-) -> Manifest:
-    converter = job.plan.converter
     by_split = {name: [s for s in shards if s.path.split("/")[1] == name] for name in assembled.splits}
+    # Each input that is given more than once, then the times it is given again.
+    duplicates: dict[str, list[str]] = {}
+    for first, again in sorted(inputs.duplicates):
+        duplicates.setdefault(first, [first]).append(again)
     assert assembled.rejects is not None
     assert assembled.image_hashes is not None
-    return Manifest(
+    manifest = Manifest(
         name=converter.name,
         source=converter.describe(),
         synthetic=converter.synthetic,
@@ -228,21 +187,26 @@ def _manifest(
         rejects=assembled.rejects,
         image_hashes=assembled.image_hashes,
         identical_inputs=assembled.identical,
-        duplicate_inputs=_duplicates(inputs),
+        duplicate_inputs=list(duplicates.values()),
         sharing=converter.sharing,
         **provenance,
     )
+    finish_dataset(stage, manifest)
 
 
-def _duplicates(inputs: Inputs) -> list[list[str]]:
-    """Each input that is given more than once, then the times it is given again."""
-    groups: dict[str, list[str]] = {}
-    for first, again in sorted(inputs.duplicates):
-        groups.setdefault(first, [first]).append(again)
-    return list(groups.values())
-
-
-def _remove_strays(stage: Path) -> None:
-    """Remove what a killed worker left half-written."""
-    for path in stage.rglob(f"{TMP_PREFIX}*"):
-        path.unlink()
+def finish_dataset(folder: Path, manifest: Manifest) -> None:
+    """Write the loader files of the `datasets` library where there are shards, the dataset card and the manifest."""
+    if any(split.shards for split in manifest.splits):
+        arrow = folder / "arrow"
+        for split in manifest.splits:
+            write_hf_files(arrow / split.name, split.name, split.shards, name=manifest.name)
+        write_dataset_dict(arrow, [split.name for split in manifest.splits])
+        loader_files = [
+            FileInfo(path=file.relative_to(folder).as_posix(), size_bytes=file.stat().st_size, sha256=sha256_file(file))
+            for file in sorted(arrow.rglob("*.json"))
+        ]
+        manifest = manifest.model_copy(update={"loader_files": loader_files})
+    with atomic_write(folder / "README.md") as card:
+        card.write(dataset_card(manifest).encode())
+    with atomic_write(folder / MANIFEST) as file:
+        file.write((manifest.model_dump_json(indent=1) + "\n").encode())

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, plan_shard_files, write_manifest
-from phiv_data.convert.base import Converter, ConverterOptions, Inputs
+from phiv_data.convert.base import ConverterOptions, Inputs
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, list_inputs, make_plan
 from phiv_data.convert.staging import PlanRecord, Workspace, begin, discard, locked, publish
 from phiv_data.convert.tasks import ConversionJob, run_task, try_rows
@@ -69,8 +69,14 @@ def convert(
             discard(workspace)
             return Outcome(finished, found_finished=True)
         inputs, plan = _open(options, workspace, verify=verify)
-        provenance = _provenance(options, plan.converter, output_options)
-        wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)
+        converter = plan.converter
+        provenance = {  # for the manifest: how the output is made
+            "options": converter.options() | output_options,
+            "versions": {name: version(name) for name in ("phiv", "pyarrow", "pydantic")} | converter.versions(),
+            "converter": f"{type(options).__module__}:{type(options).__qualname__}",
+            "converter_version": converter.version,
+        }
+        wanted = PlanRecord(converter.name, plan.sha256, provenance, plan.source)
         if finished:
             warnings = _check_same(finished, wanted, workspace)
             discard(workspace)
@@ -93,17 +99,6 @@ def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> t
     except PhivError:
         shutil.rmtree(workspace.source, ignore_errors=True)
         raise
-
-
-def _provenance(options: ConverterOptions, converter: Converter, output_options: dict[str, Any]) -> dict[str, Any]:
-    """How the output is made, for the manifest."""
-    ours = {name: version(name) for name in ("phiv", "pyarrow", "pydantic")}
-    return {
-        "options": converter.options() | output_options,
-        "versions": ours | converter.versions(),
-        "converter": f"{type(options).__module__}:{type(options).__qualname__}",
-        "converter_version": converter.version,
-    }
 
 
 def _proves_same(manifest: Manifest, options: ConverterOptions, output_options: dict[str, Any]) -> bool:
@@ -151,7 +146,7 @@ def _run_tasks(job: ConversionJob, num_workers: int, progress: ProgressFactory) 
                     bar.add(rows)
             for task in killed:
                 killers = find_killers(try_rows, (job, task), range(task.first, task.stop))
-                job = job.without(job.crashed.union(killers))
+                job = replace(job, crashed=job.crashed.union(killers))
             pending = [task.index for task in killed]
     return job
 

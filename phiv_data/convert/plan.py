@@ -13,7 +13,7 @@ import hashlib
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,12 +100,19 @@ def make_plan(
     for split in listed.values():
         if not split.keys_ascend:
             _check_keys(converter.name, split, items_dir)
-    splits = tuple(converter.splits) or _standard_order(listed)
+    by_standard = sorted(listed, key=lambda n: (SPLIT_ORDER.index(n) if n in SPLIT_ORDER else len(SPLIT_ORDER), n))
+    splits = tuple(converter.splits) or tuple(by_standard)
     if unknown := sorted(listed.keys() - set(splits)):
         raise SourceError(converter.name, f"lists an input of {unknown[0]!r}, which is none of its splits ({splits})")
     ordered = [listed[name] for name in splits if name in listed]
+    tasks: list[ConversionTask] = []
+    first = 0
+    for split in ordered:
+        for rows, offset in split.tasks:
+            tasks.append(ConversionTask(len(tasks), split.name, first, first + rows, split.path, offset))
+            first += rows
     sha256, source = _fingerprints(converter, inputs, splits, ordered, verify)
-    return ConversionPlan(converter, splits, tuple(_number_tasks(ordered)), sha256, source)
+    return ConversionPlan(converter, splits, tuple(tasks), sha256, source)
 
 
 def load_items(task: ConversionTask) -> list[Item]:
@@ -165,18 +172,6 @@ class _ListedSplit:
             self.tasks.append((len(self._pending), self.file.tell()))
             pickle.dump(self._pending, self.file)
             self._pending, self._pending_bytes = [], 0
-
-
-def _number_tasks(splits: Iterable[_ListedSplit]) -> Iterator[ConversionTask]:
-    first = index = 0
-    for split in splits:
-        for rows, offset in split.tasks:
-            yield ConversionTask(index, split.name, first, first + rows, split.path, offset)
-            index, first = index + 1, first + rows
-
-
-def _standard_order(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=lambda n: (SPLIT_ORDER.index(n) if n in SPLIT_ORDER else len(SPLIT_ORDER), n)))
 
 
 def _check_keys(name: str, split: _ListedSplit, items_dir: Path) -> None:

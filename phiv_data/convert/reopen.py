@@ -52,7 +52,9 @@ def compare_source(manifest: Manifest, sources: Sequence[Path], work_dir: Path) 
         recorded = {key: value for key, value in manifest.options.items() if key in found}
         if found != recorded:
             keys = sorted(key for key in found if key not in recorded or found[key] != recorded[key])
-            is_source = all(key in manifest.options and not _is_flag(options_class, key) for key in keys)
+            # A flag is what the user has chosen; other options (hashes of files) were found in the source.
+            flags = {field.name for field in dataclasses.fields(options_class) if "Path" not in str(field.type)}
+            is_source = all(key in manifest.options and key not in flags for key in keys)
             return SourceComparison("changed" if is_source else "unknown", f"it differs in {', '.join(keys)}")
         # Sizes are all that the plan knows of files: nothing is read, wherever they are.
         plan = make_plan(converter, list_inputs(converter), work_dir / "items", work_dir / "none")
@@ -79,8 +81,3 @@ def _rebuild_options(cls: type[Any], recorded: dict[str, Any], sources: Sequence
         values["images"] = tuple(sources[1:]) if several else sources[1]
     options: ConverterOptions = cls(**values)
     return options
-
-
-def _is_flag(cls: type[Any], key: str) -> bool:
-    """True for what the user has chosen; other options (hashes of files) were found in the source."""
-    return any(field.name == key and "Path" not in str(field.type) for field in dataclasses.fields(cls))

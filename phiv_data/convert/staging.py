@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.convert.fingerprint import SourceState
+from phiv_data.storage.dataset import read_manifest
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_schemas import Manifest, ShardError, UsageError
 
@@ -110,8 +111,18 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
     workspace = Workspace(out_dir)
     with environment_problems(out_dir):
         is_new = not out_dir.exists()
-        _check_ours(workspace)
-        _make(workspace)
+        # Files of somebody else are neither a dataset nor one on its way into place.
+        names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
+        seen = [name for name in names if not name.startswith(".")]
+        is_dataset = MANIFEST in names and "images.sha256" in names
+        is_publishing = (workspace.stage / MANIFEST).is_file()
+        if seen and not is_dataset and not is_publishing:
+            raise _not_ours(out_dir, seen[0])
+        try:
+            workspace.root.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            hint = "" if isinstance(error, FileNotFoundError) else "A file is in its way"
+            raise UsageError("--out_dir", f"{str(out_dir)!r} cannot be a folder", hint) from None
         lock = FileLock(workspace.root / "lock", timeout=0)
         try:
             lock.acquire()
@@ -175,10 +186,16 @@ def publish(workspace: Workspace) -> Manifest:
     old_folder = workspace.root / "old"
     names = sorted(path.name for path in workspace.stage.iterdir() if path.name != MANIFEST)
     with environment_problems(workspace.out_dir):
-        if not old_folder.exists():
-            _check_free(workspace, names)
+        taken = [name for name in names if (workspace.out_dir / name).exists()]
+        if not old_folder.exists() and taken and not (workspace.out_dir / MANIFEST).exists():
+            raise _not_ours(workspace.out_dir, taken[0])
         _move(workspace.out_dir, old_folder, [MANIFEST])
-        _move(workspace.out_dir, old_folder, sorted(_outdated(old_folder) - _entries(manifest)))
+        try:
+            old = _manifest_of(old_folder)
+            outdated = _entries(old) if old else set()
+        except ShardError:  # damaged: it may have had shards
+            outdated = {"arrow"}
+        _move(workspace.out_dir, old_folder, sorted(outdated - _entries(manifest)))
         for name in names:
             _move(workspace.out_dir, old_folder, [name])
             _move(workspace.stage, workspace.out_dir, [name])
@@ -192,25 +209,7 @@ def publish(workspace: Workspace) -> Manifest:
 
 def _manifest_of(folder: Path) -> Manifest | None:
     """`folder/manifest.json`, or None where there is none. ShardError when it is not a manifest."""
-    from phiv_data.storage.dataset import read_manifest
-
     return read_manifest(folder) if (folder / MANIFEST).is_file() else None
-
-
-def _outdated(folder: Path) -> set[str]:
-    """Top-level names of the dataset whose manifest was moved to `folder`."""
-    try:
-        manifest = _manifest_of(folder)
-    except ShardError:  # damaged: it may have had shards
-        return {"arrow"}
-    return _entries(manifest) if manifest else set()
-
-
-def _check_free(workspace: Workspace, names: list[str]) -> None:
-    """UsageError when a file of somebody else is where a new dataset would go."""
-    taken = [name for name in names if (workspace.out_dir / name).exists()]
-    if taken and not (workspace.out_dir / MANIFEST).exists():
-        raise _not_ours(workspace.out_dir, taken[0])
 
 
 def _not_ours(out_dir: Path, name: str) -> UsageError:
@@ -259,22 +258,3 @@ def _remove_if_idle(workspace: Workspace, is_new: bool) -> None:
     shutil.rmtree(workspace.root, ignore_errors=True)
     if is_new and not any(workspace.out_dir.iterdir()):
         workspace.out_dir.rmdir()
-
-
-def _check_ours(workspace: Workspace) -> None:
-    """UsageError for a folder with files of somebody else: neither a dataset nor one on its way into place."""
-    out_dir = workspace.out_dir
-    names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
-    seen = [name for name in names if not name.startswith(".")]
-    is_dataset = MANIFEST in names and "images.sha256" in names
-    is_publishing = (workspace.stage / MANIFEST).is_file()
-    if seen and not is_dataset and not is_publishing:
-        raise _not_ours(out_dir, seen[0])
-
-
-def _make(workspace: Workspace) -> None:
-    try:
-        workspace.root.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
-        hint = "" if isinstance(error, FileNotFoundError) else "A file is in its way"
-        raise UsageError("--out_dir", f"{str(workspace.out_dir)!r} cannot be a folder", hint) from None

@@ -7,8 +7,7 @@ whoever runs it, how often and in which order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from phiv_data.convert.base import Item
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, load_items, row_id
@@ -43,10 +42,7 @@ class ConversionJob:
     workspace: Workspace
     include_unlabeled: bool = False
     crashed: frozenset[int] = frozenset()
-
-    def without(self, crashed: frozenset[int]) -> ConversionJob:
-        """The same job, rejecting the inputs at these indices unseen: they kill the process that reads them."""
-        return replace(self, crashed=crashed)
+    """Inputs at these indices are rejected unseen: they kill the process that reads them."""
 
 
 def run_task(job: ConversionJob, index: int) -> int:
@@ -75,7 +71,10 @@ def convert_rows(job: ConversionJob, task: ConversionTask, indices: Sequence[int
         try:
             sample = _convert(job, item, index)
         except RejectInput as reject:
-            rejects.append(_reject(item, index, reject.code, reject.reason))
+            key = item.key.encode("utf-8", "backslashreplace").decode()  # a name on disk need not be UTF-8
+            rejects.append(
+                Reject(id=row_id(item, index), split=item.split, input=key, code=reject.code, reason=reject.reason)
+            )
             continue
         if sample.conversation.is_labeled or job.include_unlabeled:
             rows.append(_stage(job.workspace, sample))
@@ -128,20 +127,12 @@ def _stage(workspace: Workspace, sample: Sample) -> WrittenRow:
     Other bytes under the same path are written over what is there: `assemble` sees both reports and raises an error.
     """
     for image in {image.meta.path: image for image in sample.images}.values():
-        if not _holds(workspace.staged_images / image.meta.path, image.data):
-            with atomic_write(workspace.staged_images / image.meta.path, durable=False) as file:
+        path = workspace.staged_images / image.meta.path
+        try:  # the bytes too are compared: a power cut can leave others of the same length
+            is_there = path.stat().st_size == len(image.data) and path.read_bytes() == image.data
+        except OSError:
+            is_there = False
+        if not is_there:
+            with atomic_write(path, durable=False) as file:
                 file.write(image.data)
     return WrittenRow(conversation=sample.conversation, media=[image.meta for image in sample.images])
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    """True when the file is there with exactly these bytes (a power cut can leave others of the same length)."""
-    try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
-    except OSError:
-        return False
-
-
-def _reject(item: Item, index: int, code: str, reason: str) -> Reject:
-    key = item.key.encode("utf-8", "backslashreplace").decode()  # a name on disk need not be UTF-8
-    return Reject(id=row_id(item, index), split=item.split, input=key, code=code, reason=reason)

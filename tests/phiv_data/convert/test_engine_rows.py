@@ -8,10 +8,10 @@ import pytest
 from list_converter import ListOptions, Row
 
 from phiv_data import ConversationDataset, read_jsonl, validate
-from phiv_data.convert import tasks
+from phiv_data.convert import assemble, tasks
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.convert.engine import convert
-from phiv_data.storage import shards
+from phiv_data.storage.shards import plan_shards
 from phiv_schemas import Conversation, Manifest, Sharing, SourceError
 
 
@@ -124,8 +124,7 @@ def test_an_input_listed_twice_is_an_error(
 def test_shards_that_begin_and_end_inside_tasks_hold_every_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shards.plan_shards
-    monkeypatch.setattr(shards, "plan_shards", lambda sizes: real(sizes, 6000))
+    monkeypatch.setattr(assemble, "plan_shards", lambda sizes: plan_shards(sizes, 6000))
     given = [Row(split="val" if i % 3 else "train", answer="reject" if i % 7 == 0 else "yes") for i in range(1500)]
     manifest = run(tmp_path, *given, splits=("train", "val"))
     assert [len(split.shards) > 5 for split in manifest.splits] == [True, True]
