@@ -19,7 +19,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,47 +58,30 @@ def extract(archive: Path, target: Path, *, limits: Limits | None = None, passwo
     """
     if target.exists():
         raise UsageError(str(target), "already exists", "Remove it, or choose another folder")
-    unpack = _unpacker(archive)
-    with _damage_as_source_error(archive), environment_problems(target), _appear_when_complete(target) as folder:
-        check = _MemberCheck(archive, folder, limits or Limits(), password)
-        unpack(archive, check)
-        if not check.files:
-            raise SourceError(str(archive), "the archive holds no files", "Download it again")
-    return target
-
-
-def _unpacker(archive: Path) -> Callable[[Path, _MemberCheck], None]:
-    where, kind = str(archive), _kind(archive)
-    if kind == "zip":
-        return _unzip
-    if kind == "tar":
-        return _untar
+    where = str(archive)
+    with environment_problems(archive):
+        with archive.open("rb") as file:
+            head = file.read(64)
+        kind = next((kind for magic, kind in _HEADS.items() if head.startswith(magic)), "")
+        try:
+            kind = kind or ("tar" if tarfile.is_tarfile(archive) else "")
+        except (EOFError, zlib.error, lzma.LZMAError):  # compressed, and cut before its first member ends
+            kind = "tar"
     if kind in ("rar", "7z"):
         tool = "unar (or unrar)" if kind == "rar" else "7z"
         hint = f"Unpack it with {tool} first, then pass the folder"
         raise EnvironmentProblem(where, f"is a {kind.upper()} archive, which phiv does not read", hint)
-    raise SourceError(where, f"is not a tar or zip archive ({_describe_impostor(archive)})", "Download it again")
+    if not kind:
+        raise SourceError(where, f"is not a tar or zip archive ({_describe_impostor(head)})", "Download it again")
+    with _damage_as_source_error(archive), environment_problems(target), _appear_when_complete(target) as folder:
+        check = _MemberCheck(archive, folder, limits or Limits(), password)
+        (_unzip if kind == "zip" else _untar)(archive, check)
+        if not check.files:
+            raise SourceError(where, "the archive holds no files", "Download it again")
+    return target
 
 
-def _kind(archive: Path) -> str:
-    with environment_problems(archive):
-        head = _head(archive)
-        for magic, kind in _HEADS.items():
-            if head.startswith(magic):
-                return kind
-        try:
-            return "tar" if tarfile.is_tarfile(archive) else ""
-        except (EOFError, zlib.error, lzma.LZMAError):  # compressed, and cut before its first member ends
-            return "tar"
-
-
-def _head(archive: Path) -> bytes:
-    with archive.open("rb") as file:
-        return file.read(64)
-
-
-def _describe_impostor(archive: Path) -> str:
-    head = _head(archive)
+def _describe_impostor(head: bytes) -> str:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "found a web page: a login, licence or error page was saved under its name"
     if head.startswith(b"version https://git-lfs"):
@@ -189,39 +172,31 @@ class _MemberCheck:
 def _unzip(archive: Path, check: _MemberCheck) -> None:
     with zipfile.ZipFile(archive) as source:
         for info in source.infolist():
-            if info.flag_bits & 1:
-                _check_encryption(info, check)
+            is_encrypted = bool(info.flag_bits & 1)
+            if is_encrypted and check.password is None:
+                hint = "Unpack it with its password first (unzip -P), then pass the folder"
+                raise SourceError(str(archive), "the zip is encrypted", hint)
+            if is_encrypted and info.compress_type == _AES:
+                what = "the zip is encrypted with AES, which phiv does not read"
+                hint = "Unpack it first (7z x, which asks for the password), then pass the folder"
+                raise EnvironmentProblem(str(archive), what, hint)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise check.refuse(info.filename, "is a link or a device")
             path = check.admit(info.filename, info.file_size, folder=info.is_dir())
-            if not info.is_dir():
-                pwd = check.password.encode() if check.password is not None and info.flag_bits & 1 else None
-                with _wrong_password_as_source_error(info, check), source.open(info, pwd=pwd) as content:
+            if info.is_dir():
+                continue
+            try:
+                pwd = check.password.encode() if check.password is not None and is_encrypted else None
+                with source.open(info, pwd=pwd) as content:
                     _write(content, path)
-
-
-def _check_encryption(info: zipfile.ZipInfo, check: _MemberCheck) -> None:
-    if check.password is None:
-        hint = "Unpack it with its password first (unzip -P), then pass the folder"
-        raise SourceError(str(check.archive), "the zip is encrypted", hint)
-    if info.compress_type == _AES:
-        hint = "Unpack it first (7z x, which asks for the password), then pass the folder"
-        raise EnvironmentProblem(str(check.archive), "the zip is encrypted with AES, which phiv does not read", hint)
-
-
-@contextmanager
-def _wrong_password_as_source_error(info: zipfile.ZipInfo, check: _MemberCheck) -> Iterator[None]:
-    """One wrong password of 256 passes the format's own check and shows in the data only."""
-    try:
-        yield
-    except (RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        if not info.flag_bits & 1 or isinstance(error, NotImplementedError):
-            raise
-        what = f"member {info.filename!r} does not open with this password ({error})"
-        raise SourceError(
-            str(check.archive), what, "Check the password; if it is right, download the zip again"
-        ) from error
+            except (RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+                if not is_encrypted or isinstance(error, NotImplementedError):
+                    raise
+                # One wrong password of 256 passes the format's own check and shows in the data only.
+                what = f"member {info.filename!r} does not open with this password ({error})"
+                hint = "Check the password; if it is right, download the zip again"
+                raise SourceError(str(archive), what, hint) from error
 
 
 def _untar(archive: Path, check: _MemberCheck) -> None:
@@ -233,14 +208,19 @@ def _untar(archive: Path, check: _MemberCheck) -> None:
                 content = source.extractfile(member)
                 assert content is not None, "a regular member has content"
                 _write(content, path)
-            elif member.islnk():
-                _copy_linked(member, path, check)
+            elif member.islnk():  # a hard link becomes a second copy of the earlier member it names
+                linked = check.folder / check._path_inside(member.linkname)
+                if not linked.is_file():
+                    raise check.refuse(member.name, f"links to {member.linkname!r}, which is not an earlier member")
+                check._add_size(linked.stat().st_size)
+                shutil.copyfile(linked, path)
             elif member.issym():
                 links.append((member.linkname, path))
             elif not member.isdir():
                 raise check.refuse(member.name, "is a device")
             source.members.clear()  # type: ignore[attr-defined]  # typeshed omits it; or every header stays in memory
-        _read_to_end(source)
+        while source.fileobj is not None and source.fileobj.read(1 << 20):
+            pass  # to the end of the file: gzip's checksum is there
     _make_links(links, check)
 
 
@@ -255,21 +235,6 @@ class _StrictTarInfo(tarfile.TarInfo):
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the end mark
                 raise
             raise tarfile.ReadError(str(error)) from error
-
-
-def _read_to_end(source: tarfile.TarFile) -> None:
-    """Read to the end of the file: gzip's checksum is there."""
-    while source.fileobj is not None and source.fileobj.read(1 << 20):
-        pass
-
-
-def _copy_linked(member: tarfile.TarInfo, path: Path, check: _MemberCheck) -> None:
-    """A hard link becomes a second copy of the earlier member it names."""
-    linked = check._path_inside(member.linkname)
-    if not (check.folder / linked).is_file():
-        raise check.refuse(member.name, f"links to {member.linkname!r}, which is not an earlier member")
-    check._add_size((check.folder / linked).stat().st_size)
-    shutil.copyfile(check.folder / linked, path)
 
 
 def _make_links(links: list[tuple[str, Path]], check: _MemberCheck) -> None:

@@ -41,28 +41,37 @@ def standard_split(name: str) -> str:
 
 
 def named_tables(root: Path) -> Iterator[tuple[Path, str, str | None]]:
-    """(file, split, config) of every table at or below `root`. Hidden folders and temporary files are left out."""
+    """(file, split, config) of every table at or below `root`. Hidden folders and temporary files are left out.
+
+    SourceError where a saved dataset lacks one of its splits or files, UsageError for several revisions.
+    """
     if root.is_file():
         if root.suffix in (".parquet", ".arrow"):
             yield root, _split_of(root.stem) or "train", None
         return
-    _check_one_snapshot(root)
-    for folder, names in _walk(root):
-        parts = _folder_parts(folder, root)
+    # The hub's cache keeps one folder per revision; reading two would give every row twice.
+    snapshots = root / "snapshots"
+    found = sorted(path.name for path in snapshots.iterdir()) if snapshots.is_dir() else []
+    if len(found) > 1:
+        raise UsageError(str(root), f"holds {len(found)} revisions ({', '.join(found)})", "Pass one of snapshots/*")
+    for where, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folder = Path(where)
+        # Folder names below `root`, without those of the hub's cache.
+        below = _SNAPSHOT.sub("", folder.relative_to(root).as_posix() + "/")
+        parts = tuple(part for part in below.split("/") if part not in ("", "."))
         if "dataset_dict.json" in names:
-            yield from _saved_dataset_dict(folder, parts)
+            for split in _read_json(folder / "dataset_dict.json").get("splits", []):
+                if not (folder / split / "state.json").is_file():
+                    what = f"dataset_dict.json names the split {split!r}, which has no state.json"
+                    raise SourceError(str(folder), what)
+                yield from _saved_dataset(folder / split, split, parts)
         elif "state.json" in names:
             in_dict = (folder.parent / "dataset_dict.json").is_file()
             if not in_dict or folder == root:
                 yield from _saved_dataset(folder, folder.name if in_dict else None, parts)
         else:
-            yield from _tables_by_name(folder, names, parts, root)
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(folder), sorted(names)
+            yield from _tables_by_name(folder, sorted(names), parts, root)
 
 
 def _tables_by_name(
@@ -77,8 +86,10 @@ def _tables_by_name(
             config = parts
         elif parts and (split := _split_of(parts[-1])) is not None:
             config = parts[:-1]
-        else:
-            split, config = _split_word(root.name) or "train", parts
+        else:  # any folder can be the source's root: its name counts where it ends in nothing but a split
+            word = root.name.rpartition("-")[2]
+            split = word if any(word.lower() in words for words in _WORDS.values()) else "train"
+            config = parts
         yield folder / name, split, info.get("config_name") or _config(config)
 
 
@@ -91,39 +102,8 @@ def _split_of(stem: str) -> str | None:
     return name if whole != stem or standard_split(name) in _WORDS else None
 
 
-def _split_word(folder: str) -> str | None:
-    """The split a folder is named for, where it is named for nothing else: any folder can be the source's root."""
-    name = folder.rpartition("-")[2]
-    return name if any(name.lower() in words for words in _WORDS.values()) else None
-
-
 def _config(parts: tuple[str, ...]) -> str | None:
     return "/".join(part for part in parts if part not in _GENERIC) or None
-
-
-def _folder_parts(folder: Path, root: Path) -> tuple[str, ...]:
-    """Folder names below `root`, without those of the hub's cache."""
-    relative = folder.relative_to(root).as_posix() + "/"
-    return tuple(part for part in _SNAPSHOT.sub("", relative).split("/") if part not in ("", "."))
-
-
-def _check_one_snapshot(root: Path) -> None:
-    """The hub's cache keeps one folder per revision; reading two would give every row twice."""
-    folder = root / "snapshots"
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if len(found) > 1:
-        raise UsageError(str(root), f"holds {len(found)} revisions ({', '.join(found)})", "Pass one of snapshots/*")
-
-
-# Saved by `datasets` ----------------------------------------------------------------------------------------------
-
-
-def _saved_dataset_dict(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[Path, str, str | None]]:
-    """The splits of a DatasetDict. SourceError where one is missing."""
-    for split in _read_json(folder / "dataset_dict.json").get("splits", []):
-        if not (folder / split / "state.json").is_file():
-            raise SourceError(str(folder), f"dataset_dict.json names the split {split!r}, which has no state.json")
-        yield from _saved_dataset(folder / split, split, parts)
 
 
 def _saved_dataset(folder: Path, split: str | None, parts: tuple[str, ...]) -> Iterator[tuple[Path, str, str | None]]:

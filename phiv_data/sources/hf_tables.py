@@ -48,7 +48,15 @@ def find_tables(root: Path) -> tuple[Table, ...]:
 
     SourceError for a damaged file, and for a saved dataset that lacks one of its files.
     """
-    found = [_open_table(path, split, config) for path, split, config in named_tables(root)]
+    found: list[Table] = []
+    for path, split, config in named_tables(root):
+        kind: Literal["parquet", "arrow"] = "parquet" if path.suffix == ".parquet" else "arrow"
+        with _damage_as_source_error(path), _open_reader(path, kind) as file:
+            if kind == "parquet":  # its footer counts the rows; an arrow file's batch headers do
+                rows, names = file.metadata.num_rows, file.schema_arrow.names
+            else:
+                rows, names = sum(batch.num_rows for batch in _arrow_batches(file)), file.schema.names
+        found.append(Table(path, kind, split, config, rows, tuple(names)))
     return tuple(sorted(found, key=lambda table: (table.config or "", table.path.as_posix())))
 
 
@@ -63,7 +71,16 @@ def read_row(table: Table, row: int, columns: Sequence[str] | None = None) -> di
     if not 0 <= row < table.num_rows:
         raise IndexError(f"{table.path}: row {row} of {table.num_rows}")
     names = table.columns if columns is None else tuple(columns)
-    cursor = _cursor(table, names, row)
+    with _damage_as_source_error(table.path):
+        stat = table.path.stat()
+    # One open file per process and choice of columns, the last used at the end.
+    key = (table.path, stat.st_mtime_ns, stat.st_size, names)
+    cursor = _cursors.pop(key, None)
+    if cursor is None or not cursor.is_near(row):
+        cursor = _Cursor(table, names, row)
+    while len(_cursors) >= _MAX_CURSORS:
+        del _cursors[next(iter(_cursors))]
+    _cursors[key] = cursor
     try:
         return cursor.seek(row)
     except BaseException:
@@ -113,16 +130,6 @@ def missing_shards(tables: Sequence[Table]) -> tuple[str, ...]:
 # Reading ---------------------------------------------------------------------------------------------------------
 
 
-def _open_table(path: Path, split: str, config: str | None) -> Table:
-    """The table with its row count: from a parquet file's footer, from an arrow file's batch headers."""
-    kind: Literal["parquet", "arrow"] = "parquet" if path.suffix == ".parquet" else "arrow"
-    with _damage_as_source_error(path), _open_reader(path, kind) as file:
-        if kind == "parquet":
-            return Table(path, kind, split, config, file.metadata.num_rows, tuple(file.schema_arrow.names))
-        rows = sum(batch.num_rows for batch in _arrow_batches(file))
-        return Table(path, kind, split, config, rows, tuple(file.schema.names))
-
-
 @contextmanager
 def _open_reader(path: Path, kind: str) -> Iterator[Any]:
     """pyarrow's reader: ParquetFile, RecordBatchFileReader or RecordBatchStreamReader."""
@@ -137,19 +144,12 @@ def _open_reader(path: Path, kind: str) -> Iterator[Any]:
         return
     with pa.memory_map(str(path)) as source:
         is_file = source.read(6) == b"ARROW1"
-        if not is_file:
-            _check_end(source)
+        # A stream cut between two batches opens short without an error; only the missing end mark shows it.
+        source.seek(max(source.size() - 8, 0))
+        if not is_file and source.read() != b"\xff\xff\xff\xff\0\0\0\0":
+            raise pa.ArrowInvalid("the stream's end mark is missing")
         source.seek(0)
         yield pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-
-
-def _check_end(source: Any) -> None:
-    """A stream cut between two batches opens short without an error; only the missing end mark shows it."""
-    import pyarrow as pa
-
-    source.seek(max(source.size() - 8, 0))
-    if source.read() != b"\xff\xff\xff\xff\0\0\0\0":
-        raise pa.ArrowInvalid("the stream's end mark is missing")
 
 
 def _arrow_batches(file: Any) -> Iterator[Any]:
@@ -159,10 +159,21 @@ def _arrow_batches(file: Any) -> Iterator[Any]:
 
 
 def _batches(table: Table, columns: tuple[str, ...], start: int) -> Iterator[tuple[int, Any]]:
-    """(number of the first row, record batch of at most a few rows) from somewhere at or before row `start`."""
+    """(number of the first row, record batch of at most a few rows) from somewhere at or before row `start`.
+
+    SourceError for a column that is not there.
+    """
+    import pyarrow as pa
+
     with _damage_as_source_error(table.path), _open_reader(table.path, table.kind) as file:
         schema = file.schema_arrow if table.kind == "parquet" else file.schema
-        _check_columns(table, schema, columns)
+        for name in columns:
+            if name in schema.names:
+                continue
+            top, _, field = name.partition(".")
+            kind = schema.field(top).type if top in schema.names else None
+            if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(field) < 0:
+                raise SourceError(table.path.name, f"has no column {name!r} (found: {', '.join(table.columns)})")
         kinds = [str(schema.field(name).type) for name in columns if name in schema.names]
         has_bytes = any("binary" in kind for kind in kinds) or any(name.endswith(".bytes") for name in columns)
         size = _ROWS_WITH_BYTES if has_bytes else _ROWS
@@ -186,41 +197,25 @@ def _parquet_batches(file: Any, columns: tuple[str, ...], size: int, start: int)
 def _slice_batches(
     batches: Iterator[Any], columns: tuple[str, ...], size: int, start: int
 ) -> Iterator[tuple[int, Any]]:
+    import pyarrow as pa
+
     first = 0
     for batch in batches:
         end = first + batch.num_rows
         if end > start:
-            chosen = _select_columns(batch, columns)
+            chosen: dict[str, Any] = {}
+            for name in columns:
+                if name in batch.schema.names:
+                    chosen[name] = batch.column(name)
+                    continue
+                # `image.path` becomes a struct with that one field, as parquet readers give.
+                top, _, field = name.partition(".")
+                column = batch.column(top)
+                chosen[top] = pa.StructArray.from_arrays([column.field(field)], [field], mask=column.is_null())
+            selected = pa.RecordBatch.from_pydict(chosen) if chosen else batch.select([])
             for offset in range(max(start - first, 0), batch.num_rows, size):
-                yield first + offset, chosen.slice(offset, size)
+                yield first + offset, selected.slice(offset, size)
         first = end
-
-
-def _select_columns(batch: Any, columns: tuple[str, ...]) -> Any:
-    """`batch` with `columns` only; `image.path` becomes a struct with that one field, as parquet readers give."""
-    import pyarrow as pa
-
-    chosen: dict[str, Any] = {}
-    for name in columns:
-        if name in batch.schema.names:
-            chosen[name] = batch.column(name)
-            continue
-        top, _, field = name.partition(".")
-        column = batch.column(top)
-        chosen[top] = pa.StructArray.from_arrays([column.field(field)], [field], mask=column.is_null())
-    return pa.RecordBatch.from_pydict(chosen) if chosen else batch.select([])
-
-
-def _check_columns(table: Table, schema: Any, columns: tuple[str, ...]) -> None:
-    import pyarrow as pa
-
-    for name in columns:
-        top, _, field = name.partition(".")
-        if name in schema.names:
-            continue
-        kind = schema.field(top).type if top in schema.names else None
-        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(field) < 0:
-            raise SourceError(table.path.name, f"has no column {name!r} (found: {', '.join(table.columns)})")
 
 
 def _to_dicts(table: Table, batch: Any) -> list[dict[str, Any]]:
@@ -259,19 +254,6 @@ class _Cursor:
 _MAX_CURSORS = 4
 _FAR = 256
 _cursors: dict[tuple[Any, ...], _Cursor] = {}
-
-
-def _cursor(table: Table, columns: tuple[str, ...], row: int) -> _Cursor:
-    with _damage_as_source_error(table.path):
-        stat = table.path.stat()
-    key = (table.path, stat.st_mtime_ns, stat.st_size, columns)
-    cursor = _cursors.pop(key, None)
-    if cursor is None or not cursor.is_near(row):
-        cursor = _Cursor(table, columns, row)
-    while len(_cursors) >= _MAX_CURSORS:
-        del _cursors[next(iter(_cursors))]
-    _cursors[key] = cursor
-    return cursor
 
 
 @contextmanager

@@ -73,8 +73,18 @@ def read_json_array(path: Path, key: str | None = None) -> Iterator[JsonRow]:
     """
     with environment_problems(path), path.open("rb") as file:
         window = _Window(file, path, offset=_start(file, path))
-        if key is not None:
-            _enter(window, key)
+        if key is not None:  # go to its value in the object that begins here
+            window.expect(b"{", "an object")
+            while True:
+                if window.peek() == b"}":
+                    raise window.error(f"the object has no {key!r}")
+                name = window.element().value
+                window.expect(b":", "a colon")
+                if name == key:
+                    break
+                window.element()
+                if window.peek() == b",":
+                    window.skip(1)
         window.expect(b"[", "an array")
         while window.peek() != b"]":
             yield window.element()
@@ -205,7 +215,8 @@ class _Window:
         size = _CHUNK
         while True:
             end, reason, is_cut = self._parse()
-            if end is not None and (self.ended or self._is_whole(end)):
+            # It ends there however the file continues: `1`, `1.` and `1e` may be the start of a number.
+            if end is not None and (self.ended or self.data[end : end + 1] in _DELIMITERS or len(self.data) - end > 2):
                 break
             if self.ended or not is_cut or len(self.data) - self.at > MAX_ELEMENT_BYTES:
                 raise self.error(f"not valid JSON: {reason or 'a value that does not end'}")
@@ -216,10 +227,6 @@ class _Window:
             raise self.error(row.problem)
         self.skip(row.length)
         return row
-
-    def _is_whole(self, end: int) -> bool:
-        """Whether a value ends at `end` however the file continues: `1`, `1.` and `1e` may be the start of a number."""
-        return self.data[end : end + 1] in _DELIMITERS or len(self.data) - end > 2
 
     def _parse(self) -> tuple[int | None, str, bool]:
         """(end of the value, or None; what is wrong; whether more of the file might fix it)."""
@@ -237,17 +244,3 @@ class _Window:
 
 _DELIMITERS = (b",", b"]", b"}", b":", b" ", b"\t", b"\r", b"\n")
 _DECODER = json.JSONDecoder()
-
-
-def _enter(window: _Window, key: str) -> None:
-    """Go to the value of `key` in the object that begins here."""
-    window.expect(b"{", "an object")
-    while window.peek() != b"}":
-        name = window.element().value
-        window.expect(b":", "a colon")
-        if name == key:
-            return
-        window.element()
-        if window.peek() == b",":
-            window.skip(1)
-    raise window.error(f"the object has no {key!r}")
