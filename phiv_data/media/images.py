@@ -75,9 +75,16 @@ class Whole(NamedTuple):
 
 def open_image(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIXELS) -> Image:
     """The decoded image, upright, in the file's own mode. Raises RejectInput, naming `where`."""
+    from PIL.Image import Transpose
+
     with _open_header(data, where, max_pixels) as image:
         _load(image)
-        return _upright(image)
+        if (orientation := _orientation(image)) == 1:
+            return image  # type: ignore[no-any-return]  # Any: what _open_header gives
+        # It has no EXIF then: Pillow's `exif_transpose` fails where it cannot write it.
+        turned: Image = image.transpose(Transpose[_TURNS[orientation - 2]])
+        turned.info = {key: value for key, value in turned.info.items() if key not in _EXIF_KEYS}
+        return turned
 
 
 def image_size(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_PIXELS) -> ImageSize:
@@ -99,7 +106,14 @@ def decode_whole(data: bytes | Path, *, where: str = "", max_pixels: int = MAX_P
     RejectInput for the same files.
     """
     with _open_header(data, where, max_pixels) as image:
-        stored, mode, scale = image.size, image.mode, _draft(image)
+        stored, mode, scale = image.size, image.mode, 1
+        # Have a JPEG come out grey and small. libjpeg fails where the parts of a colour do not divide those of another,
+        # but not where colours are left out. A layer: id, how often it is sampled across and down, and its table.
+        if image.format in _JPEGS:
+            across, down = (max(layer[way] for layer in image.layer) for way in (1, 2))
+            divides = (one[1] and one[2] and across % one[1] == 0 == down % one[2] for one in image.layer)
+            if all(divides) and (drafted := image.draft("L", (MIN_DRAFT, MIN_DRAFT))):
+                scale = round(stored[0] / drafted[1][2])  # how many of its pixels one then covers on each side
         _load(image)
         orientation = _orientation(image)
         size = stored[::-1] if orientation >= 5 else stored
@@ -116,7 +130,15 @@ def count_images(data: bytes, format: str) -> int:
 
     with _no_warnings(), PillowImage.open(io.BytesIO(data), formats=[format]) as image:
         if format == "TIFF":
-            return max(1, sum(not kind & _COPY_OR_MASK for kind in _page_kinds(image)))
+            pages = 0
+            for page in range(MAX_PAGES):
+                try:
+                    image.seek(page)
+                    kind = int(image.tag_v2.get(_SUBFILE, 0))  # type: ignore[attr-defined]  # a TIFF has it
+                except Exception:  # EOFError is the regular end
+                    break
+                pages += not kind & _COPY_OR_MASK
+            return max(1, pages)
         try:
             return int(getattr(image, "n_frames", 1))  # a GIF skips from block to block, where seek() would decode
         except Exception:  # Pillow's plugins raise nearly everything
@@ -139,12 +161,23 @@ def encode_jpeg(image: NDArray[np.uint8] | Image, quality: int = 75) -> bytes:
 @contextmanager
 def _open_header(data: bytes | Path, where: str, max_pixels: int) -> Iterator[Any]:
     """The image with its header read and its size checked. Every exception Pillow is known to raise is translated."""
-    raw = _read_file(data) if isinstance(data, Path) else data
-    where = where or (str(data) if isinstance(data, Path) else "<bytes>")
+    from PIL import Image as PillowImage
+    from PIL import UnidentifiedImageError
+
+    if isinstance(data, Path):
+        where = where or str(data)
+        try:
+            with environment_problems(data):
+                raw = data.read_bytes()
+        except OSError as error:
+            raise RejectInput(str(data), "unreadable", error.strerror or str(error)) from error
+    else:
+        raw, where = data, where or "<bytes>"
     if not raw:
         raise RejectInput(where, "empty-file", "the file is empty")
     try:
-        image = _header(raw)
+        with _strict_loading(), _no_warnings():  # ICOs are decoded here
+            image: Any = PillowImage.open(io.BytesIO(raw), formats=_formats())
         if image.width * image.height > max_pixels:
             reason = f"{image.width}x{image.height} pixels, over the limit of {max_pixels}"
             raise RejectInput(where, "too-large", reason)
@@ -152,22 +185,13 @@ def _open_header(data: bytes | Path, where: str, max_pixels: int) -> Iterator[An
     except RejectInput:
         raise
     except Exception as error:  # Pillow's plugins raise nearly everything: see the broken_media samples
-        raise RejectInput(where, *_reject_reason(error, raw)) from error
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        with environment_problems(path):
-            return path.read_bytes()
-    except OSError as error:
-        raise RejectInput(str(path), "unreadable", error.strerror or str(error)) from error
-
-
-def _header(raw: bytes) -> Any:
-    from PIL import Image as PillowImage
-
-    with _strict_loading(), _no_warnings():  # ICOs are decoded here
-        return PillowImage.open(io.BytesIO(raw), formats=_formats())
+        text = " ".join(str(error).split()) or type(error).__name__
+        code = "truncated" if "truncated" in text.lower() else "undecodable"
+        if isinstance(error, UnidentifiedImageError):
+            code, text = "not-an-image", f"no image format phiv accepts (starts with {raw[:16]!r})"
+        elif isinstance(error, PillowImage.DecompressionBombError):
+            code = "too-large"
+        raise RejectInput(where, code, text) from error
 
 
 @cache
@@ -185,45 +209,6 @@ def _load(image: Any) -> None:
         image.load()
 
 
-def _draft(image: Any) -> int:
-    """Have a JPEG come out grey and small; how many of its pixels one then covers on each side, 1 for no JPEG.
-
-    libjpeg fails where the parts of a colour do not divide those of another, but not where colours are left out.
-    """
-    if image.format not in _JPEGS or not _sampling_divides(image.layer):
-        return 1
-    width, drafted = image.width, image.draft("L", (MIN_DRAFT, MIN_DRAFT))
-    return round(width / drafted[1][2]) if drafted else 1
-
-
-def _sampling_divides(layers: list[tuple[int, int, int, int]]) -> bool:
-    """`layers`: id, how often it is sampled across and down, and its table, of each colour of a JPEG."""
-    across, down = (max(layer[way] for layer in layers) for way in (1, 2))
-    return all(layer[1] and layer[2] and across % layer[1] == 0 == down % layer[2] for layer in layers)
-
-
-def _page_kinds(image: Any) -> Iterator[int]:
-    """What each page of a TIFF is to the others, up to the first that cannot be read."""
-    for page in range(MAX_PAGES):
-        try:
-            image.seek(page)
-            kind = int(image.tag_v2.get(_SUBFILE, 0))
-        except Exception:  # EOFError is the regular end
-            return
-        yield kind
-
-
-def _upright(image: Any) -> Image:
-    """Rotated by its EXIF orientation, without EXIF then: Pillow's `exif_transpose` fails where it cannot write it."""
-    from PIL.Image import Transpose
-
-    if (orientation := _orientation(image)) == 1:
-        return image  # type: ignore[no-any-return]  # Any: what _header gives
-    turned: Image = image.transpose(Transpose[_TURNS[orientation - 2]])
-    turned.info = {key: value for key, value in turned.info.items() if key not in _EXIF_KEYS}
-    return turned
-
-
 def _orientation(image: Any) -> int:
     """1 to 8; 1 where EXIF is absent, unreadable or out of range."""
     from PIL.ExifTags import Base
@@ -236,19 +221,6 @@ def _orientation(image: Any) -> int:
     except Exception:  # broken EXIF raises OSError, ValueError, SyntaxError, struct.error, ...
         return 1
     return value if value in range(1, 9) else 1
-
-
-def _reject_reason(error: Exception, raw: bytes) -> tuple[str, str]:
-    """(code, reason) of an exception Pillow raised."""
-    from PIL import Image as PillowImage
-    from PIL import UnidentifiedImageError
-
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, UnidentifiedImageError):
-        return "not-an-image", f"no image format phiv accepts (starts with {raw[:16]!r})"
-    if isinstance(error, PillowImage.DecompressionBombError):
-        return "too-large", text
-    return ("truncated" if "truncated" in text.lower() else "undecodable"), text
 
 
 _lock = threading.RLock()

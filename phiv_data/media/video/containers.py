@@ -6,7 +6,7 @@ Checked for the containers that state their own length: AVI (RIFF), MP4/MOV (ISO
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 _BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot", b"sidx", b"uuid"}
@@ -15,8 +15,15 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 def missing_tail(file: BinaryIO) -> str | None:
     """Why the file is shorter than it should be, in one clause; None where it is complete or states no length."""
-    size = file.seek(0, io.SEEK_END)
-    for name, end in _promises(file):
+    size, head = file.seek(0, io.SEEK_END), _at(file, 0, 12)
+    parts: Iterable[tuple[str, int]] = ()  # (what, byte where it ends) of each at the top that states its length
+    if head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        parts = _riff(file)
+    elif head[4:8] in _BOXES:
+        parts = _iso_bmff(file)
+    elif head[:4] == _EBML:
+        parts = _matroska(file)
+    for name, end in parts:
         if end > size:
             return f"the file is cut: its {name} ends at byte {end}, the file at {size}"
     return None
@@ -25,18 +32,6 @@ def missing_tail(file: BinaryIO) -> str | None:
 def is_known_video(head: bytes) -> bool:
     """True where the first 12 bytes are those of an AVI, MP4/MOV or Matroska/WebM file."""
     return (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head[4:8] in _BOXES or head[:4] == _EBML
-
-
-def _promises(file: BinaryIO) -> Iterator[tuple[str, int]]:
-    """(what, byte where it ends) of every top-level part that states its length."""
-    head = _at(file, 0, 12)
-    if head[:4] == b"RIFF" and head[8:] == b"AVI ":
-        return _riff(file)
-    if head[4:8] in _BOXES:
-        return _iso_bmff(file)
-    if head[:4] == _EBML:
-        return _matroska(file)
-    return iter(())
 
 
 def _riff(file: BinaryIO) -> Iterator[tuple[str, int]]:

@@ -8,20 +8,16 @@ stderr.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.media.video.containers import is_known_video, missing_tail
 from phiv_data.media.video.frames import OnCorrupt, Source, VideoFrame, VideoInfo, frame_indices
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MAX_FRAME_PIXELS = 1 << 26
 """Frames beyond this (8192x8192) are refused: a header of a few bytes could ask for gigabytes."""
@@ -37,13 +33,22 @@ _INDEXED = {"avi", "mov"}  # containers whose index names every packet
 
 def sample_frames(source: Source, num_frames: int, on_corrupt: OnCorrupt) -> tuple[VideoInfo, list[VideoFrame]]:
     """See `phiv_data.media.video.sample_frames`."""
+    import av
+
     with _open_source(source) as (file, where):
         complain = _Complaints(where, salvage=on_corrupt == "salvage")
         _check_bytes(file, complain)
         with _container(file, where) as (container, stream):
-            guess = int(stream.frames) or _expected(container, stream)
+            guess = int(stream.frames)
+            if not guess and container.duration and container.duration > 0 and stream.average_rate:
+                guess = round(container.duration / av.time_base * stream.average_rate)
             decoded = dict(_frames(container, stream, frame_indices(guess, num_frames), complain))
-            about = _describe(container, stream)
+            about: dict[str, Any] = {
+                "declared": int(stream.frames) or None,
+                "codec": str(stream.codec_context.name),
+                "container": str(container.format.name),
+                "fps": float(stream.average_rate) if stream.average_rate else None,
+            }
         total = len(decoded)
         if not total:
             raise RejectInput(where, "no-frames", complain.first or "no frame decodes")
@@ -85,10 +90,23 @@ class _Complaints:
 def _frames(
     container: Any, stream: Any, wanted: Collection[int], complain: _Complaints, stop: int | None = None
 ) -> Iterator[tuple[int, VideoFrame | None]]:
-    """The numbers of all (or the first `stop`) frames in decode order, each with its frame where it is `wanted`."""
-    keep, to_rgb = set(wanted), _rgb_converter()
+    """The numbers of all (or the first `stop`) frames in decode order, each with its frame where it is `wanted`.
+
+    Their pixels are those of the recipe's `frame.to_ndarray("rgb24")`. One scaler for all, on one thread: 8 frames of
+    320x240 take 0.6 ms, where one of two threads for each, PyAV's default, takes 3 ms and, on a busy machine, 12.
+    """
+    import numpy as np
+    from av.video.reformatter import VideoReformatter
+
+    keep, scaler = set(wanted), VideoReformatter()
     for index, frame in enumerate(islice(_decode(container, stream, complain), stop)):
-        yield index, _video_frame(index, frame, to_rgb(frame)) if index in keep else None
+        if index not in keep:
+            yield index, None
+            continue
+        image = np.asarray(scaler.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
+        if quarter_turns := round(frame.rotation / 90) % 4:
+            image = np.ascontiguousarray(np.rot90(image, quarter_turns))
+        yield index, VideoFrame(index, None if frame.time is None else float(frame.time), image)
 
 
 def _decode(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any]:
@@ -120,44 +138,6 @@ def _decode(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any]
                 yield frame
     if _INDEXED & set(container.format.name.split(",")) and len(stream.index_entries) > count:
         complain("truncated", f"its index lists {len(stream.index_entries)} packets, only {count} are there")
-
-
-def _expected(container: Any, stream: Any) -> int:
-    """Frames to expect where the header has no count: duration times rate. Only a guess."""
-    import av
-
-    has_times = container.duration and container.duration > 0 and stream.average_rate
-    return round(container.duration / av.time_base * stream.average_rate) if has_times else 0
-
-
-def _rgb_converter() -> Callable[[Any], NDArray[np.uint8]]:
-    """A converter of decoded frames to RGB [height, width, 3], the pixels of the recipe's `frame.to_ndarray("rgb24")`.
-
-    One scaler for all frames, on one thread: 8 frames of 320x240 take 0.6 ms, where a scaler of two threads for
-    each frame, PyAV's default, takes 3 ms and, on a busy machine, 12.
-    """
-    import numpy as np
-    from av.video.reformatter import VideoReformatter
-
-    scaler = VideoReformatter()
-    return lambda frame: np.asarray(scaler.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
-
-
-def _video_frame(index: int, frame: Any, image: NDArray[np.uint8]) -> VideoFrame:
-    import numpy as np
-
-    if quarter_turns := round(frame.rotation / 90) % 4:
-        image = np.ascontiguousarray(np.rot90(image, quarter_turns))
-    return VideoFrame(index, None if frame.time is None else float(frame.time), image)
-
-
-def _describe(container: Any, stream: Any) -> dict[str, Any]:
-    return {
-        "declared": int(stream.frames) or None,
-        "codec": str(stream.codec_context.name),
-        "container": str(container.format.name),
-        "fps": float(stream.average_rate) if stream.average_rate else None,
-    }
 
 
 @contextmanager
