@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -25,7 +25,7 @@ from phiv_data.storage.record_errors import schema_issues
 from phiv_data.storage.sample import Sample
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation, to_sample
 from phiv_data.utils.atomic import environment_problems, sha256_file
-from phiv_schemas import Conversation, Manifest, ShardError, ShardInfo, SplitInfo, check_image_path
+from phiv_schemas import Conversation, Manifest, ShardError, ShardInfo, check_image_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,11 +64,15 @@ class ConversationDataset(Sequence[Sample]):
             raise ValueError(f"verify must be one of {get_args(Verify)} (found {verify!r})")
         self.path, self.split, self.verify = Path(path).absolute(), split, verify
         self.manifest = read_manifest(self.path)
-        shards = _find_split(self.manifest, split, self.path).shards
-        for shard in shards:
+        if (found := self.manifest.split(split)) is None:
+            there = ", ".join(one.name for one in self.manifest.splits) or "none"
+            raise ShardError(str(self.path), f"no split {split!r} (found: {there})")
+        if found.rows and not found.shards:
+            raise ShardError(str(self.path), f"split {split!r} has no shards", "Convert it without --no_arrow")
+        for shard in found.shards:
             check_shard(self.path, shard, verify)
-        self._shards = shards
-        self._starts = [0, *accumulate(shard.rows for shard in shards)]
+        self._shards = found.shards
+        self._starts = [0, *accumulate(shard.rows for shard in found.shards)]
         self._open: dict[int, _OpenShard] = {}
         self._lock = Lock()
 
@@ -102,7 +106,8 @@ class ConversationDataset(Sequence[Sample]):
         return tuple(zip(widths[images].tolist(), heights[images].tolist(), strict=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self.split, "none" if self.verify == "none" else "size")
+        verify: Verify = "none" if self.verify == "none" else "size"
+        return partial(ConversationDataset, verify=verify), (self.path, self.split)
 
     def __repr__(self) -> str:
         return f"ConversationDataset({str(self.path)!r}, {self.split!r}, rows={len(self)})"
@@ -236,16 +241,3 @@ def _first_line(error: ValueError) -> str:
         issue = schema_issues(error, "")[0]
         return f"{issue.json_path}: {issue.message}"
     return f"breaks the contract ({error})"
-
-
-def _find_split(manifest: Manifest, name: str, folder: Path) -> SplitInfo:
-    if (split := manifest.split(name)) is None:
-        there = ", ".join(split.name for split in manifest.splits) or "none"
-        raise ShardError(str(folder), f"no split {name!r} (found: {there})")
-    if split.rows and not split.shards:
-        raise ShardError(str(folder), f"split {name!r} has no shards", "Convert it without --no_arrow")
-    return split
-
-
-def _reopen(path: Path, split: str, verify: Verify) -> ConversationDataset:
-    return ConversationDataset(path, split, verify=verify)

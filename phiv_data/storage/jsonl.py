@@ -97,7 +97,13 @@ def parse_line(raw: bytes, file: str, number: int | None = None, *, is_cut: bool
     try:
         conversation = Conversation.model_validate_json(raw)
     except ValidationError as error:
-        return Line(number or 0, 0, None, tuple(_issues(error, raw, file, number, is_cut)))
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] != "json_invalid":
+            issues = (*_repeated_keys(raw, file, number), *schema_issues(error, file, number))
+        else:
+            code, message, hint = _json_problem(raw, first["ctx"]["error"], is_cut)
+            issues = (Issue(code=code, file=file, line=number, message=message, hint=hint),)
+        return Line(number or 0, 0, None, issues)
     if _may_repeat_a_key(raw, conversation) and (repeated := tuple(_repeated_keys(raw, file, number))):
         return Line(number or 0, 0, None, repeated)
     return Line(number or 0, 0, conversation)
@@ -151,16 +157,6 @@ def _repeated_keys(raw: bytes, file: str, number: int | None) -> Iterator[Issue]
             code="PV003", file=file, line=number, json_path=path, message=f"duplicate key {key[:60]!r}",
             hint="Keep one: readers take the last without a word",
         )  # fmt: skip
-
-
-def _issues(error: ValidationError, raw: bytes, file: str, number: int | None, is_cut: bool) -> Iterator[Issue]:
-    first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] != "json_invalid":
-        yield from _repeated_keys(raw, file, number)
-        yield from schema_issues(error, file, number)
-        return
-    code, message, hint = _json_problem(raw, first["ctx"]["error"], is_cut)
-    yield Issue(code=code, file=file, line=number, message=message, hint=hint)
 
 
 def _json_problem(raw: bytes, reason: str, is_cut: bool) -> tuple[str, str, str]:

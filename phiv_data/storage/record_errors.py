@@ -32,10 +32,21 @@ _MAX_PATH = 1000
 
 def schema_issues(error: ValidationError, file: str, line: int | None = None) -> list[Issue]:
     """Every error of a record that broke the contract, as PV002, PV005 or PV103, in pydantic's order."""
-    details = error.errors(include_url=False, include_context=True)
-    # pydantic adds a "too short" where the items are there but broken: that is an echo of their own errors
-    echoes = [one["type"] == "too_short" and len(one["input"]) >= one["ctx"]["min_length"] for one in details]
-    return [_issue(one, file, line) for one, is_echo in zip(details, echoes, strict=True) if not is_echo]
+    issues: list[Issue] = []
+    for one in error.errors(include_url=False, include_context=True):
+        kind, loc, value = one["type"], one["loc"], one["input"]
+        if kind == "too_short" and len(value) >= one["ctx"]["min_length"]:
+            continue  # pydantic adds it where the items are there but broken: an echo of their own errors
+        code = "PV005" if kind == "string_unicode" else "PV002"
+        if kind == "value_error" and "images" in loc and isinstance(value, str):
+            path = PureWindowsPath(value)  # knows drives and both kinds of slash
+            code = "PV103" if path.anchor or ".." in path.parts else code
+        if to_message := _MESSAGES.get(kind):
+            message, hint = to_message(one)
+        else:
+            message, hint = f"{one['msg'][:1].lower()}{one['msg'][1:]}{_found(value)}", ""
+        issues.append(Issue(code=code, file=file, line=line, json_path=json_path(loc), message=message, hint=hint))
+    return issues
 
 
 def json_path(loc: tuple[int | str, ...]) -> str:
@@ -84,25 +95,6 @@ def duplicate_key_paths(raw: bytes) -> Iterator[tuple[str, str]]:
         yield from _walk_repeated("$", json.loads(raw, object_pairs_hook=_Object))
     except (ValueError, RecursionError):
         return  # not JSON, or deeper than any record: reported elsewhere
-
-
-def _issue(one: ErrorDetails, file: str, line: int | None) -> Issue:
-    kind, loc, value = one["type"], one["loc"], one["input"]
-    to_message = _MESSAGES.get(kind)
-    message, hint = to_message(one) if to_message else (f"{one['msg'][:1].lower()}{one['msg'][1:]}{_found(value)}", "")
-    return Issue(
-        code=_code(kind, loc, value), file=file, line=line, json_path=json_path(loc), message=message, hint=hint
-    )
-
-
-def _code(kind: str, loc: tuple[int | str, ...], value: object) -> str:
-    if kind == "string_unicode":
-        return "PV005"
-    if kind == "value_error" and "images" in loc and isinstance(value, str):
-        path = PureWindowsPath(value)  # knows drives and both kinds of slash
-        if path.anchor or ".." in path.parts:
-            return "PV103"
-    return "PV002"
 
 
 def _found(value: object) -> str:

@@ -37,7 +37,14 @@ def encoded_image(path: str, data: bytes, *, size: tuple[int, int], format: str,
 
     RejectInput `bad-name` for a path that the format or a file system cannot hold.
     """
-    _check_path(path)
+    shown = path.encode("utf-8", "backslashreplace").decode()
+    try:
+        longest = max(len(part.encode()) for part in check_image_path(path).split("/"))
+    except ValueError as error:  # UnicodeEncodeError is one: a name that is not UTF-8 on disk
+        raise RejectInput(shown, "bad-name", f"cannot be an image path: {error}") from error
+    if longest > MAX_NAME_BYTES:
+        what = f"a name of {longest} bytes, over the {MAX_NAME_BYTES} a file system takes"
+        raise RejectInput(shown, "bad-name", what)
     sha256 = hashlib.sha256(data).hexdigest()
     width, height = size
     meta = ImageMeta(
@@ -50,18 +57,6 @@ def encoded_image(path: str, data: bytes, *, size: tuple[int, int], format: str,
         **provenance,
     )
     return EncodedImage(meta, data)
-
-
-def _check_path(path: str) -> None:
-    shown = path.encode("utf-8", "backslashreplace").decode()
-    try:
-        longest = max(len(part.encode()) for part in check_image_path(path).split("/"))
-    except ValueError as error:  # UnicodeEncodeError is one: a name that is not UTF-8 on disk
-        raise RejectInput(shown, "bad-name", f"cannot be an image path: {error}") from error
-    if longest > MAX_NAME_BYTES:
-        raise RejectInput(
-            shown, "bad-name", f"a name of {longest} bytes, over the {MAX_NAME_BYTES} a file system takes"
-        )
 
 
 @dataclass(frozen=True, slots=True)

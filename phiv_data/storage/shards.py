@@ -114,7 +114,9 @@ def open_shard(path: Path, *, where: str = "") -> list[pa.RecordBatch]:
     where = where or str(path)
     try:
         with pa.memory_map(str(path)) as mapped:
-            _check_end(mapped, where)
+            size = mapped.size()
+            if size < len(_END) or mapped.read_at(len(_END), size - len(_END)) != _END:
+                raise ShardError(where, f"is cut off after {size} bytes (no end mark)", "Run the conversion again")
             reader = pa.ipc.open_stream(mapped)
             if not reader.schema.equals(schema()):
                 columns = ", ".join(reader.schema.names)[:200] or "none"
@@ -171,12 +173,6 @@ def to_sample(row: ShardRow) -> Sample:
     pairs = zip(row["images"], row["media"], strict=True)
     images = tuple(EncodedImage(ImageMeta(**media), image["bytes"]) for image, media in pairs)
     return Sample(to_conversation(row), images)
-
-
-def _check_end(mapped: Any, where: str) -> None:
-    size = mapped.size()
-    if size < len(_END) or mapped.read_at(len(_END), size - len(_END)) != _END:
-        raise ShardError(where, f"is cut off after {size} bytes (no end mark)", "Run the conversion again")
 
 
 def _images_bytes(sample: Sample) -> int:
