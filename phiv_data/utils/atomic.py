@@ -102,7 +102,11 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     removed last. UsageError where that is not so at the end, or `path` cannot be a new folder.
     """
     with environment_problems(path):
-        path = _resolve_new_folder(path)
+        given, path = path, Path(os.path.realpath(path))  # without symbolic links
+        if above := next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None):
+            raise UsageError(str(given), f"{above} is a file", "Pass a new folder")
+        if path.is_dir() and (os.path.ismount(path) or path.samefile(Path.cwd())):
+            raise UsageError(str(given), "is a mount point or the current folder", "Pass a new folder below it")
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
         try:
@@ -113,16 +117,6 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             _move_into_place(unfinished, path, replace)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _resolve_new_folder(path: Path) -> Path:
-    """The path without symbolic links."""
-    real = Path(os.path.realpath(path))
-    if above := next((folder for folder in real.parents if folder.exists() and not folder.is_dir()), None):
-        raise UsageError(str(path), f"{above} is a file", "Pass a new folder")
-    if real.is_dir() and (os.path.ismount(real) or real.samefile(Path.cwd())):
-        raise UsageError(str(path), "is a mount point or the current folder", "Pass a new folder below it")
-    return real
 
 
 def _move_into_place(unfinished: Path, path: Path, replace: bool) -> None:
