@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, plan_shard_files, write_manifest
 from phiv_data.convert.base import ConverterOptions, Inputs
@@ -65,9 +64,11 @@ def convert(
             publish(workspace)  # an earlier run was stopped while it moved the finished files into place
             overwrite = False
         finished = None if overwrite else workspace.finished()
-        if finished and _proves_same(finished, options, output_options):
-            discard(workspace)
-            return Outcome(finished, found_finished=True)
+        if finished:  # the options alone, without reading the source, may show that it is theirs
+            identity, is_same_code = options.identity(), finished.converter_version == options.version
+            if identity is not None and is_same_code and finished.options == identity | output_options:
+                discard(workspace)
+                return Outcome(finished, found_finished=True)
         inputs, plan = _open(options, workspace, verify=verify)
         converter = plan.converter
         provenance = {  # for the manifest: how the output is made
@@ -99,13 +100,6 @@ def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> t
     except PhivError:
         shutil.rmtree(workspace.source, ignore_errors=True)
         raise
-
-
-def _proves_same(manifest: Manifest, options: ConverterOptions, output_options: dict[str, Any]) -> bool:
-    """True when the options alone, without reading the source, show that `manifest` is theirs."""
-    identity = options.identity()
-    is_same_code = manifest.converter_version == options.version
-    return identity is not None and is_same_code and manifest.options == identity | output_options
 
 
 def _check_same(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) -> tuple[str, ...]:

@@ -107,12 +107,18 @@ def make_plan(
     ordered = [listed[name] for name in splits if name in listed]
     tasks: list[ConversionTask] = []
     first = 0
+    head = [converter.name, converter.version, converter.options(), list(splits), sorted(inputs.duplicates)]
+    sha256 = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    times, contents = hashlib.sha256(), hashlib.sha256()
     for split in ordered:
         for rows, offset in split.tasks:
             tasks.append(ConversionTask(len(tasks), split.name, first, first + rows, split.path, offset))
             first += rows
-    sha256, source = _fingerprints(converter, inputs, splits, ordered, verify)
-    return ConversionPlan(converter, splits, tuple(tasks), sha256, source)
+        sha256.update(json.dumps([split.name, split.plan.hexdigest()]).encode())
+        times.update(split.times.digest())
+        contents.update(split.contents.digest())
+    source = SourceState(times.hexdigest(), contents.hexdigest() if verify else None)
+    return ConversionPlan(converter, splits, tuple(tasks), sha256.hexdigest(), source)
 
 
 def load_items(task: ConversionTask) -> list[Item]:
@@ -181,17 +187,3 @@ def _check_keys(name: str, split: _ListedSplit, items_dir: Path) -> None:
             for item in load_items(ConversionTask(0, split.name, 0, 0, split.path, offset)):
                 if not seen.register_id(item.key):
                     raise SourceError(name, f"input {item.key!r} is listed twice in {split.name!r}")
-
-
-def _fingerprints(
-    converter: Converter, inputs: Inputs, splits: tuple[str, ...], listed: list[_ListedSplit], verify: bool
-) -> tuple[str, SourceState]:
-    """The plan's sha256, and the state of the source's files."""
-    head = [converter.name, converter.version, converter.options(), list(splits), sorted(inputs.duplicates)]
-    plan = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-    times, contents = hashlib.sha256(), hashlib.sha256()
-    for split in listed:
-        plan.update(json.dumps([split.name, split.plan.hexdigest()]).encode())
-        times.update(split.times.digest())
-        contents.update(split.contents.digest())
-    return plan.hexdigest(), SourceState(times.hexdigest(), contents.hexdigest() if verify else None)

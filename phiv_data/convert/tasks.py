@@ -47,8 +47,13 @@ class ConversionJob:
 
 def run_task(job: ConversionJob, index: int) -> int:
     """Do task `index`, unless its report is there and its images are whole. The number of its inputs."""
-    task = job.plan.tasks[index]
-    if not is_done(job, task):
+    task, images = job.plan.tasks[index], job.workspace.staged_images
+    try:  # a power cut can shorten an image
+        found = load_report(job, task)
+        is_done = all((images / m.path).stat().st_size == m.size_bytes for row in found.rows for m in row.media)
+    except (OSError, ValueError):
+        is_done = False
+    if not is_done:
         report = convert_rows(job, task, range(task.first, task.stop))
         with atomic_write(job.workspace.task_report(index)) as file:
             file.write(report.model_dump_json(exclude_defaults=True).encode())
@@ -86,16 +91,6 @@ def convert_rows(job: ConversionJob, task: ConversionTask, indices: Sequence[int
 def load_report(job: ConversionJob, task: ConversionTask) -> TaskReport:
     """The report of a finished task."""
     return TaskReport.model_validate_json(job.workspace.task_report(task.index).read_bytes())
-
-
-def is_done(job: ConversionJob, task: ConversionTask) -> bool:
-    """True when the report is there and every image it names has its full size (a power cut can shorten one)."""
-    try:
-        report = load_report(job, task)
-        images = job.workspace.staged_images
-        return all((images / m.path).stat().st_size == m.size_bytes for row in report.rows for m in row.media)
-    except (OSError, ValueError):
-        return False
 
 
 def iter_samples(job: ConversionJob, task: ConversionTask, rows: slice) -> Iterator[Sample]:
