@@ -52,11 +52,6 @@ def facts(title: str, columns: Sequence[str], rows: Iterable[tuple[str, Sequence
     return _figure(title, note, el("div", _table(head, [el("tbody", lines)]), class_="scroll", tabindex=0))
 
 
-def _share(count: int, whole: int) -> str:
-    """`25.0%`; nothing of nothing is `–`."""
-    return f"{count / whole:.1%}" if whole else "–"
-
-
 def bar(length: float, colour: int) -> Markup:
     """A bar of a length from 0 to 1. A colour is the number of a split in their order."""
     width = max(1.0, 100 * length) if length else 0
@@ -88,19 +83,20 @@ def _groups(columns: Sequence[_Bars], labels: Sequence[str], max_labels: int) ->
 
 def _group(label: str, columns: Sequence[_Bars], counts: Sequence[int], largest: float) -> Markup:
     """The lines of one label. `largest`: the share whose bar is full; 0: no bars."""
-    lines = [_line(column, count, largest) for column, count in zip(columns, counts, strict=True)]
+    lines = []
+    for column, count in zip(columns, counts, strict=True):
+        length = count / column.whole / largest if count and largest else 0.0
+        share = f"{count / column.whole:.1%}" if column.whole else "–"  # nothing of nothing
+        lines.append(
+            [
+                None if column.name is None else el("th", shorten(column.name, _NAME), scope="row", class_="split"),
+                el("td", bar(length, column.colour) if largest else None, class_="bar"),
+                el("td", share),
+                el("td", f"{count:,}"),
+            ]
+        )
     first, *others = lines
     return el("tbody", el("tr", _label(label, len(lines)), first), [el("tr", line) for line in others])
-
-
-def _line(column: _Bars, count: int, largest: float) -> list[Markup | None]:
-    length = count / column.whole / largest if count and largest else 0.0
-    return [
-        None if column.name is None else el("th", shorten(column.name, _NAME), scope="row", class_="split"),
-        el("td", bar(length, column.colour) if largest else None, class_="bar"),
-        el("td", _share(count, column.whole)),
-        el("td", f"{count:,}"),
-    ]
 
 
 def _label(label: str, rows: int = 1) -> Markup:

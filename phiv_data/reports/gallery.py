@@ -24,13 +24,15 @@ def card(row: ShownRow, issues: Sequence[Issue]) -> Markup:
     """One row. What does not fit is counted; an image that cannot be shown gets a placeholder."""
     rules = sorted({issue.code for issue in issues})
     severity = min((issue.severity for issue in issues), default="clean")  # error before warning
+    more = len(issues) - MAX_ISSUES
+    findings = [issue_line(issue) for issue in issues[:MAX_ISSUES]]
     name = row.conversation.id if row.conversation else f"line {row.line}"
     return el(
         "article",
         el("h3", shorten(name, MAX_TEXT)),
         el("p", f"{split_label(row.split)} · {row.file}:{row.line}", class_="soft"),
         [el("span", rule_title(code), class_=f"chip {severity}") for code in rules],
-        _issues(issues),
+        el("ul", findings, more > 0 and el("li", f"{more:,} more")) if issues else None,
         _record(row) if row.conversation else el("pre", shorten(row.text, MAX_TEXT), class_="line", dir="auto"),
         data_rules=" ".join(rules),
         data_severity=severity,
@@ -56,12 +58,6 @@ def issue_line(issue: Issue) -> Markup:
     )
 
 
-def _issues(issues: Sequence[Issue]) -> Markup | None:
-    more = len(issues) - MAX_ISSUES
-    lines = [issue_line(issue) for issue in issues[:MAX_ISSUES]]
-    return el("ul", lines, more > 0 and el("li", f"{more:,} more")) if issues else None
-
-
 def _record(row: ShownRow) -> list[Markup]:
     assert row.conversation is not None
     turns, paths = row.conversation.turns, row.conversation.image_paths
@@ -84,17 +80,16 @@ def _turn(turn: Turn, thumbnails: Sequence[_Thumbnail]) -> Markup:
     images = [_image(path, image) for path, image in shown]
     if more := len(turn.images) - len(images):
         images.append(el("span", f"+{more:,} images", class_="soft"))
-    answer = el("dd", el("em", "no answer")) if turn.assistant is None else el("dd", _text(turn.assistant), dir="auto")
+    if turn.assistant is None:
+        answer = el("dd", el("em", "no answer"))
+    else:
+        answer = el("dd", shorten(turn.assistant, MAX_TEXT), dir="auto")
     texts = el("dl", _speech("user", turn.user), el("dt", "assistant"), answer)
     return el("div", images and el("div", images, class_="images"), texts, class_="turn")
 
 
 def _speech(who: str, text: str) -> Markup:
-    return join([el("dt", who), el("dd", _text(text), dir="auto")])
-
-
-def _text(text: str) -> str:
-    return shorten(text, MAX_TEXT)
+    return join([el("dt", who), el("dd", shorten(text, MAX_TEXT), dir="auto")])
 
 
 def _image(path: str, image: _Thumbnail) -> Markup:

@@ -23,16 +23,16 @@ _PROPERTY = str.maketrans({":": "%3A", ",": "%2C"})
 
 def render(report: ValidationReport) -> str:
     """The report as lines, each ending in a newline: a command per listed issue, then the verdict as plain text."""
-    return "".join(f"{line}\n" for line in [*(_command(report, i) for i in _rule_by_rule(report)), _verdict(report)])
-
-
-def _rule_by_rule(report: ValidationReport) -> list[Issue]:
     seen: Counter[str] = Counter()
     ranked = []
     for issue in report.issues:
-        ranked.append((seen[issue.code], issue))
+        ranked.append((seen[issue.code], _command(report, issue)))
         seen[issue.code] += 1
-    return [issue for _, issue in sorted(ranked, key=lambda one: one[0])]
+    lines = [command for _, command in sorted(ranked, key=lambda one: one[0])]
+    # Plain text does not begin with `::`, and holds no `##[`, the older form, which may stand anywhere.
+    verdict = text.printable(" ".join(text.summary(report).split()))
+    lines.append(f"phiv-validate: {verdict}".replace("##[", "## ["))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _command(report: ValidationReport, issue: Issue) -> str:
@@ -44,12 +44,6 @@ def _command(report: ValidationReport, issue: Issue) -> str:
     message = (f"{issue.json_path}: " if issue.json_path else "") + issue.message
     message += f". {issue.hint}" if issue.hint else ""
     return f"::{issue.severity} {listed}::{_escape(message)}"
-
-
-def _verdict(report: ValidationReport) -> str:
-    """Plain text: it does not begin with `::`, and holds no `##[`, the older form, which may stand anywhere."""
-    line = text.printable(" ".join(text.summary(report).split()))
-    return f"phiv-validate: {line}".replace("##[", "## [")
 
 
 def _escape(value: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
@@ -51,13 +51,22 @@ def render(
     if max_bytes < MIN_BYTES:
         raise UsageError("max_bytes", f"must be at least {MIN_BYTES} (found {max_bytes})")
     rows = _rows(report, data, images_root, input_format, max_rows)
-    by_place = _by_place(report.issues)
+    by_place: dict[RowLocation, list[Issue]] = {}
+    for issue in report.issues:
+        if issue.line:
+            by_place.setdefault((issue.file, issue.line), []).append(issue)
     for examples, labels in _AMOUNTS:
         before, after = _page_around_cards(report, rows, examples, labels)
         space = max_bytes - _size(before) - _size(after)
         if space > 0:
             break
-    cards = _first_that_fit((card(row, by_place.get(row.place, ())) for row in rows), space)
+    cards: list[Markup] = []
+    for row in rows:  # the first that fit, with no more of them made than that
+        one = card(row, by_place.get(row.place, ()))
+        space -= _size(one)
+        if space < 0:
+            break
+        cards.append(one)
     return f"{before}{join(cards)}{after}"
 
 
@@ -71,25 +80,6 @@ def _rows(
     by_turns = (place for some in zip_longest(*by_rule) for place in some if place)  # each rule's first, then second
     wanted: list[RowLocation] = list(dict.fromkeys(by_turns))[: max(1, round(_SHARE * max_rows))]
     return sample_rows(Path(data), wanted, limit=max_rows, images_root=root, input_format=input_format)
-
-
-def _by_place(issues: Iterable[Issue]) -> Mapping[RowLocation, list[Issue]]:
-    found: dict[RowLocation, list[Issue]] = {}
-    for issue in issues:
-        if issue.line:
-            found.setdefault((issue.file, issue.line), []).append(issue)
-    return found
-
-
-def _first_that_fit(cards: Iterable[Markup], space: int) -> list[Markup]:
-    """The first cards that fit, with no more of them made than that."""
-    chosen: list[Markup] = []
-    for one in cards:
-        space -= _size(one)
-        if space < 0:
-            break
-        chosen.append(one)
-    return chosen
 
 
 def _size(text: str) -> int:
@@ -182,11 +172,12 @@ def _rule(report: ValidationReport, code: str, issues: Sequence[Issue], count: i
 def _gallery(report: ValidationReport, rows: Sequence[ShownRow], cards: Markup) -> Markup:
     places = {row.place for row in rows}
     found = sorted({issue.code for issue in report.issues if (issue.file, issue.line) in places})
+    splits = sorted({split_label(row.split) for row in rows})
     form = el(
         "form",
         _select("rule", "Rule", {code: rule_title(code) for code in found}),
         _select("severity", "Findings", {"error": "errors", "warning": "warnings only", "clean": "none"}),
-        _select("split", "Split", _first_splits(rows)),
+        _select("split", "Split", {name: name for name in splits[:MAX_SPLITS]}),
         el("label", "Text", el("input", type="search", name="text", autocomplete="off")),
         el("button", "Reset", type="reset"),
         id="filters",
@@ -198,11 +189,6 @@ def _gallery(report: ValidationReport, rows: Sequence[ShownRow], cards: Markup) 
     status = el("p", id="shown", role="status", class_="soft")
     return el("section", el("h2", "Rows"), el("p", note, class_="soft"), form, status,
               el("div", cards, class_="cards"), id="rows")  # fmt: skip
-
-
-def _first_splits(rows: Sequence[ShownRow]) -> Mapping[str, str]:
-    names = sorted({split_label(row.split) for row in rows})
-    return {name: name for name in names[:MAX_SPLITS]}
 
 
 def _select(name: str, label: str, options: Mapping[str, str]) -> Markup:

@@ -33,8 +33,12 @@ Child: TypeAlias = "str | int | Iterable[Child] | None"
 
 def el(tag: str, *children: Child, **attributes: str | int | bool | None) -> Markup:
     """An element. `class_` stands for class and `data_x` for data-x; None and False leave an attribute out."""
-    named = ((name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items())
-    start = f"<{tag}{''.join(_attribute(name, value) for name, value in named)}>"
+    start = f"<{tag}"
+    for name, value in attributes.items():
+        if value is not None and value is not False:
+            start += f" {name.rstrip('_').replace('_', '-')}"
+            start += "" if value is True else f'="{html.escape(visible(str(value)))}"'
+    start += ">"
     return Markup(start if tag in _VOID else f"{start}{join(children)}</{tag}>")
 
 
@@ -68,9 +72,3 @@ def _child(child: Child) -> str:
     if isinstance(child, str | int):
         return html.escape(visible(str(child)))
     return "".join(map(_child, child))
-
-
-def _attribute(name: str, value: str | int | bool | None) -> str:
-    if value is None or value is False:
-        return ""
-    return f" {name}" if value is True else f' {name}="{html.escape(visible(str(value)))}"'

@@ -12,23 +12,25 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from PIL import Image
+
+from phiv_data.media.images import encode_jpeg, open_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES, read_manifest
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
+from phiv_data.validation.inputs.chat_dataset import ChatFile, find_chat_files, image_roots, split_chat_file
+from phiv_data.validation.inputs.chat_images import read_image
+from phiv_data.validation.inputs.chat_rows import rows_to_show
+from phiv_data.validation.inputs.jsonl_range import split_of
+from phiv_data.validation.partial_result import IssueCollector
 from phiv_schemas import Conversation, PhivError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from phiv_data.validation.inputs.chat_dataset import ChatFile
-    from phiv_data.validation.inputs.chat_rows import ChatRange
 
 RowLocation = tuple[str, int]
 """A file, as issues call it, and a 1-based line or row of it."""
@@ -76,7 +78,8 @@ def sample_rows(
     found_sources = _external_sources(data, images_root, input_format, limit) or _sources(data, images_root)
     sources = {source.file: source for source in found_sources}
     chosen = [place for place in dict.fromkeys(wanted) if place[0] in sources]
-    even = _by_turns([[(s.file, n) for n in _spread(s.numbers, limit)] for s in sources.values()])
+    spread = [[(s.file, n) for n in _spread(s.numbers, limit)] for s in sources.values()]
+    even = (place for some in zip_longest(*spread) for place in some if place is not None)  # of each file by turns
     places = list(islice(dict.fromkeys(chain(chosen, even)), limit))
     found: dict[RowLocation, ShownRow] = {}
     for file in dict.fromkeys(file for file, _ in places):
@@ -88,17 +91,10 @@ def sample_rows(
 def _spread(numbers: Sequence[int], limit: int) -> list[int]:
     """At most `limit` of them, evenly apart, in an order whose every beginning is spread too."""
     count = min(len(numbers), limit)
-    return [numbers[k * len(numbers) // count] for k in _van_der_corput(count)]
-
-
-def _van_der_corput(count: int) -> list[int]:
-    """0 to count - 1 with the halves, then the quarters, ... first: bits reversed."""
+    # 0 to count - 1 with the halves, then the quarters, ... first: bits reversed, as van der Corput does.
     bits = max(1, (count - 1).bit_length())
-    return [k for k in (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)) if k < count]
-
-
-def _by_turns(lists: list[list[RowLocation]]) -> Iterator[RowLocation]:
-    return (place for some in zip_longest(*lists) for place in some if place is not None)
+    order = [k for k in (int(f"{i:0{bits}b}"[::-1], 2) for i in range(2**bits)) if k < count]
+    return [numbers[k * len(numbers) // count] for k in order]
 
 
 # Where rows are ---------------------------------------------------------------------------------------------------
@@ -114,52 +110,40 @@ def _sources(data: Path, images_root: Path | None) -> list[_ShownFile]:
         files = sorted(file for file in data.glob("*.jsonl") if file.name not in NON_RECORD_FILES)
         files = files or sorted(chain(data.glob("*.arrow"), data.glob("*/*.arrow"), data.glob("*/*/*.arrow")))
     root = images_root or folder / "images"
-    found = (_source(file, file.relative_to(folder).as_posix(), splits, root) for file in files if file.is_file())
-    return [source for source in found if source is not None]
+    found = []
+    for file in (file for file in files if file.is_file()):
+        name = file.relative_to(folder).as_posix()
+        with suppress(OSError, PhivError):  # the report has a finding
+            if file.suffix == ".arrow":
+                found.append(_shard_source(file, name, splits.get(name) or file.parent.name))
+            else:
+                found.append(_jsonl_source(file, name, splits.get(name) or file.stem, root))
+    return found
 
 
 def _external_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_ShownFile]:
     """The files of rows in external chat formats; none where the data is phiv's own."""
-    from phiv_data.validation.inputs import chat_dataset as external
-
-    roots = external.image_roots(data, images_root)
+    roots = image_roots(data, images_root)
     try:
-        return [_external_source(file, roots, limit) for file in external.find_chat_files(data, input_format)]
+        return [_external_source(file, roots, limit) for file in find_chat_files(data, input_format)]
     except (OSError, PhivError):
         return []
 
 
 def _external_source(file: ChatFile, roots: Sequence[Path], limit: int) -> _ShownFile:
     """Its rows in pieces so small that the first rows of them are an even sample."""
-    from phiv_data.validation.inputs.chat_dataset import split_chat_file
-    from phiv_data.validation.inputs.jsonl_range import split_of
-    from phiv_data.validation.partial_result import IssueCollector
-
     size, split = file.path.stat().st_size, split_of(file.path.stem)
     pieces = list(split_chat_file(file, max(1, size // (4 * limit)), IssueCollector()))
 
     def read(numbers: set[int]) -> Iterator[ShownRow]:
         for rows, after in zip_longest(pieces, pieces[1:]):
             here = {n for n in numbers if rows.first_line <= n and (after is None or n < after.first_line)}
-            yield from _external_rows(rows, here, split, roots) if here else ()
+            for number, conversation, text in rows_to_show(rows, here) if here else ():
+                paths = conversation.image_paths if conversation else ()
+                image = partial(lambda paths, n: read_image(paths[n], roots), paths)
+                yield ShownRow(split, rows.file, number, conversation, text[:MAX_LINE_BYTES], image)
 
     return _ShownFile(split, file.path.name, [rows.first_line for rows in pieces], read)
-
-
-def _external_rows(rows: ChatRange, numbers: set[int], split: str, roots: Sequence[Path]) -> Iterator[ShownRow]:
-    from phiv_data.validation.inputs.chat_images import read_image
-    from phiv_data.validation.inputs.chat_rows import rows_to_show
-
-    for number, conversation, text in rows_to_show(rows, numbers):
-        paths = conversation.image_paths if conversation else ()
-        yield ShownRow(
-            split,
-            rows.file,
-            number,
-            conversation,
-            text[:MAX_LINE_BYTES],
-            partial(lambda paths, n: read_image(paths[n], roots), paths),
-        )
 
 
 def _splits(data: Path) -> Mapping[str, str]:
@@ -173,31 +157,20 @@ def _splits(data: Path) -> Mapping[str, str]:
     return {file.path: split.name for split in manifest.splits for file in (split.jsonl, *split.shards)}
 
 
-def _source(file: Path, name: str, splits: Mapping[str, str], root: Path) -> _ShownFile | None:
-    try:
-        if file.suffix == ".arrow":
-            return _shard_source(file, name, splits.get(name) or file.parent.name)
-        split = splits.get(name) or file.stem
-        return _ShownFile(
-            split, name, range(1, _count_lines(file) + 1), lambda lines: _read_jsonl(file, name, split, root, lines)
-        )
-    except (OSError, PhivError):
-        return None  # the report has a finding
-
-
-def _count_lines(file: Path) -> int:
+def _jsonl_source(file: Path, name: str, split: str, root: Path) -> _ShownFile:
     with file.open("rb") as opened:
         count, last = 0, b""
         while block := opened.read(2**20):
             count, last = count + block.count(b"\n"), block[-1:]
-    return count + (last not in (b"", b"\n"))
+    count += last not in (b"", b"\n")
 
+    def read(lines: set[int]) -> Iterator[ShownRow]:
+        with file.open("rb") as opened:
+            for number, raw in enumerate(opened, start=1):
+                if number in lines and raw.strip():
+                    yield _jsonl_row(raw, name, split, number, root)
 
-def _read_jsonl(file: Path, name: str, split: str, root: Path, lines: set[int]) -> Iterator[ShownRow]:
-    with file.open("rb") as opened:
-        for number, raw in enumerate(opened, start=1):
-            if number in lines and raw.strip():
-                yield _jsonl_row(raw, name, split, number, root)
+    return _ShownFile(split, name, range(1, count + 1), read)
 
 
 def _jsonl_row(raw: bytes, name: str, split: str, number: int, root: Path) -> ShownRow:
@@ -247,23 +220,17 @@ def _shard_row(row: ShardRow, name: str, split: str, line: int) -> ShownRow:
 
 def thumbnail(data: bytes | None, side: int) -> tuple[bytes, int, int] | None:
     """A small JPEG of at most `side` pixels each way, with its width and height; None for what does not decode."""
-    from phiv_data.media.images import encode_jpeg, open_image
-
     if data is None:
         return None
     try:
-        image = _on_white(open_image(data))
+        image = open_image(data)
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            white.alpha_composite(image.convert("RGBA"))
+            image = white
+        else:
+            image = image.convert("RGB")
         image.thumbnail((side, side))
         return encode_jpeg(image, 60), image.width, image.height
     except (RejectInput, OSError, ValueError, MemoryError):  # odd modes that do not convert are in the report
         return None
-
-
-def _on_white(image: Image) -> Image:
-    from PIL import Image as PillowImage
-
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = PillowImage.new("RGBA", image.size, "white")
-    white.alpha_composite(image.convert("RGBA"))
-    return white

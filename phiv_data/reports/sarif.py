@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -27,30 +26,23 @@ _BRACES = str.maketrans({"{": "{{", "}": "}}"})
 
 def render(report: ValidationReport) -> str:
     """The report as a SARIF log with one run. The same report gives the same text."""
-    log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [_run(report)]}
-    return json.dumps(log, indent=1) + "\n"  # ASCII: JSON escapes whatever the data holds
-
-
-def _run(report: ValidationReport) -> dict[str, Any]:
     rules = codes(report)
+    # By file and line; errors first in where there are too many.
+    shown = sorted(report.issues, key=lambda issue: issue.severity)[:MAX_RESULTS]
+    shown.sort(key=lambda issue: (issue.file, issue.line or 0, issue.code))
     seen: Counter[str] = Counter()
-    results = [_result(report, issue, rules.index(issue.code), seen) for issue in _shown_issues(report)]
-    return {
+    run = {
         "tool": {"driver": {"name": "phiv-validate", "rules": [_rule(report, code) for code in rules]}},
         "columnKind": "unicodeCodePoints",
-        "results": results,
+        "results": [_result(report, issue, rules.index(issue.code), seen) for issue in shown],
         "properties": {
             "rows": report.rows,
             "images": report.images,
-            "complete": len(results) == sum(report.counts().values()),
+            "complete": len(shown) == sum(report.counts().values()),
         },
     }
-
-
-def _shown_issues(report: ValidationReport) -> list[Issue]:
-    """The issues to show, by file and line; errors first in where there are too many."""
-    errors_first = sorted(report.issues, key=lambda issue: issue.severity)
-    return sorted(errors_first[:MAX_RESULTS], key=lambda issue: (issue.file, issue.line or 0, issue.code))
+    log = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
+    return json.dumps(log, indent=1) + "\n"  # ASCII: JSON escapes whatever the data holds
 
 
 def _rule(report: ValidationReport, code: str) -> dict[str, Any]:
@@ -90,22 +82,18 @@ def _message(issue: Issue) -> str:
 
 
 def _location(report: ValidationReport, issue: Issue) -> dict[str, Any]:
+    path = path_of(report, issue)
+    encoded = quote(path.as_posix(), safe="/", errors="backslashreplace")
     # A region without a line is legal, but GitHub shows only results that have one.
     location: dict[str, Any] = {
         "physicalLocation": {
-            "artifactLocation": {"uri": _uri(path_of(report, issue))},
+            "artifactLocation": {"uri": f"file://{encoded}" if path.is_absolute() else encoded},
             "region": {"startLine": issue.line or 1},
         }
     }
     if issue.json_path:
         location["logicalLocations"] = [{"fullyQualifiedName": issue.json_path, "kind": "member"}]
     return location
-
-
-def _uri(path: Path) -> str:
-    """A path as a URI reference; absolute paths become file: URIs."""
-    encoded = quote(path.as_posix(), safe="/", errors="backslashreplace")
-    return f"file://{encoded}" if path.is_absolute() else encoded
 
 
 def _fingerprint(issue: Issue, seen: Counter[str]) -> str:

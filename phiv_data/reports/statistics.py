@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
-from phiv_data.reports.charts import MAX_LABELS, Column, bar, bars, facts, side_by_side
+from phiv_data.reports.charts import MAX_LABELS, bar, bars, facts, side_by_side
 from phiv_data.reports.findings import rule_title
 from phiv_data.reports.gallery import split_label
 from phiv_data.reports.markup import Child, Markup, el
@@ -34,66 +34,55 @@ _LEAKS = ("PV240", "PV241", "PV242", "PV243")
 
 def statistics(report: ValidationReport, max_labels: int = MAX_LABELS) -> Markup:
     """The section with the charts: those of which something was measured, of at most `max_labels` bins each."""
-    stats = report.stats
+    stats, counts = report.stats, report.counts()
     splits = {name: stats.splits[name] for name in in_order(stats)[:MAX_SPLITS]}
     charts = list(chain(_comparison(stats, splits, max_labels), _histograms(splits, max_labels)))
     body = el("div", charts, class_="charts") if charts else el("p", "Nothing was measured.", class_="soft")
-    return el("section", el("h2", "Statistics"), _leaks(report), body, id="statistics")
-
-
-def _leaks(report: ValidationReport) -> Markup | None:
-    """What was found in two splits, with links to the findings of these rules."""
-    counts = report.counts()
+    # What was found in two splits, with links to the findings of these rules.
     found = [el("a", f"{rule_title(code)} ({counts[code]:,})", href=f"#{code}") for code in _LEAKS if code in counts]
-    return el("p", "Leaks between splits: ", [[link, " "] for link in found], class_="warning") if found else None
+    leaks = el("p", "Leaks between splits: ", [[link, " "] for link in found], class_="warning") if found else None
+    return el("section", el("h2", "Statistics"), leaks, body, id="statistics")
 
 
 def _comparison(stats: Stats, splits: Mapping[str, SplitStats], max_labels: int) -> Iterator[Markup]:
     if stats.splits:
         rows = {name: stats.splits[name].rows for name in in_order(stats)}
         yield bars("Rows of each split", rows, max_labels=max_labels)
-    if len(splits) > 1:
-        cut = f"{len(splits)} of {len(stats.splits)} splits. " if len(stats.splits) > len(splits) else ""
-        yield facts("Splits", list(splits), _sizes(list(splits.values())), cut)
-        first, *others = splits
-        note = f"{cut}How much of a split would have to change for its shares to be those of {split_label(first)}. "
-        note += "Small splits differ by chance."
-        yield facts(f"How far from {split_label(first)}", others, _distances(splits), note)
-
-
-def _sizes(splits: Sequence[SplitStats]) -> Iterator[tuple[str, Sequence[Child]]]:
-    yield "Rows", [f"{split.rows:,}" for split in splits]
-    yield "Images", [f"{split.images:,}" for split in splits]
-    yield "Turns", [f"{split.turns:,}" for split in splits]
-    yield "Turns answered", [f"{split.answered_turns:,}" for split in splits]
-
-
-def _distances(splits: Mapping[str, SplitStats]) -> Iterator[tuple[str, Sequence[Child]]]:
+    if len(splits) < 2:
+        return
+    sizes = {
+        "Rows": [f"{split.rows:,}" for split in splits.values()],
+        "Images": [f"{split.images:,}" for split in splits.values()],
+        "Turns": [f"{split.turns:,}" for split in splits.values()],
+        "Turns answered": [f"{split.answered_turns:,}" for split in splits.values()],
+    }
+    cut = f"{len(splits)} of {len(stats.splits)} splits. " if len(stats.splits) > len(splits) else ""
+    yield facts("Splits", list(splits), sizes.items(), cut)
+    first, *others = splits
+    distances: list[tuple[str, list[Child]]] = []
     for name, (title, _) in _CHARTS.items():
-        first, *others = [getattr(split, name) for split in splits.values()]
-        apart = [distance(first, other) for other in others]
+        apart = [distance(getattr(splits[first], name), getattr(splits[other], name)) for other in others]
         if any(far is not None for far in apart):
-            yield title, [_far(far, number) for number, far in enumerate(apart, start=1)]
-
-
-def _far(far: float | None, number: int) -> Child:
-    return "–" if far is None else [f"{far:.1%}", bar(far, number)]
+            shown: list[Child] = [
+                "–" if far is None else [f"{far:.1%}", bar(far, i)] for i, far in enumerate(apart, start=1)
+            ]
+            distances.append((title, shown))
+    note = f"{cut}How much of a split would have to change for its shares to be those of {split_label(first)}. "
+    note += "Small splits differ by chance."
+    yield facts(f"How far from {split_label(first)}", others, distances, note)
 
 
 def _histograms(splits: Mapping[str, SplitStats], max_labels: int) -> Iterator[Markup]:
     for name, (title, note) in _CHARTS.items():
         columns = {split: getattr(one, name) for split, one in splits.items()}
-        labels = _labels(name, columns)
+        sums = Counter[str]()
+        for counts in columns.values():
+            sums.update(counts)
+        labels = list(sums)  # bins in their order, names by their count in all columns together
+        if name in _NAMES:
+            labels.sort(key=lambda label: (-sums[label], label))
         if labels and len(splits) > 1:
             yield side_by_side(title, columns, labels, note, max_labels=max_labels)
         elif labels:
             (counts,) = columns.values()
             yield bars(title, {label: counts[label] for label in labels}, note, max_labels=max_labels)
-
-
-def _labels(name: str, columns: Mapping[str, Column]) -> list[str]:
-    """Bins in their order, names by their count in all columns together."""
-    sums = Counter[str]()
-    for counts in columns.values():
-        sums.update(counts)
-    return sorted(sums, key=lambda label: (-sums[label], label)) if name in _NAMES else list(sums)

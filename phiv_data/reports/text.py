@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from phiv_data.reports.findings import rule_title
-from phiv_schemas import Issue, ValidationReport
+from phiv_schemas import ValidationReport
 
 
 def render(report: ValidationReport) -> str:
     """The report as lines, each ending in a newline."""
-    return "".join(f"{printable(line)}\n" for line in [*map(_line, report.issues), summary(report)])
+    lines = []
+    for issue in report.issues:
+        warning = "warning " if issue.severity == "warning" else ""
+        lines.append(f"{issue} [{warning}{rule_title(issue.code)}]")
+    return "".join(f"{printable(line)}\n" for line in [*lines, summary(report)])
 
 
 def printable(line: str) -> str:
     """A line that no terminal obeys: names of files may hold anything."""
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-
-
-def _line(issue: Issue) -> str:
-    warning = "warning " if issue.severity == "warning" else ""
-    return f"{issue} [{warning}{rule_title(issue.code)}]"
 
 
 def summary(report: ValidationReport) -> str:
