@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from phiv_data.utils.atomic import environment_problems
 from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
 
 
@@ -17,8 +18,6 @@ def run(program: str, command: Callable[[], int]) -> int:
 
     SIGTERM acts as Ctrl-C: what is done so far is kept, and the code is 130.
     """
-    from phiv_data.utils.atomic import environment_problems
-
     previous = signal.signal(signal.SIGTERM, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 loses no report

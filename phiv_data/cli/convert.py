@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import phiv_schemas
 from phiv_data.cli.common import run
 from phiv_data.utils.plugins import load_plugins
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK
@@ -82,7 +83,7 @@ def _parse(argv: list[str]) -> ConvertCommand:
 
 
 def _convert(command: ConvertCommand) -> int:
-    from phiv_data.convert.engine import convert
+    from phiv_data.convert.engine import convert  # imports pydantic and pyarrow: not for --help
 
     out = command.output
     outcome = convert(
@@ -98,7 +99,13 @@ def _convert(command: ConvertCommand) -> int:
         sys.stderr.write(f"phiv-convert: {warning}\n")
     done = outcome.manifest.accounting
     if done.rejected:
-        _show_rejects(out.out_dir / outcome.manifest.rejects.path)
+        path = out.out_dir / outcome.manifest.rejects.path
+        lines = path.read_bytes().splitlines()
+        for line in lines[:SHOWN_REJECTS]:
+            reject = phiv_schemas.Reject.model_validate_json(line)
+            sys.stderr.write(f"phiv-convert: {reject.input}: rejected, {reject.reason}\n")
+        if len(lines) > SHOWN_REJECTS:
+            sys.stderr.write(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}\n")
     state = "already converted, nothing to do" if outcome.found_finished else "converted"
     sys.stdout.write(f"{out.out_dir}: {state} ({outcome.manifest.source})\n")
     _show_counts(outcome.manifest, out.out_dir)
@@ -128,14 +135,3 @@ def _show_counts(manifest: Manifest, out_dir: Path) -> None:
         sys.stdout.write(f"  identical bytes, all kept: {' = '.join(group)}\n")
     if max(len(manifest.duplicate_inputs), len(manifest.identical_inputs)) > SHOWN_GROUPS:
         sys.stdout.write(f"  all of them are in {out_dir / 'manifest.json'}\n")
-
-
-def _show_rejects(path: Path) -> None:
-    from phiv_schemas import Reject
-
-    lines = path.read_bytes().splitlines()
-    for line in lines[:SHOWN_REJECTS]:
-        reject = Reject.model_validate_json(line)
-        sys.stderr.write(f"phiv-convert: {reject.input}: rejected, {reject.reason}\n")
-    if len(lines) > SHOWN_REJECTS:
-        sys.stderr.write(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}\n")

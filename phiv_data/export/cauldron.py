@@ -15,12 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from phiv_data.export.base import ExportedDataset, ExportReport, hub_splits, losses_of_media
+from phiv_data.export.base import ExportReport, hub_splits, losses_of_media
 from phiv_data.export.parquet import parquet_name, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from phiv_data.export.dataset import ExportedDataset
     from phiv_data.storage.sample import Sample
     from phiv_schemas import FileInfo, ShardInfo
 

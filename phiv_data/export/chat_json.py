@@ -12,14 +12,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from phiv_data.export.base import ExportedDataset, ExportReport, file_info, losses_of_media
+from phiv_data.export.base import ExportReport, file_info, losses_of_media
 from phiv_data.utils.atomic import atomic_write
 from phiv_schemas.errors import ShardError
 
 if TYPE_CHECKING:
-    from phiv_data.storage.sample import EncodedImage
+    from phiv_data.export.dataset import ExportedDataset
     from phiv_schemas import FileInfo, SplitInfo
 
 JsonLayout = Literal["json", "jsonl"]
@@ -102,32 +102,23 @@ def _write_rows(
         for sample in (sample for shard in split.shards for sample in dataset.samples(shard)):
             report.add_losses([LOSSES[code] for code in losses(sample.conversation)])
             report.add_losses(losses_of_media(sample))
-            for image in sample.images:
-                _write_image(out / "images", image)
-            line = json.dumps(_with_prefix(render(sample.conversation), writer.image_prefix))
+            for image in sample.images:  # once each
+                target = out / "images" / image.meta.path
+                if not target.is_file():
+                    with atomic_write(target, durable=False) as image_file:
+                        image_file.write(image.data)
+                elif target.read_bytes() != image.data:
+                    raise ShardError(image.meta.path, "two images have this path", "Convert the data again")
+            record = render(sample.conversation)
+            for key in ("image", "images"):
+                if isinstance(value := record.get(key), str):
+                    record[key] = writer.image_prefix + value
+                elif value is not None:
+                    record[key] = [writer.image_prefix + path for path in value]
+            line = json.dumps(record)
             file.write((("[\n" if not rows else ",\n") if is_array else "").encode())
             file.write(f"{line}{'' if is_array else chr(10)}".encode())
             rows += 1
         if is_array:
             file.write(b"\n]\n" if rows else b"[]\n")
     return file_info(path, out, file)
-
-
-def _with_prefix(record: dict[str, Any], prefix: str) -> dict[str, Any]:
-    for key in ("image", "images"):
-        if isinstance(value := record.get(key), str):
-            record[key] = prefix + value
-        elif value is not None:
-            record[key] = [prefix + path for path in value]
-    return record
-
-
-def _write_image(folder: Path, image: EncodedImage) -> None:
-    """Write an image once; ShardError where another image has its path."""
-    path = folder / image.meta.path
-    if path.is_file():
-        if path.read_bytes() != image.data:
-            raise ShardError(image.meta.path, "two images have this path", "Convert the data again")
-        return
-    with atomic_write(path, durable=False) as file:
-        file.write(image.data)

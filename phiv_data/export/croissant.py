@@ -32,30 +32,43 @@ _CONTEXT: dict[str, Any] = {
 } | {term: f"cr:{term}" for term in _TERMS.split()}
 
 
-def croissant(manifest: Manifest, files: dict[str, list[FileInfo]], given: dict[str, str | None]) -> dict[str, Any]:
-    """The JSON-LD of a dataset whose splits have these Parquet files; `given` holds license, url, creator, date."""
+def croissant(
+    manifest: Manifest, files: dict[str, list[FileInfo]], given: dict[str, str | None], features: dict[str, Any]
+) -> dict[str, Any]:
+    """The JSON-LD of a dataset whose splits have these Parquet files; `given` holds license, url, creator, date.
+
+    `features` are the columns of the files, as `datasets` describes them.
+    """
+    license = given["license"] or "unknown"
     facts = {
         "url": given["url"],
         "creator": given["creator"] and {"@type": "Organization", "name": given["creator"]},
         "datePublished": given["date"],
     }
+    record_sets = [
+        {
+            "@type": "cr:RecordSet",
+            "@id": split,
+            "name": split,
+            "description": f"The conversations of {split}.",
+            "key": {"@id": f"{split}/id"},
+            "field": [_field(split, split, name, (), kind) for name, kind in features.items()],
+        }
+        for split in files
+    ]
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "name": manifest.name,
         "description": f"{manifest.name} as conversations over images. Made by phiv from: {manifest.source}.",
         "conformsTo": CONFORMS_TO,
-        "license": _license(given["license"] or "unknown"),
+        "license": f"https://choosealicense.com/licenses/{license}/" if license != "unknown" else license,
         **{name: value for name, value in facts.items() if value},
         "version": "1.0.0",
         "keywords": ["vision-language", "conversations", "phiv"],
         "distribution": [part for split, infos in files.items() for part in _distribution(split, infos)],
-        "recordSet": [_record_set(split) for split in files],
+        "recordSet": record_sets,
     }
-
-
-def _license(license: str) -> str:
-    return f"https://choosealicense.com/licenses/{license}/" if license != "unknown" else "unknown"
 
 
 def _distribution(split: str, infos: list[FileInfo]) -> list[dict[str, Any]]:
@@ -79,20 +92,6 @@ def _distribution(split: str, infos: list[FileInfo]) -> list[dict[str, Any]]:
         "includes": f"data/{split}-*-of-*.parquet",
     }
     return [*objects, file_set]
-
-
-def _record_set(split: str) -> dict[str, Any]:
-    from phiv_data.storage.shards import hf_features
-
-    fields = [_field(split, split, name, (), kind) for name, kind in hf_features().items()]
-    return {
-        "@type": "cr:RecordSet",
-        "@id": split,
-        "name": split,
-        "description": f"The conversations of {split}.",
-        "key": {"@id": f"{split}/id"},
-        "field": fields,
-    }
 
 
 def _field(split: str, parent: str, name: str, above: tuple[str, ...], kind: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from phiv_data.export.base import ExportedDataset, ExportReport, Writer, open_dataset
+from phiv_data.export.base import ExportReport, Writer
+from phiv_data.export.dataset import open_dataset
 from phiv_data.utils.atomic import atomic_folder, atomic_write
 from phiv_schemas import FileInfo, UsageError
 
@@ -52,44 +54,33 @@ def export(
     where the dataset is damaged or unfinished, EnvironmentProblem for a full disk and the like.
     """
     dataset = dataclasses.replace(open_dataset(data, splits), on_rows=on_rows)
-    wanted = _identity(writer, dataset)
-    found = _read_record(out)
-    if found and not overwrite:
-        _check_same(found, wanted, out)
-        return _result(found, found_finished=True)
-    with atomic_folder(out, replace=found is not None) as folder:
-        record = _fill(writer, dataset, folder, wanted)
-    return _result(record, found_finished=False)
-
-
-def _fill(writer: Writer, dataset: ExportedDataset, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Everything the export holds, its record last; returns the record."""
-    report = ExportReport()
-    files = [info.model_dump(mode="json") for info in writer.write(dataset, folder, report)]
-    record = identity | {
-        "rows": {split.name: split.rows for split in dataset.splits},
-        "images": {split.name: split.num_images for split in dataset.splits},
-        "losses": dict(sorted(report.losses.items())),
-        "warnings": report.warnings,
-        "versions": _versions(),
-        "files": sorted(files, key=lambda file: str(file["path"])),
-    }
-    with atomic_write(folder / RECORD) as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
-    return record
-
-
-def _identity(writer: Writer, dataset: ExportedDataset) -> dict[str, Any]:
-    """What decides the contents of the output: the first part of its record."""
     assert dataclasses.is_dataclass(writer)
     assert not isinstance(writer, type)
-    return {
+    wanted = {  # what decides the contents of the output: the first part of its record
         "format": writer.name,
         "options": dataclasses.asdict(writer),
         "dataset": dataset.manifest.name,
         "manifest_sha256": dataset.manifest_sha256,
         "splits": [split.name for split in dataset.splits],
     }
+    found = _read_record(out)
+    if found and not overwrite:
+        _check_same(found, wanted, out)
+        return _result(found, found_finished=True)
+    with atomic_folder(out, replace=found is not None) as folder:
+        report = ExportReport()
+        files = [info.model_dump(mode="json") for info in writer.write(dataset, folder, report)]
+        record = wanted | {
+            "rows": {split.name: split.rows for split in dataset.splits},
+            "images": {split.name: split.num_images for split in dataset.splits},
+            "losses": dict(sorted(report.losses.items())),
+            "warnings": report.warnings,
+            "versions": {name: version(name) for name in ("phiv", "pyarrow")},
+            "files": sorted(files, key=lambda file: str(file["path"])),
+        }
+        with atomic_write(folder / RECORD) as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
+    return _result(record, found_finished=False)
 
 
 def _read_record(out: Path) -> dict[str, Any] | None:
@@ -122,9 +113,3 @@ def _result(record: dict[str, Any], *, found_finished: bool) -> Exported:
     return Exported(
         record["rows"], record["images"], files, record["losses"], tuple(record.get("warnings", ())), found_finished
     )
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("phiv", "pyarrow")}

@@ -8,7 +8,7 @@ storage share what two versions of a file have in common. Images are stored plai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,30 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def leaves(path: str, kind: pa.DataType) -> Iterator[str]:
+        """The columns below one as Parquet names them: `images.list.element.bytes`."""
+        if pa.types.is_list(kind):
+            yield from leaves(f"{path}.list.element", kind.value_type)
+        elif pa.types.is_struct(kind):
+            for field in kind:
+                yield from leaves(f"{path}.{field.name}", field.type)
+        else:
+            yield path
+
+    columns = [leaf for field in schema for leaf in leaves(field.name, field.type)]
+    encoded = [column for column in columns if column.endswith(".bytes")]
+    others = [column for column in columns if column not in encoded]
+    settings: dict[str, Any] = {
+        "compression": dict.fromkeys(encoded, "none") | dict.fromkeys(others, "zstd"),
+        "use_dictionary": others,
+        "write_statistics": others,
+        "write_page_index": True,
+        "write_page_checksum": True,
+        "use_content_defined_chunking": CHUNKING,
+    }
     with (
         atomic_write(path, durable=False) as out,
-        pq.ParquetWriter(pa.PythonFile(out, mode="w"), schema, **_settings(schema)) as writer,
+        pq.ParquetWriter(pa.PythonFile(out, mode="w"), schema, **settings) as writer,
     ):
         for batch in batches:
             if batch.num_rows:
@@ -42,34 +63,3 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 def parquet_name(split: str, index: int, count: int) -> str:
     """`data/train-00000-of-00004.parquet`, the naming of the hub."""
     return f"data/{split}-{index:05d}-of-{count:05d}.parquet"
-
-
-def _settings(schema: pa.Schema) -> dict[str, Any]:
-    leaves = list(_leaves(schema))
-    encoded = [leaf for leaf in leaves if leaf.endswith(".bytes")]
-    others = [leaf for leaf in leaves if leaf not in encoded]
-    return {
-        "compression": dict.fromkeys(encoded, "none") | dict.fromkeys(others, "zstd"),
-        "use_dictionary": others,
-        "write_statistics": others,
-        "write_page_index": True,
-        "write_page_checksum": True,
-        "use_content_defined_chunking": CHUNKING,
-    }
-
-
-def _leaves(schema: pa.Schema) -> Iterable[str]:
-    """The paths of the columns as Parquet names them: `images.list.element.bytes`."""
-    import pyarrow as pa
-
-    def below(path: str, kind: pa.DataType) -> Iterable[str]:
-        if pa.types.is_list(kind):
-            yield from below(f"{path}.list.element", kind.value_type)
-        elif pa.types.is_struct(kind):
-            for field in kind:
-                yield from below(f"{path}.{field.name}", field.type)
-        else:
-            yield path
-
-    for field in schema:
-        yield from below(field.name, field.type)

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from phiv_data.export.base import ExportedDataset, ExportReport, file_info, suffix
+from phiv_data.export.base import ExportReport, file_info, suffix
 from phiv_data.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
+    from phiv_data.export.dataset import ExportedDataset
     from phiv_data.storage.sample import Sample
     from phiv_schemas import FileInfo, SplitInfo
 

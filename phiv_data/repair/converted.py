@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from phiv_data.convert.assemble import finish_dataset
-from phiv_data.export.base import ExportedDataset
+from phiv_data.export.dataset import ExportedDataset
 from phiv_data.repair.images import ImageCopies, copy_with_old_name
 from phiv_data.repair.lines import FixLog, fix_lines
 from phiv_data.repair.records import RenamedPaths

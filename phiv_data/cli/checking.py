@@ -1,0 +1,109 @@
+"""What `phiv-validate` does with its options: check, fix, undo. Everything heavy is imported here: not for --help."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from phiv_data.cli.validate_options import ValidateOptions
+from phiv_data.repair import fix, undo
+from phiv_data.repair.summary import fix_summary, undo_summary
+from phiv_data.reports import render, write_report, write_reports
+from phiv_data.utils.image_options import collect_image_options
+from phiv_data.validation import check_arguments, validate
+from phiv_data.validation.core.finding import RowRule
+from phiv_data.validation.inputs.chat_dataset import describe_formats, find_chat_files
+from phiv_data.validation.rules.token_budget import TokenBudget
+from phiv_schemas.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_OK, UsageError
+
+
+def check(options: ValidateOptions, path: Path) -> int:
+    """Check one path and write its report in every form asked for."""
+    if options.input_format == "auto" and path.exists():
+        for line in describe_formats(find_chat_files(path)):
+            sys.stderr.write(f"phiv-validate: {line} (change it with --input_format)\n")
+    row_rules = _row_rules(options, path)
+    with _progress_bar("validate") as bar:
+        report = validate(
+            path,
+            deep=not options.no_deep,
+            images=not options.no_images,
+            images_root=options.images_root,
+            max_issues=options.max_issues,
+            max_pixels=options.max_pixels,
+            num_workers=options.num_workers,
+            ignore=options.ignore,
+            row_rules=row_rules,
+            source=options.source,
+            input_format=options.input_format,
+            on_rows=bar.update,
+        )
+    how: Any = {"images_root": options.images_root, "input_format": options.input_format}
+    text = render(report, options.format, path, **how)
+    if options.output:
+        write_report(options.output, text)
+    else:
+        sys.stdout.write(text)
+    if options.report_dir:
+        write_reports(report, options.report_dir, path, **how)
+    return EXIT_OK if report.ok and not (options.strict and report.num_warnings) else EXIT_DATA
+
+
+def fix_and_check(options: ValidateOptions, path: Path, out: Path) -> int:
+    """Fix, report what was done, and check the copy. Wrong flags are reported before anything is written."""
+    _row_rules(options, path)
+    check_arguments(
+        path, options.images_root, options.max_issues, options.max_pixels, options.num_workers, options.ignore
+    )
+    if options.source and not (path / "manifest.json").is_file():
+        raise UsageError("--source", f"{path} has no manifest.json", "Pass the folder that phiv-convert wrote")
+    with _progress_bar("fix") as bar:
+        fixed = fix(
+            path,
+            out,
+            images=not options.no_images,
+            images_root=options.images_root,
+            input_format=options.input_format,
+            on_rows=bar.update,
+        )
+    (sys.stdout if options.format == "text" and not options.output else sys.stderr).write(fix_summary(fixed, out))
+    try:
+        return check(dataclasses.replace(options, images_root=None), fixed.path)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"phiv-validate: interrupted; the copy is whole. Check it with: phiv-validate {fixed.path}\n")
+        return EXIT_INTERRUPTED
+
+
+def undo_fixes(options: ValidateOptions, path: Path, out: Path) -> int:
+    """Write the data as they were before --fix."""
+    for field in dataclasses.fields(options):
+        is_given = getattr(options, field.name) != field.default
+        if is_given and field.name not in ("paths", "undo", "no_images"):
+            raise UsageError(f"--{field.name}", "does not go with --undo, which checks nothing", "Leave it out")
+    with _progress_bar("undo") as bar:
+        undone = undo(path, out, images=not options.no_images, on_rows=bar.update)
+    sys.stdout.write(undo_summary(undone))
+    return EXIT_OK
+
+
+def _progress_bar(name: str) -> tqdm:
+    return tqdm(unit=" rows", desc=name, disable=None, leave=False, file=sys.stderr)
+
+
+def _row_rules(options: ValidateOptions, path: Path) -> list[RowRule]:
+    if options.family is None:
+        for name in ("max_tokens", "tokenizer", "num_crops", "image_option"):
+            if getattr(options, name) not in (None, ()):
+                raise UsageError(f"--{name}", "needs --family", "Pass the model family to measure rows for")
+        return []
+    if options.no_images:
+        raise UsageError("--no_images", "does not go with --family: lengths need the sizes of images")
+    root = options.images_root or (path if path.is_dir() else path.parent) / "images"
+    image_options = tuple(collect_image_options(options.image_option).items())
+    budget = TokenBudget(options.family, options.max_tokens, options.tokenizer, options.num_crops, root, image_options)
+    budget.aggregator()  # what is missing is reported before the work begins
+    return [budget]
