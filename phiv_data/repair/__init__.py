@@ -88,7 +88,12 @@ def fix(
         raise UsageError("--images_root", f"does not go with --fix on {path}, which has its own images", "Leave it out")
     if images_root and not root.is_dir():
         raise UsageError("--images_root", f"no such folder {str(root)!r}")
-    _check_out(out, path if path.is_dir() or (folder / MANIFEST).is_file() else None, root)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(str(out), "already exists", "Pass a new folder to --fix: nothing is fixed in place")
+    # Only a file that is not part of a converted folder may get its copy beside it.
+    for around in (folder if path.is_dir() or (folder / MANIFEST).is_file() else None, root):
+        if around and out.resolve().is_relative_to(around.resolve()):
+            raise UsageError(str(out), f"is in {around}, which is fixed", "Pass a folder elsewhere to --fix")
     with atomic_folder(out) as new, atomic_write(new / FIXES) as log_file:
         log = FixLog(log_file)
         copy_old_log(folder / FIXES, [file.name for file in files], log_file)
@@ -115,17 +120,6 @@ def _files_to_fix(path: Path, input_format: str) -> list[Path]:
     if not files:
         raise UsageError(str(path), "has no jsonl file to fix", "Pass one, or a folder that phiv-convert wrote")
     return files
-
-
-def _check_out(out: Path, data: Path | None, images_root: Path) -> None:
-    """`data` is the file of a converted folder, or the folder; None for a file that is not part of one."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(str(out), "already exists", "Pass a new folder to --fix: nothing is fixed in place")
-    real = out.resolve()
-    for source in (data, images_root):
-        around = source and (source if source.is_dir() or source is images_root else source.parent)
-        if around and real.is_relative_to(around.resolve()):
-            raise UsageError(str(out), f"is in {around}, which is fixed", "Pass a folder elsewhere to --fix")
 
 
 def _copy_images(files: list[Path], copies: ImageCopies) -> RenamedPaths:

@@ -51,7 +51,13 @@ class ImageCopies:
             _copy_file(self._root / path, target)
             self.num_copied += 1
             expected, _ = declared_format(path)
-            if expected and (format := _real_format(target)) and expected != base_format(format):
+            if not expected:
+                continue
+            try:
+                format = image_size(target, where=target.name).format
+            except RejectInput:  # its header names no format
+                continue
+            if format and expected != base_format(format):
                 self._formats[path] = format
 
     def keep(self, names: Iterable[str]) -> None:
@@ -62,7 +68,11 @@ class ImageCopies:
 
     def rename(self, taken: Iterable[str] = ()) -> dict[str, str]:
         """Rename the copies. Returns old to new path of each. `taken`: paths of rows, which no image may get again."""
-        wanted = {path: _new_names(path, format) for path, format in self._formats.items() if path not in self._kept}
+        wanted: dict[str, tuple[str, str]] = {}
+        for path, format in self._formats.items():
+            if path not in self._kept:
+                ending = f".{suffix(format)}"
+                wanted[path] = str(PurePosixPath(path).with_suffix(ending)), path + ending
         candidates = {_comparable(new) for names in wanted.values() for new in names}
         not_free = {name for path in taken if (name := _comparable(path)) in candidates}
         renamed: dict[str, str] = {}
@@ -101,18 +111,6 @@ def _copy_file(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _real_format(file: Path) -> str:
-    """The format that the file's header names; "" where it names none."""
-    try:
-        return image_size(file, where=file.name).format
-    except RejectInput:
-        return ""
-
-
 def _comparable(path: str) -> str:
     """A path as disks compare it that know neither case nor Unicode forms."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-
-
-def _new_names(path: str, format: str) -> tuple[str, str]:
-    return str(PurePosixPath(path).with_suffix(f".{suffix(format)}")), f"{path}.{suffix(format)}"

@@ -188,9 +188,3 @@ def parse_log_entry(raw: bytes) -> LogEntry:
         return LogEntry(str(entry["file"]), int(entry["line"]), change, line_before)
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not an entry of a log of fixes") from error
-
-
-def read_log(path: Path) -> Iterator[LogEntry]:
-    """The entries of a log, in the order in which the changes were made."""
-    with path.open("rb") as lines:
-        yield from map(parse_log_entry, lines)

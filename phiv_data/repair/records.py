@@ -66,21 +66,18 @@ class Change:
         return json_path(self.steps)
 
     def __str__(self) -> str:
-        """One line, with what is not ASCII escaped: composed and decomposed letters look the same."""
-        before, after = _excerpts(self.before, self.after)
+        """One line, with what is not ASCII escaped: composed and decomposed letters look the same.
+
+        Long values are cut, and begin shortly before where they differ.
+        """
+        texts = [repr(value) if value is ABSENT else json.dumps(value) for value in (self.before, self.after)]
+        first = next((i for i, chars in enumerate(zip_longest(*texts)) if len(set(chars)) > 1), 0)
+        start = 0 if max(map(len, texts)) <= _MAX_SHOWN else max(0, first - _MAX_SHOWN // 3)
+        before, after = (
+            f"{'...' * bool(start)}{text[start : start + _MAX_SHOWN]}{'...' * (start + _MAX_SHOWN < len(text))}"
+            for text in texts
+        )
         return f"{self.json_path}: {before} -> {after}"
-
-
-def _excerpts(*values: Any) -> list[str]:
-    """JSON values in short, from where they begin to differ."""
-    texts = [repr(value) if value is ABSENT else json.dumps(value) for value in values]
-    first = next((i for i, chars in enumerate(zip_longest(*texts)) if len(set(chars)) > 1), 0)
-    start = 0 if max(map(len, texts)) <= _MAX_SHOWN else max(0, first - _MAX_SHOWN // 3)
-    ends = [start + _MAX_SHOWN < len(text) for text in texts]
-    return [
-        f"{'...' * bool(start)}{text[start : start + _MAX_SHOWN]}{'...' * end}"
-        for text, end in zip(texts, ends, strict=True)
-    ]
 
 
 def fix(record: Any, renamed: RenamedPaths | None = None) -> tuple[Any, list[Change]]:

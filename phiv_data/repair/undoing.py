@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +20,7 @@ from typing import BinaryIO
 from phiv_data.repair import records
 from phiv_data.repair.converted import undo_converted
 from phiv_data.repair.images import copy_with_old_name
-from phiv_data.repair.lines import LogEntry, parse_log_entry, without_marks
-from phiv_data.repair.records import Change
+from phiv_data.repair.lines import parse_log_entry, without_marks
 from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import HashingWriter, atomic_folder, atomic_write
 from phiv_schemas import RecordError, UsageError
@@ -66,7 +65,10 @@ def undo(path: Path | str, out: Path | str, *, images: bool = True, on_rows: OnR
                 num_images = undo_converted(path, new, undoing.old_names(), undoing.restore_lines)
             else:
                 num_images = _undo_files(path, new, undoing, images)
-            undoing.check_done(path)
+            for file, lines in sorted(undoing.blocks.items()):
+                if lines:
+                    what = f"is missing, but {FIXES} has a change of it"
+                    raise RecordError(f"{path / file}:{min(lines)}", what, _NEEDS_THE_COPY)
     return UndoResult(out, undoing.lines, undoing.restored_lines, num_images)
 
 
@@ -135,45 +137,31 @@ class _Undo:
             for number, raw in enumerate([b""] if is_empty else file, start=1):
                 line = raw
                 for start in reversed(blocks.pop(number, [])):
-                    line = _restore_line(line, list(self._block(start)), f"{source}:{number}")
+                    line = self._restore_line(line, start, f"{source}:{number}")
                 out.write(line)
                 self.lines += bool(line)
                 self.restored_lines += line != raw
                 self.on_rows(1)
         return out
 
-    def _block(self, start: int) -> Iterator[LogEntry]:
-        """The changes of one line by one fix, in their order."""
+    def _restore_line(self, raw: bytes, start: int, where: str) -> bytes:
+        """The line before the block of changes at `start`. RecordError where `raw` is not what they left."""
         self.log.seek(start)
         first = parse_log_entry(self.log.readline())
-        yield first
-        for raw in self.log:
-            entry = parse_log_entry(raw)
+        before, changes = first.line_before or b"", [first.change]
+        for entry in map(parse_log_entry, self.log):
             if entry.line_before is not None or entry[:2] != first[:2]:
-                return
-            yield entry
-
-    def check_done(self, folder: Path) -> None:
-        """RecordError where the log names lines that the data does not have."""
-        for file, lines in sorted(self.blocks.items()):
-            if lines:
-                what = f"is missing, but {FIXES} has a change of it"
-                raise RecordError(f"{folder / file}:{min(lines)}", what, _NEEDS_THE_COPY)
-
-
-def _restore_line(raw: bytes, entries: list[LogEntry], where: str) -> bytes:
-    """The line before these changes. RecordError where `raw` is not what they left."""
-    before = entries[0].line_before or b""
-    changes: list[Change] = [entry.change for entry in entries]
-    has_mark = any(change.fix == "mark" for change in changes)
-    text = without_marks(before) if has_mark else before
-    try:
-        if all(change.fix == "mark" for change in changes):
-            fits = raw == text
-        else:
-            fits = json.dumps(records.undo(json.loads(raw), changes)) == json.dumps(json.loads(text))
-    except (ValueError, RecursionError):
-        fits = False
-    if not fits:
-        raise RecordError(where, f"is not the line that --fix wrote, by {FIXES}", _NEEDS_THE_COPY)
-    return before
+                break
+            changes.append(entry.change)
+        has_mark = any(change.fix == "mark" for change in changes)
+        text = without_marks(before) if has_mark else before
+        try:
+            if all(change.fix == "mark" for change in changes):
+                fits = raw == text
+            else:
+                fits = json.dumps(records.undo(json.loads(raw), changes)) == json.dumps(json.loads(text))
+        except (ValueError, RecursionError):
+            fits = False
+        if not fits:
+            raise RecordError(where, f"is not the line that --fix wrote, by {FIXES}", _NEEDS_THE_COPY)
+        return before

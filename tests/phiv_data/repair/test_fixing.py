@@ -16,7 +16,7 @@ from toy_converter import ToyOptions, draw_toy_source
 from phiv_data.cli.validate import main
 from phiv_data.convert.engine import convert
 from phiv_data.repair import FixResult, fix
-from phiv_data.repair.lines import read_log
+from phiv_data.repair.lines import parse_log_entry
 from phiv_data.repair.records import undo
 from phiv_data.storage.dataset import ConversationDataset, read_manifest
 from phiv_data.storage.jsonl import read_jsonl, write_jsonl
@@ -92,7 +92,7 @@ def test_lines_that_need_no_fix_and_lines_that_stay_bad_keep_their_bytes(messy: 
 
 def test_every_change_is_in_the_log_and_can_be_undone(messy: Path, tmp_path: Path) -> None:
     fixed = fix(messy, tmp_path / "out")
-    log = list(read_log(tmp_path / "out" / "phiv-fixes.jsonl"))
+    log = list(map(parse_log_entry, (tmp_path / "out" / "phiv-fixes.jsonl").read_bytes().splitlines()))
     assert len(log) == sum(fixed.counts.values())
     assert {file for file, *_ in log} == {"val.jsonl"}
     old, new = messy.read_bytes().split(b"\n"), fixed.path.read_bytes().split(b"\n")

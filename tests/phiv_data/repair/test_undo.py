@@ -13,7 +13,7 @@ from toy_converter import ToyOptions, draw_toy_source
 from phiv_data.cli.validate import main
 from phiv_data.convert.engine import convert
 from phiv_data.repair import fix, undo
-from phiv_data.repair.lines import read_log
+from phiv_data.repair.lines import parse_log_entry
 from phiv_data.storage.dataset import FIXES
 from phiv_schemas import RecordError, ShardError, UsageError
 
@@ -94,7 +94,8 @@ def test_a_line_that_was_fixed_twice_is_as_before_the_first(tmp_path: Path) -> N
     renamed = (tmp_path / "one" / "val.jsonl", line.replace(b'"images": []', b'"images": ["a.jpg"]'))
     write(tmp_path / "one", {"val.jsonl": renamed[1]}, {"a.jpg": PNG})
     fix(tmp_path / "one", tmp_path / "two")  # only the suffix
-    assert [entry.change.fix for entry in read_log(tmp_path / "two" / FIXES)] == [
+    log = map(parse_log_entry, (tmp_path / "two" / FIXES).read_bytes().splitlines())
+    assert [entry.change.fix for entry in log] == [
         "missing", "missing", "order", "order", "suffix"
     ]  # fmt: skip
     with pytest.raises(RecordError, match=r"val.jsonl:1: is not the line that --fix wrote"):
