@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from phiv_data.cli.validate_options import ValidateOptions
 from phiv_data.repair import fix, undo
-from phiv_data.repair.summary import fix_summary, undo_summary
+from phiv_data.repair.summary import fix_summary
 from phiv_data.reports import render, write_report, write_reports
 from phiv_data.utils.image_options import collect_image_options
 from phiv_data.validation import check_arguments, validate
@@ -86,7 +86,8 @@ def undo_fixes(options: ValidateOptions, path: Path, out: Path) -> int:
             raise UsageError(f"--{field.name}", "does not go with --undo, which checks nothing", "Leave it out")
     with _progress_bar("undo") as bar:
         undone = undo(path, out, images=not options.no_images, on_rows=bar.update)
-    sys.stdout.write(undo_summary(undone))
+    restored = f"{undone.restored_lines:,} of {undone.lines:,} lines restored"
+    sys.stdout.write(f"{undone.path}: {restored}, {undone.num_images:,} images copied\n")
     return EXIT_OK
 
 

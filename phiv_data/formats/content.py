@@ -45,7 +45,9 @@ def image_ref(value: Any, fields: Fields, path: str) -> str:
             return f"data:{full.get('media_type', '')};base64,{full['data']}"
         if key is None:
             raise fields.bad(f"{path} has no 'path' or 'url' (found {truncated_repr(value)})", path)
-        fields.unread |= {f"{_generic(path)}.{other}" for other in full.keys() - {key, "type", "detail"}}
+        # Counted over rows as `images[]`, not as `images[3]`.
+        generic = "[]".join(piece.partition("]")[2] if "]" in piece else piece for piece in path.split("["))
+        fields.unread |= {f"{generic}.{other}" for other in full.keys() - {key, "type", "detail"}}
         value = full[key]
     if not isinstance(value, str) or not value.strip():
         raise fields.bad(f"{path} is no reference to an image (found {truncated_repr(value)})", path)
@@ -72,8 +74,3 @@ def _image(part: dict[str, Any], fields: Fields, path: str) -> Image:
                 value = f"data:;base64,{value}"
             return Image(image_ref(value, fields, f"{path}.{key}"), path)
     return Image(path=path)
-
-
-def _generic(path: str) -> str:
-    """`images[]` of `images[3]`: how a key is counted over rows."""
-    return "[]".join(piece.partition("]")[2] if "]" in piece else piece for piece in path.split("["))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from phiv_data.formats.content import ReadText, image_refs, read_content
-from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths
+from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths, is_empty
 from phiv_data.formats.text import MARKER, Image, Piece, join_pieces, normalize_offsets, read_markers
 from phiv_data.storage.record_errors import list_keys, truncated_repr
 
@@ -65,7 +65,15 @@ def read_dialogue(
     refs = take_images(fields, names)
     path = fields.key(*names.messages)
     read_text = read_markers if refs else unescape_markers
-    messages = list(read_messages(fields.take(*names.messages), fields, names, read_text, path))
+    column = fields.take(*names.messages)
+    if not isinstance(column, list):
+        found = truncated_repr(column) if column is not None else list_keys(fields.left) or "nothing else"
+        raise fields.bad(f"no list of messages in {path!r} (found {found})", path if column is not None else "")
+    messages = []
+    for i, raw in enumerate(column):
+        if not isinstance(raw, dict):
+            raise fields.bad(f"{path}[{i}] is not an object (found {truncated_repr(raw)})", f"{path}[{i}]")
+        messages.append(read_message(raw, fields, names, read_text, f"{path}[{i}]"))
     return build_row(fields, messages, refs, read_text, names, markers=markers, unmarked=unmarked)
 
 
@@ -86,8 +94,8 @@ def build_row(
     """
     fields.refuse_media()
     path = fields.key(*names.system_prompt)
-    if (prompt := fields.take_text(*names.system_prompt)) is not None:
-        messages = [Message("system", tuple(read_text(prompt)), path), *messages]
+    if not is_empty(prompt := fields.take(*names.system_prompt)):
+        messages = [Message("system", tuple(read_text(fields.text(prompt, path))), path), *messages]
     if markers == "lenient":
         messages = _drop_spare_places(messages, len(refs))
         unmarked = "\n" if unmarked is None else unmarked
@@ -107,23 +115,20 @@ def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
     return image_refs(fields.take(*names.images), fields, key)
 
 
-def read_messages(column: Any, fields: Fields, names: Names, read_text: ReadText, path: str) -> Iterator[Message]:
-    """The messages of the column at `path`, roles and keys by their usual names."""
-    if not isinstance(column, list):
-        found = truncated_repr(column) if column is not None else list_keys(fields.left) or "nothing else"
-        raise fields.bad(f"no list of messages in {path!r} (found {found})", path if column is not None else "")
-    for i, raw in enumerate(column):
-        if not isinstance(raw, dict):
-            raise fields.bad(f"{path}[{i}] is not an object (found {truncated_repr(raw)})", f"{path}[{i}]")
-        yield read_message(raw, fields, names, read_text, f"{path}[{i}]")
-
-
 def read_message(raw: dict[str, Any], fields: Fields, names: Names, read_text: ReadText, path: str) -> Message:
-    """The message at `path` of the row."""
+    """The message at `path` of the row, its role by the usual name."""
     message = Fields(dict(raw), fields.where, path)
     key = message.key(*names.content)
     role, content = message.take(*names.role), message.take(*names.content)
-    kind = _role_of(role, names, path, fields)
+    roles = (("user", names.user), ("assistant", names.assistant), ("system", names.system))
+    kind = next((kind for kind, spellings in roles if role in spellings), None)
+    if kind is None and isinstance(role, str) and any(word in role for word in _TOOLS):
+        what = f"{path} is of the role {role!r}: phiv has no tools"
+        raise RejectRow(fields.where, "unsupported-media", what, path)
+    if kind is None:
+        known = ", ".join((*names.user, *names.assistant, *names.system))
+        what = f"{path} is of the role {truncated_repr(role)}, not one of {known}"
+        raise RejectRow(fields.where, "bad-turns", what, path)
     message.refuse_media()
     pieces = None if content is None else read_content(content, fields, f"{path}.{key}", read_text)
     if unread := message.all_unread():
@@ -219,15 +224,3 @@ def _text_only(message: Message, where: str) -> str | None:
         what = f"an image is in a message of the {message.role}: phiv has images in user messages only"
         raise RejectRow(where, "marker-mismatch", what, message.content_path)
     return None if message.pieces is None else join_pieces(message.pieces)[0]
-
-
-def _role_of(role: Any, names: Names, path: str, fields: Fields) -> str:
-    for kind, spellings in (("user", names.user), ("assistant", names.assistant), ("system", names.system)):
-        if role in spellings:
-            return kind
-    if isinstance(role, str) and any(word in role for word in _TOOLS):
-        raise RejectRow(fields.where, "unsupported-media", f"{path} is of the role {role!r}: phiv has no tools", path)
-    known = ", ".join((*names.user, *names.assistant, *names.system))
-    raise RejectRow(
-        fields.where, "bad-turns", f"{path} is of the role {truncated_repr(role)}, not one of {known}", path
-    )

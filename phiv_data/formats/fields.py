@@ -98,11 +98,6 @@ class Fields:
             return found[0] if found else names[0]
         return next((name for name in found if not is_empty(left[name])), found[0])
 
-    def take_text(self, *names: str) -> str | None:
-        """As `take`, of text; None where it is empty."""
-        key, value = self.key(*names), self.take(*names)
-        return None if is_empty(value) else self.text(value, key)
-
     def text(self, value: Any, path: str) -> str:
         """`value` if it is text that can be written as UTF-8."""
         if not isinstance(value, str):

@@ -33,18 +33,16 @@ def is_array(path: Path) -> bool:
         head = file.read(MAX_FIRST_LINE).removeprefix(BOM).lstrip()
     first, newline, rest = head.partition(b"\n")
     if first[:1] == b"[":
-        return not (rest.strip() and _is_json(first))
+        if not rest.strip():
+            return True
+        try:
+            json.loads(first)
+        except (ValueError, RecursionError):
+            return True
+        return False
     if newline and first.strip() == b"{":
         raise SourceError(str(path), "is one JSON object, not rows of data", "Pass the file of rows that it names")
     return False
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def read_entries(path: Path) -> dict[str, dict[str, Any]]:

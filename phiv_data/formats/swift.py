@@ -39,7 +39,13 @@ _GROUNDING = ("<bbox>", "<ref-object>")
 def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
     """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
     fields = fields_of(record, where)
-    _refuse_tasks(fields)
+    if fields.left.get("label") is False:
+        raise RejectRow(where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
+    if not is_empty(fields.left.get("objects")):
+        rest = str([value for name, value in fields.left.items() if name != "objects"])
+        if any(word in rest for word in _GROUNDING):
+            what = "the text has places for the boxes of 'objects', which phiv does not fill in"
+            raise RejectRow(where, "unsupported-row", what, "objects")
     key = next((name for name in NAMES.messages if not is_empty(fields.left.get(name))), None)
     if key is None:
         return _query(fields, markers)
@@ -56,18 +62,6 @@ def render(conversation: Conversation) -> dict[str, Any]:
 def losses(conversation: Conversation) -> tuple[str, ...]:
     """Codes of what a row cannot carry of the conversation; `LOSSES` explains them."""
     return marker_losses(conversation)
-
-
-def _refuse_tasks(fields: Fields) -> None:
-    """Reject answers marked as bad, and boxes that are outside the text."""
-    if fields.left.get("label") is False:
-        raise RejectRow(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
-    if is_empty(fields.left.get("objects")):
-        return
-    rest = str([value for name, value in fields.left.items() if name != "objects"])
-    if any(word in rest for word in _GROUNDING):
-        what = "the text has places for the boxes of 'objects', which phiv does not fill in"
-        raise RejectRow(fields.where, "unsupported-row", what, "objects")
 
 
 def _is_pair(item: Any) -> bool:
@@ -92,10 +86,19 @@ def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
 
 def _query(fields: Fields, markers: Markers) -> ParsedRow:
     """Query, response and the turns before them."""
-    refs = take_images(fields)
+    refs, messages, left = take_images(fields), [], fields.left
     read_text = read_markers if refs else _split_inline_images
-    messages = list(_history(fields, read_text))
-    path, query = _query_text(fields)
+    history = fields.take("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise fields.bad(f"'history' is not a list of pairs (found {truncated_repr(history)})", "history")
+    for i, pair in enumerate(history):
+        for k, content in enumerate(pair):
+            messages.append(_message(_ROLES[k], content, fields, read_text, f"history[{i}][{k}]"))
+    if is_empty(left.get("query")) and not is_empty(left.get("instruction")) and not is_empty(left.get("input")):
+        # Alpaca's, with a newline between them
+        path, query = "instruction", "\n".join([fields.text(left.pop(name), name) for name in ("instruction", "input")])
+    else:
+        path, query = _take_alias(fields, "query", QUERIES)
     answer_path, answer = _take_alias(fields, "response", RESPONSES)
     if query is None:
         found = list_keys(fields.left) or "nothing else"
@@ -112,24 +115,6 @@ def _message(role: str, content: Any, fields: Fields, read_text: ReadText, path:
 
 
 _ROLES = ("user", "assistant")
-
-
-def _history(fields: Fields, read_text: ReadText) -> Iterator[Message]:
-    history = fields.take("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise fields.bad(f"'history' is not a list of pairs (found {truncated_repr(history)})", "history")
-    for i, pair in enumerate(history):
-        for k, content in enumerate(pair):
-            yield _message(_ROLES[k], content, fields, read_text, f"history[{i}][{k}]")
-
-
-def _query_text(fields: Fields) -> tuple[str, Any]:
-    """The path of the query and the query; Alpaca's instruction and input with a newline between them."""
-    left = fields.left
-    if is_empty(left.get("query")) and not is_empty(left.get("instruction")) and not is_empty(left.get("input")):
-        parts = [fields.text(left.pop(name), name) for name in ("instruction", "input")]
-        return "instruction", "\n".join(parts)
-    return _take_alias(fields, "query", QUERIES)
 
 
 def _take_alias(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, Any]:

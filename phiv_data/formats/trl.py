@@ -30,7 +30,9 @@ def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
     column = _read_column(fields)
     refs = take_images(fields)
     messages = [_message(raw, fields, path) for path, raw in column]
-    if marker and _uses_marker(messages, marker):
+    pieces = [piece for message in messages for piece in message.pieces or ()] if marker else []
+    has_images = any(isinstance(piece, Image) for piece in pieces)
+    if has_images and any(marker in piece for piece in pieces if isinstance(piece, str)):
         refs, messages = _move_to_markers(messages, refs, marker)
         return build_row(fields, messages, refs, _as_text, normalize=normalize_offsets)
     is_plain_text = all(isinstance(message.get("content"), str | None) for _, message in column)
@@ -106,11 +108,6 @@ def _messages(value: Any, role: str, key: str, fields: Fields) -> list[tuple[str
 def _message(raw: Any, fields: Fields, path: str) -> Message:
     message = read_message(raw, fields, NAMES, _as_text, path)
     return message if "[" in path else replace(message, key="")  # plain text has no keys
-
-
-def _uses_marker(messages: Sequence[Message], marker: str) -> bool:
-    has_images = any(isinstance(piece, Image) for message in messages for piece in message.pieces or ())
-    return has_images and any(marker in p for m in messages for p in m.pieces or () if isinstance(p, str))
 
 
 def _move_to_markers(

@@ -1,10 +1,10 @@
-"""What --fix and --undo did, as text for a terminal: counts by fix, the first changes of each, where the log is."""
+"""What --fix did, as text for a terminal: counts by fix, the first changes of each, where the log is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from phiv_data.repair import FixResult, UndoResult
+from phiv_data.repair import FixResult
 from phiv_data.storage.dataset import FIXES
 
 _DONE = {
@@ -30,12 +30,6 @@ def fix_summary(fixed: FixResult, out: Path) -> str:
     if fixed.counts:
         lines.append(f"  every change, and what was there before: {out / FIXES}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def undo_summary(undone: UndoResult) -> str:
-    """One line, ending in a newline."""
-    restored = f"{undone.restored_lines:,} of {undone.lines:,} lines restored"
-    return f"{undone.path}: {restored}, {undone.num_images:,} images copied\n"
 
 
 def _share(count: int, all_: int) -> str:

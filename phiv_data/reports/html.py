@@ -93,11 +93,19 @@ def _page_around_cards(
     report: ValidationReport, rows: Sequence[ShownRow], examples: int, labels: int
 ) -> tuple[str, str]:
     """The document before and after the cards."""
+    by_code, counts = issues_by_code(report), report.counts()
+    found = sorted(counts, key=lambda code: (severity_of(report, code), -counts[code], code))
+    rules = [_rule(report, code, by_code.get(code, []), counts[code], examples) for code in found]
     mark = el("i", "cards")  # a placeholder for them; the rest of the page cannot hold it, being escaped
     body = el(
         "body",
         _header(report),
-        el("main", _rules(report, examples), _gallery(report, rows, mark), statistics(report, labels)),
+        el(
+            "main",
+            el("section", el("h2", "Rules"), rules or el("p", "No findings."), id="rules"),
+            _gallery(report, rows, mark),
+            statistics(report, labels),
+        ),
         el("footer", "Made by phiv-validate. This file holds a sample of the data: share it as you would the data."),
         raw_text("script", _asset("report.js")),
     )
@@ -144,14 +152,6 @@ def _header(report: ValidationReport) -> Markup:
         el("dl", [el("div", el("dt", name), el("dd", f"{count:,}")) for name, count in facts.items()], class_="facts"),
         el("nav", [el("a", text, href=f"#{name}") for name, text in links.items()], aria_label="Sections"),
     )
-
-
-def _rules(report: ValidationReport, examples: int) -> Markup:
-    by_code = issues_by_code(report)
-    counts = report.counts()
-    found = sorted(counts, key=lambda code: (severity_of(report, code), -counts[code], code))
-    parts = [_rule(report, code, by_code.get(code, []), counts[code], examples) for code in found]
-    return el("section", el("h2", "Rules"), parts or el("p", "No findings."), id="rules")
 
 
 def _rule(report: ValidationReport, code: str, issues: Sequence[Issue], count: int, examples: int) -> Markup:

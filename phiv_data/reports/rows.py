@@ -75,8 +75,7 @@ def sample_rows(
     input_format: str = "auto",
 ) -> list[ShownRow]:
     """At most `limit` rows: `wanted` places first, in their order, then an even sample of every split, by turns."""
-    found_sources = _external_sources(data, images_root, input_format, limit) or _sources(data, images_root)
-    sources = {source.file: source for source in found_sources}
+    sources = {source.file: source for source in _sources(data, images_root, input_format, limit)}
     chosen = [place for place in dict.fromkeys(wanted) if place[0] in sources]
     spread = [[(s.file, n) for n in _spread(s.numbers, limit)] for s in sources.values()]
     even = (place for some in zip_longest(*spread) for place in some if place is not None)  # of each file by turns
@@ -100,8 +99,12 @@ def _spread(numbers: Sequence[int], limit: int) -> list[int]:
 # Where rows are ---------------------------------------------------------------------------------------------------
 
 
-def _sources(data: Path, images_root: Path | None) -> list[_ShownFile]:
-    """The jsonl files of `data` or, where there are none, its shards."""
+def _sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_ShownFile]:
+    """The files of `data` in external chat formats or, where it is phiv's own, its jsonl files or else its shards."""
+    roots = image_roots(data, images_root)
+    with suppress(OSError, PhivError):
+        if external := [_external_source(file, roots, limit) for file in find_chat_files(data, input_format)]:
+            return external
     splits = _splits(data)
     if data.is_file():
         files, folder = [data], data.parent
@@ -119,15 +122,6 @@ def _sources(data: Path, images_root: Path | None) -> list[_ShownFile]:
             else:
                 found.append(_jsonl_source(file, name, splits.get(name) or file.stem, root))
     return found
-
-
-def _external_sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_ShownFile]:
-    """The files of rows in external chat formats; none where the data is phiv's own."""
-    roots = image_roots(data, images_root)
-    try:
-        return [_external_source(file, roots, limit) for file in find_chat_files(data, input_format)]
-    except (OSError, PhivError):
-        return []
 
 
 def _external_source(file: ChatFile, roots: Sequence[Path], limit: int) -> _ShownFile:
@@ -167,18 +161,16 @@ def _jsonl_source(file: Path, name: str, split: str, root: Path) -> _ShownFile:
     def read(lines: set[int]) -> Iterator[ShownRow]:
         with file.open("rb") as opened:
             for number, raw in enumerate(opened, start=1):
-                if number in lines and raw.strip():
-                    yield _jsonl_row(raw, name, split, number, root)
+                if number not in lines or not raw.strip():
+                    continue
+                short = raw.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
+                conversation = parse_line(short, name, number).conversation if len(short) <= MAX_LINE_BYTES else None
+                text = "" if conversation else short[:MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
+                paths = conversation.image_paths if conversation else ()
+                image = partial(lambda paths, n: _image_bytes(root, paths[n]), paths)
+                yield ShownRow(split, name, number, conversation, text, image)
 
     return _ShownFile(split, name, range(1, count + 1), read)
-
-
-def _jsonl_row(raw: bytes, name: str, split: str, number: int, root: Path) -> ShownRow:
-    short = raw.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
-    conversation = parse_line(short, name, number).conversation if len(short) <= MAX_LINE_BYTES else None
-    text = "" if conversation else short[:MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
-    paths = conversation.image_paths if conversation else ()
-    return ShownRow(split, name, number, conversation, text, lambda n: _image_bytes(root, paths[n]))
 
 
 def _image_bytes(root: Path, path: str) -> bytes | None:

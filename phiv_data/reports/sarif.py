@@ -63,15 +63,18 @@ def _sentence(text: str) -> str:
 
 
 def _result(report: ValidationReport, issue: Issue, rule_index: int, seen: Counter[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {
+    # The same for a finding whose line moved, so that it is not reported as a new one; repeats are numbered.
+    about = "\0".join((issue.code, issue.file, issue.json_path or "", issue.message))
+    digest = hashlib.sha256(about.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+    seen[digest] += 1
+    return {
         "ruleId": issue.code,
         "ruleIndex": rule_index,
         "level": issue.severity,
         "message": {"text": _message(issue)},
         "locations": [_location(report, issue)],
-        "partialFingerprints": {"primaryLocationLineHash": _fingerprint(issue, seen)},
+        "partialFingerprints": {"primaryLocationLineHash": f"{digest}:{seen[digest]}"},
     }
-    return result
 
 
 def _message(issue: Issue) -> str:
@@ -94,11 +97,3 @@ def _location(report: ValidationReport, issue: Issue) -> dict[str, Any]:
     if issue.json_path:
         location["logicalLocations"] = [{"fullyQualifiedName": issue.json_path, "kind": "member"}]
     return location
-
-
-def _fingerprint(issue: Issue, seen: Counter[str]) -> str:
-    """The same for a finding whose line moved, so that it is not reported as a new one; repeats are numbered."""
-    text = "\0".join((issue.code, issue.file, issue.json_path or "", issue.message))
-    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-    seen[digest] += 1
-    return f"{digest}:{seen[digest]}"

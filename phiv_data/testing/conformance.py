@@ -15,6 +15,7 @@ them without a label where the dataset has such; `docs/conformance.md` explains 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -30,6 +31,8 @@ from typing import Any
 from phiv_data.convert.base import Converter, ConverterOptions
 from phiv_data.convert.engine import Outcome, convert
 from phiv_data.convert.plan import ConversionPlan, list_inputs, make_plan
+from phiv_data.media.images import image_size, open_image
+from phiv_data.media.reject import RejectInput
 from phiv_data.reports import text
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.testing.helpers import (
@@ -44,14 +47,12 @@ from phiv_data.testing.helpers import (
     find_changes,
     hashes,
     listing,
-    read_metadata,
     record_lines,
-    rejects_of,
     sound_drafts,
 )
 from phiv_data.utils.progress import Progress
 from phiv_data.validation import validate
-from phiv_schemas import Conversation, PhivError, UsageError, ValidationReport
+from phiv_schemas import Conversation, PhivError, Reject, UsageError, ValidationReport
 from phiv_schemas.errors import EXIT_USAGE
 
 MAX_ITEM_BYTES = 4096
@@ -220,7 +221,14 @@ def check_images(case: Case, tmp: Path) -> None:
         given = tuple(image.meta.path for image in draft.images)
         demand(named == given, f"{item.key}: turns name {named}, images are {given}. Give each, in the turns' order")
         for image in draft.images:
-            meta, true = image.meta, read_metadata(image)
+            meta = image.meta
+            try:
+                size = image_size(image.data, where=meta.path)
+                open_image(image.data, where=meta.path)
+            except RejectInput as error:
+                what = f"an image is broken ({error}). Decode it in draft(), with sources.image()"
+                raise AssertionError(what) from error
+            true = size.width, size.height, size.format, len(image.data), hashlib.sha256(image.data).hexdigest()
             declared = meta.width, meta.height, meta.format, meta.size_bytes, meta.sha256
             demand(declared == true, f"{item.key}: {meta.path} is declared {declared}, and is {true}. Use load_image()")
             first = seen.setdefault(meta.path, meta.sha256)
@@ -248,7 +256,7 @@ def check_accounting(case: Case, tmp: Path) -> None:
     """Every listed input is accounted for, and of a sound source none is rejected."""
     plan, outcome = _open(case, tmp), _convert(case, tmp)
     account = outcome.manifest.accounting
-    rejects = rejects_of(tmp / "out")
+    rejects = [Reject.model_validate_json(line) for line in (tmp / "out/rejects.jsonl").read_bytes().splitlines()]
     first = f"{rejects[0].input}: {rejects[0].reason}" if rejects else ""
     demand(not rejects, f"a sound input is rejected ({first}). Fix draft() or the source")
     total = plan.num_items + account.duplicates
@@ -417,7 +425,13 @@ def check_bad_sources(case: Case, tmp: Path) -> None:
 def check_damaged_input(case: Case, tmp: Path) -> None:
     """An image or clip that is cut, empty, no image at all or gone costs its own rows, and nothing else."""
     sound = _convert(case, tmp / "sound", include_unlabeled=True).manifest
-    name = _first_copied(case, tmp / "sound/out") if case.damaged is None else case.damaged
+    name = case.damaged
+    if name is None:  # the first file that is copied
+        written = set(hashes(tmp / "sound/out/images").values())
+        name = next((path for path, sha256 in hashes(case.source).items() if sha256 in written), None)
+        what = "no file of the source is copied to the output"
+        demand(name is not None, what, "Name one to damage in Case.damaged, or ''")
+    assert name is not None
     for kind, damage in _DAMAGE.items() if name else ():
         source, folder = copied(case.source, tmp / kind), tmp / f"of-{kind}"
         damage(source / name)
@@ -479,10 +493,3 @@ def _converted(
     except Exception as error:  # whatever a third party's converter lets through
         what = f"{type(error).__name__} gets through ({' '.join(str(error).split())})"
         raise AssertionError(f"{what}. Raise SourceError in open() or inputs(), RejectInput in draft()") from error
-
-
-def _first_copied(case: Case, out: Path) -> str:
-    written = set(hashes(out / "images").values())
-    files = [path for path, sha256 in hashes(case.source).items() if sha256 in written]
-    demand(bool(files), "no file of the source is copied to the output. Name one to damage in Case.damaged, or ''")
-    return files[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,12 +14,10 @@ from unittest.mock import patch
 
 from phiv_data.convert.base import Converter, Item
 from phiv_data.convert.plan import ConversionPlan
-from phiv_data.media.images import image_size, open_image
 from phiv_data.media.reject import RejectInput
-from phiv_data.storage.sample import Draft, EncodedImage
+from phiv_data.storage.sample import Draft
 from phiv_data.utils.atomic import sha256_file
 from phiv_data.validation import validate
-from phiv_schemas import Reject
 
 
 def demand(holds: bool, what: str, hint: str = "") -> None:
@@ -45,16 +42,6 @@ def sound_drafts(plan: ConversionPlan) -> list[tuple[Item, Draft]]:
     items = list(plan.items())
     drafts = zip(items, drafts_of(plan.converter, items), strict=True)
     return [(item, draft) for item, draft in drafts if isinstance(draft, Draft)]
-
-
-def read_metadata(image: EncodedImage) -> tuple[int, int, str, int, str]:
-    """What the bytes of an image are, whatever its metadata declare."""
-    try:
-        size = image_size(image.data, where=image.meta.path)
-        open_image(image.data, where=image.meta.path)
-    except RejectInput as error:
-        raise AssertionError(f"an image is broken ({error}). Decode it in draft(), with sources.image()") from error
-    return size.width, size.height, size.format, len(image.data), hashlib.sha256(image.data).hexdigest()
 
 
 def demand_same_drafts(plan: ConversionPlan, a: list[Draft | str], b: list[Draft | str], how: str, hint: str) -> None:
@@ -114,7 +101,8 @@ def find_changes(source: Path) -> Iterator[SourceChange]:
     left = {"text": 4, "bytes": 4}
     for name in hashes(source):
         data = (source / name).read_bytes()
-        kind: Literal["text", "bytes"] = "text" if _is_text(data) else "bytes"
+        is_text = b"\0" not in data[:4096] and data[:4096].isascii()
+        kind: Literal["text", "bytes"] = "text" if is_text else "bytes"
         if not data or not left[kind]:
             continue
         left[kind] -= 1
@@ -126,18 +114,9 @@ def find_changes(source: Path) -> Iterator[SourceChange]:
                 yield SourceChange(name, kind, places[int(share * len(places))])
 
 
-def _is_text(data: bytes) -> bool:
-    return b"\0" not in data[:4096] and data[:4096].isascii()
-
-
 def record_lines(out: Path) -> list[str]:
     """The records of an output, as its jsonl files hold them."""
     return [line for path in sorted(out.glob("*_*.jsonl")) for line in path.read_text("utf-8").splitlines()]
-
-
-def rejects_of(out: Path) -> list[Reject]:
-    """What `rejects.jsonl` of an output holds."""
-    return [Reject.model_validate_json(line) for line in (out / "rejects.jsonl").read_bytes().splitlines()]
 
 
 def copied(source: Path, folder: Path) -> Path:
