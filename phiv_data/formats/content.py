@@ -25,7 +25,18 @@ def read_content(content: Any, fields: Fields, path: str, read_text: ReadText) -
     """The pieces of a message's content; `read_text` finds the images of plain text. Text of parts is text."""
     if not isinstance(content, list):
         return tuple(read_text(fields.text(content, path)))
-    return tuple(_part(part, fields, f"{path}[{i}]") for i, part in enumerate(content))
+    pieces: list[Piece] = []
+    for i, part in enumerate(content):
+        here, kind = f"{path}[{i}]", part.get("type") if isinstance(part, dict) else None
+        if kind in TEXT_PARTS:
+            pieces.append(fields.text(part.get("text"), f"{here}.text"))
+        elif kind in IMAGE_PARTS:
+            pieces.append(_image(part, fields, here))
+        elif isinstance(kind, str) and any(word in kind for word in _OTHER):
+            raise RejectRow(fields.where, "unsupported-media", f"{here} is a part of type {kind!r}", here)
+        else:
+            raise fields.bad(f"{here} is no part with a known 'type' (found {truncated_repr(part)})", here)
+    return tuple(pieces)
 
 
 def image_refs(column: Any, fields: Fields, name: str) -> tuple[Image, ...]:
@@ -52,17 +63,6 @@ def image_ref(value: Any, fields: Fields, path: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise fields.bad(f"{path} is no reference to an image (found {truncated_repr(value)})", path)
     return fields.text(value, path)
-
-
-def _part(part: Any, fields: Fields, path: str) -> Piece:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind in TEXT_PARTS:
-        return fields.text(part.get("text"), f"{path}.text")
-    if kind in IMAGE_PARTS:
-        return _image(part, fields, path)
-    if isinstance(kind, str) and any(word in kind for word in _OTHER):
-        raise RejectRow(fields.where, "unsupported-media", f"{path} is a part of type {kind!r}", path)
-    raise fields.bad(f"{path} is no part with a known 'type' (found {truncated_repr(part)})", path)
 
 
 def _image(part: dict[str, Any], fields: Fields, path: str) -> Image:

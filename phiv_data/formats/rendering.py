@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from phiv_data.formats.text import escape, has_leading_images, has_marker, write_markers
+from phiv_data.formats.text import escape, has_leading_images, write_markers
 from phiv_schemas import Conversation, Turn
 
 UserContent = Callable[[Turn], Any]
@@ -59,7 +59,7 @@ def marker_losses(conversation: Conversation) -> tuple[str, ...]:
     return common_losses(
         conversation,
         image_offsets=is_ambiguous,
-        literal_marker=any(text is not None and has_marker(text) for text in texts),
+        literal_marker=any(text is not None and escape(text) != text for text in texts),
     )
 
 

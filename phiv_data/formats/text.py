@@ -83,8 +83,3 @@ def split_at(user: str, offsets: Sequence[int]) -> list[str]:
 def escape(text: str) -> str:
     """The text with no marker left in it."""
     return _TOKEN.sub(lambda token: f"<\\{token[1]}image>", text)
-
-
-def has_marker(text: str) -> bool:
-    """True where `escape` would change the text."""
-    return _TOKEN.search(text) is not None
