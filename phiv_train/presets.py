@@ -1,6 +1,6 @@
 """Training presets: the hyperparameter tables of Microsoft's recipe by name, `phiv-train --recipe docvqa-lora`.
 
-    >>> RECIPES["docvqa-lora"].settings["lora_rank"], RECIPES["docvqa-lora"].score
+    >>> PRESETS["docvqa-lora"].settings["lora_rank"], PRESETS["docvqa-lora"].score
     (32, 82.46)
 
 Rows, numbers and scores are those of `vision_finetuning/README.md` in microsoft/PhiCookBook. Scores are what that page

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import phiv_schemas
 from phiv_data.cli.common import run
-from phiv_data.utils.plugins import load_plugins
+from phiv_data.utils.plugins import CONVERTERS, load_plugins
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main() -> int:
 def _parse(argv: list[str]) -> ConvertCommand:
     import tyro
 
-    plugins = load_plugins("phiv.converters")
+    plugins = load_plugins(CONVERTERS)
     for line in plugins.broken.values():
         sys.stderr.write(f"phiv-convert: converter left out: {line}\n")
     # One sub-command per converter, under the description of its options class.

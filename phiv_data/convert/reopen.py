@@ -11,10 +11,8 @@ from typing import Any, Literal, NamedTuple
 from phiv_data.convert.base import ConverterOptions
 from phiv_data.convert.plan import list_inputs, make_plan
 from phiv_data.storage.record_errors import short_repr
-from phiv_data.utils.plugins import load_plugins
+from phiv_data.utils.plugins import CONVERTERS, load_plugins
 from phiv_schemas import Manifest, PhivError
-
-GROUP = "phiv.converters"
 
 
 class SourceComparison(NamedTuple):
@@ -36,10 +34,10 @@ def compare_source(manifest: Manifest, sources: Sequence[Path], work_dir: Path) 
     if manifest.converter is None:
         return SourceComparison("no converter")
     # Only what is installed under that name is imported: a manifest is data, and may name anything.
-    names = [point.name for point in entry_points(group=GROUP) if point.value == manifest.converter]
+    names = [point.name for point in entry_points(group=CONVERTERS) if point.value == manifest.converter]
     if not names:
         return SourceComparison("unknown", f"its converter {short_repr(manifest.converter)} is not installed")
-    plugins = load_plugins(GROUP, names[0])
+    plugins = load_plugins(CONVERTERS, names[0])
     if (options_class := plugins.loaded.get(names[0])) is None:
         return SourceComparison("unknown", plugins.broken[names[0]])
     if manifest.options.get("source") == "demo":

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
+CONVERTERS = "phiv.converters"
+FAMILIES = "phiv.families"
+
 
 @dataclass(frozen=True, slots=True)
 class Plugins:

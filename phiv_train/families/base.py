@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from phiv_data.utils.plugins import FAMILIES
 from phiv_schemas import Conversation
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 
@@ -44,7 +45,6 @@ __all__ = [
     "get_family",
 ]
 
-GROUP = "phiv.families"
 IGNORE = -100
 Layout = Literal["packed", "right", "left"]
 Quantization = Literal["4bit"]
@@ -263,7 +263,7 @@ class Family(Protocol):
 
 def family_names() -> list[str]:
     """The installed families, sorted. Imports none of them."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return sorted({point.name for point in entry_points(group=FAMILIES)})
 
 
 def get_family(name: str) -> Family:
@@ -272,7 +272,7 @@ def get_family(name: str) -> Family:
     UsageError for a name nobody registers or two packages claim; EnvironmentProblem when its import fails or members
     are missing.
     """
-    points = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    points = {point.value: point for point in entry_points(group=FAMILIES, name=name)}
     if not points:
         raise UsageError("--family", f"no family {name!r}", f"Installed: {', '.join(family_names())}")
     if len(points) > 1:

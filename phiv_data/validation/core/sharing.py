@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 
-from phiv_data.utils.plugins import load_plugins
+from phiv_data.utils.plugins import CONVERTERS, load_plugins
 from phiv_schemas import Sharing
 
-GROUP = "phiv.converters"
 _MAX_SOURCES = 4096
 
 
@@ -70,10 +69,10 @@ def installed_sharing(source: str) -> Sharing | None:
 @cache
 def _names() -> frozenset[str]:
     """Read once: each time takes as long as checking a thousand records."""
-    return frozenset(entry_points(group=GROUP).names)
+    return frozenset(entry_points(group=CONVERTERS).names)
 
 
 @cache
 def _load(name: str) -> Sharing | None:
-    sharing = getattr(load_plugins(GROUP, name).loaded.get(name), "sharing", None)
+    sharing = getattr(load_plugins(CONVERTERS, name).loaded.get(name), "sharing", None)
     return sharing if isinstance(sharing, Sharing) else None

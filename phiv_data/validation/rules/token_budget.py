@@ -23,12 +23,11 @@ from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
 from phiv_data.utils.image_options import collect_image_options, parse_image_options
-from phiv_data.utils.plugins import load_plugins
+from phiv_data.utils.plugins import FAMILIES, load_plugins
 from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.core.row_stats import Bins, histograms
 from phiv_schemas import Conversation, EnvironmentProblem, Issue, RecordError, UsageError
 
-GROUP = "phiv.families"
 _MEMO_ROWS = 8192
 
 Size = tuple[int, int]
@@ -208,12 +207,12 @@ class _Measurer:
 def _measurer(name: str, tokenizer: str | None, image_options: tuple[tuple[str, str], ...]) -> _Measurer:
     """UsageError for a family nobody registers or a tokenizer that is none, EnvironmentProblem for missing packages and
     for a family that lacks members."""
-    found, where = load_plugins(GROUP, name), f"--family {name}"
+    found, where = load_plugins(FAMILIES, name), f"--family {name}"
     hint = 'Run: pip install "phiv[train]"'
     if why := found.broken.get(name):
         raise EnvironmentProblem(where, f"does not load ({why.partition(': ')[2]})", hint)
     if (plugin := found.loaded.get(name)) is None:
-        there = ", ".join(sorted(load_plugins(GROUP).loaded)) or "none"
+        there = ", ".join(sorted(load_plugins(FAMILIES).loaded)) or "none"
         raise UsageError("--family", f"no family {name!r}", f"Installed: {there}")
     if missing := sorted(_NEEDED.difference(dir(plugin))):
         raise EnvironmentProblem(

@@ -29,6 +29,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RMSNorm
 from transformers.utils import ModelOutput, can_return_tuple
 
 from phiv_schemas.errors import UsageError
+from phiv_train.families.base import IGNORE
 from phiv_train.families.phi3_vision.attention import PACKED_SDPA
 from phiv_train.families.phi3_vision.config import Phi3VConfig
 from phiv_train.families.phi3_vision.generation import (
@@ -37,7 +38,7 @@ from phiv_train.families.phi3_vision.generation import (
     repeat_images,
     suppress_image_token,
 )
-from phiv_train.families.phi3_vision.packing import IGNORE, find_packing, next_token_targets, varlen
+from phiv_train.families.phi3_vision.packing import find_packing, next_token_targets, varlen
 from phiv_train.families.phi3_vision.pixels import check_images, crop_grids, pixels_from_crops
 from phiv_train.families.phi3_vision.rope import LongRope, is_long
 from phiv_train.families.phi3_vision.vision import ClipTower, Grid, Phi3VImageEmbedding, image_positions

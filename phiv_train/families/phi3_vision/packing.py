@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from phiv_schemas.errors import UsageError
-
-IGNORE = -100
+from phiv_train.families.base import IGNORE
 
 
 def segment_starts(position_ids: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from phiv_data.utils.plugins import FAMILIES
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.families import base
 from phiv_train.families.base import Family, family_names, get_family
@@ -15,7 +16,7 @@ from phiv_train.families.base import Family, family_names, get_family
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     """The installed families, to which a test may add some."""
-    points = list(base.entry_points(group=base.GROUP))
+    points = list(base.entry_points(group=FAMILIES))
 
     def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
         return [p for p in points if p.group == group and name in (None, p.name)]
@@ -25,7 +26,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
 
 
 def plugin(name: str, value: str) -> EntryPoint:
-    return EntryPoint(name, value, base.GROUP)
+    return EntryPoint(name, value, FAMILIES)
 
 
 def test_the_two_families_are_installed() -> None:
