@@ -15,6 +15,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from phiv_data.convert.fingerprint import Content, code_version
+from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from phiv_data.storage.sample import Draft
@@ -39,9 +40,13 @@ class Item:
 
     @property
     def path(self) -> Path:
-        """The content of an input that is one file."""
-        assert isinstance(self.content, Path), f"{self.key}: its content is not one file"
-        return self.content
+        """The file of an input that has one: its content, or the one path in it."""
+        parts = self.content if isinstance(self.content, tuple) else (self.content,)
+        files = [part for part in parts if isinstance(part, Path)]
+        if len(files) != 1:
+            found = f"its content holds {len(files)} files, so it has no path"
+            raise UsageError(self.key, found, "In draft(), take files from item.content or item.payload")
+        return files[0]
 
 
 _NO_OPTIONS = ("name", "splits", "synthetic", "record_source", "version", "sharing")

@@ -20,6 +20,7 @@ from phiv_data.storage.sample import Draft, EncodedImage, encoded_image
 from phiv_data.testing import Case, Check, check_converter, conformance_checks
 from phiv_data.testing import conformance as testing
 from phiv_schemas import Turn
+from phiv_schemas.errors import UsageError
 from tests.toy_converter import draw_toy_source
 
 NAMES = {"train": ["ant", "bee", "unlabeled"], "val": ["cow", "dog"]}
@@ -396,3 +397,51 @@ def test_a_source_without_images_of_its_own_must_say_what_to_damage(source: Path
     with pytest.raises(AssertionError, match=r"Name one to damage in Case\.damaged"):
         testing.check_damaged_input(case, tmp_path / "a")
     testing.check_damaged_input(replace(case, damaged=""), tmp_path / "b")
+
+
+@dataclass(frozen=True)
+class CaptionsInPayload(Converter):
+    """A table of captions: of a line, only the image is content, so another caption passes for the same input."""
+
+    source: Path
+    name = "captions"
+    splits = ("train", "val")
+
+    def inputs(self) -> Inputs:
+        lines = (self.source / "captions.tsv").read_text().splitlines()
+        return Inputs(tuple(self.item(*line.split("\t"), line) for line in lines))
+
+    def item(self, split: str, name: str, caption: str, line: str) -> Item:
+        return Item(split, name, self.source / name, caption)
+
+    def draft(self, item: Item) -> Draft:
+        image = checked_image(f"{item.split}/{item.key}", read_image(item.path, item.key), item.key, source=item.key)
+        return Draft((Turn(images=(image.meta.path,), user="What is it?", assistant=item.payload),), (image,))
+
+
+class CaptionsInContent(CaptionsInPayload):
+    """The same with the whole line in the content."""
+
+    def item(self, split: str, name: str, caption: str, line: str) -> Item:
+        return Item(split, name, (line.encode(), self.source / name), caption)
+
+
+@pytest.mark.parametrize("first", ["train", "val"])
+def test_a_change_in_any_column_of_a_table_must_be_noticed(first: str, source: Path, tmp_path: Path) -> None:
+    images = sorted(source.glob("*/*.png"))
+    table = tmp_path / "captions"
+    table.mkdir()
+    for image in images:
+        (table / image.name).write_bytes(image.read_bytes())
+    splits = [first if i % 2 else "train" for i in range(len(images))]
+    lines = [f"{split}\t{p.name}\ta noisy image of {p.stem}" for split, p in zip(splits, images, strict=True)]
+    (table / "captions.tsv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(AssertionError, match=r"misses a change in 'captions.tsv'.*Item.content"):
+        testing.check_changed_content_is_noticed(Case(CaptionsInPayload, table), tmp_path / "payload")
+    testing.check_changed_content_is_noticed(Case(CaptionsInContent, table), tmp_path / "content")
+
+
+def test_the_path_of_an_item_is_its_one_file(tmp_path: Path) -> None:
+    assert Item("train", "a", (b"row", tmp_path / "a.png")).path == tmp_path / "a.png"
+    with pytest.raises(UsageError, match="its content holds 0 files"):
+        _ = Item("train", "a", b"row").path
