@@ -8,25 +8,19 @@ All images come first, then the turns; so the turn of an image and its position 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from phiv_data.export.base import ExportReport, hub_splits, losses_of_media
-from phiv_data.export.parquet import parquet_name, write_parquet
+from phiv_data.export.card import IMAGE, TEXT, list_of, write_card
+from phiv_data.export.parquet import parquet_name, row_groups, table_schema, write_parquet
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from phiv_data.export.dataset import ExportedDataset
     from phiv_data.storage.sample import Sample
     from phiv_schemas import FileInfo, ShardInfo
-
-MAX_ROWS, MAX_BYTES = 100, 32 * 2**20
-"""Limits of a row group; a larger row is one alone. Four times its bytes are in memory while it is made."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +30,14 @@ class CauldronExport:
     name: ClassVar[str] = "cauldron"
 
     def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
-        """One file per shard."""
+        """One file per shard, and a card."""
+        schema = table_schema(features())
         for split in hub_splits(dataset, report):
             for index, shard in enumerate(split.shards):
                 path = out / parquet_name(split.name, index, len(split.shards))
-                yield write_parquet(path, schema(), _row_groups(dataset, shard, report), out)
+                yield write_parquet(path, schema, row_groups(_rows(dataset, shard, report), schema), out)
+        data_files = {split.name: f"data/{split.name}-*-of-*.parquet" for split in dataset.splits}
+        yield write_card(dataset, out, data_files, features(), "`images` has all images of a row, `texts` its turns.")
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
@@ -70,34 +67,12 @@ def losses(sample: Sample) -> Iterator[str]:
     yield from losses_of_media(sample)
 
 
-@cache
-def schema() -> pa.Schema:
-    """The Arrow schema, with the metadata that makes `images` images for `datasets`."""
-    import pyarrow as pa
-
-    text = {name: {"dtype": "string", "_type": "Value"} for name in ("user", "assistant", "source")}
-    features = {
-        "images": {"feature": {"_type": "Image"}, "_type": "List"},
-        "texts": {"feature": text, "_type": "List"},
-    }
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    texts = pa.struct([(name, pa.string()) for name in text])
-    info = json.dumps({"info": {"features": features}})
-    return pa.schema([("images", pa.list_(image)), ("texts", pa.list_(texts))], metadata={"huggingface": info})
+def features() -> dict[str, Any]:
+    """The columns."""
+    return {"images": list_of(IMAGE), "texts": list_of({"user": TEXT, "assistant": TEXT, "source": TEXT})}
 
 
-def _row_groups(dataset: ExportedDataset, shard: ShardInfo, report: ExportReport) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    rows: list[dict[str, Any]] = []
-    size = 0
+def _rows(dataset: ExportedDataset, shard: ShardInfo, report: ExportReport) -> Iterator[dict[str, Any]]:
     for sample in dataset.samples(shard):
         report.add_losses(losses(sample))
-        more = sum(len(image.data) for image in sample.images)
-        if rows and (len(rows) == MAX_ROWS or size + more > MAX_BYTES):
-            yield pa.RecordBatch.from_pylist(rows, schema=schema())
-            rows, size = [], 0
-        rows.append(to_row(sample))
-        size += more
-    if rows:
-        yield pa.RecordBatch.from_pylist(rows, schema=schema())
+        yield to_row(sample)

@@ -2,27 +2,37 @@
 
     train.json or train.jsonl      a row per conversation; its image paths are relative to images/
     images/...                     the images, byte for byte, under phiv's own paths
+    README.md                      by which `datasets.load_dataset(OUT)` opens the rows (without it: the images alone)
+    data/*.parquet                 of trl: the same rows with their images inside, which load_dataset(OUT) opens
 
 `phiv_data.formats` defines what a row looks like and what it cannot hold.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from phiv_data.export.base import ExportReport, file_info, losses_of_media
+from phiv_data.export.card import IMAGE, JSON, TEXT, list_of, split_names, write_card, write_text
+from phiv_data.export.parquet import parquet_name, row_groups, table_schema, write_parquet
 from phiv_data.utils.atomic import atomic_write
 from phiv_schemas.errors import ShardError
 
 if TYPE_CHECKING:
     from phiv_data.export.dataset import ExportedDataset
+    from phiv_data.storage.sample import Sample
     from phiv_schemas import FileInfo, SplitInfo
 
 JsonLayout = Literal["json", "jsonl"]
+
+MAX_BYTES_BEFORE_IMAGES = 8 * 2**20
+"""Of a jsonl, before its first row with images: `datasets` takes the types of the columns from the first 10 MiB."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +45,28 @@ class _ChatExport:
     """Written before every image's path, such as `/data/ucf101/images/`; default: relative to OUT/images."""
 
     name: ClassVar[str]
+    use: ClassVar[str]
+    """The card's sentence on how to train with the export."""
 
     def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
-        """One file of rows per split, and the images that they name."""
+        """One file of rows per split, the images that they name, and a card."""
+        image_types = set[type]()
+        yield from self._write_rows(dataset, out, report, image_types)
+        data_files = {split.name: glob.escape(f"{split.name}.{self.layout}") for split in dataset.splits}
+        yield write_card(dataset, out, data_files, self._features(image_types), self.use)
+
+    def _write_rows(
+        self, dataset: ExportedDataset, out: Path, report: ExportReport, image_types: set[type]
+    ) -> Iterator[FileInfo]:
+        """The rows and images; `image_types` gets the types that the rows' `image` has."""
         (out / "images").mkdir()
         for split in dataset.splits:
-            yield _write_rows(self, dataset, split, out, report)
+            yield _write_split(self, dataset, split, out, report, image_types)
+
+    def _features(self, image_types: set[type]) -> dict[str, Any]:
+        """The columns of the rows."""
+        messages = list_of({"role": TEXT, "content": TEXT})
+        return {"id": TEXT, "source": TEXT, "messages": messages, "images": list_of(TEXT)}
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,13 @@ class Llava(_ChatExport):
     """LLaVA json: conversations of human and gpt, `<image>` markers in the text (--image_folder OUT/images)."""
 
     name: ClassVar[str] = "llava"
+    use: ClassVar[str] = "LLaVA: `--data_path OUT/train.json --image_folder OUT/images`."
+
+    def _features(self, image_types: set[type]) -> dict[str, Any]:
+        """`image` is a path, a list of paths, or either, which only `datasets` from version 5 on can hold."""
+        image = TEXT if image_types <= {str} else list_of(TEXT) if image_types == {list} else JSON
+        turns = list_of({"from": TEXT, "value": TEXT})
+        return {"id": TEXT, "source": TEXT, "image": image, "system_prompt": TEXT, "conversations": turns}
 
 
 @dataclass(frozen=True)
@@ -55,9 +88,10 @@ class ShareGpt(_ChatExport):
     """ShareGPT json for LLaMA-Factory, with its dataset_info.json (dataset_dir OUT, media_dir OUT/images)."""
 
     name: ClassVar[str] = "sharegpt"
+    use: ClassVar[str] = "LLaMA-Factory: `dataset_dir: OUT`, `media_dir: OUT/images`, `dataset`: see dataset_info.json."
 
     def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
-        """The rows and images, and `dataset_info.json` with an entry per file."""
+        """The rows, images and card, and `dataset_info.json` with an entry per file."""
         from phiv_data.formats.sharegpt import dataset_info
 
         yield from super().write(dataset, out, report)
@@ -65,9 +99,7 @@ class ShareGpt(_ChatExport):
             f"{dataset.manifest.name}_{split.name}": dataset_info(f"{split.name}.{self.layout}")
             for split in dataset.splits
         }
-        with atomic_write(out / "dataset_info.json") as file:
-            file.write((json.dumps(entries, indent=2) + "\n").encode())
-        yield file_info(out / "dataset_info.json", out, file)
+        yield write_text(out / "dataset_info.json", json.dumps(entries, indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -78,20 +110,59 @@ class Swift(_ChatExport):
     """One JSON array per split, or one JSON object per line."""
 
     name: ClassVar[str] = "swift"
+    use: ClassVar[str] = "ms-swift: `ROOT_IMAGE_DIR=OUT/images swift sft --dataset OUT/train.jsonl`."
 
 
 @dataclass(frozen=True)
 class Trl(_ChatExport):
-    """Messages for TRL (OpenAI's content parts) and images, jsonl."""
+    """Messages for TRL (OpenAI's content parts): Parquet with the images inside, and jsonl beside an image folder."""
 
     layout: JsonLayout = "jsonl"
     """One JSON array per split, or one JSON object per line."""
 
     name: ClassVar[str] = "trl"
+    use: ClassVar[str] = (
+        "TRL: `SFTTrainer(train_dataset=load_dataset('OUT', split='train'), ...)`. The rows are in data/ with their "
+        "images, and once more as JSON beside images/, for scripts that open the images by path."
+    )
+
+    def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
+        """The rows and images, and the same in Parquet, which is what the card names."""
+        yield from self._write_rows(dataset, out, report, set())
+        features = trl_features()
+        schema, names = table_schema(features), split_names(dataset)
+        again = replace(dataset, on_rows=lambda rows: None)  # they are counted once
+        for split in dataset.splits:
+            for index, shard in enumerate(split.shards if split.rows else ()):
+                path = out / parquet_name(names[split.name], index, len(split.shards))
+                rows = (_trl_row(sample) for sample in again.samples(shard))
+                yield write_parquet(path, schema, row_groups(rows, schema), out)
+        data_files = {split: f"data/{name}-*-of-*.parquet" for split, name in names.items()}
+        yield write_card(dataset, out, data_files, features, self.use)
 
 
-def _write_rows(
-    writer: _ChatExport, dataset: ExportedDataset, split: SplitInfo, out: Path, report: ExportReport
+def trl_features() -> dict[str, Any]:
+    """The columns of TRL's table."""
+    parts = list_of({"type": TEXT, "text": TEXT})
+    messages = list_of({"role": TEXT, "content": parts})
+    return {"id": TEXT, "source": TEXT, "messages": messages, "images": list_of(IMAGE)}
+
+
+def _trl_row(sample: Sample) -> dict[str, Any]:
+    from phiv_data.formats import FORMATS
+
+    record = FORMATS["trl"].render(sample.conversation)
+    images = sample.images[: len(record["images"])]  # those of the written turns
+    return record | {"images": [{"bytes": image.data, "path": image.meta.path} for image in images]}
+
+
+def _write_split(
+    writer: _ChatExport,
+    dataset: ExportedDataset,
+    split: SplitInfo,
+    out: Path,
+    report: ExportReport,
+    image_types: set[type],
 ) -> FileInfo:
     from phiv_data.formats import FORMATS, LOSSES
 
@@ -99,22 +170,16 @@ def _write_rows(
     path = out / f"{split.name}.{writer.layout}"
     is_array, rows = writer.layout == "json", 0
     with atomic_write(path, durable=False) as file:
-        for sample in (sample for shard in split.shards for sample in dataset.samples(shard)):
+        for sample in _samples(dataset, split) if is_array else _typed_early(writer, dataset, split, report):
             report.add_losses([LOSSES[code] for code in losses(sample.conversation)])
             report.add_losses(losses_of_media(sample))
-            for image in sample.images:  # once each
-                target = out / "images" / image.meta.path
-                if not target.is_file():
-                    with atomic_write(target, durable=False) as image_file:
-                        image_file.write(image.data)
-                elif target.read_bytes() != image.data:
-                    raise ShardError(image.meta.path, "two images have this path", "Convert the data again")
+            _write_images(sample, out / "images")
             record = render(sample.conversation)
-            for key in ("image", "images"):
-                if isinstance(value := record.get(key), str):
-                    record[key] = writer.image_prefix + value
-                elif value is not None:
-                    record[key] = [writer.image_prefix + path for path in value]
+            for key in record.keys() & {"image", "images"}:
+                value = record[key]
+                paths = [writer.image_prefix + path for path in ([value] if isinstance(value, str) else value)]
+                record[key] = paths[0] if isinstance(value, str) else paths
+                image_types.add(type(value))
             line = json.dumps(record)
             file.write((("[\n" if not rows else ",\n") if is_array else "").encode())
             file.write(f"{line}{'' if is_array else chr(10)}".encode())
@@ -122,3 +187,51 @@ def _write_rows(
         if is_array:
             file.write(b"\n]\n" if rows else b"[]\n")
     return file_info(path, out, file)
+
+
+def _write_images(sample: Sample, folder: Path) -> None:
+    """Each image, once; ShardError where another one has its path."""
+    for image in sample.images:
+        target = folder / image.meta.path
+        if not target.is_file():
+            with atomic_write(target, durable=False) as file:
+                file.write(image.data)
+        elif target.read_bytes() != image.data:
+            raise ShardError(image.meta.path, "two images have this path", "Convert the data again")
+
+
+def _samples(dataset: ExportedDataset, split: SplitInfo) -> Iterator[Sample]:
+    return chain.from_iterable(dataset.samples(shard) for shard in split.shards)
+
+
+def _typed_early(
+    writer: _ChatExport, dataset: ExportedDataset, split: SplitInfo, report: ExportReport
+) -> Iterator[Sample]:
+    """The rows in order, but for the first one with images: it moves to the front where `datasets` would see it too
+    late. ms-swift, TRL and LLaMA-Factory read jsonl with it, and an image is a wrong type to it after text rows alone.
+    """
+    rows = _samples(dataset, split)
+    if late := _late_images(writer, dataset, split):
+        number, sample = late
+        report.warnings.append(
+            f"{split.name}.jsonl: row {number + 1}, the first with images, is written first: `datasets` takes the "
+            "types of columns from the first 10 MiB"
+        )
+        yield sample
+        yield from islice(rows, number)
+        next(rows)
+    yield from rows
+
+
+def _late_images(writer: _ChatExport, dataset: ExportedDataset, split: SplitInfo) -> tuple[int, Sample] | None:
+    """The first row with images, if MAX_BYTES_BEFORE_IMAGES or more come before it, and its number."""
+    from phiv_data.formats import FORMATS
+    from phiv_data.formats.rendering import images_of
+
+    render, size = FORMATS[writer.name].render, 0
+    rows = _samples(replace(dataset, on_rows=lambda rows: None), split) if split.num_images else ()
+    for number, sample in enumerate(rows):
+        if images_of(sample.conversation):
+            return (number, sample) if size > MAX_BYTES_BEFORE_IMAGES else None
+        size += len(json.dumps(render(sample.conversation)))
+    return None

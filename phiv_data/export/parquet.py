@@ -8,7 +8,8 @@ storage share what two versions of a file have in common. Images are stored plai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 CHUNKING = {"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0}
 """Bytes; the sizes `datasets` uses."""
+
+MAX_ROWS, MAX_BYTES = 100, 32 * 2**20
+"""Limits of a row group of `row_groups`; a larger row is one alone. Four times its bytes are in memory meanwhile."""
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], root: Path) -> FileInfo:
@@ -63,3 +67,37 @@ def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 def parquet_name(split: str, index: int, count: int) -> str:
     """`data/train-00000-of-00004.parquet`, the naming of the hub."""
     return f"data/{split}-{index:05d}-of-{count:05d}.parquet"
+
+
+def table_schema(features: Mapping[str, Any]) -> pa.Schema:
+    """The Arrow schema of columns as `datasets` describes them, with the metadata that makes images images for it."""
+    import pyarrow as pa
+
+    def arrow_type(feature: Mapping[str, Any]) -> pa.DataType:
+        if feature.get("_type") == "List":
+            return pa.list_(arrow_type(feature["feature"]))
+        if feature.get("_type") == "Image":
+            return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        if feature.get("_type") == "Value":
+            return pa.type_for_alias(feature["dtype"])
+        return pa.struct([(name, arrow_type(inner)) for name, inner in feature.items()])
+
+    columns = [(name, arrow_type(feature)) for name, feature in features.items()]
+    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": dict(features)}})})
+
+
+def row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows whose `images` are dicts of `bytes` and `path`, as batches within MAX_ROWS and MAX_BYTES."""
+    import pyarrow as pa
+
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        more = sum(len(image["bytes"]) for image in row["images"])
+        if batch and (len(batch) == MAX_ROWS or size + more > MAX_BYTES):
+            yield pa.RecordBatch.from_pylist(batch, schema=schema)
+            batch, size = [], 0
+        batch.append(row)
+        size += more
+    if batch:
+        yield pa.RecordBatch.from_pylist(batch, schema=schema)

@@ -5,6 +5,8 @@
         train-0000000000.0.jpg     image 0, in the order in which the turns name them
         train-0000000000.1.png     image 1, with the suffix of its real format
 
+    README.md                      the splits and columns, for `datasets`
+
 Nothing is lost. Keys are the split and the row's number, since WebDataset cuts names at the first dot and ids may hold
 any. Member headers hold no clock, user or machine.
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from phiv_data.export.base import ExportReport, file_info, suffix
+from phiv_data.export.card import IMAGE, TEXT, check_distinct, list_of, write_card
 from phiv_data.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -28,9 +31,9 @@ if TYPE_CHECKING:
     from phiv_data.storage.sample import Sample
     from phiv_schemas import FileInfo, SplitInfo
 
-_UNEVEN = (
-    "{split}: rows differ in their number or formats of images. The webdataset library reads them; "
-    "`datasets` refuses tars whose first rows differ"
+_USE = (
+    "`webdataset.WebDataset('OUT/train-00000-of-00001.tar')` reads the tars, and so does `load_dataset('OUT')`, by the "
+    "columns named above. Without this file, `datasets` takes the columns of the first rows of one split for all."
 )
 
 
@@ -41,14 +44,22 @@ class WebDataset:
     name: ClassVar[str] = "webdataset"
 
     def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
-        """One tar per shard."""
+        """One tar per shard, and a card with every column that any row has."""
+        stems = {split.name: re.sub(r"[^A-Za-z0-9_-]", "_", split.name) for split in dataset.splits}
+        check_distinct(dataset, stems)
+        columns = set[str]()
         for split in dataset.splits:
-            yield from _write_split(dataset, split, out, report)
+            yield from _write_split(dataset, split, stems[split.name], out, columns)
+        features = {"json": _record_features()} | dict.fromkeys(sorted(columns, key=_by_number), IMAGE)
+        data_files = {name: f"{stem}-?????-of-?????.tar" for name, stem in stems.items()}
+        yield write_card(dataset, out, data_files, features, _USE)
 
 
-def _write_split(dataset: ExportedDataset, split: SplitInfo, out: Path, report: ExportReport) -> Iterator[FileInfo]:
-    stem = re.sub(r"[^A-Za-z0-9_-]", "_", split.name)
-    row, kinds = 0, set[tuple[str, ...]]()
+def _write_split(
+    dataset: ExportedDataset, split: SplitInfo, stem: str, out: Path, columns: set[str]
+) -> Iterator[FileInfo]:
+    """The tars of a split; `columns` gets the names of the images."""
+    row = 0
     for index, shard in enumerate(split.shards):
         path = out / f"{stem}-{index:05d}-of-{len(split.shards):05d}.tar"
         with (
@@ -58,11 +69,22 @@ def _write_split(dataset: ExportedDataset, split: SplitInfo, out: Path, report: 
             for sample in dataset.samples(shard):
                 files = [f"{k}.{suffix(image.meta.format)}" for k, image in enumerate(sample.images)]
                 _add_sample(tar, f"{stem}-{row:010d}", sample, files)
-                kinds.add(tuple(files))
+                columns.update(files)
                 row += 1
         yield file_info(path, out, file)
-    if len(kinds) > 1:
-        report.warnings.append(_UNEVEN.format(split=split.name))
+
+
+def _record_features() -> dict[str, Any]:
+    """The record's columns as `datasets` describes them."""
+    from phiv_data.storage.shards import hf_features
+
+    features = {name: kind for name, kind in hf_features().items() if name != "images"}
+    return features | {"files": list_of(TEXT)}
+
+
+def _by_number(column: str) -> tuple[int, str]:
+    number, _, kind = column.partition(".")
+    return int(number), kind
 
 
 def _add_sample(tar: tarfile.TarFile, key: str, sample: Sample, files: list[str]) -> None:

@@ -412,18 +412,6 @@ def test_the_suffix_is_that_of_the_real_format(tmp_path: Path) -> None:
         assert tar.getnames() == ["val-0000000000.json", "val-0000000000.0.jpg"]
 
 
-def test_uneven_rows_give_a_warning_because_datasets_refuses_them(tmp_path: Path) -> None:
-    rows = [samples("val", 1)[0], rich_sample()]
-    even, _ = exported(WebDataset(), rows[:1], tmp_path / "even")
-    uneven, _ = exported(WebDataset(), [*rows, Sample(_text_only(), ())], tmp_path / "uneven")
-    assert even.warnings == ()
-    assert "val: rows differ in their number or formats of images" in uneven.warnings[0]
-
-
-def _text_only() -> Conversation:
-    return Conversation(id="t", source="s", conversations=(Turn(images=(), user="Hi", assistant="Ho"),))
-
-
 def test_datasets_reads_the_tars(data: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     export(WebDataset(), data, tmp_path / "out")
