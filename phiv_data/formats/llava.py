@@ -10,7 +10,7 @@ from typing import Any
 
 from phiv_data.formats.dialogue import NAMES, Markers, read_dialogue, take_images
 from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, TurnPaths, fields_of
-from phiv_data.formats.rendering import images_of, marker_losses, roles_and_contents
+from phiv_data.formats.rendering import images_of, marker_losses, roles_and_contents, written_turns
 from phiv_data.formats.text import escape
 from phiv_schemas import Conversation
 
@@ -41,8 +41,12 @@ def render(conversation: Conversation) -> dict[str, Any]:
 
 def losses(conversation: Conversation) -> tuple[str, ...]:
     """Codes of what a row cannot carry of the conversation; `LOSSES` explains them."""
-    found = set(marker_losses(conversation))
-    return tuple(sorted(found | {"system"} if conversation.system is not None else found))
+    here = {
+        "image_places": any(any(turn.image_offsets or ()) for turn in written_turns(conversation)),
+        "many_images": len(images_of(conversation)) > 1,
+        "system": conversation.system is not None,
+    }
+    return tuple(sorted({*marker_losses(conversation), *(code for code, is_so in here.items() if is_so)}))
 
 
 def _question(fields: Fields) -> ParsedRow:

@@ -39,7 +39,8 @@ def render(conversation: Conversation) -> dict[str, Any]:
 
 def losses(conversation: Conversation) -> tuple[str, ...]:
     """Codes of what a row cannot carry of the conversation; `LOSSES` explains them."""
-    return marker_losses(conversation)
+    found = marker_losses(conversation)
+    return tuple(sorted((*found, "empty_system"))) if conversation.system == "" else found
 
 
 def dataset_info(file_name: str) -> dict[str, Any]:

@@ -4,9 +4,10 @@ r"""Text with `<image>` markers to user text and image offsets, and back: LLaVA,
     "Is <image> larger than <image>?"       "Is  larger than ?", offsets 3, 16: characters of the text without markers
     "What does <\image> mean?"              "What does <image> mean?", no image: the marker is escaped
 
-A literal `<image>` is written with one more backslash, so that nobody takes it for an image, and read with one less;
-`<\image>` itself becomes `<\\image>`. So every text and every placement has one rendering, and comes back from it, but
-for one case: images at offset 0 of a text that begins with a newline read like the plain form, which they equal.
+A literal `<image>`, `<video>` or `<audio>` is written with one more backslash, so that nobody takes it for the place of
+one, and read with one less; `<\image>` itself becomes `<\\image>`. So every text and every placement has one rendering,
+and comes back from it, but for one case: images at offset 0 of a text that begins with a newline read like the plain
+form, which they equal.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from itertools import pairwise
 from phiv_schemas import Turn
 
 MARKER = "<image>"
-_TOKEN = re.compile(r"<(\\*)image>")
+_TOKEN = re.compile(r"<(\\*)(image|video|audio)>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def read_markers(text: str) -> Iterator[Piece]:
     start = 0
     for token in _TOKEN.finditer(text):
         yield text[start : token.start()]
-        yield Image() if not token[1] else f"<{token[1][1:]}image>"
+        yield Image() if token[0] == MARKER else f"<{token[1][1:]}{token[2]}>"
         start = token.end()
     yield text[start:]
 
@@ -81,5 +82,5 @@ def split_at(user: str, offsets: Sequence[int]) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """The text with no marker left in it."""
-    return _TOKEN.sub(lambda token: f"<\\{token[1]}image>", text)
+    """The text with no marker left in it, nor one of LLaMA-Factory's and ms-swift's for video and audio."""
+    return _TOKEN.sub(lambda token: f"<\\{token[1]}{token[2]}>", text)

@@ -8,7 +8,22 @@ from phiv_data.formats import ParsedRow
 from phiv_schemas import Conversation, Turn
 
 # Whatever could be taken for something else: markers, halves of them, escaped ones, newlines at the front.
-_WORDS = ["<image>", r"<\image>", r"<\\image>", "<image", "image>", "<", "\\", "\n", "", " ", "What?", "é", "<video>"]
+_WORDS = [
+    "<image>",
+    r"<\image>",
+    r"<\\image>",
+    "<image",
+    "image>",
+    "<",
+    "\\",
+    "\n",
+    "",
+    " ",
+    "What?",
+    "é",
+    "<video>",
+    r"<\audio>",
+]
 TEXTS = st.one_of(
     st.lists(st.sampled_from(_WORDS), max_size=5).map("".join),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=12),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -122,6 +123,18 @@ def test_a_literal_marker_is_escaped_and_declared(name: str) -> None:
     assert FORMATS[name].losses(c) == ("literal_marker",)
 
 
+@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("media", ["video", "audio"])
+def test_a_marker_of_video_or_audio_is_text_that_is_escaped_and_declared(name: str, media: str) -> None:
+    c = conversation(Turn(images=(), user=f"Is <{media}> a tag?", assistant=rf"<\{media}>"), system=f"<{media}>")
+    text = json.dumps(FORMATS[name].render(c))
+    assert f"<{media}>" not in text
+    assert "literal_marker" in FORMATS[name].losses(c)
+    row = FORMATS[name].parse(json.loads(text), "row")
+    assert (row.system, only(row).user, only(row).assistant) == (c.system, c.turns[0].user, c.turns[0].assistant)
+    assert only(FORMATS[name].parse(one(f"Is <{media}> a tag?"), "row")).user == f"Is <{media}> a tag?"
+
+
 # Losses --------------------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +156,8 @@ def test_positions_are_lost_only_where_they_read_like_the_plain_form() -> None:
     newline = conversation(Turn(images=("a",), user="\nu", assistant="a", image_offsets=(0,)))
     inside = conversation(Turn(images=("a",), user="\nu", assistant="a", image_offsets=(1,)))
     for name in MARKED:
-        assert [FORMATS[name].losses(c) for c in (front, newline, inside)] == [(), ("image_offsets",), ()]
+        places = ("image_places",) if name == "llava" else ()
+        assert [FORMATS[name].losses(c) for c in (front, newline, inside)] == [(), ("image_offsets",), places]
     assert [trl.losses(c) for c in (front, newline, inside)] == [("image_offsets",), ("image_offsets",), ()]
 
 
@@ -154,8 +168,31 @@ def test_llava_keeps_a_system_prompt_where_lmms_finetune_looks_for_it() -> None:
     assert sharegpt.losses(c) == swift.losses(c) == trl.losses(c) == ()
 
 
+def test_an_empty_system_prompt_is_declared_where_another_takes_its_place() -> None:
+    c = conversation(Turn(images=(), user="u", assistant="a"), system="")
+    losses = {name: FORMATS[name].losses(c) for name in FORMATS}
+    assert losses == {"llava": ("system",), "sharegpt": ("empty_system",), "swift": (), "trl": ()}
+
+
+def test_what_llava_itself_does_not_read_of_images_is_declared() -> None:
+    two = conversation(Turn(images=("a", "b"), user="u", assistant="a"))
+    inside = conversation(Turn(images=("a",), user="u", assistant="a", image_offsets=(1,)))
+    front = conversation(Turn(images=("a",), user="u", assistant="a", image_offsets=(0,)))
+    assert [llava.losses(c) for c in (two, inside, front)] == [("many_images",), ("image_places",), ()]
+    assert [sharegpt.losses(c) for c in (two, inside)] == [(), ()]
+
+
 def test_every_loss_is_explained() -> None:
-    assert set(LOSSES) == {"answers", "image_offsets", "literal_marker", "system", "unanswered_turns"}
+    assert set(LOSSES) == {
+        "answers",
+        "empty_system",
+        "image_offsets",
+        "image_places",
+        "literal_marker",
+        "many_images",
+        "system",
+        "unanswered_turns",
+    }
 
 
 # Fields --------------------------------------------------------------------------------------------------------------
