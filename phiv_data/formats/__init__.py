@@ -43,6 +43,7 @@ LOSSES: dict[str, str] = {
     "answers": "the list of accepted answers (`assistant` is kept: one answer a turn)",
     "empty_system": "an empty system prompt (LLaMA-Factory puts its template's default one in its place)",
     "image_offsets": "`image_offsets` of images at the very front of the text (they come back as images before it)",
+    "image_token": "`<image>` as text, for processors whose image token it is (LLaVA, SmolVLM: it ends their training)",
     "image_places": "where in its turn an image stands, for LLaVA itself (it moves `<image>` to the front)",
     "literal_marker": r"`<image>`, `<video>` or `<audio>` as text (written `<\image>`: else it means one)",
     "many_images": "more than one image a row, for LLaVA itself (it opens one; LLaVA-NeXT opens all)",

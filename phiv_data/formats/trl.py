@@ -16,7 +16,7 @@ from typing import Any
 from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, take_images
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, common_losses, written_turns
-from phiv_data.formats.text import Image, Piece, normalize_offsets, split_at
+from phiv_data.formats.text import MARKER, Image, Piece, normalize_offsets, split_at
 from phiv_data.storage.record_errors import list_keys
 from phiv_schemas import Conversation, Turn
 
@@ -48,8 +48,13 @@ def render(conversation: Conversation) -> dict[str, Any]:
 
 def losses(conversation: Conversation) -> tuple[str, ...]:
     """Codes of what a row cannot carry of the conversation; `LOSSES` explains them."""
-    offsets = [turn.image_offsets for turn in written_turns(conversation)]
-    return common_losses(conversation, image_offsets=any(o is not None and not any(o) for o in offsets))
+    turns = written_turns(conversation)
+    texts = [conversation.system, *(text for turn in turns for text in (turn.user, turn.assistant))]
+    return common_losses(
+        conversation,
+        image_offsets=any(turn.image_offsets is not None and not any(turn.image_offsets) for turn in turns),
+        image_token=any(MARKER in text for text in texts if text),
+    )
 
 
 def _parts(turn: Turn) -> Iterator[dict[str, str]]:

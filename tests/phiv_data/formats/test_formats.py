@@ -174,6 +174,13 @@ def test_an_empty_system_prompt_is_declared_where_another_takes_its_place() -> N
     assert losses == {"llava": ("system",), "sharegpt": ("empty_system",), "swift": (), "trl": ()}
 
 
+def test_text_that_a_processor_takes_for_an_image_is_declared() -> None:
+    for user, assistant, system in (("<image>?", "a", None), ("u", "<image>", None), ("u", "a", "<image>")):
+        c = conversation(Turn(images=(), user=user, assistant=assistant), system=system)
+        assert trl.losses(c) == ("image_token",)
+    assert trl.losses(conversation(Turn(images=("a",), user=r"<\image>", assistant="<video>"))) == ()
+
+
 def test_what_llava_itself_does_not_read_of_images_is_declared() -> None:
     two = conversation(Turn(images=("a", "b"), user="u", assistant="a"))
     inside = conversation(Turn(images=("a",), user="u", assistant="a", image_offsets=(1,)))
@@ -188,6 +195,7 @@ def test_every_loss_is_explained() -> None:
         "empty_system",
         "image_offsets",
         "image_places",
+        "image_token",
         "literal_marker",
         "many_images",
         "system",
@@ -452,7 +460,7 @@ def test_trl_rows_without_a_place_are_refused(record: Any, code: str) -> None:
 def test_trl_text_is_text() -> None:
     c = conversation(Turn(images=("a",), user="<image>", assistant="a"))
     assert trl.render(c)["messages"][0]["content"] == [IMAGE, {"type": "text", "text": "<image>"}]
-    assert trl.losses(c) == ()
+    assert trl.losses(c) == ("image_token",)
 
 
 def test_a_marker_beside_parts_says_where_they_stand() -> None:
