@@ -3,7 +3,7 @@
     <out>/.phiv/plan.json    what is being made, and from what; another plan here is an error, not a mixture
     <out>/.phiv/source/      the converter's own files: an unpacked archive, a synthetic demo set
     <out>/.phiv/items/       the inputs in the plan's order; written again by every run
-    <out>/.phiv/tasks/       one report per finished task; what is here is not done again
+    <out>/.phiv/parts/       one report per finished task; what is here is not done again
     <out>/.phiv/shards/      one report per finished shard
     <out>/.phiv/stage/       the output, under its final relative names
     <out>/.phiv/source.json  kept beside a finished output: its plan.json, with the state of the source's files
@@ -65,7 +65,7 @@ class Workspace:
         return self.root / "seen_index.sqlite"
 
     def task_report(self, task: int) -> Path:
-        return self.root / "tasks" / f"{task:06d}.json"
+        return self.root / "parts" / f"{task:06d}.json"
 
     def shard_report(self, split: str, index: int) -> Path:
         return self.root / "shards" / f"{split}-{index:05d}.json"
@@ -147,7 +147,7 @@ def begin(workspace: Workspace, wanted: PlanRecord, *, overwrite: bool) -> tuple
         if found is None or not found.source.is_same(wanted.source) or replace(found, source=wanted.source) != wanted:
             if found is not None and not overwrite:
                 warnings = (f"{_changed_since(found, wanted, workspace)}: the conversion starts over",)
-            for name in ("stage", "tasks", "shards", PLAN):  # what it has made; the converter's own files stay
+            for name in ("stage", "parts", "shards", PLAN):  # what it has made; the converter's own files stay
                 _remove(workspace.root / name)
     with atomic_write(path) as file:
         file.write(json.dumps(asdict(wanted), indent=1, sort_keys=True).encode())
