@@ -49,7 +49,7 @@ class ListOptions(Converter):
 
         row = self.rows[item.payload]
         if row.kills:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV)
         if row.answer == "reject":
             raise RejectInput(item.key, "bad", "the row asks for it")
         images = tuple(encoded_image(path, bytes([seed]) * 40, size=(4, 3), format="PNG") for path, seed in row.images)

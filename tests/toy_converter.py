@@ -49,7 +49,9 @@ class ToyOptions(Converter):
 
     def draft(self, item: Item) -> Draft:
         path = item.path
-        if "kill" in path.name:
+        if "crash" in path.name:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "full" in path.name:  # as the system ends a process when memory is full
             os.kill(os.getpid(), signal.SIGKILL)
         if "bad" in path.name:
             raise RejectInput(item.key, "bad", "the name asks for it")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.atomic import environment_problems, find_environment_problem
 from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
 
 
@@ -39,6 +39,11 @@ def run(program: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
         return EXIT_INTERRUPTED
+    except Exception as error:
+        if (problem := find_environment_problem(error, "memory")) is None:
+            raise
+        sys.stderr.write(f"{program}: {problem}\n")
+        return problem.exit_code
     finally:
         signal.signal(signal.SIGTERM, previous)
 

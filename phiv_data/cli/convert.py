@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,35 +83,40 @@ def _parse(argv: list[str]) -> ConvertCommand:
 
 
 def _convert(command: ConvertCommand) -> int:
-    from phiv_data.convert.engine import convert  # imports pydantic and pyarrow: not for --help
+    from phiv_data.convert.engine import NothingWritten, convert  # imports pydantic and pyarrow: not for --help
 
     out = command.output
-    outcome = convert(
-        command.dataset,
-        out.out_dir,
-        num_workers=out.num_workers,
-        arrow=not out.no_arrow,
-        overwrite=out.overwrite,
-        verify=out.verify,
-        include_unlabeled=out.include_unlabeled,
-    )
+    try:
+        outcome = convert(
+            command.dataset,
+            out.out_dir,
+            num_workers=out.num_workers,
+            arrow=not out.no_arrow,
+            overwrite=out.overwrite,
+            verify=out.verify,
+            include_unlabeled=out.include_unlabeled,
+        )
+    except NothingWritten as error:
+        _show_rejects(error.rejects)
+        raise
     for warning in outcome.warnings:
         sys.stderr.write(f"phiv-convert: {warning}\n")
     done = outcome.manifest.accounting
     if done.rejected:
         path = out.out_dir / outcome.manifest.rejects.path
         lines = path.read_bytes().splitlines()
-        for line in lines[:SHOWN_REJECTS]:
-            reject = phiv_schemas.Reject.model_validate_json(line)
-            sys.stderr.write(f"phiv-convert: {reject.input}: rejected, {reject.reason}\n")
+        _show_rejects(phiv_schemas.Reject.model_validate_json(line) for line in lines[:SHOWN_REJECTS])
         if len(lines) > SHOWN_REJECTS:
             sys.stderr.write(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}\n")
     state = "already converted, nothing to do" if outcome.found_finished else "converted"
     sys.stdout.write(f"{out.out_dir}: {state} ({outcome.manifest.source})\n")
     _show_counts(outcome.manifest, out.out_dir)
-    if not done.written and done.unlabeled:
-        sys.stderr.write("phiv-convert: no row was written: none has an answer. --include_unlabeled keeps them\n")
-    return EXIT_DATA if done.rejected or not done.written else EXIT_OK
+    return EXIT_DATA if done.rejected else EXIT_OK
+
+
+def _show_rejects(rejects: Iterable[phiv_schemas.Reject]) -> None:
+    for reject in rejects:
+        sys.stderr.write(f"phiv-convert: {reject.input}: rejected, {reject.reason}\n")
 
 
 def _show_counts(manifest: Manifest, out_dir: Path) -> None:

@@ -5,6 +5,7 @@ Everything here reads the tasks' reports in the plan's order, so who ran them le
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -137,13 +138,16 @@ def plan_shard_files(job: ConversionJob, assembled: AssembledFiles) -> ShardPlan
 
 
 def build_shard(jobs: ShardPlan, index: int) -> ShardInfo:
-    """Write shard `index` from the staged images, unless an earlier run did."""
+    """Write shard `index` from the staged images, unless an earlier run did and the disk has kept every byte."""
     spec, workspace = jobs.shards[index], jobs.job.workspace
     report, path = workspace.shard_report(spec.split, spec.index), workspace.stage / spec.path
-    if report.is_file() and path.is_file():
+    try:
         info = ShardInfo.model_validate_json(report.read_bytes())
-        if info.size_bytes == path.stat().st_size:
+        size, sha256 = path.stat().st_size, sha256_file(path)
+        if info == ShardInfo(path=spec.path, size_bytes=size, sha256=sha256, rows=spec.num_rows):
             return info
+    except (FileNotFoundError, ValueError):
+        pass
     samples = chain.from_iterable(iter_samples(jobs.job, task, rows) for task, rows in spec.pieces)
     info = write_shard(path, samples).model_copy(update={"path": spec.path})
     with atomic_write(report) as file:
@@ -162,6 +166,7 @@ def write_manifest(
     for path in stage.rglob(f"{TMP_PREFIX}*"):  # what a killed worker left half-written
         path.unlink()
     (stage / "images").mkdir(exist_ok=True)
+    os.sync()  # images are not synced one by one; what a staged manifest names must survive a power cut
     by_split = {name: [s for s in shards if s.path.split("/")[1] == name] for name in assembled.splits}
     # Each input that is given more than once, then the times it is given again.
     duplicates: dict[str, list[str]] = {}

@@ -15,18 +15,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, plan_shard_files, write_manifest
 from phiv_data.convert.base import ConverterOptions, Inputs
+from phiv_data.convert.fingerprint import SourceRoots
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, list_inputs, make_plan
-from phiv_data.convert.staging import PlanRecord, Workspace, begin, discard, locked, publish
-from phiv_data.convert.tasks import ConversionJob, run_task, try_rows
-from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated, run_local
+from phiv_data.convert.staging import PlanRecord, Workspace, begin, discard, locked, publish, take_back_if_damaged
+from phiv_data.convert.tasks import ConversionJob, StagedDamage, run_task, try_rows
+from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated
 from phiv_data.utils.progress import Progress
-from phiv_schemas import Manifest, PhivError, ShardInfo, UsageError
+from phiv_schemas import EnvironmentProblem, Manifest, PhivError, Reject, ShardInfo, UsageError
+from phiv_schemas.errors import EXIT_DATA
 
 ProgressFactory = Callable[[str, int], Progress]
+MAX_REJECTS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,16 @@ class Outcome:
     manifest: Manifest
     found_finished: bool
     warnings: tuple[str, ...] = ()
+
+
+class NothingWritten(PhivError):
+    """No input gave a row: nothing is published, and a finished output stays. `rejects` are the first of them."""
+
+    exit_code = EXIT_DATA
+
+    def __init__(self, where: str, what: str, hint: str, rejects: tuple[Reject, ...] = ()) -> None:
+        super().__init__(where, what, hint)
+        self.rejects = rejects
 
 
 def convert(
@@ -53,15 +67,17 @@ def convert(
 
     `num_workers` processes; None is one per core, 0 works in this process. `overwrite` makes the output again, or
     replaces that of another plan. `verify` compares the source's files by sha256 instead of size and time.
-    Raises UsageError, SourceError or EnvironmentProblem. Stopped, it keeps what is done for the next run.
+    Raises UsageError, SourceError, EnvironmentProblem, or NothingWritten where no input gives a row. Stopped, it keeps
+    what is done for the next run.
     """
     workers = default_workers() if num_workers is None else num_workers
     if workers < 0:
         raise UsageError("--num_workers", f"must be 0 or more (found {workers})")
     output_options = {"arrow": arrow, "include_unlabeled": include_unlabeled}
     with locked(out_dir) as workspace:
-        if workspace.staged() is not None:
-            publish(workspace)  # an earlier run was stopped while it moved the finished files into place
+        # An earlier run may have been stopped while it moved the finished files into place.
+        if workspace.is_publishing and take_back_if_damaged(workspace) is None:
+            publish(workspace)
             overwrite = False
         finished = None if overwrite else workspace.finished()
         if finished:  # the options alone, without reading the source, may show that it is theirs
@@ -69,7 +85,9 @@ def convert(
             if identity is not None and is_same_code and finished.options == identity | output_options:
                 discard(workspace)
                 return Outcome(finished, found_finished=True)
+        roots = SourceRoots.of(options)
         inputs, plan = _open(options, workspace, verify=verify)
+        roots.check()  # away while it was listed, it would look like one that lacks files
         converter = plan.converter
         provenance = {  # for the manifest: how the output is made
             "options": converter.options() | output_options,
@@ -83,9 +101,8 @@ def convert(
             discard(workspace)
             return Outcome(finished, found_finished=True, warnings=warnings)
         warnings = begin(workspace, wanted, overwrite=overwrite)
-        job = _run_tasks(ConversionJob(plan, workspace, include_unlabeled), workers, progress)
-        assembled = assemble(job)
-        shards = _run_shards(job, assembled, workers, progress) if arrow else []
+        job = ConversionJob(plan, workspace, include_unlabeled, roots=roots)
+        assembled, shards = _make_files(job, arrow, workers, progress)
         write_manifest(job, inputs, assembled, shards, provenance)
         return Outcome(publish(workspace), found_finished=False, warnings=(*warnings, *inputs.warnings))
 
@@ -127,8 +144,37 @@ def _check_same(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) ->
     )
 
 
+def _make_files(
+    job: ConversionJob, arrow: bool, num_workers: int, progress: ProgressFactory
+) -> tuple[AssembledFiles, list[ShardInfo]]:
+    """Stage everything but the manifest. What the disk has lost or changed meanwhile is made again, once."""
+    for _ in range(2):
+        job = _run_tasks(job, num_workers, progress)
+        try:
+            assembled = assemble(job)
+            if not any(assembled.task_rows.values()):
+                raise _nothing_written(job, assembled)
+            return assembled, _run_shards(job, assembled, num_workers, progress) if arrow else []
+        except StagedDamage as damage:
+            damaged = damage
+    what = f"does not keep what is written: {damaged} has changed"
+    raise EnvironmentProblem(str(job.workspace.stage), what, "Check the disk, or choose another --out_dir")
+
+
+def _nothing_written(job: ConversionJob, assembled: AssembledFiles) -> NothingWritten:
+    """The error, with the reasons; the work is discarded, so that the next run reads every input again."""
+    with (job.workspace.stage / "rejects.jsonl").open("rb") as file:
+        rejects = tuple(Reject.model_validate_json(line) for line in islice(file, MAX_REJECTS_SHOWN))
+    discard(job.workspace)
+    counts = [f"{count} {code}" for code, count in sorted(assembled.rejected.items())]
+    counts += [f"{assembled.unlabeled} without an answer"] if assembled.unlabeled else []
+    hint = "--include_unlabeled keeps rows without an answer" if assembled.unlabeled else "Correct that, then run again"
+    what = f"no input gives a row, so nothing is written ({', '.join(counts)} of {job.plan.num_items} inputs)"
+    return NothingWritten(str(job.workspace.out_dir), what, hint, rejects)
+
+
 def _run_tasks(job: ConversionJob, num_workers: int, progress: ProgressFactory) -> ConversionJob:
-    """Run every task. Inputs that kill the process that reads them end up as rejects, not as a dead run."""
+    """Run every task. Inputs that crash the process that reads them end up as rejects, not as a dead run."""
     pending = [task.index for task in job.plan.tasks]
     with progress(f"{job.plan.converter.name}: convert", job.plan.num_items) as bar:
         while pending:
@@ -152,7 +198,9 @@ def _run_shards(
     infos: dict[int, ShardInfo] = {}
     indices = range(len(plan.shards))
     with progress(f"{job.plan.converter.name}: shards", sum(shard.num_rows for shard in plan.shards)) as bar:
-        for index, info in run_local(build_shard, plan, indices, num_workers):
+        for index, info in run_isolated(build_shard, plan, indices, num_workers):
+            if isinstance(info, Killed):
+                raise EnvironmentProblem("worker processes", f"one crashes on {plan.shards[index].path}", "Free memory")
             infos[index] = info
             bar.add(info.rows)
     return [infos[index] for index in indices]

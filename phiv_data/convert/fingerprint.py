@@ -8,10 +8,11 @@ machine, below `<out>/.phiv/`.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -19,7 +20,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
-from phiv_data.utils.atomic import sha256_file
+from phiv_data.utils.atomic import find_environment_problem, sha256_file
+from phiv_schemas.errors import EnvironmentProblem
 
 Content = bytes | Path | tuple[bytes | Path, ...]
 """What an input is: its bytes (or a digest of them), a file that the draft reads, or several of these."""
@@ -41,7 +43,7 @@ class SourceState:
 
 
 class FileVersion(NamedTuple):
-    """One file, as it was found: `size_bytes` is None for one that cannot be read, `sha256` empty where not read."""
+    """One file, as it was found: `size_bytes` is None for one that is not there, `sha256` empty where not read."""
 
     size_bytes: int | None
     stamp: str = "missing"
@@ -59,15 +61,56 @@ def file_reader(work_dir: Path, *, verify: bool) -> Callable[[Path], FileVersion
     @lru_cache(maxsize=4096)
     def version(path: Path) -> FileVersion:
         is_ours = str(path).startswith(ours)
-        try:
-            stat = path.stat()
-            # A device or a pipe could be read without end: the draft rejects it.
-            sha256 = sha256_file(path) if (verify or is_ours) and S_ISREG(stat.st_mode) else ""
-        except (OSError, ValueError):
+        if (stat := _stat_of(path)) is None:
             return FileVersion(None)
+        # A device or a pipe could be read without end: the draft rejects it.
+        sha256 = sha256_file(path) if (verify or is_ours) and S_ISREG(stat.st_mode) else ""
         return FileVersion(stat.st_size, sha256 if is_ours else str(stat.st_mtime_ns), sha256)
 
     return version
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRoots:
+    """The files and folders that a converter's options name, as they were when it was opened: (path, device, inode).
+
+    What an input lacks says nothing of it while its source is away: unmounted, moved, on a disk that does not answer.
+    """
+
+    roots: tuple[tuple[Path, int, int], ...] = ()
+
+    @classmethod
+    def of(cls, options: object) -> SourceRoots:
+        """Those of a dataclass's fields that are paths, or tuples of them."""
+        fields = dataclasses.fields(options) if dataclasses.is_dataclass(options) else ()
+        values = [getattr(options, field.name) for field in fields]
+        paths = [path for value in values for path in (value if isinstance(value, tuple) else (value,))]
+        found = [(path.absolute(), _stat_of(path)) for path in paths if isinstance(path, Path)]
+        return cls(tuple((path, stat.st_dev, stat.st_ino) for path, stat in found if stat))
+
+    def check(self, files: Iterable[Path] = ()) -> None:
+        """EnvironmentProblem where a root is gone or another than before, or one of `files` is not there."""
+        for path, device, inode in self.roots:
+            if (stat := _stat_of(path)) is None or (stat.st_dev, stat.st_ino) != (device, inode):
+                raise _source_away(path)
+        for path in files:
+            if _stat_of(path) is None:
+                raise _source_away(path)
+
+
+def _stat_of(path: Path) -> os.stat_result | None:
+    """None where nothing is there. EnvironmentProblem where a disk does not answer."""
+    try:
+        return path.stat()
+    except (OSError, ValueError) as error:
+        if problem := find_environment_problem(error, path):
+            raise problem from error
+        return None
+
+
+def _source_away(path: Path) -> EnvironmentProblem:
+    what = "was there when the source was listed, and is away or another one now"
+    return EnvironmentProblem(str(path), what, "Put it back, then run the same command again")
 
 
 def code_version(of: type, opener: str = "") -> str:

@@ -128,6 +128,14 @@ def load_items(task: ConversionTask) -> list[Item]:
         return [Item(*values) for values in pickle.load(file)]  # plain tuples: half the time of pickled items
 
 
+def load_absent_files(task: ConversionTask) -> frozenset[Path]:
+    """The files of a task's items that were not there when the source was listed."""
+    with task.file.open("rb") as file:
+        file.seek(task.offset)
+        pickle.load(file)
+        return frozenset(pickle.load(file))
+
+
 def row_id(item: Item, index: int) -> str:
     """The id the engine gives the row at `index` over all splits: `val-0000000300`."""
     return f"{item.split}-{index:010d}"
@@ -148,16 +156,19 @@ class _ListedSplit:
     _last_key: str | None = None
     _pending: list[tuple[object, ...]] = field(default_factory=list)
     _pending_bytes: int = 0
+    _absent: list[Path] = field(default_factory=list)  # files of the pending items that are not there
 
     def add(self, item: Item, version_of: Callable[[Path], FileVersion]) -> None:
         """Take the next input."""
-        size, parts = 0, list[str | int | None]()
+        size, parts, absent = 0, list[str | int | None](), list[Path]()
         for part in item.content if isinstance(item.content, tuple) else (item.content,):
             if isinstance(part, bytes):
                 size += len(part)
                 parts.append(hashlib.sha256(part).hexdigest())
                 continue
             found = version_of(part)
+            if found.size_bytes is None:
+                absent.append(part)
             size += found.size_bytes or 0
             parts.append(found.size_bytes)
             self.times.update(f"{found.size_bytes} {found.stamp};".encode())
@@ -171,13 +182,15 @@ class _ListedSplit:
             self.end_task()
         self._pending.append((item.split, item.key, item.content, item.payload, item.size_bytes))
         self._pending_bytes += size
+        self._absent += absent
 
     def end_task(self) -> None:
-        """Write the items that wait, as one task."""
+        """Write the items that wait, as one task: the items, then the files of theirs that are not there."""
         if self._pending:
             self.tasks.append((len(self._pending), self.file.tell()))
             pickle.dump(self._pending, self.file)
-            self._pending, self._pending_bytes = [], 0
+            pickle.dump(self._absent, self.file)
+            self._pending, self._pending_bytes, self._absent = [], 0, []
 
 
 def _check_keys(name: str, split: _ListedSplit, items_dir: Path) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 from phiv_data.convert.fingerprint import SourceState
 from phiv_data.storage.dataset import read_manifest
-from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.atomic import atomic_write, environment_problems, sha256_file
 from phiv_schemas import Manifest, ShardError, UsageError
 
 MANIFEST = "manifest.json"
@@ -70,9 +70,20 @@ class Workspace:
     def shard_report(self, split: str, index: int) -> Path:
         return self.root / "shards" / f"{split}-{index:05d}.json"
 
+    def discard_shard_reports(self, split: str) -> None:
+        """Have the shards of a split made again."""
+        for path in self.root.glob("shards/*.json"):
+            if path.name.rpartition("-")[0] == split:
+                path.unlink(missing_ok=True)
+
     def finished(self) -> Manifest | None:
         """The manifest of a finished output, or None. ShardError when it cannot be read."""
         return _manifest_of(self.out_dir)
+
+    @property
+    def is_publishing(self) -> bool:
+        """True where an output is complete but not yet published."""
+        return (self.stage / MANIFEST).is_file()
 
     def staged(self) -> Manifest | None:
         """The manifest of an output that is complete but not yet published, or None."""
@@ -115,8 +126,7 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
         names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
         seen = [name for name in names if not name.startswith(".")]
         is_dataset = MANIFEST in names and "images.sha256" in names
-        is_publishing = (workspace.stage / MANIFEST).is_file()
-        if seen and not is_dataset and not is_publishing:
+        if seen and not is_dataset and not workspace.is_publishing:
             raise _not_ours(out_dir, seen[0])
         try:
             workspace.root.mkdir(parents=True, exist_ok=True)
@@ -205,6 +215,55 @@ def publish(workspace: Workspace) -> Manifest:
         _move(workspace.stage, workspace.out_dir, [MANIFEST])
         discard(workspace)
     return manifest
+
+
+def take_back_if_damaged(workspace: Workspace) -> str | None:
+    """The first file of a staged output that is not as its manifest says; None where all of them are.
+
+    A publish that was cut is undone then: the older output, where there was one, is back in place.
+    """
+    old_folder, root, out_dir = workspace.root / "old", workspace.root, workspace.out_dir
+    try:
+        manifest = workspace.staged()
+    except ShardError:
+        if old_folder.exists():  # which of the files in place are new is known from the manifest alone
+            raise
+        _remove(workspace.stage / MANIFEST)
+        return MANIFEST
+    assert manifest is not None, "there is nothing to publish without a staged manifest"
+    if (damaged := _first_damage(workspace, manifest)) is None:
+        return None
+    with environment_problems(out_dir):
+        if old_folder.exists():  # publishing had begun
+            moved = [name for name in _entries(manifest) if not (workspace.stage / name).exists()]
+            _move(out_dir, workspace.stage, moved)
+            _move(old_folder, out_dir, sorted(path.name for path in old_folder.iterdir()))
+            _remove(old_folder)
+        if not (root / PLAN).exists() and (root / RECORD).exists():
+            (root / RECORD).replace(root / PLAN)
+        _remove(workspace.stage / MANIFEST)
+    return damaged
+
+
+def _first_damage(workspace: Workspace, manifest: Manifest) -> str | None:
+    """The first file, staged or moved into place already, whose bytes the manifest does not name."""
+
+    def is_whole(path: str, sha256: str) -> bool:
+        staged = (workspace.stage / Path(path).parts[0]).exists()
+        file = (workspace.stage if staged else workspace.out_dir) / path
+        return file.is_file() and sha256_file(file) == sha256
+
+    for info in manifest.files:
+        if not is_whole(info.path, info.sha256):
+            return info.path
+    staged = workspace.stage / manifest.image_hashes.path
+    hashes = staged if staged.exists() else workspace.out_dir / manifest.image_hashes.path
+    with hashes.open("rb") as lines:
+        for line in lines:
+            sha256, _, path = line.decode().rstrip("\n").partition("  ")
+            if not is_whole(path, sha256):
+                return path
+    return None
 
 
 def _manifest_of(folder: Path) -> Manifest | None:

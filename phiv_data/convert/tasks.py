@@ -6,15 +6,18 @@ whoever runs it, how often and in which order.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from phiv_data.convert.base import Item
-from phiv_data.convert.plan import ConversionPlan, ConversionTask, load_items, row_id
+from phiv_data.convert.fingerprint import SourceRoots
+from phiv_data.convert.plan import ConversionPlan, ConversionTask, load_absent_files, load_items, row_id
 from phiv_data.convert.staging import Workspace
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import EncodedImage, Sample
-from phiv_data.utils.atomic import atomic_write
+from phiv_data.utils.atomic import atomic_write, find_environment_problem
 from phiv_schemas import Conversation, ImageMeta, Reject
 from phiv_schemas.conversation import Contract
 
@@ -34,6 +37,10 @@ class TaskReport(Contract):
     unlabeled: int
 
 
+class StagedDamage(ValueError):
+    """A file of the stage is not as it was written: the disk has lost or changed it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConversionJob:
     """What every task of a conversion shares; pickled to each worker once."""
@@ -43,21 +50,46 @@ class ConversionJob:
     include_unlabeled: bool = False
     crashed: frozenset[int] = frozenset()
     """Inputs at these indices are rejected unseen: they kill the process that reads them."""
+    roots: SourceRoots = field(default_factory=SourceRoots)
 
 
 def run_task(job: ConversionJob, index: int) -> int:
-    """Do task `index`, unless its report is there and its images are whole. The number of its inputs."""
-    task, images = job.plan.tasks[index], job.workspace.staged_images
-    try:  # a power cut can shorten an image
-        found = load_report(job, task)
-        is_done = all((images / m.path).stat().st_size == m.size_bytes for row in found.rows for m in row.media)
-    except (OSError, ValueError):
-        is_done = False
-    if not is_done:
+    """Do task `index`, unless its report is there and its images are as it says. The number of its inputs."""
+    task = job.plan.tasks[index]
+    if not _is_done(job, task):
         report = convert_rows(job, task, range(task.first, task.stop))
+        job.workspace.discard_shard_reports(task.split)  # of an earlier run, which had other bytes
+        text = report.model_dump_json(exclude_defaults=True).encode()
         with atomic_write(job.workspace.task_report(index)) as file:
-            file.write(report.model_dump_json(exclude_defaults=True).encode())
+            file.write(text + b"\n" + _checksum(text))
     return task.stop - task.first
+
+
+def _is_done(job: ConversionJob, task: ConversionTask) -> bool:
+    """Whether an earlier run has done the task, and the disk has kept every byte of it.
+
+    Images are not synced one by one: that takes 1.2 s for the 256 images of a task, where writing them takes 0.1 s.
+    After a power cut, those that did not reach the disk are found here and made again.
+    """
+    try:
+        found = {meta.path: meta for row in load_report(job, task).rows for meta in row.media}
+        for meta in found.values():
+            _read_staged(job, meta)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _read_staged(job: ConversionJob, meta: ImageMeta) -> bytes:
+    """The bytes of a staged image. StagedDamage where they are not those that were written."""
+    data = (job.workspace.staged_images / meta.path).read_bytes()
+    if hashlib.sha256(data).hexdigest() != meta.sha256:
+        raise StagedDamage(meta.path)
+    return data
+
+
+def _checksum(report: bytes) -> bytes:
+    return hashlib.sha256(report).hexdigest().encode()
 
 
 def try_rows(task: tuple[ConversionJob, ConversionTask], indices: Sequence[int]) -> None:
@@ -74,7 +106,7 @@ def convert_rows(job: ConversionJob, task: ConversionTask, indices: Sequence[int
     for index in indices:
         item = items[index - task.first]
         try:
-            sample = _convert(job, item, index)
+            sample = _convert_twice(job, task, item, index)
         except RejectInput as reject:
             key = item.key.encode("utf-8", "backslashreplace").decode()  # a name on disk need not be UTF-8
             rejects.append(
@@ -89,21 +121,44 @@ def convert_rows(job: ConversionJob, task: ConversionTask, indices: Sequence[int
 
 
 def load_report(job: ConversionJob, task: ConversionTask) -> TaskReport:
-    """The report of a finished task."""
-    return TaskReport.model_validate_json(job.workspace.task_report(task.index).read_bytes())
+    """The report of a finished task. StagedDamage where it is not as it was written."""
+    path = job.workspace.task_report(task.index)
+    text, _, checksum = path.read_bytes().rpartition(b"\n")
+    if _checksum(text) != checksum:
+        raise StagedDamage(path.name)
+    return TaskReport.model_validate_json(text)
 
 
 def iter_samples(job: ConversionJob, task: ConversionTask, rows: slice) -> Iterator[Sample]:
-    """The rows of a finished task as samples, image bytes read from the stage."""
+    """The rows of a finished task as samples, image bytes read from the stage. StagedDamage where these changed."""
     for row in load_report(job, task).rows[rows]:
-        images = [EncodedImage(m, (job.workspace.staged_images / m.path).read_bytes()) for m in row.media]
+        images = [EncodedImage(meta, _read_staged(job, meta)) for meta in row.media]
         yield Sample(row.conversation, tuple(images))
+
+
+def _convert_twice(job: ConversionJob, task: ConversionTask, item: Item, index: int) -> Sample:
+    """The sample of an input. RejectInput only where a second reading fails too, and the source is there.
+
+    EnvironmentProblem where the source or the machine fails: a file that is away for a moment is no bad input.
+    """
+    for is_last in (False, True):
+        try:
+            return _convert(job, item, index)
+        except Exception as error:  # a converter may let anything through
+            parts = item.content if isinstance(item.content, tuple) else (item.content,)
+            files = {part for part in parts if isinstance(part, Path)}
+            job.roots.check(files and files - load_absent_files(task))
+            if problem := find_environment_problem(error, item.key):
+                raise problem from error
+            if is_last or not isinstance(error, RejectInput):
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _convert(job: ConversionJob, item: Item, index: int) -> Sample:
     converter = job.plan.converter
     if index in job.crashed:
-        raise RejectInput(item.key, "crashed", "reading it kills the process (a decoder bug or out of memory)")
+        raise RejectInput(item.key, "crashed", "reading it kills the process, alone and again (a decoder bug)")
     draft = converter.draft(item)
     conversation = Conversation(
         id=row_id(item, index) if draft.id is None else draft.id,

@@ -21,8 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from phiv_data.media.reject import RejectInput
-from phiv_data.utils.atomic import environment_problems
+from phiv_data.media.reject import RejectInput, open_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,12 +134,16 @@ def count_images(data: bytes, format: str) -> int:
                 try:
                     image.seek(page)
                     kind = int(image.tag_v2.get(_SUBFILE, 0))  # type: ignore[attr-defined]  # a TIFF has it
+                except MemoryError:
+                    raise
                 except Exception:  # EOFError is the regular end
                     break
                 pages += not kind & _COPY_OR_MASK
             return max(1, pages)
         try:
             return int(getattr(image, "n_frames", 1))  # a GIF skips from block to block, where seek() would decode
+        except MemoryError:
+            raise
         except Exception:  # Pillow's plugins raise nearly everything
             return image.tell() + 1
 
@@ -166,11 +169,8 @@ def _open_header(data: bytes | Path, where: str, max_pixels: int) -> Iterator[An
 
     if isinstance(data, Path):
         where = where or str(data)
-        try:
-            with environment_problems(data):
-                raw = data.read_bytes()
-        except OSError as error:
-            raise RejectInput(str(data), "unreadable", error.strerror or str(error)) from error
+        with open_input(data, str(data)) as file:
+            raw = file.read()
     else:
         raw, where = data, where or "<bytes>"
     if not raw:
@@ -218,6 +218,8 @@ def _orientation(image: Any) -> int:
     try:
         with _no_warnings():
             value = image.getexif().get(Base.Orientation, 1)
+    except MemoryError:
+        raise
     except Exception:  # broken EXIF raises OSError, ValueError, SyntaxError, struct.error, ...
         return 1
     return value if value in range(1, 9) else 1

@@ -22,7 +22,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from phiv_data.media.images import image_size, open_image
-from phiv_data.media.reject import RejectInput
+from phiv_data.media.reject import RejectInput, open_input
 from phiv_data.sources.archives import extract
 from phiv_data.storage.sample import EncodedImage, encoded_image
 from phiv_data.utils.atomic import environment_problems, sha256_file
@@ -116,12 +116,8 @@ def load_image(file: Path, path: str, *, where: str | None = None, source: str |
 
 def read_image(file: Path, where: str) -> bytes:
     """The bytes of a file. RejectInput `unreadable` where it is no regular file or cannot be read."""
-    try:
-        if not file.is_file():
-            raise RejectInput(where, "unreadable", "not a regular file" if file.exists() else "no such file")
-        return file.read_bytes()
-    except OSError as error:
-        raise RejectInput(where, "unreadable", str(error.strerror or error)) from error
+    with open_input(file, where) as opened:
+        return opened.read()
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, list[str]]]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import mmap
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -40,7 +42,18 @@ _PROBLEMS = {
     errno.ENAMETOOLONG: ("the name is too long", "Choose a shorter one"),
     errno.ELOOP: ("its links lead in a circle", "Fix the link"),
     errno.EIO: ("the disk fails to read or write", "Check the disk"),
-}
+    errno.ENOMEM: ("memory is full", "Free memory, raise its limit (ulimit -v) or use fewer workers"),
+    errno.EAGAIN: ("no more processes can be started", "Raise the limit (ulimit -u) or use fewer workers"),
+} | dict.fromkeys(
+    (
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ESHUTDOWN),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.EBUSY),
+    ),
+    ("its disk does not answer", "Connect it, then run the same command again"),
+)
+_OF_THE_NAME = (errno.ENAMETOOLONG, errno.ELOOP)  # what is wrong with an input, wherever it lies
+PROBE_BYTES = 2**31
+"""Memory that libraries and an image of the largest size accepted need together, with room to spare."""
 
 
 class HashingWriter(io.RawIOBase):
@@ -137,15 +150,61 @@ def _move_into_place(unfinished: Path, path: Path, replace: bool) -> None:
 
 @contextmanager
 def environment_problems(where: Path | str) -> Iterator[None]:
-    """Turn the system's errors (full disk, permission, quota, ...) into EnvironmentProblem; others pass."""
+    """Turn the system's errors (full disk or memory, permission, quota, ...) into EnvironmentProblem; others pass."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _PROBLEMS:
-            raise
-        what, hint = _PROBLEMS[error.errno]
-        named = str(error.filename or where)
-        raise EnvironmentProblem(str(where) if TMP_PREFIX in named else named, what, hint) from error
+    except (OSError, MemoryError) as error:
+        if problem := _translated(error, where):
+            raise problem from error
+        raise
+
+
+def find_environment_problem(error: BaseException | None, where: Path | str) -> EnvironmentProblem | None:
+    """The problem of the machine behind `error` or one that it came from; None where the data alone explain it.
+
+    A verdict on an input must not come from such an error: a disk that does not answer, memory that is full.
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, EnvironmentProblem):
+            return error
+        if getattr(error, "errno", None) not in _OF_THE_NAME and (problem := _translated(error, where)):
+            return problem
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def is_memory_short() -> bool:
+    """True where `PROBE_BYTES` more cannot be had: then a crash says nothing of the data that it came with."""
+    try:
+        mmap.mmap(-1, PROBE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        return True
+    return False
+
+
+def _translated(error: BaseException, where: Path | str) -> EnvironmentProblem | None:
+    """A system's error as EnvironmentProblem; None for any other."""
+    number, named = getattr(error, "errno", None), str(getattr(error, "filename", None) or where)
+    if type(error).__module__.startswith("av."):
+        # FFmpeg reads through a file of Python's, so the numbers of its errors are about the data; all but one.
+        number = errno.ENOMEM if isinstance(error, MemoryError) and is_memory_short() else None
+    elif isinstance(error, MemoryError) or _is_library_not_loaded(error):
+        number = errno.ENOMEM
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        number = errno.EAGAIN
+    elif not isinstance(error, OSError):
+        return None
+    if number not in _PROBLEMS:
+        return None
+    return EnvironmentProblem(str(where) if TMP_PREFIX in named else named, *_PROBLEMS[number])
+
+
+def _is_library_not_loaded(error: BaseException) -> bool:
+    """True where memory is too full for a library's code: the dynamic loader's own words for it."""
+    words = "map segment|allocate memory|out of memory"
+    return isinstance(error, ImportError) and re.search(words, str(error)) is not None
 
 
 def sync_folder(folder: Path) -> None:

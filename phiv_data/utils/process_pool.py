@@ -4,6 +4,10 @@
     run_isolated(function, shared, indices, n)    the same, and a call that kills its worker is found and reported
     find_killers(function, shared, items)         which items of such a call kill a process, found by halving
 
+A call kills its worker where it does so alone, in a fresh process, and again: by a crash (SIGSEGV, SIGABRT, an exit).
+A worker that is killed from outside (full memory, an operator) or does not start is the machine's problem, and no
+verdict on the call.
+
 Workers are spawned, never forked: a forked child inherits locks and threads of decoders.
 """
 
@@ -11,19 +15,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar, cast
 
+from phiv_data.utils.atomic import is_memory_short
 from phiv_schemas.errors import EnvironmentProblem
 
 S = TypeVar("S")
 R = TypeVar("R")
+
+_SPAWN = multiprocessing.get_context("spawn")
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
+"""Signals of a crash. SIGBUS is none: a disk that fails under a mapped file gives it."""
 
 
 class WorkerDied(Exception):
@@ -35,7 +47,7 @@ class WorkerDied(Exception):
 
 
 class Killed:
-    """Takes the place of the result of a call that kills its process, also where it runs alone."""
+    """Takes the place of the result of a call that crashes its process, alone and again."""
 
 
 def default_workers() -> int:
@@ -67,11 +79,11 @@ def run_local(
 def run_isolated(
     function: Callable[[S, int], R], shared: S, indices: Iterable[int], num_workers: int
 ) -> Iterator[tuple[int, R | Killed]]:
-    """`run_local` that survives dead workers: a call that kills its process (a decoder bug) yields `(i, Killed())`.
+    """`run_local` that survives dead workers: a call that crashes its process (a decoder bug) yields `(i, Killed())`.
 
     When a worker dies, each call that may have done it runs again in a process of its own; the others keep the result
-    of that. So every death leaves less to do, and one from outside (a full memory, `kill`) costs time only.
-    Raises EnvironmentProblem when workers do not start at all. With `num_workers` 0 nothing is isolated.
+    of that. So every death leaves less to do, and one from outside costs time only. Raises EnvironmentProblem when
+    workers do not start, or are killed from outside where they run alone. With `num_workers` 0 nothing is isolated.
     """
     left = dict.fromkeys(indices)
     while left:
@@ -82,22 +94,20 @@ def run_isolated(
             return
         except WorkerDied as death:
             suspects = death.indices
-        if isinstance(_run_alone(_do_nothing, None, 0), Killed):
-            hint = "Call phiv under `if __name__ == '__main__':`, or with num_workers=0"
-            raise EnvironmentProblem("worker processes", "they do not start", hint)
         for i in suspects:
+            result = _run_twice(function, shared, i)
             del left[i]
-            yield i, _run_alone(function, shared, i)
+            yield i, result
 
 
 def find_killers(function: Callable[[S, Sequence[int]], object], shared: S, items: Sequence[int]) -> list[int]:
-    """Those of `items` with which `function(shared, items)` kills its process, found by halving.
+    """Those of `items` with which `function(shared, items)` crashes its process, found by halving.
 
     Call it where all of them did. EnvironmentProblem when none of them does so now.
     """
 
     def halve(part: Sequence[int]) -> list[int]:
-        if not isinstance(_run_alone(function, shared, part), Killed):
+        if not isinstance(_run_twice(function, shared, part), Killed):
             return []
         half = len(part) // 2
         return [*halve(part[:half]), *halve(part[half:])] if half else [part[0]]
@@ -107,24 +117,68 @@ def find_killers(function: Callable[[S, Sequence[int]], object], shared: S, item
     raise EnvironmentProblem("worker processes", "they die on changing inputs", "Free memory, then run again")
 
 
+def _run_twice(function: Callable[[S, Any], R], shared: S, argument: object) -> R | Killed:
+    """`function(shared, argument)` in a process of its own, and in another where it crashes the first."""
+    result = _run_alone(function, shared, argument)
+    return _run_alone(function, shared, argument) if isinstance(result, Killed) else result
+
+
 def _run_alone(function: Callable[[S, Any], R], shared: S, argument: object) -> R | Killed:
-    """`function(shared, argument)` in a process of its own. Raises what it raises."""
-    with _start_pool(function, shared, 1) as pool:
-        with _hold_signals():
-            call: Future[R] = pool.submit(_call, argument)
-        try:
-            return call.result()
-        except BrokenProcessPool:
-            return Killed()
+    """`function(shared, argument)` in a process of its own. Raises what it raises.
+
+    EnvironmentProblem where the process does not start, is killed from outside or crashes while memory is short.
+    """
+    results, sender = _SPAWN.Pipe(duplex=False)
+    process = _SPAWN.Process(target=_work_alone, args=(sender, function, shared, argument))
+    started, memory_is_short = False, False
+    with _hold_signals():
+        process.start()
+    try:
+        sender.close()  # the child's copy is now the only one: its death ends the pipe
+        memory_is_short = results.recv()
+        started = True
+        result, error = results.recv()
+    except EOFError:
+        process.join()
+        problem = _machine_death(process.exitcode or 0, started=started, memory_is_short=memory_is_short)
+        if problem:
+            raise problem from None
+        return Killed()
+    finally:
+        process.kill()
+        process.join()
+        results.close()
+    if error is not None:
+        raise error
+    return cast("R", result)
 
 
-def _do_nothing(shared: None, index: int) -> None:
-    pass
+def _machine_death(exit_code: int, *, started: bool, memory_is_short: bool) -> EnvironmentProblem | None:
+    """Why a worker that died says nothing of what it worked on; None where it crashed."""
+    if not started:
+        hint = "Call phiv under `if __name__ == '__main__':`, free memory, or use num_workers=0"
+        return EnvironmentProblem("worker processes", "they do not start", hint)
+    if exit_code < 0 and -exit_code not in _CRASHES:
+        what = f"one was killed (signal {-exit_code}), as happens when memory is full"
+    elif memory_is_short:
+        what = "one crashed while memory was short"
+    else:
+        return None
+    return EnvironmentProblem("worker processes", what, "Free memory or use fewer workers, then run the same again")
+
+
+def _work_alone(sender: Connection, function: Callable[[Any, Any], Any], shared: Any, argument: object) -> None:
+    """Runs in a new process: says that it has started, then gives what the call returns or raises."""
+    _start_worker(function, shared)
+    sender.send(is_memory_short())
+    try:
+        sender.send((_call(argument), None))
+    except Exception as error:
+        sender.send((None, error))
 
 
 def _start_pool(function: Callable[[S, Any], R], shared: S, num_workers: int) -> ProcessPoolExecutor:
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(num_workers, spawn, initializer=_start_worker, initargs=(function, shared))
+    return ProcessPoolExecutor(num_workers, _SPAWN, initializer=_start_worker, initargs=(function, shared))
 
 
 def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> Iterator[tuple[int, Any]]:
@@ -189,4 +243,11 @@ def _end_with_parent() -> None:
 
 def _call(argument: object) -> Any:
     function, shared = _worker
-    return function(shared, argument)
+    try:
+        return function(shared, argument)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # the parent could not read it, and would take the worker for dead
+            raise RuntimeError("".join(traceback.format_exception(error))) from None
+        raise

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from phiv_data.media.reject import RejectInput
+from phiv_data.media.reject import RejectInput, open_input
 from phiv_data.media.video.containers import is_known_video, missing_tail
 from phiv_data.media.video.frames import OnCorrupt, Source, VideoFrame, VideoInfo, frame_indices
 
@@ -151,11 +151,8 @@ def _open_source(source: Source) -> Iterator[tuple[BinaryIO, str]]:
     elif not isinstance(source, Path):
         yield source, str(getattr(source, "name", "<file>"))
     else:
-        try:
-            with source.open("rb") as file:
-                yield file, str(source)
-        except OSError as error:
-            raise RejectInput(str(source), "unreadable", _one_line(error)) from error
+        with open_input(source, str(source)) as file:
+            yield file, str(source)
 
 
 def _check_bytes(file: BinaryIO, complain: _Complaints) -> None:

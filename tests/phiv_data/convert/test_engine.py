@@ -238,10 +238,10 @@ def test_a_killed_overwrite_leaves_the_old_dataset_or_the_new_one(
 
 
 def test_an_input_that_kills_its_process_becomes_a_reject(tmp_path: Path) -> None:
-    source = draw_toy_source(tmp_path / "in", {"train": ["a", "b_kill", "c"], "val": ["d"], "test": []})
+    source = draw_toy_source(tmp_path / "in", {"train": ["a", "b_crash", "c"], "val": ["d"], "test": []})
     manifest = convert(ToyOptions(source), tmp_path / "out", num_workers=2).manifest
     assert (manifest.accounting.written, manifest.accounting.rejected) == (3, {"crashed": 1})
-    assert "b_kill.png" in (tmp_path / "out" / "rejects.jsonl").read_text()
+    assert "b_crash.png" in (tmp_path / "out" / "rejects.jsonl").read_text()
 
 
 def test_workers_end_when_their_parent_is_killed(source: Path, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def _alive(pid: int) -> bool:
 
 
 def test_one_worker_and_one_task_survive_an_input_that_kills(tmp_path: Path) -> None:
-    source = draw_toy_source(tmp_path / "in", {"train": ["a", "b_kill", "c"]})
+    source = draw_toy_source(tmp_path / "in", {"train": ["a", "b_crash", "c"]})
     manifest = convert(ToyOptions(source), tmp_path / "out", num_workers=1).manifest
     assert (manifest.accounting.written, manifest.accounting.rejected) == (2, {"crashed": 1})
 

@@ -25,7 +25,7 @@ from phiv_schemas import EnvironmentProblem
 
 def _square_or_die(fatal: frozenset[int], index: int) -> int:
     if index in fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSEGV)
     return index * index
 
 
