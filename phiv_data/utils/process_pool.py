@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -231,7 +232,18 @@ def _start_worker(function: Callable[[Any, Any], Any], shared: Any) -> None:
     """Runs in a new worker: Ctrl-C is the parent's (blocked since birth), and it ends when the parent is gone."""
     global _worker
     _worker = (function, shared)
+    hush_memory_errors()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def hush_memory_errors() -> None:
+    """Have Python print no traceback of a MemoryError that cannot be raised: in a thread, or while it cleans up.
+
+    The call that ran out of memory fails by itself, and says so in one line.
+    """
+    unraisable, in_thread = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook = lambda args: None if issubclass(args.exc_type, MemoryError) else unraisable(args)
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, MemoryError) else in_thread(args)
 
 
 def _end_with_parent() -> None:
