@@ -16,7 +16,7 @@ from typing import Any
 
 from phiv_data.convert.base import Inputs
 from phiv_data.convert.plan import ConversionTask
-from phiv_data.convert.staging import MANIFEST
+from phiv_data.convert.staging import MANIFEST, read_report, write_report
 from phiv_data.convert.tasks import ConversionJob, WrittenRow, iter_samples, load_report
 from phiv_data.storage.card import dataset_card
 from phiv_data.storage.shards import plan_shards, shard_name, write_dataset_dict, write_hf_files, write_shard
@@ -142,16 +142,14 @@ def build_shard(jobs: ShardPlan, index: int) -> ShardInfo:
     spec, workspace = jobs.shards[index], jobs.job.workspace
     report, path = workspace.shard_report(spec.split, spec.index), workspace.stage / spec.path
     try:
-        info = ShardInfo.model_validate_json(report.read_bytes())
-        size, sha256 = path.stat().st_size, sha256_file(path)
-        if info == ShardInfo(path=spec.path, size_bytes=size, sha256=sha256, rows=spec.num_rows):
+        info = ShardInfo.model_validate_json(read_report(report))
+        if (info.path, info.rows, info.sha256) == (spec.path, spec.num_rows, sha256_file(path)):
             return info
     except (FileNotFoundError, ValueError):
         pass
     samples = chain.from_iterable(iter_samples(jobs.job, task, rows) for task, rows in spec.pieces)
     info = write_shard(path, samples).model_copy(update={"path": spec.path})
-    with atomic_write(report) as file:
-        file.write(info.model_dump_json().encode())
+    write_report(report, info.model_dump_json())
     return info
 
 

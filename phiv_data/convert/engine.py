@@ -22,8 +22,17 @@ from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, pl
 from phiv_data.convert.base import ConverterOptions, Inputs
 from phiv_data.convert.fingerprint import SourceRoots
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, list_inputs, make_plan
-from phiv_data.convert.staging import PlanRecord, Workspace, begin, discard, locked, publish, take_back_if_damaged
-from phiv_data.convert.tasks import ConversionJob, StagedDamage, run_task, try_rows
+from phiv_data.convert.staging import (
+    PlanRecord,
+    StagedDamage,
+    Workspace,
+    begin,
+    discard,
+    locked,
+    publish,
+    take_back_if_damaged,
+)
+from phiv_data.convert.tasks import ConversionJob, run_task, try_rows
 from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated
 from phiv_data.utils.progress import Progress
 from phiv_schemas import EnvironmentProblem, Manifest, PhivError, Reject, ShardInfo, UsageError

@@ -16,6 +16,7 @@ that was cut is finished by the same command, because every step is a rename tha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -92,6 +93,25 @@ class Workspace:
     def finished_record(self) -> PlanRecord | None:
         """What the finished output was made from, as far as this machine knows."""
         return _read_record(self.root / RECORD)
+
+
+class StagedDamage(ValueError):
+    """A file of the stage is not as it was written: the disk has lost or changed it."""
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write the report of a finished task or shard, with a checksum in its last line."""
+    data = text.encode()
+    with atomic_write(path) as file:
+        file.write(data + b"\n" + hashlib.sha256(data).hexdigest().encode())
+
+
+def read_report(path: Path) -> bytes:
+    """What `write_report` wrote. StagedDamage where it is not as it was written."""
+    data, _, checksum = path.read_bytes().rpartition(b"\n")
+    if hashlib.sha256(data).hexdigest().encode() != checksum:
+        raise StagedDamage(path.name)
+    return data
 
 
 @dataclass(frozen=True, slots=True)

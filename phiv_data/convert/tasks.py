@@ -14,7 +14,7 @@ from pathlib import Path
 from phiv_data.convert.base import Item
 from phiv_data.convert.fingerprint import SourceRoots
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, load_absent_files, load_items, row_id
-from phiv_data.convert.staging import Workspace
+from phiv_data.convert.staging import StagedDamage, Workspace, read_report, write_report
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.utils.atomic import atomic_write, find_environment_problem
@@ -37,10 +37,6 @@ class TaskReport(Contract):
     unlabeled: int
 
 
-class StagedDamage(ValueError):
-    """A file of the stage is not as it was written: the disk has lost or changed it."""
-
-
 @dataclass(frozen=True, slots=True)
 class ConversionJob:
     """What every task of a conversion shares; pickled to each worker once."""
@@ -59,9 +55,7 @@ def run_task(job: ConversionJob, index: int) -> int:
     if not _is_done(job, task):
         report = convert_rows(job, task, range(task.first, task.stop))
         job.workspace.discard_shard_reports(task.split)  # of an earlier run, which had other bytes
-        text = report.model_dump_json(exclude_defaults=True).encode()
-        with atomic_write(job.workspace.task_report(index)) as file:
-            file.write(text + b"\n" + _checksum(text))
+        write_report(job.workspace.task_report(index), report.model_dump_json(exclude_defaults=True))
     return task.stop - task.first
 
 
@@ -86,10 +80,6 @@ def _read_staged(job: ConversionJob, meta: ImageMeta) -> bytes:
     if hashlib.sha256(data).hexdigest() != meta.sha256:
         raise StagedDamage(meta.path)
     return data
-
-
-def _checksum(report: bytes) -> bytes:
-    return hashlib.sha256(report).hexdigest().encode()
 
 
 def try_rows(task: tuple[ConversionJob, ConversionTask], indices: Sequence[int]) -> None:
@@ -122,11 +112,7 @@ def convert_rows(job: ConversionJob, task: ConversionTask, indices: Sequence[int
 
 def load_report(job: ConversionJob, task: ConversionTask) -> TaskReport:
     """The report of a finished task. StagedDamage where it is not as it was written."""
-    path = job.workspace.task_report(task.index)
-    text, _, checksum = path.read_bytes().rpartition(b"\n")
-    if _checksum(text) != checksum:
-        raise StagedDamage(path.name)
-    return TaskReport.model_validate_json(text)
+    return TaskReport.model_validate_json(read_report(job.workspace.task_report(task.index)))
 
 
 def iter_samples(job: ConversionJob, task: ConversionTask, rows: slice) -> Iterator[Sample]:

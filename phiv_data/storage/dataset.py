@@ -10,10 +10,11 @@ Only files that `manifest.json` names are read: a shard that was cut or comes fr
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 
 from phiv_data.storage.record_errors import schema_issues
 from phiv_data.storage.sample import Sample
-from phiv_data.storage.shards import ShardRow, open_shard, to_conversation, to_sample
+from phiv_data.storage.shards import ShardRow, open_shard, to_conversation, to_sample, update_rows_digest
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas import Conversation, Manifest, ShardError, ShardInfo, check_image_path
 
@@ -54,7 +55,10 @@ class ConversationDataset(Sequence[Sample]):
     """The samples of one split, in the order of its jsonl file.
 
     Indexing with an int (negative too) gives a Sample, with a slice a light view. Reads are thread-safe, and a
-    pickle holds the path only, so spawned workers reopen it cheaply. `verify="sha256"` reads every shard once.
+    pickle holds the path and the manifest's sha256, so spawned workers reopen the same dataset cheaply.
+
+    `verify="size"` compares sizes at once, the rows of a shard with the manifest when it is first touched, and the
+    bytes of an image with its sha256 when it is read; "sha256" reads every shard at once; "none" trusts the files.
 
     ShardError when the conversion is unfinished, the split unknown, or a shard missing, cut or changed.
     """
@@ -64,6 +68,7 @@ class ConversationDataset(Sequence[Sample]):
             raise ValueError(f"verify must be one of {get_args(Verify)} (found {verify!r})")
         self.path, self.split, self.verify = Path(path).absolute(), split, verify
         self.manifest = read_manifest(self.path)
+        self._manifest_sha256 = sha256_file(self.path / MANIFEST)
         if (found := self.manifest.split(split)) is None:
             there = ", ".join(one.name for one in self.manifest.splits) or "none"
             raise ShardError(str(self.path), f"no split {split!r} (found: {there})")
@@ -87,7 +92,7 @@ class ConversationDataset(Sequence[Sample]):
         if isinstance(index, slice):
             return SampleView(self, range(len(self))[index])
         shard, row = self._locate(index)
-        return shard.sample(row)
+        return shard.sample(row, check_images=self.verify != "none")
 
     def conversation(self, index: int) -> Conversation:
         """The record alone; no image bytes are touched."""
@@ -107,7 +112,7 @@ class ConversationDataset(Sequence[Sample]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         verify: Verify = "none" if self.verify == "none" else "size"
-        return partial(ConversationDataset, verify=verify), (self.path, self.split)
+        return _reopen, (self.path, self.split, verify, self._manifest_sha256)
 
     def __repr__(self) -> str:
         return f"ConversationDataset({str(self.path)!r}, {self.split!r}, rows={len(self)})"
@@ -121,7 +126,9 @@ class ConversationDataset(Sequence[Sample]):
         if (shard := self._open.get(number)) is None:
             with self._lock:
                 if (shard := self._open.get(number)) is None:
-                    shard = self._open[number] = _OpenShard.open(self.path, self._shards[number])
+                    _check_manifest(self.path, self._manifest_sha256)
+                    shard = _OpenShard.open(self.path, self._shards[number], check_rows=self.verify != "none")
+                    self._open[number] = shard
         return shard
 
     @cached_property
@@ -139,6 +146,19 @@ class ConversationDataset(Sequence[Sample]):
         )
         offsets = np.concatenate([[0], np.cumsum(np.concatenate([empty, *counts]), dtype=np.int64)])
         return ImageSizes(widths, heights, offsets)
+
+
+def _reopen(path: Path, split: str, verify: Verify, manifest_sha256: str) -> ConversationDataset:
+    """The dataset of a pickle. ShardError where another one is there by now."""
+    _check_manifest(path, manifest_sha256)
+    return ConversationDataset(path, split, verify=verify)
+
+
+def _check_manifest(folder: Path, sha256: str) -> None:
+    """ShardError where another dataset has taken the place of the one with this manifest."""
+    path = folder / MANIFEST
+    if not path.is_file() or sha256_file(path) != sha256:
+        raise ShardError(str(folder), "another dataset is there now than was opened", "Open it again")
 
 
 class SampleView(Sequence[Sample]):
@@ -210,19 +230,31 @@ class _OpenShard:
     starts: list[int]
 
     @classmethod
-    def open(cls, folder: Path, info: ShardInfo) -> _OpenShard:
+    def open(cls, folder: Path, info: ShardInfo, *, check_rows: bool) -> _OpenShard:
         path = str(folder / info.path)
         batches = open_shard(folder / info.path)
         starts = [0, *accumulate(batch.num_rows for batch in batches)]
         if starts[-1] != info.rows:
             raise ShardError(path, f"holds {starts[-1]} rows (the manifest says {info.rows})", _AGAIN)
+        if check_rows and info.rows_sha256 is not None:
+            digest = hashlib.sha256()
+            for batch in batches:
+                update_rows_digest(digest, batch)
+            if digest.hexdigest() != info.rows_sha256:
+                raise ShardError(path, "was changed: its rows are not those of the manifest's sha256", _AGAIN)
         return cls(path, batches, [batch.select(_TEXT_COLUMNS) for batch in batches], starts)
 
-    def sample(self, row: int) -> Sample:
+    def sample(self, row: int, *, check_images: bool) -> Sample:
+        where = f"{self.path}: row {row}"
         try:
-            return to_sample(self._row(self.batches, row))
-        except ValueError as error:  # pydantic's is one
-            raise ShardError(f"{self.path}: row {row}", _first_line(error), _AGAIN) from error
+            sample = to_sample(self._row(self.batches, row))
+            sums = [hashlib.sha256(image.data).hexdigest() for image in sample.images] if check_images else []
+        except (ValueError, TypeError) as error:  # pydantic's is a ValueError
+            raise ShardError(where, _first_line(error), _AGAIN) from error
+        for image, sha256 in zip(sample.images, sums, strict=False):
+            if image.meta.sha256 != sha256:
+                raise ShardError(where, f"image {image.meta.path!r} was changed: it has another sha256", _AGAIN)
+        return sample
 
     def conversation(self, row: int) -> Conversation:
         try:
@@ -236,7 +268,7 @@ class _OpenShard:
         return values
 
 
-def _first_line(error: ValueError) -> str:
+def _first_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         issue = schema_issues(error, "")[0]
         return f"{issue.json_path}: {issue.message}"

@@ -71,13 +71,16 @@ def write_shard(path: Path, samples: Iterable[Sample], *, root: Path | None = No
     """
     import pyarrow as pa
 
-    rows = 0
+    rows, digest = 0, hashlib.sha256()
     with atomic_write(path) as out, pa.ipc.new_stream(pa.PythonFile(out, mode="w"), schema()) as writer:
-        for batch in _batches(samples):
-            writer.write_batch(pa.RecordBatch.from_pylist([to_row(s) for s in batch], schema=schema()))
-            rows += len(batch)
+        for some in _batches(samples):
+            batch = pa.RecordBatch.from_pylist([to_row(s) for s in some], schema=schema())
+            writer.write_batch(batch)
+            update_rows_digest(digest, batch)
+            rows += len(some)
     relative = path.relative_to(root or path.parent).as_posix()
-    return ShardInfo(path=relative, size_bytes=out.size_bytes, sha256=out.sha256, rows=rows)
+    sums = {"sha256": out.sha256, "rows_sha256": digest.hexdigest()}
+    return ShardInfo(path=relative, size_bytes=out.size_bytes, rows=rows, **sums)
 
 
 def write_hf_files(split_folder: Path, split: str, shards: Sequence[ShardInfo], *, name: str = "") -> None:
@@ -132,6 +135,36 @@ def open_shard(path: Path, *, where: str = "") -> list[pa.RecordBatch]:
         reason = " ".join(str(error).split())[:200]
         raise ShardError(where, f"is damaged ({reason})", "Run the conversion again") from error
     return batches
+
+
+def update_rows_digest(digest: hashlib._Hash, batch: pa.RecordBatch) -> None:
+    """Add a batch's values to `digest`, but for the images' bytes: they have a sha256 each, in `media`.
+
+    Values, not buffers: how pyarrow lays them out may change with its version.
+    """
+    for name in _COLUMNS:
+        column = batch.column(name)
+        _update_digest(digest, column.flatten().field("path") if name == "images" else column)
+
+
+def _update_digest(digest: hashlib._Hash, array: pa.Array) -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    digest.update(np.packbits(array.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    if pa.types.is_list(array.type):
+        digest.update(array.value_lengths().fill_null(0).to_numpy().astype("<i4").tobytes())
+        _update_digest(digest, array.flatten())
+    elif pa.types.is_struct(array.type):
+        for child in array.flatten():
+            _update_digest(digest, child)
+    elif pa.types.is_string(array.type) and len(array):
+        _, offsets, data = array.buffers()
+        ends = np.frombuffer(offsets, "<i4", count=len(array) + 1, offset=4 * array.offset)
+        digest.update(np.diff(ends).tobytes())
+        digest.update(memoryview(data or b"")[ends[0] : ends[-1]])
+    elif not pa.types.is_string(array.type):
+        digest.update(array.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
 
 
 @cache

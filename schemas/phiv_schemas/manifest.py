@@ -30,6 +30,11 @@ class ShardInfo(FileInfo):
     """One Arrow stream shard. `rows` decides whether it is whole: a cut stream opens short without an error."""
 
     rows: int = Field(ge=0)
+    rows_sha256: Sha256 | None = Field(
+        default=None,
+        description="Of everything in the rows but the images' bytes, each of which has its own sha256 in its row: "
+        "what a reader compares without reading the whole shard.",
+    )
 
 
 class SplitInfo(Contract):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -215,3 +216,82 @@ def test_without_verification_a_cut_shard_still_fails_when_touched(own: Path) ->
     assert data[0].id == "val-0000000000"
     with pytest.raises(ShardError, match="no end mark"):
         data[5]
+
+
+# Damage that keeps the size ----------------------------------------------------------------------------------------
+
+
+def read_all(folder: Path) -> list[Sample]:
+    return list(ConversationDataset(folder, "val"))
+
+
+def test_a_changed_byte_is_detected_or_changes_nothing(own: Path) -> None:
+    """By default; what is neither row nor image is padding and names of columns that are checked by themselves."""
+    rows = read_all(own)
+    whole = damage(lambda data: data, own).read_bytes()
+    detected = 0
+    for at in range(0, len(whole), max(1, len(whole) // 400)):
+        damage(lambda _, at=at: whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :], own)  # type: ignore[misc]  # bound
+        try:
+            assert read_all(own) == rows
+        except ShardError:
+            detected += 1
+    assert detected > 200
+
+
+@pytest.mark.parametrize("start", [0.3, 0.5, 0.9])
+def test_a_block_of_zeros_is_detected(own: Path, start: float) -> None:
+    def zero(data: bytes) -> bytes:
+        at = int(len(data) * start) // 512 * 512
+        return data[:at] + bytes(len(data[at : at + 512])) + data[at + 512 :]
+
+    damage(zero, own)
+    with pytest.raises(ShardError):
+        read_all(own)
+
+
+def test_a_shard_in_the_place_of_another_is_detected(tmp_path: Path) -> None:
+    """Of as many rows and, as far as the manifest knows, bytes."""
+    rows = samples("val", 8)
+    size = sum(len(image.data) for image in rows[0].images)
+    out = write_dataset(tmp_path, {"val": rows}, max_shard_bytes=4 * size + size // 2)
+    one, other = sorted((out / "arrow/val").glob("*.arrow"))
+    one.write_bytes(other.read_bytes())
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["splits"][0]["shards"][0]["size_bytes"] = one.stat().st_size
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardError, match=r"data-00000-of-00002\.arrow: was changed: its rows are not those of the man"):
+        read_all(out)
+
+
+def test_a_changed_image_is_named(own: Path) -> None:
+    image = read_all(own)[6].images[0]
+    damage(lambda data: data.replace(image.data, image.data[:-1] + bytes([image.data[-1] ^ 1]), 1), own)
+    data = ConversationDataset(own, "val")
+    assert data.conversation(6).image_paths[0] == image.meta.path
+    with pytest.raises(ShardError, match=rf"image '{image.meta.path}' was changed: it has another sha256"):
+        data[6]
+    assert ConversationDataset(own, "val", verify="none")[6].images[0].data != image.data
+
+
+# Another dataset in its place --------------------------------------------------------------------------------------
+
+
+def test_a_pickle_opens_the_dataset_it_was_made_of_or_none(own: Path, tmp_path: Path) -> None:
+    pickled = pickle.dumps(ConversationDataset(own, "val"))
+    assert len(pickle.loads(pickled)) == 12
+    write_dataset(own, {"val": samples("val", 3)}, max_shard_bytes=10**6)
+    with pytest.raises(ShardError, match="another dataset is there now than was opened. Open it again"):
+        pickle.loads(pickled)
+    (own / "manifest.json").unlink()
+    with pytest.raises(ShardError, match="another dataset is there now"):
+        pickle.loads(pickled)
+
+
+def test_an_open_dataset_reads_no_other(own: Path) -> None:
+    data = ConversationDataset(own, "val")
+    first = data[0]
+    write_dataset(own, {"val": samples("val", 12, 50)}, max_shard_bytes=10**6)
+    assert data[0] == first
+    with pytest.raises(ShardError, match="another dataset is there now"):
+        data[11]
