@@ -10,10 +10,11 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import phiv_schemas
 from phiv_data.cli.common import run
+from phiv_data.convert.base import ConverterOptions
 from phiv_data.utils.plugins import CONVERTERS, load_plugins
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK
 
@@ -59,8 +60,12 @@ def _parse(argv: list[str]) -> ConvertCommand:
     import tyro
 
     plugins = load_plugins(CONVERTERS)
+    for name, options in list(plugins.loaded.items()):
+        if (reason := _why_no_options(options)) is not None:
+            del plugins.loaded[name]
+            plugins.broken[name] = f"{name}: {reason}"
     for line in plugins.broken.values():
-        sys.stderr.write(f"phiv-convert: converter left out: {line}\n")
+        sys.stderr.write(f"phiv-convert: plugin left out: {line}\n")
     # One sub-command per converter, under the description of its options class.
     commands: dict[str, Callable[..., ConvertCommand]] = {
         name: dataclasses.make_dataclass(
@@ -80,6 +85,17 @@ def _parse(argv: list[str]) -> ConvertCommand:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     return command
+
+
+def _why_no_options(options: object) -> str | None:
+    """Why a plugin cannot be a sub-command: one that is none would end the others' command line, too."""
+    if not (isinstance(options, type) and dataclasses.is_dataclass(options) and issubclass(options, ConverterOptions)):
+        return "is no dataclass that is a ConverterOptions or a Converter"
+    try:
+        get_type_hints(options)
+    except Exception as error:  # whatever a third party's annotation raises
+        return f"its fields have types that cannot be read ({type(error).__name__}: {error})"
+    return None
 
 
 def _convert(command: ConvertCommand) -> int:

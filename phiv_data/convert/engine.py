@@ -35,7 +35,7 @@ from phiv_data.convert.staging import (
 from phiv_data.convert.tasks import ConversionJob, run_task, try_rows
 from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated
 from phiv_data.utils.progress import Progress
-from phiv_schemas import EnvironmentProblem, Manifest, PhivError, Reject, ShardInfo, UsageError
+from phiv_schemas import EnvironmentProblem, Manifest, PhivError, Reject, ShardInfo, SourceError, UsageError
 from phiv_schemas.errors import EXIT_DATA
 
 ProgressFactory = Callable[[str, int], Progress]
@@ -123,6 +123,9 @@ def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> t
         inputs = list_inputs(converter)
         plan = make_plan(converter, inputs, workspace.items, workspace.source, verify=verify)
         return replace(inputs, items=()), plan
+    except SystemExit as stop:
+        what = f"the converter ends the program while it lists the source (exit {stop.code})"
+        raise SourceError(type(options).__name__, what, "Tell its author") from stop
     except PhivError:
         shutil.rmtree(workspace.source, ignore_errors=True)
         raise

@@ -18,7 +18,7 @@ from phiv_data.convert.staging import StagedDamage, Workspace, read_report, writ
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.utils.atomic import atomic_write, find_environment_problem
-from phiv_schemas import Conversation, ImageMeta, Reject
+from phiv_schemas import Conversation, ImageMeta, Reject, SourceError
 from phiv_schemas.conversation import Contract
 
 
@@ -130,6 +130,9 @@ def _convert_twice(job: ConversionJob, task: ConversionTask, item: Item, index: 
     for is_last in (False, True):
         try:
             return _convert(job, item, index)
+        except SystemExit as stop:
+            what = f"its converter ends the program at input {item.key!r} (exit {stop.code})"
+            raise SourceError(job.plan.converter.name, what, "Tell its author") from stop
         except Exception as error:  # a converter may let anything through
             parts = item.content if isinstance(item.content, tuple) else (item.content,)
             files = {part for part in parts if isinstance(part, Path)}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 CONVERTERS = "phiv.converters"
 FAMILIES = "phiv.families"
+
+
+class BrokenPlugin(Exception):
+    """A plugin's import fails; the text is one line of what it raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,17 @@ def load_plugins(group: str, name: str | None = None) -> Plugins:
     points = entry_points(group=group) if name is None else entry_points(group=group, name=name)
     for point in sorted(points, key=lambda point: point.name):
         try:
-            plugins.loaded[point.name] = point.load()
-        except Exception as error:  # whatever a third party's import raises
-            plugins.broken[point.name] = f"{point.name} ({point.value}): {type(error).__name__}: {error}"
+            plugins.loaded[point.name] = load_plugin(point)
+        except BrokenPlugin as broken:
+            plugins.broken[point.name] = f"{point.name} ({point.value}): {broken}"
     return plugins
+
+
+def load_plugin(point: EntryPoint) -> Any:
+    """What an entry point names. BrokenPlugin for whatever its import raises; an exit is no reason to end, too."""
+    try:
+        return point.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise BrokenPlugin(" ".join(f"{type(error).__name__}: {error}".split())) from error

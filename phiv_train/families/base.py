@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from phiv_data.utils.plugins import FAMILIES
+from phiv_data.utils.plugins import FAMILIES, BrokenPlugin, load_plugin
 from phiv_schemas import Conversation
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 
@@ -279,10 +279,10 @@ def get_family(name: str) -> Family:
         raise UsageError("--family", f"{name!r} is claimed twice ({', '.join(points)})", "Uninstall one")
     point = next(iter(points.values()))
     try:
-        family: Family = point.load()
-    except Exception as error:  # a plugin may fail in any way; the user needs one line
-        why = f"cannot be imported from {point.value} ({type(error).__name__}: {error})"
-        raise EnvironmentProblem(f"family {name!r}", why, "Install what it needs") from error
+        family: Family = load_plugin(point)
+    except BrokenPlugin as broken:
+        why = f"cannot be imported from {point.value} ({broken})"
+        raise EnvironmentProblem(f"family {name!r}", why, "Install what it needs") from broken
     members = {member for member in vars(Family) if not member.startswith("_")}
     if missing := sorted(members.difference(dir(family))):
         what = f"{point.value} is not a Family (missing: {', '.join(missing)})"

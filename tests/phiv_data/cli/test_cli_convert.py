@@ -141,4 +141,4 @@ def test_a_broken_plugin_is_reported_and_disturbs_no_other(tmp_path: Path) -> No
     done = run("--help", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0
     assert "ucf101" in done.stdout
-    assert "converter left out: broken (no_such_module:Options): ModuleNotFoundError" in done.stderr
+    assert "plugin left out: broken (no_such_module:Options): ModuleNotFoundError" in done.stderr

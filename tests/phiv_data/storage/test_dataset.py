@@ -281,7 +281,7 @@ def test_a_pickle_opens_the_dataset_it_was_made_of_or_none(own: Path, tmp_path: 
     pickled = pickle.dumps(ConversationDataset(own, "val"))
     assert len(pickle.loads(pickled)) == 12
     write_dataset(own, {"val": samples("val", 3)}, max_shard_bytes=10**6)
-    with pytest.raises(ShardError, match="another dataset is there now than was opened. Open it again"):
+    with pytest.raises(ShardError, match=r"another dataset is there now than was opened\. Open it again"):
         pickle.loads(pickled)
     (own / "manifest.json").unlink()
     with pytest.raises(ShardError, match="another dataset is there now"):
