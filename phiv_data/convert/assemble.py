@@ -19,6 +19,7 @@ from phiv_data.convert.plan import ConversionTask
 from phiv_data.convert.staging import MANIFEST, read_report, write_report
 from phiv_data.convert.tasks import ConversionJob, WrittenRow, iter_samples, load_report
 from phiv_data.storage.card import dataset_card
+from phiv_data.storage.dataset import CARD, FIXES
 from phiv_data.storage.shards import plan_shards, shard_name, write_dataset_dict, write_hf_files, write_shard
 from phiv_data.utils.atomic import TMP_PREFIX, HashingWriter, atomic_write, sha256_file
 from phiv_data.utils.seen_index import SeenIndex, open_seen_index
@@ -198,18 +199,23 @@ def write_manifest(
 
 
 def finish_dataset(folder: Path, manifest: Manifest) -> None:
-    """Write the loader files of the `datasets` library where there are shards, the dataset card and the manifest."""
+    """Write the loader files of the `datasets` library where there are shards, the dataset card and the manifest.
+
+    The manifest names every file of the folder but the images, which images.sha256 lists.
+    """
     if any(split.shards for split in manifest.splits):
         arrow = folder / "arrow"
         for split in manifest.splits:
             write_hf_files(arrow / split.name, split.name, split.shards, name=manifest.name)
         write_dataset_dict(arrow, [split.name for split in manifest.splits])
-        loader_files = [
-            FileInfo(path=file.relative_to(folder).as_posix(), size_bytes=file.stat().st_size, sha256=sha256_file(file))
-            for file in sorted(arrow.rglob("*.json"))
-        ]
+        loader_files = [_info_of(folder, file) for file in sorted(arrow.rglob("*.json"))]
         manifest = manifest.model_copy(update={"loader_files": loader_files})
-    with atomic_write(folder / "README.md") as card:
+    with atomic_write(folder / CARD) as card:
         card.write(dataset_card(manifest).encode())
+    other_files = [_info_of(folder, folder / name) for name in (CARD, FIXES) if (folder / name).is_file()]
     with atomic_write(folder / MANIFEST) as file:
-        file.write((manifest.model_dump_json(indent=1) + "\n").encode())
+        file.write(manifest.model_copy(update={"other_files": other_files}).to_bytes())
+
+
+def _info_of(folder: Path, file: Path) -> FileInfo:
+    return FileInfo(path=file.relative_to(folder).as_posix(), size_bytes=file.stat().st_size, sha256=sha256_file(file))

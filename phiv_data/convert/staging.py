@@ -307,9 +307,7 @@ def _read_record(path: Path) -> PlanRecord | None:
 
 def _entries(manifest: Manifest) -> set[str]:
     """Top-level names a dataset owns."""
-    files = [s.jsonl.path for s in manifest.splits] + [manifest.rejects.path, manifest.image_hashes.path]
-    shards = [shard.path for split in manifest.splits for shard in split.shards]
-    return {Path(file).parts[0] for file in files + shards} | {"images", "README.md"}
+    return {Path(info.path).parts[0] for info in manifest.files} | {"images"}
 
 
 def _move(source: Path, target: Path, names: list[str]) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phiv_data.convert.assemble import finish_dataset
 from phiv_data.repair.converted import fix_converted
 from phiv_data.repair.images import ImageCopies
 from phiv_data.repair.lines import (
@@ -94,16 +95,20 @@ def fix(
     for around in (folder if path.is_dir() or (folder / MANIFEST).is_file() else None, root):
         if around and out.resolve().is_relative_to(around.resolve()):
             raise UsageError(str(out), f"is in {around}, which is fixed", "Pass a folder elsewhere to --fix")
-    with atomic_folder(out) as new, atomic_write(new / FIXES) as log_file:
-        log = FixLog(log_file)
-        copy_old_log(folder / FIXES, [file.name for file in files], log_file)
-        if is_converted:
-            copies: ImageCopies | None = fix_converted(path, new, log, on_rows)
-        else:
-            copies = ImageCopies(root, new / "images") if images and root.is_dir() else None
-            renamed = _copy_images(files, copies) if copies else {}
-            for file in files:
-                fix_lines(file, new / file.name, renamed, log, on_rows)
+    copies, manifest = None, None
+    with atomic_folder(out) as new:
+        with atomic_write(new / FIXES) as log_file:
+            log = FixLog(log_file)
+            copy_old_log(folder / FIXES, [file.name for file in files], log_file)
+            if is_converted:
+                copies, manifest = fix_converted(path, new, log, on_rows)
+            else:
+                copies = ImageCopies(root, new / "images") if images and root.is_dir() else None
+                renamed = _copy_images(files, copies) if copies else {}
+                for file in files:
+                    fix_lines(file, new / file.name, renamed, log, on_rows)
+        if manifest:
+            finish_dataset(new, manifest)
     copied, left = (copies.num_copied, copies.num_left) if copies else (0, 0)
     target = out / path.name if path.is_file() else out
     return FixResult(target, log.rows, log.changed_rows, log.bad_rows, copied, left, log.counts, log.examples)

@@ -32,8 +32,11 @@ _CONVERT_AGAIN = "Run the same phiv-convert command with --overwrite, then fix w
 _FIXED = "; fixed by phiv-validate --fix"
 
 
-def fix_converted(folder: Path, out: Path, log: FixLog, on_rows: OnRows) -> ImageCopies:
-    """Write a fixed copy of a converted folder into the empty folder `out`. Returns the images that were copied."""
+def fix_converted(folder: Path, out: Path, log: FixLog, on_rows: OnRows) -> tuple[ImageCopies, Manifest]:
+    """Write a fixed copy of a converted folder into the folder `out`, which has the log only.
+
+    Returns the images that were copied, and what `finish_dataset` is to write once the log is closed.
+    """
     manifest = _read_whole(folder)
     copies = ImageCopies(folder / "images", out / "images")
     (out / "images").mkdir()
@@ -46,8 +49,7 @@ def fix_converted(folder: Path, out: Path, log: FixLog, on_rows: OnRows) -> Imag
     changed = _rewrite(folder, out, manifest, renamed, lambda a, b: fix_lines(a, b, renamed, log, on_rows))
     options = manifest.options | {"fixed": dict(sorted(log.counts.items()))}
     about = {"source": manifest.source + _FIXED, "options": options}
-    finish_dataset(out, manifest.model_copy(update={**changed, **about}))
-    return copies
+    return copies, manifest.model_copy(update={**changed, **about})
 
 
 def undo_converted(folder: Path, out: Path, old_names: RenamedPaths, restore_lines: RewriteLines) -> int:

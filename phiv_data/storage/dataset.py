@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 Verify = Literal["size", "sha256", "none"]
 MANIFEST = "manifest.json"
+CARD = "README.md"
 FIXES = "phiv-fixes.jsonl"
 """The log that phiv-validate --fix leaves beside what it fixed."""
 NON_RECORD_FILES = frozenset({"rejects.jsonl", FIXES})
 """The jsonl files of a dataset that hold none of its records."""
 _TEXT_COLUMNS = ["id", "source", "system", "conversations"]
+MANIFEST_CHANGED = "was changed, or is of an older phiv: its bytes are not those of its manifest_sha256"
 _AGAIN = "Run the same phiv-convert command with --overwrite"
 
 
@@ -181,7 +183,15 @@ class SampleView(Sequence[Sample]):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a converted dataset. ShardError when there is none (unfinished) or it is invalid."""
+    """The manifest of a converted dataset. ShardError when there is none (unfinished) or it is not as it was written."""
+    manifest, is_whole = parse_manifest(folder)
+    if not is_whole:
+        raise ShardError(str(folder / MANIFEST), MANIFEST_CHANGED, _AGAIN)
+    return manifest
+
+
+def parse_manifest(folder: Path) -> tuple[Manifest, bool]:
+    """The manifest, and whether its bytes are those that were written. ShardError when there is none or it is invalid."""
     path = folder / MANIFEST
     if not path.is_file():
         if not folder.is_dir():
@@ -190,7 +200,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(str(folder), what, "Run the same phiv-convert command again")
     try:
         with environment_problems(path):
-            manifest = Manifest.model_validate_json(path.read_bytes())
+            raw = path.read_bytes()
+        manifest = Manifest.model_validate_json(raw)
         for file in manifest_files(manifest):
             check_image_path(file)
     except ValidationError as error:
@@ -198,7 +209,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(f"{path}: {issue.json_path}", issue.message, _AGAIN) from error
     except ValueError as error:
         raise ShardError(str(path), f"names a file outside its folder ({error})", _AGAIN) from error
-    return manifest
+    return manifest, manifest.is_whole(raw)
 
 
 def manifest_files(manifest: Manifest) -> list[str]:

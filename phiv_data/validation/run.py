@@ -203,7 +203,7 @@ def _plan_path(
     if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
         _report_missing_shards(path, shards, issues)
         return _plan_shards(path, shards, settings)
-    if is_unfinished(path):
+    if is_unfinished(path) or _traces_of_conversion(path):
         _report_no_manifest(path, issues)
         return ValidationPlan([], CheckContext(settings))
     raise UsageError(str(path), "holds no manifest.json, jsonl file or shard", "Pass what phiv-convert wrote")
@@ -243,14 +243,24 @@ def _report_missing_shards(folder: Path, shards: list[Path], issues: IssueCollec
 
 
 def _report_no_manifest(folder: Path, issues: IssueCollector) -> None:
-    """PV303: an error where a conversion was not finished, else a warning."""
-    unfinished = is_unfinished(folder)
-    what = "unfinished conversion" if unfinished else "hashes and row counts cannot be checked"
-    hint = "Run its phiv-convert command again" if unfinished else ""
-    if not unfinished and any(folder.glob("arrow/*/*.arrow")):
-        what, hint = f"{what}, and the shards below arrow/ were not looked at", "Pass arrow/ to check them"
-    severity: Severity = "error" if unfinished else "warning"
-    issues.add("PV303", MANIFEST, f"there is none: {what}", hint=hint, severity=severity)
+    """PV303: an error where a conversion was not finished, or its manifest is gone; else a warning."""
+    traces = _traces_of_conversion(folder)
+    severity: Severity = "error"
+    if is_unfinished(folder):
+        what, hint = "there is none: unfinished conversion", "Run its phiv-convert command again"
+    elif traces:
+        what = f"is missing beside {' and '.join(traces)}: the folder is not whole"
+        hint = "Copy the folder again, or convert it again"
+    else:
+        severity, what, hint = "warning", "there is none: hashes and row counts cannot be checked", ""
+    if any(folder.glob("arrow/*/*.arrow")):
+        what += "; the shards below arrow/ were not checked"
+    issues.add("PV303", MANIFEST, what, hint=hint, severity=severity)
+
+
+def _traces_of_conversion(folder: Path) -> list[str]:
+    """What only phiv-convert writes into a folder, as far as it is there."""
+    return [name for name in ("arrow", "images.sha256", "rejects.jsonl") if (folder / name).exists()]
 
 
 def _set_up_images(plan: ValidationPlan, workers: int) -> None:

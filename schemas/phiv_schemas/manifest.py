@@ -1,11 +1,15 @@
 """The model of `manifest.json`: written last, it is what makes a converted dataset complete.
 
-Readers trust only files named here whose size and sha256 match. It contains no time and no absolute path, so the
-same input, options and library versions give the same bytes.
+Readers trust only files named here whose size and sha256 match, and its last field is the sha256 of itself. It
+contains no time and no absolute path, so the same input, options and library versions give the same bytes.
+
+>>> Manifest.model_validate_json(raw).is_whole(raw)       # no bit of the file has changed
+True
 """
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any, Literal
 
 from pydantic import Field, model_serializer, model_validator
@@ -16,6 +20,7 @@ from phiv_schemas.media import Sha256
 from phiv_schemas.sharing import Sharing
 
 FORMAT_VERSION: Literal[1] = 1
+_SEAL = b'"manifest_sha256": "'
 
 
 class FileInfo(Contract):
@@ -101,6 +106,9 @@ class Manifest(Contract):
     loader_files: list[FileInfo] = Field(
         default_factory=list, description="What `datasets.load_from_disk` asks for beside the shards."
     )
+    other_files: list[FileInfo] = Field(
+        default_factory=list, description="README.md, and phiv-fixes.jsonl where the dataset was fixed."
+    )
     identical_inputs: list[list[str]] = Field(
         default_factory=list, description="Groups of inputs with equal bytes under different names."
     )
@@ -112,6 +120,9 @@ class Manifest(Contract):
         description="What the splits share on purpose, and which images belong together. Absent where the converter "
         "declares nothing.",
     )
+    manifest_sha256: Sha256 | None = Field(
+        default=None, description="Of the bytes of this file, with nothing between the quotes of this value."
+    )
 
     @model_serializer(mode="wrap")
     def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -120,6 +131,18 @@ class Manifest(Contract):
         if wire.get("sharing", self) is None:
             del wire["sharing"]
         return wire
+
+    def to_bytes(self) -> bytes:
+        """The bytes of manifest.json, their own sha256 at the end."""
+        blank = f"{self.model_copy(update={'manifest_sha256': ''}).model_dump_json(indent=1)}\n".encode()
+        head, seal, tail = blank.rpartition(_SEAL)
+        return b"".join((head, seal, sha256(blank).hexdigest().encode(), tail))
+
+    def is_whole(self, raw: bytes) -> bool:
+        """True when no bit of `raw`, which this manifest was read from, is another than `to_bytes` wrote."""
+        listed = (self.manifest_sha256 or "").encode()
+        head, seal, tail = raw.rpartition(_SEAL + listed)
+        return bool(seal) and sha256(b"".join((head, _SEAL, tail))).hexdigest().encode() == listed
 
     @property
     def rows(self) -> int:
@@ -130,7 +153,7 @@ class Manifest(Contract):
     def files(self) -> list[FileInfo]:
         """Every file the manifest names, with its size and sha256."""
         of_splits = [info for split in self.splits for info in (split.jsonl, *split.shards)]
-        return [*of_splits, self.rejects, self.image_hashes, *self.loader_files]
+        return [*of_splits, self.rejects, self.image_hashes, *self.loader_files, *self.other_files]
 
     def split(self, name: str) -> SplitInfo | None:
         """The split called `name`, or None."""

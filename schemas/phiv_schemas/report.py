@@ -6,9 +6,9 @@ The codes are those of `phiv_schemas.rules`.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from phiv_schemas.conversation import Contract
 from phiv_schemas.rules import CODES, Severity
@@ -18,15 +18,23 @@ __all__ = ["CODES", "Issue", "Reject", "Severity", "SplitStats", "Stats", "Valid
 Counts = dict[str, int]
 
 
+def _escape_lone_surrogates(value: Any) -> Any:
+    """Bytes of a file's name that are no UTF-8 (`\\udcff` in Python) as they are written, which any reader takes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_escape_lone_surrogates)]
+
+
 class Issue(Contract):
     """One finding. Its text is the error grammar: `file:line: $.path: what is wrong. What to do.`"""
 
     code: str = Field(pattern=r"^PV\d{3}$")
     severity: Severity = "error"
-    file: str
+    file: Text
     line: int | None = Field(default=None, ge=1, description="1-based line, or row of a shard.")
     json_path: str | None = Field(default=None, description="Where in the record: `$.conversations[0].images[3]`.")
-    message: str
+    message: Text
     hint: str = ""
 
     def __str__(self) -> str:
@@ -102,7 +110,7 @@ class ValidationReport(Contract):
     model_config = ConfigDict(json_schema_extra=_and_what_follows)
 
     schema_version: Literal[1] = Field(default=1, description="Grows when a reader of this file would have to change.")
-    path: str
+    path: Text
     rows: int = Field(ge=0)
     images: int = Field(ge=0, description="Distinct images checked.")
     totals: dict[Severity, Counts] = Field(

@@ -147,7 +147,7 @@ RULES: dict[str, Rule] = {
             "See its page",
         ),
         Rule("PV401", "image-marker-in-text", "warning", "text contains what looks like an image marker", "Remove it"),
-        Rule("PV402", "unlisted-file", "warning", "a file that is not part of the dataset", "Remove it"),
+        Rule("PV402", "unlisted-file", "error", "a file that is not part of the dataset", "Remove it"),
         Rule("PV403", "unlabeled", "warning", "rows without an answer cannot be trained on", "Leave them to inference"),
         Rule(
             "PV501",

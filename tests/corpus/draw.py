@@ -55,6 +55,7 @@ def converted(folder: Path, *, arrow: bool = False, names: tuple[str, ...] = ("f
     source = draw_toy_source(folder.parent / "source", {"val": list(names)})
     convert(ToyOptions(source, splits=("val",)), folder, num_workers=0, arrow=arrow)
     shutil.rmtree(source)
+    shutil.rmtree(folder / ".phiv")  # times of this machine
     return folder
 
 
@@ -207,14 +208,14 @@ def no_rows(folder: Path) -> None:
 
 def missing_file(folder: Path) -> None:
     (converted(folder / "broken") / "toy_val.jsonl").unlink()
-    (converted(folder / "clean") / "README.md").unlink()
+    converted(folder / "clean")
 
 
 def changed_file(folder: Path) -> None:
     same_size = converted(folder / "broken") / "toy_val.jsonl"
     edit(same_size, lambda data: data.replace(b'"fox"', b'"cat"'))
     edit(folder / "broken" / "images.sha256", lambda data: data + b"no line of sha256sum\n")
-    (converted(folder / "clean") / "README.md").write_text("Not of the manifest: yours to change.\n")
+    (converted(folder / "clean") / ".gitattributes").write_text("*.arrow filter=lfs\n")
 
 
 def no_manifest(folder: Path) -> None:
@@ -233,12 +234,12 @@ def unfinished(folder: Path) -> None:
 
 def bad_manifest(folder: Path) -> None:
     edit(converted(folder / "broken") / "manifest.json", lambda data: data.replace(b'"rows": 1', b'"rows": 2'))
-    edit(converted(folder / "clean") / "manifest.json", lambda data: data.replace(b"toy folder", b"my folder"))
+    converted(folder / "clean")
 
 
 def cut_manifest(folder: Path) -> None:
     edit(converted(folder / "broken") / "manifest.json", lambda data: data[:200])
-    edit(converted(folder / "clean") / "manifest.json", lambda data: data.rstrip() + NEW_LINE * 3)
+    converted(folder / "clean", names=("cat",))
 
 
 def broken_shard(folder: Path) -> None:
@@ -265,8 +266,9 @@ def unlisted_file(folder: Path) -> None:
     left = converted(folder / "broken") / "images" / "val"
     (left / "old.png").write_bytes(image())
     (folder / "broken" / "notes.txt").write_text("by hand\n")
-    (converted(folder / "clean") / ".hidden").mkdir()
-    (folder / "clean" / ".hidden" / "notes.txt").write_text("folders with a dot are left alone\n")
+    (folder / "broken" / ".hidden").mkdir()
+    (folder / "broken" / ".hidden" / "notes.txt").write_text("folders with a dot too\n")
+    (converted(folder / "clean") / "report.txt").write_text("of --report_dir\n")
 
 
 def unlabeled(folder: Path) -> None:

@@ -115,7 +115,15 @@ def write_manifest(folder: Path, splits: list[SplitInfo]) -> None:
         rejects=file_info(folder, "rejects.jsonl"),
         image_hashes=file_info(folder, "images.sha256"),
     )
-    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    loader_files = [
+        file_info(folder, path.relative_to(folder).as_posix()) for path in sorted(folder.glob("arrow/**/*.json"))
+    ]
+    seal_manifest(folder, manifest.model_copy(update={"loader_files": loader_files}))
+
+
+def seal_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest, right or wrong in what it says, with the sha256 of itself."""
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
 
 
 def rewrite_shard(folder: Path, split: str, edit: Callable[[EncodedImage], EncodedImage]) -> None:
@@ -124,10 +132,12 @@ def rewrite_shard(folder: Path, split: str, edit: Callable[[EncodedImage], Encod
         Sample(row.conversation, tuple(edit(image) for image in row.images))
         for row in ConversationDataset(folder, split)
     ]
-    manifest = json.loads((folder / "manifest.json").read_bytes())
-    (info,) = next(one["shards"] for one in manifest["splits"] if one["name"] == split)
-    info |= write_shard(folder / info["path"], rows, root=folder).model_dump()
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8", newline="\n")
+    manifest = ConversationDataset(folder, split).manifest
+    (one,) = (one for one in manifest.splits if one.name == split)
+    (old,) = one.shards
+    new = one.model_copy(update={"shards": [write_shard(folder / old.path, rows, root=folder)]})
+    splits = [new if each is one else each for each in manifest.splits]
+    seal_manifest(folder, manifest.model_copy(update={"splits": splits}))
 
 
 def file_info(folder: Path, name: str) -> FileInfo:

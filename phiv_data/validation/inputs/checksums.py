@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phiv_data.validation.core.key_index import digest
+from phiv_schemas import check_image_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +26,13 @@ def read_checksums(path: Path, on_bad_line: Callable[[int], object] = lambda num
     """(path, sha256 in hex) of each line as sha256sum writes it; numbers of other lines go to `on_bad_line`."""
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, start=1):
-            if match := _LINE.fullmatch(line.rstrip("\n")):
-                yield match[2], match[1]
+            try:
+                match = _LINE.fullmatch(line.rstrip("\n"))
+                path = check_image_path(match[2]) if match else ""
+            except ValueError:  # a name that no image can have
+                path = ""
+            if match and path:
+                yield path, match[1]
             else:
                 on_bad_line(number)
 

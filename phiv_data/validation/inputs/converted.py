@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
-from phiv_data.storage.dataset import FIXES, MANIFEST, manifest_files, read_manifest
+from phiv_data.storage.dataset import MANIFEST, MANIFEST_CHANGED, manifest_files, parse_manifest
 from phiv_data.utils.process_pool import default_workers
 from phiv_data.validation.core.finding import Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS
@@ -28,11 +28,15 @@ from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks
 from phiv_data.validation.partial_result import IssueCollector, PartialResult
 from phiv_data.validation.tasks import CONVERT_AGAIN, CheckContext, Piece, ValidationPlan
 from phiv_schemas import FileInfo, Manifest, Reject, ShardError, SplitInfo
+from phiv_schemas.rules import Severity
 
 REPORT_FILES = ("report.txt", "report.json", "report.junit.xml", "report.sarif", "report.html")
 """What --report_dir writes, as in `phiv_data.reports`; a test compares both."""
-_LOADER_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")
-_DESKTOP_FILES = ("Thumbs.db", "desktop.ini")
+_WORK_FOLDER = ".phiv"
+_TOOLS = (".git", ".cache", ".gitattributes", ".gitignore", ".DS_Store", "Thumbs.db", "desktop.ini")
+"""What git, the hub's client and desktops put into folders: a warning."""
+_LINKED_FOLDERS = ("images", "arrow")
+"""What may be a symbolic link to a folder elsewhere."""
 
 
 def plan_converted(
@@ -40,11 +44,13 @@ def plan_converted(
 ) -> ValidationPlan:
     """The pieces of a converted folder; what is wrong with its manifest and its files goes to `issues`."""
     try:
-        manifest = read_manifest(folder)
+        manifest, is_whole = parse_manifest(folder)
     except ShardError as error:
         where = error.where.removeprefix(str(folder / MANIFEST)).removeprefix(": ") or None
         issues.add("PV304", MANIFEST, error.what, json_path=where, hint=error.hint)
         return ValidationPlan([], CheckContext(settings))
+    if not is_whole:
+        issues.add("PV302", MANIFEST, MANIFEST_CHANGED, hint=CONVERT_AGAIN)
     settings = replace(settings, sharing=SharingTable(manifest.sharing))
     present = {info.path for info in manifest.files if _is_present(folder, info, issues)}
     pieces: list[Piece] = []
@@ -146,15 +152,31 @@ def _check_rejects(folder: Path, manifest: Manifest, issues: IssueCollector) -> 
 
 
 def _check_unlisted(folder: Path, manifest: Manifest, checksums: ChecksumTable | None, issues: IssueCollector) -> None:
-    """PV402 for files that nothing names: leftovers of another run, or edits by hand."""
-    known = {MANIFEST, FIXES, "README.md", *manifest_files(manifest)}
-    arrow = {Path(shard.path).parent.as_posix() for split in manifest.splits for shard in split.shards}
-    known |= {f"{parent}/{name}" for parent in (*arrow, "arrow") for name in _LOADER_FILES}
-    passed_over = {*REPORT_FILES, *_DESKTOP_FILES}
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in files if not name.startswith(".") and name not in passed_over):
-            path = (Path(parent) / name).relative_to(folder).as_posix()
-            is_image = path.startswith("images/") and (checksums is None or path.removeprefix("images/") in checksums)
-            if path not in known and not is_image:
-                issues.add("PV402", path, "is not part of the dataset", severity="warning")
+    """PV402 for what nothing names: leftovers of another run, edits by hand. Only phiv's own `.phiv` is left out."""
+    known = {MANIFEST, *manifest_files(manifest)}
+    for path, name in _walk_files(folder, issues):
+        is_image = path.startswith("images/") and (checksums is None or path.removeprefix("images/") in checksums)
+        is_report = path in REPORT_FILES
+        if not (path in known or is_image or is_report):
+            is_tools = name in _TOOLS or (name.startswith("cache-") and path.startswith("arrow/"))  # of `datasets`
+            severity: Severity = "warning" if is_tools else "error"
+            issues.add("PV402", path, "is not part of the dataset", severity=severity)
+
+
+def _walk_files(folder: Path, issues: IssueCollector) -> Iterator[tuple[str, str]]:
+    """The path and name of every file of a dataset, hidden ones too; of symbolic links and folders of tools once."""
+
+    def on_error(error: OSError) -> None:
+        path = Path(os.fsdecode(error.filename)).relative_to(folder).as_posix()
+        issues.add("PV007", path, f"cannot be read ({error.strerror})")
+
+    roots = [folder, *(folder / name for name in _LINKED_FOLDERS if (folder / name).is_symlink())]
+    for parent, folders, files in chain.from_iterable(os.walk(root, onerror=on_error) for root in roots):
+        at = Path(parent).relative_to(folder)
+        if parent == str(folder):
+            folders[:] = [name for name in folders if name != _WORK_FOLDER]
+        leaves = [name for name in folders if name in _TOOLS or os.path.islink(f"{parent}{os.sep}{name}")]
+        for name in sorted(files + leaves):
+            if parent != str(folder) or name not in _LINKED_FOLDERS:
+                yield (at / name).as_posix(), name
+        folders[:] = sorted(set(folders) - set(leaves))

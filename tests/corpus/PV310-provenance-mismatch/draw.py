@@ -12,15 +12,19 @@ sys.path[:0] = [str(CORPUS.parent), str(CORPUS.parent / "phiv_data")]
 
 
 def main() -> None:
-    from data_builders import rewrite_shard
+    from data_builders import rewrite_shard, seal_manifest
     from PIL import Image
     from toy_converter import ToyOptions, draw_toy_source
 
     from phiv_data.convert.engine import convert
+    from phiv_data.storage.dataset import read_manifest
     from phiv_data.storage.sample import EncodedImage
 
     def converted(folder: Path, *, arrow: bool = True) -> None:
         convert(ToyOptions(folder.parent / "source", splits=("train", "val")), folder, num_workers=0, arrow=arrow)
+        shutil.rmtree(folder / ".phiv")  # times of this machine
+        # Only images are compared: the toy converter is not installed.
+        seal_manifest(folder, read_manifest(folder).model_copy(update={"converter": None, "converter_version": None}))
 
     def other(image: EncodedImage) -> EncodedImage:
         """Bytes of another image under the facts of a copy."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_builders import any_samples, sample, samples, write_dataset
+from data_builders import any_samples, sample, samples, seal_manifest, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,8 +144,7 @@ def test_a_split_without_shards_says_how_to_get_them(own: Path) -> None:
 
     manifest = read_manifest(own)
     split = manifest.splits[0].model_copy(update={"shards": []})
-    text = manifest.model_copy(update={"splits": [split]}).model_dump_json()
-    (own / "manifest.json").write_text(text, encoding="utf-8")
+    seal_manifest(own, manifest.model_copy(update={"splits": [split]}))
     with pytest.raises(ShardError, match=r"'val' has no shards\. Convert it without --no_arrow"):
         ConversationDataset(own, "val")
 

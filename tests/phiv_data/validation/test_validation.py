@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from data_builders import encoded, file_info, image_bytes, sample, samples, write_dataset, write_split
+from data_builders import encoded, file_info, image_bytes, sample, samples, seal_manifest, write_dataset, write_split
 
 from phiv_data.storage.dataset import read_manifest
 from phiv_data.storage.jsonl import write_jsonl
@@ -151,10 +151,8 @@ def test_lines_that_are_gone_or_too_many_are_counted(out: Path) -> None:
 
 def test_the_manifests_account_is_checked(out: Path) -> None:
     manifest = read_manifest(out)
-    account = manifest.accounting.model_copy(update={"written": 14, "inputs": 14, "rejected": {"truncated": 1}})
-    text = manifest.model_copy(update={"accounting": account}).model_dump_json()
-    text = text.replace('"inputs":14', '"inputs":15')
-    (out / "manifest.json").write_text(text, encoding="utf-8")
+    account = manifest.accounting.model_copy(update={"written": 14, "inputs": 15, "rejected": {"truncated": 1}})
+    seal_manifest(out, manifest.model_copy(update={"accounting": account}))
     report = validate(out)
     assert {("PV304", "manifest.json", None), ("PV304", "rejects.jsonl", None)} <= set(found(report))
 
@@ -286,7 +284,6 @@ def test_a_shard_swapped_for_another_with_its_manifest_entry_is_still_not_the_js
     info: ShardInfo = write_shard(path, rows, root=out)
     manifest = read_manifest(out)
     splits = [s.model_copy(update={"shards": [info]}) if s.name == "val" else s for s in manifest.splits]
-    text = manifest.model_copy(update={"splits": splits}).model_dump_json()
-    (out / "manifest.json").write_text(text, encoding="utf-8")
+    seal_manifest(out, manifest.model_copy(update={"splits": splits}))
     assert file_info(out, info.path).sha256 == info.sha256
     assert [(code, line) for code, _, line in found(validate(out))] == [("PV306", 1), ("PV306", 2)]
