@@ -183,7 +183,7 @@ class SampleView(Sequence[Sample]):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a converted dataset. ShardError when there is none (unfinished) or it is not as it was written."""
+    """The manifest of a converted dataset. ShardError when there is none (unfinished), or it was changed."""
     manifest, is_whole = parse_manifest(folder)
     if not is_whole:
         raise ShardError(str(folder / MANIFEST), MANIFEST_CHANGED, _AGAIN)
@@ -191,7 +191,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(folder: Path) -> tuple[Manifest, bool]:
-    """The manifest, and whether its bytes are those that were written. ShardError when there is none or it is invalid."""
+    """The manifest, and whether no bit of it has changed. ShardError when there is none or it is invalid."""
     path = folder / MANIFEST
     if not path.is_file():
         if not folder.is_dir():

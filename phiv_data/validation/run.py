@@ -40,7 +40,6 @@ from phiv_data.validation.inputs.shard import ShardPiece
 from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks
 from phiv_data.validation.partial_result import FileLine, IssueCollector, PartialResult, finalize, merge
 from phiv_data.validation.provenance.check import plan_sources
-from phiv_data.validation.rules.leakage import spans_split_kinds
 from phiv_data.validation.tasks import CONVERT_AGAIN, CheckContext, Context, Piece, ValidationPlan, WorkUnit
 from phiv_schemas import RULES, Conversation, UsageError, ValidationReport
 from phiv_schemas.rules import Severity
@@ -264,13 +263,12 @@ def _traces_of_conversion(folder: Path) -> list[str]:
 
 
 def _set_up_images(plan: ValidationPlan, workers: int) -> None:
-    """Threads where no worker processes are; perceptual hashes where images are decoded and splits can leak."""
+    """Threads where no worker processes are; perceptual hashes where images are decoded."""
     context = plan.context
     if context.images:
         context.images.threads = 0 if workers else min(8, default_workers())
-    with_images = [checks for checks in (context.images, context.embedded) if checks is not None]
-    if with_images and context.settings.deep and spans_split_kinds(piece.split for piece in plan.pieces):
-        for checks in with_images:
+    for checks in (context.images, context.embedded):
+        if checks is not None and context.settings.deep:
             checks.phash = True
 
 

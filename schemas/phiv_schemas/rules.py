@@ -115,6 +115,13 @@ RULES: dict[str, Rule] = {
         Rule(
             "PV243", "group-across-splits", "warning", "images of one group are in two splits", "Split by whole groups"
         ),
+        Rule(
+            "PV244",
+            "near-duplicate-in-split",
+            "warning",
+            "two rows of a split ask the same of images that look the same",
+            "Compare both; keep one",
+        ),
         Rule("PV250", "over-token-budget", "error", "a row is longer than the budget", "Use fewer images or less text"),
         Rule(
             "PV251",

@@ -13,7 +13,7 @@ hashing).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phiv_data.validation.imaging.perceptual_hash import MAX_BITS
 
@@ -26,7 +26,7 @@ _LARGE = 4096  # from here on, a bucket is worth dividing
 _BLOCK = 512  # compared with as many others at a time: what this takes stays in the processor's cache
 
 
-def candidate_buckets(hashes: NDArray[np.uint64], kinds: NDArray[np.int8]) -> Iterator[NDArray[np.int64]]:
+def candidate_buckets(hashes: NDArray[np.uint64], kinds: NDArray[Any]) -> Iterator[NDArray[np.int64]]:
     """Indices of hashes, ascending, of two kinds at least: any two similar ones of different kinds share a bucket."""
     import numpy as np
 
@@ -34,7 +34,7 @@ def candidate_buckets(hashes: NDArray[np.uint64], kinds: NDArray[np.int8]) -> It
         yield from _divide(np.arange(len(hashes)), hashes, kinds, _BITS)
 
 
-def split_by_kind(members: NDArray[np.int64], kinds: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_by_kind(members: NDArray[np.int64], kinds: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The later ones, which are not of the lowest kind, and the earlier ones, which are not of the highest."""
     of_members = kinds[members]
     return members[of_members > of_members.min()], members[of_members < of_members.max()]
@@ -57,7 +57,7 @@ def within_max_bits(these: NDArray[np.uint64], those: NDArray[np.uint64]) -> NDA
 
 
 def _divide(
-    members: NDArray[np.int64], hashes: NDArray[np.uint64], kinds: NDArray[np.int8], bits: tuple[int, ...]
+    members: NDArray[np.int64], hashes: NDArray[np.uint64], kinds: NDArray[Any], bits: tuple[int, ...]
 ) -> Iterator[NDArray[np.int64]]:
     """Buckets of members that differ in `bits` only. Dividing again pays where it leaves a fourth or less."""
     import numpy as np

@@ -175,7 +175,7 @@ def _walk_files(folder: Path, issues: IssueCollector) -> Iterator[tuple[str, str
         at = Path(parent).relative_to(folder)
         if parent == str(folder):
             folders[:] = [name for name in folders if name != _WORK_FOLDER]
-        leaves = [name for name in folders if name in _TOOLS or os.path.islink(f"{parent}{os.sep}{name}")]
+        leaves = [name for name in folders if name in _TOOLS or Path(parent, name).is_symlink()]
         for name in sorted(files + leaves):
             if parent != str(folder) or name not in _LINKED_FOLDERS:
                 yield (at / name).as_posix(), name

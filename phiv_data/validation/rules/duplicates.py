@@ -2,7 +2,9 @@
 
     find_repeated_images   PV117: an image twice in a turn
     IDS                    PV201: the same id
-    CONTENT                PV203 and PV214: the same images (by path), questions and system prompt, in one split
+    CONTENT                PV203 and PV214: the same images, questions and system prompt, in one split
+
+Images are the same when their bytes are, under any paths; where they were not read, when their paths are.
 
 PV214 compares short answers to one question about images; longer ones may differ and all be right (captions). A row
 with short answers gives a key per accepted answer, equal where the same is asked; others give one key, equal where all
@@ -45,13 +47,13 @@ def _check_ids(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Findin
     """PV201: the second and every later row of an id."""
     first = group[0]
     for row in group[1:]:
-        yield row, Finding("PV201", "$.id", f"duplicate id {QUOTED}, first seen {_location(first, row)}")
+        yield row, Finding("PV201", "$.id", f"duplicate id {QUOTED}, first seen {location_of(first, row)}")
 
 
 IDS = GroupRule(lambda row: ((digest(row.conversation.id), b"", 0),), _check_ids)
 
 
-def _location(first: Occurrence, row: Occurrence) -> str:
+def location_of(first: Occurrence, row: Occurrence) -> str:
     """Where `first` is, for a message about `row`."""
     return f"on line {first.line}" if first.file == row.file else f"at {first.location}"
 
@@ -64,20 +66,20 @@ def _content_keys(row: RowContext) -> Iterable[Key]:
     record = row.conversation
     turns, who = record.conversations, crc32(record.id.encode()).to_bytes(4, "little")
     if len(turns) == 1 and turns[0].images and (answers := _short_answers(turns[0].assistant, turns[0].answers)):
-        key = digest(_question(record))
+        key = digest(_question(row))
         if len(answers) == 1:  # so it is for nearly all rows
             return ((key, answers[0] + who, 0),)
         return [(key, answer + who, i) for i, answer in enumerate(answers)]
     replies = ["-" if turn.assistant is None else f"{len(turn.assistant)} {turn.assistant}" for turn in turns]
-    return ((digest("\0".join(("", *replies, _question(record)))), bytes(12) + who, 0),)
+    return ((digest("\0".join(("", *replies, _question(row)))), bytes(12) + who, 0),)
 
 
-def _question(record: Conversation) -> str:
+def _question(row: RowContext) -> str:
     """Everything that is shown and asked, as one text. Lengths separate its parts, whatever they contain."""
-    parts = [record.system or ""]
-    for turn in record.conversations:
+    parts, facts = [row.conversation.system or ""], iter(row.images)
+    for turn in row.conversation.conversations:
         images, user = turn.images, turn.user
-        parts += images
+        parts += [known.sha256.hex() or path for path, known in zip(images, facts)] if row.images else images  # noqa: B905
         parts.append(f"{len(images)} {len(user)}{turn.image_offsets or ''} {user}")
     return "\0".join(parts)
 
@@ -120,12 +122,12 @@ def _check_content(group: Sequence[Occurrence]) -> Iterator[tuple[Occurrence, Fi
         before = replies.by_answer.get(row.value[:12])
         if before is not None:
             if before.value != row.value:  # equal: of one id, which PV201 reports
-                what = f"the same images, questions and answers as {_location(before, row)}, under another id"
+                what = f"the same images, questions and answers as {location_of(before, row)}, under another id"
                 yield row, Finding("PV203", None, what)
             continue
         if not answers & replies.accepted:
             what = f"answers {QUOTED}, but the same question about the same images has another answer"
-            yield row, Finding("PV214", "$.conversations[0].assistant", f"{what} {_location(replies.first, row)}")
+            yield row, Finding("PV214", "$.conversations[0].assistant", f"{what} {location_of(replies.first, row)}")
         if len(replies.by_answer) < MAX_ANSWERS:
             replies.by_answer[row.value[:12]] = row
 

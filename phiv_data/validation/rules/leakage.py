@@ -39,11 +39,6 @@ def split_kind(split: str) -> int | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def spans_split_kinds(splits: Iterable[str]) -> bool:
-    """True when two of the splits are of different kinds, so that one can leak into the other."""
-    return len({split_kind(split) for split in splits} - {None}) > 1
-
-
 @lru_cache(maxsize=1024)
 def split_label(split: str) -> str:
     """The name of a split in messages: that of its kind, where it has one."""

@@ -32,7 +32,7 @@ NO_PARTNER = 2**63 - 1
 _UNKNOWN_KIND = 127
 
 
-def _key(facts: ImageFacts) -> bytes:
+def image_name(facts: ImageFacts) -> bytes:
     """Begins with bytes that are spread evenly, for the files that keys are kept in."""
     return facts.sha256[:8] + facts.phash[:DHASH_BYTES]
 
@@ -42,7 +42,7 @@ def _use_keys(row: RowContext) -> Iterable[Key]:
     if not row.images or row.sharing.of(row.conversation.source).shares_similar:
         return ()
     pairs = zip(row.images, image_positions(row.conversation), strict=True)
-    return [(_key(facts), b"", position) for facts, position in pairs if facts.detail >= MIN_DETAIL_SIMILAR]
+    return [(image_name(facts), b"", position) for facts, position in pairs if facts.detail >= MIN_DETAIL_SIMILAR]
 
 
 def _pixel_keys(row: RowContext) -> Iterable[Key]:
@@ -50,7 +50,7 @@ def _pixel_keys(row: RowContext) -> Iterable[Key]:
     if not row.images or row.sharing.of(row.conversation.source).shares_similar:
         return ()
     return [
-        (_key(facts), facts.phash[DHASH_BYTES + start : DHASH_BYTES + start + _CHUNK], start)
+        (image_name(facts), facts.phash[DHASH_BYTES + start : DHASH_BYTES + start + _CHUNK], start)
         for facts in row.images
         if facts.detail >= MIN_DETAIL_SIMILAR
         for start in range(0, PHASH_BYTES - DHASH_BYTES, _CHUNK)
@@ -62,26 +62,29 @@ KEYS = {USES: GroupRule(_use_keys, of_images=True), PIXELS: GroupRule(_pixel_key
 
 def find_near_duplicates(index: KeyIndex) -> Iterator[tuple[Occurrence, Finding]]:
     """Each image that looks like one of an earlier split, at its first row, with the first such of the earliest."""
-    import numpy as np
-
     images = _distinct_images(index)
     images = images[have_similar_hash(images["lo"], images["kind"])]
-    # The pixels of those, read from their keys.
-    order = np.argsort(images["hi"])
-    names = images["hi"][order]  # the first half of a key, which is of the image's sha256
-    pixels = np.zeros((len(images), PHASH_BYTES - DHASH_BYTES), np.uint8)
-    for entries in index.sorted_entries(PIXELS) if len(names) else ():
-        found = np.searchsorted(names, entries["hi"]).clip(max=len(names) - 1)
-        wanted = names[found] == entries["hi"]
-        rows, start = order[found[wanted]], entries["position"][wanted]
-        chunks = np.ascontiguousarray(entries["value"][wanted]).view(np.uint8).reshape(-1, _CHUNK)
-        pixels[rows[:, None], start[:, None] + np.arange(_CHUNK)] = chunks
-    partners = find_partners(images["lo"], images["kind"], pixels)
+    partners = find_partners(images["lo"], images["kind"], read_pixels(index, images["hi"]))
     for image, partner in zip(images, partners, strict=True):
         if partner != NO_PARTNER:
             row, other = index.occurrence(image), index.occurrence(images[partner])
             what = f"{QUOTED} looks like an image of {other.location}, which is in {split_label(other.split)}"
             yield row, Finding("PV241", image_json_path(row.position), what)
+
+
+def read_pixels(index: KeyIndex, names: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """The pixels of images [n, 128], from their keys; `names` are the first halves of keys: of the image's sha256."""
+    import numpy as np
+
+    known, where = np.unique(names, return_inverse=True)
+    pixels = np.zeros((len(known), PHASH_BYTES - DHASH_BYTES), np.uint8)
+    for entries in index.sorted_entries(PIXELS) if len(known) else ():
+        found = np.searchsorted(known, entries["hi"]).clip(max=len(known) - 1)
+        wanted = known[found] == entries["hi"]
+        rows, start = found[wanted], entries["position"][wanted]
+        chunks = np.ascontiguousarray(entries["value"][wanted]).view(np.uint8).reshape(-1, _CHUNK)
+        pixels[rows[:, None], start[:, None] + np.arange(_CHUNK)] = chunks
+    return pixels[where]
 
 
 def _distinct_images(index: KeyIndex) -> NDArray[Any]:
@@ -110,8 +113,8 @@ def _distinct_images(index: KeyIndex) -> NDArray[Any]:
     return images[np.lexsort((images["position"], images["line"], rank, images["kind"]))]
 
 
-def have_similar_hash(hashes: NDArray[np.uint64], kinds: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Which hashes have a similar one in a split of another kind."""
+def have_similar_hash(hashes: NDArray[np.uint64], kinds: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which hashes have a similar one of another kind."""
     import numpy as np
 
     found = np.zeros(len(hashes), bool)
@@ -127,7 +130,7 @@ def _mark_similar(
     these: NDArray[np.int64],
     those: NDArray[np.int64],
     hashes: NDArray[np.uint64],
-    kinds: NDArray[np.int8],
+    kinds: NDArray[Any],
 ) -> None:
     """Mark hashes that are similar to one of `those`. One is enough, so where all are similar each takes a few
     comparisons."""
@@ -139,7 +142,7 @@ def _mark_similar(
                 break
 
 
-def find_partners(hashes: NDArray[np.uint64], kinds: NDArray[np.int8], pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+def find_partners(hashes: NDArray[np.uint64], kinds: NDArray[Any], pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """For each the first image of an earlier kind that looks the same, or `NO_PARTNER`. They are sorted by kind."""
     import numpy as np
 

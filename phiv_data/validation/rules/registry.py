@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from phiv_data.validation.core.aggregators import Aggregator
 from phiv_data.validation.core.finding import Finding, ImageRule, RecordRule
 from phiv_data.validation.core.key_index import GroupRule, IndexRule
-from phiv_data.validation.rules import duplicates, image, labels, leakage, near_duplicates, text
+from phiv_data.validation.rules import duplicates, image, labels, leakage, near_copies, near_duplicates, text
 from phiv_schemas import Conversation
 
 RECORD_RULES: tuple[RecordRule, ...] = (
@@ -48,10 +48,14 @@ GROUP_RULES: dict[str, GroupRule] = {
     "record": leakage.RECORDS,  # PV242
     "group": leakage.GROUPS,  # PV243
     **near_duplicates.KEYS,
+    **near_copies.KEYS,
 }
 """Name to rule. A name is also that of a file of keys on disk."""
 
-INDEX_RULES: tuple[IndexRule, ...] = (near_duplicates.find_near_duplicates,)  # PV241
+INDEX_RULES: tuple[IndexRule, ...] = (
+    near_duplicates.find_near_duplicates,  # PV241
+    near_copies.find_near_copies,  # PV244
+)
 
 AGGREGATORS: dict[str, Callable[[], Aggregator]] = {
     "unlabeled": labels.UnlabeledRows,  # PV403

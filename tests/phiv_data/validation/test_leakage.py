@@ -21,7 +21,7 @@ from phiv_data.convert.engine import convert
 from phiv_data.storage.sample import Sample
 from phiv_data.validation import validate
 from phiv_data.validation.inputs import jsonl_range
-from phiv_data.validation.rules.leakage import image_json_path, image_position, spans_split_kinds, split_kind
+from phiv_data.validation.rules.leakage import image_json_path, image_position, split_kind
 from phiv_schemas import Conversation, Issue
 
 LEAKS = ("PV240", "PV241", "PV242", "PV243")
@@ -81,13 +81,6 @@ def places(issues: Sequence[Issue]) -> list[tuple[str, str, int | None]]:
 )  # fmt: skip
 def test_the_name_of_a_split_is_its_kind(split: str, expected: int | None) -> None:
     assert split_kind(split) == expected
-
-
-def test_splits_can_leak_into_one_another_when_they_are_of_two_kinds() -> None:
-    assert spans_split_kinds(["train", "part-1", "val"])
-    assert not spans_split_kinds(["test1", "test2"])
-    assert not spans_split_kinds(["train", "part-1"])
-    assert not spans_split_kinds([])
 
 
 def test_the_number_of_an_image_gives_its_path() -> None:

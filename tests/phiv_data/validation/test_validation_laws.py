@@ -28,7 +28,6 @@ from phiv_data.validation.inputs import jsonl_range
 from phiv_data.validation.inputs.image_checks import ImageChecks
 from phiv_data.validation.inputs.jsonl_range import JsonlRange
 from phiv_data.validation.partial_result import PartialResult, finalize, merge
-from phiv_data.validation.rules.leakage import spans_split_kinds
 from phiv_data.validation.run import find_records
 from phiv_data.validation.tasks import CheckContext
 from phiv_schemas import ValidationReport
@@ -70,8 +69,7 @@ class Divided:
 
     def parts(self, bounds: Sequence[list[int]]) -> Parts:
         pieces = self.pieces(bounds)
-        phash = spans_split_kinds(piece.split for piece in pieces)
-        images = ImageChecks(self.images, deep=True, phash=phash) if self.images else None
+        images = ImageChecks(self.images, deep=True, phash=True) if self.images else None
         context = CheckContext(Settings(max_issues=self.max_issues), images)
         return [piece.check(context) for piece in pieces]
 
