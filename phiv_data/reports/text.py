@@ -12,6 +12,8 @@ def render(report: ValidationReport) -> str:
     for issue in report.issues:
         warning = "warning " if issue.severity == "warning" else ""
         lines.append(f"{issue} [{warning}{rule_title(issue.code)}]")
+    if report.not_applied:
+        lines.append("not applied: " + "; ".join(f"{rules}: {why}" for rules, why in report.not_applied.items()))
     return "".join(f"{printable(line)}\n" for line in [*lines, summary(report)])
 
 

@@ -40,6 +40,8 @@ from phiv_data.validation.inputs.shard import ShardPiece
 from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks
 from phiv_data.validation.partial_result import FileLine, IssueCollector, PartialResult, finalize, merge
 from phiv_data.validation.provenance.check import plan_sources
+from phiv_data.validation.rules.labels import LabelCounts
+from phiv_data.validation.rules.leakage import split_kind
 from phiv_data.validation.tasks import CONVERT_AGAIN, CheckContext, Context, Piece, ValidationPlan, WorkUnit
 from phiv_schemas import RULES, Conversation, UsageError, ValidationReport
 from phiv_schemas.rules import Severity
@@ -125,7 +127,26 @@ def validate(
         num_unused = plan.check_whole(whole, index, issues)
         whole = merge(whole, PartialResult(issues))
         report = finalize(whole, index, str(path), partial(find_records, plan.pieces), num_images=num_unused)
+        report = report.model_copy(update={"not_applied": _rules_not_applied(plan, settings, whole)})
         return use_original_paths(report, plan.pieces) if chat_files else report
+
+
+def _rules_not_applied(plan: ValidationPlan, settings: Settings, whole: PartialResult) -> dict[str, str]:
+    """The families of rules that could find nothing, whatever the data, and why."""
+    found: dict[str, str] = {}
+    if not whole.rows:
+        return found
+    labels, splits = whole.aggregators.get("labels"), sorted(whole.stats.splits)
+    if isinstance(labels, LabelCounts) and (reason := labels.not_applied()):
+        found["PV230-PV233 (classes)"] = reason
+    if len({split_kind(split) for split in splits} - {None}) < 2:
+        names = f" ({splits[0]})" if len(splits) == 1 else ""
+        found["PV240-PV243 (leakage)"] = f"needs two splits named as train, val or test; found {len(splits)}{names}"
+    if not settings.images:
+        found["PV101-PV117, PV240-PV244 (images)"] = "image files were not opened"
+    elif not settings.deep:
+        found["PV102, PV104, PV110-PV116, PV240-PV244 (images)"] = "images were not decoded"
+    return found
 
 
 def check_arguments(

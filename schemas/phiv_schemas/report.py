@@ -120,6 +120,10 @@ class ValidationReport(Contract):
     issues: list[Issue] = Field(
         default_factory=list, description="By file and line; at least the first of every code, as far as they fit."
     )
+    not_applied: dict[str, str] = Field(
+        default_factory=dict,
+        description="Rules that could find nothing in this data, and why: `PV230-PV233` to a reason.",
+    )
     truncated: bool = Field(default=False, description="True when the list of issues was cut at the limit.")
 
     @model_validator(mode="before")

@@ -5,22 +5,27 @@ PV230 class-imbalance, PV231 class-unseen-in-train, PV232 class-missing-in-split
 Free text must never be mistaken for classes. The answers of a `source` are classes if all of this holds:
 
 - each row has one turn with one accepted answer, of at most MAX_LENGTH characters in one line;
-- there are 2 to MAX_CLASSES different answers, spellings aside, with 10 rows each on average;
-- those with fewer than 5 rows are few: they have at most a twentieth of the rows, and are at most one more than a
-  tenth of the others. Short answers to open questions have a long tail of rare ones; classes do not;
-- at most 10 are numbers: more are counts, years and amounts.
+- there are 2 to MAX_CLASSES different answers, spellings aside, with 10 rows each on average; where all rows ask one of
+  a few questions, as a classification does, 3 rows are enough;
+- those with few rows (fewer than 5, or than half the average) are few themselves: they have at most a twentieth of the
+  rows, and are at most one more than a tenth of the others, or than one in 150 rows. Short answers to open questions
+  have a long tail of rare ones; classes do not;
+- at most 10 are numbers (2 where rows are few): more are counts, years and amounts.
 
-Two answers are spellings of one class when they differ in case, blanks, `_`, `-` or punctuation at the edges only, and
-one has at most a tenth of the rows of the other. Single letters and grades (`a`, `A`, `A-`) are classes of their own.
+Two answers are spellings of one class when they differ in case, blanks, `_`, `-` or punctuation at the edges, or by
+one typing error in a word of 5 letters or more, and one has at most a tenth of the rows of the other (a third, where
+it has one or two). Single letters and grades (`a`, `A`, `A-`) are classes of their own.
 Splits are compared by kind (`leakage.split_kind`), so the files of a train set in parts count together.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from os.path import commonprefix
+from zlib import crc32
 
 from phiv_data.storage.record_errors import short_repr
 from phiv_data.validation.core.finding import Finding, RowContext
@@ -31,7 +36,9 @@ MAX_SOURCES = 100
 MAX_CLASSES = 1000
 MAX_LENGTH = 64
 MAX_USES = 5 * MAX_CLASSES
+MAX_QUESTIONS = 4
 _MAX_NUMBERS = 10
+_MIN_TYPO = 5  # letters
 _ROWS_OF_A_CLASS = 5
 _IMBALANCE = 20  # PV230: the most frequent class over the rarest
 _EXPECTED = 10  # PV232: rows of a class in a split with train's shares; by chance there are none with e**-10
@@ -79,10 +86,12 @@ Answers = dict[tuple[str, str], AnswerUses]
 class LabelCounts:
     """The aggregator of PV230 to PV233. A source whose answers cannot be classes is None; beyond MAX_SOURCES all are.
 
-    None is final, so the same sources end as None however rows are divided.
+    None is final, so the same sources end as None however rows are divided. `questions` are checksums of what a source
+    asks, None beyond MAX_QUESTIONS.
     """
 
     sources: dict[str, Answers | None] | None = field(default_factory=dict)
+    questions: dict[str, frozenset[int] | None] = field(default_factory=dict)
 
     def observe(self, row: RowContext) -> None:
         """Count its answer. Rows without one do not count."""
@@ -92,6 +101,8 @@ class LabelCounts:
         if (answers := self.sources.get(source, _NEW)) is None:
             return
         answer = turns[0].assistant
+        if answer is not None:
+            self._ask(source, frozenset((crc32(turns[0].user.encode()),)))
         if len(turns) > 1 or (turns[0].answers and not _may_be_class(turns[0])):
             self._set(source, None)
         elif answer is not None and (uses := answers.get((answer, split_label(row.split)))):
@@ -109,7 +120,15 @@ class LabelCounts:
         if self.sources is not None:
             self.sources[source] = answers
             if len(self.sources) > MAX_SOURCES:
-                self.sources = None
+                self.sources, self.questions = None, {}
+            elif answers is None:
+                self.questions.pop(source, None)
+
+    def _ask(self, source: str, more: frozenset[int] | None) -> None:
+        known = self.questions.setdefault(source, frozenset())
+        if known is not None and (more is None or not more <= known):
+            both = None if more is None else known | more
+            self.questions[source] = both if both is not None and len(both) <= MAX_QUESTIONS else None
 
     def merge(self, other: LabelCounts) -> LabelCounts:
         """The counts of both."""
@@ -125,17 +144,32 @@ class LabelCounts:
             for key, uses in b.items():
                 known = answers.setdefault(key, AnswerUses(0, uses.first))
                 known.count, known.first = known.count + uses.count, min(known.first, uses.first)
+            for questions in (self.questions, other.questions):
+                if source in questions:
+                    merged._ask(source, questions[source])
             merged._set(source, answers if len(answers) <= MAX_USES else None)
         return merged
 
     def findings(self) -> Iterator[Issue]:
         """By source."""
-        for _, answers in sorted((self.sources or {}).items()):
-            if answers and (classes := find_classes(answers)):
+        for source, answers in sorted((self.sources or {}).items()):
+            classes = group_spellings(answers or {})
+            if not self._why_no_classes(source, classes):
                 yield from _report_variants(classes)
                 yield from _report_unseen(classes)
                 yield from _report_missing(classes)
                 yield from _report_imbalance(classes)
+
+    def not_applied(self) -> str:
+        """Why the answers of no source are classes; "" where those of one are, or there are none."""
+        if self.sources is None:
+            return f"more than {MAX_SOURCES} sources"
+        reasons = [self._why_no_classes(name, group_spellings(one or {})) for name, one in self.sources.items()]
+        return "" if "" in reasons else max(reasons, key=reasons.count, default="")
+
+    def _why_no_classes(self, source: str, classes: list[AnswerClass]) -> str:
+        asks_few = self.questions.get(source) is not None
+        return why_no_classes([one.rows() for one in classes], [one.name for one in classes], asks_few=asks_few)
 
 
 _NEW: Answers = {}
@@ -170,34 +204,57 @@ class AnswerClass:
         return min(uses.first for one in spellings for name, uses in one.uses.items() if split in (None, name))
 
 
-def find_classes(answers: Answers) -> list[AnswerClass]:
-    """The classes by name; [] where the answers are free text, by the criteria of this module."""
+def group_spellings(answers: Answers) -> list[AnswerClass]:
+    """The different answers by name, each with its other spellings."""
     by_answer: defaultdict[str, dict[str, AnswerUses]] = defaultdict(dict)
     for (answer, split), uses in answers.items():
         by_answer[answer][split] = uses
     by_form: defaultdict[str, list[AnswerClass]] = defaultdict(list)
+    common: list[str] = []  # forms of answers that typing errors can be of
     for one in sorted((AnswerClass(*item) for item in by_answer.items()), key=lambda one: (-one.rows(), one.name)):
         form = one.name  # what spellings of one class share; of grades, letters and signs nothing: A and a, A- and A+
         if len(form.strip("-+")) >= 2:
             words = form.casefold().replace("_", " ").replace("-", " ").split()
             form = " ".join(words).strip(".,;:!?\"'`()[]{} ") or form  # punctuation alone is its own form
+        if one.rows() > 2:
+            common.append(form)
+        elif form not in by_form:
+            form = next((known for known in common if _is_typo(form, known)), form)
         same = by_form[form]
-        is_variant = same and 10 * one.rows() <= sum(uses.count for uses in same[0].uses.values())
+        is_variant = same and _are_few(one.rows(), sum(uses.count for uses in same[0].uses.values()))
         (same[0].variants if is_variant else same).append(one)
-    classes = sorted(chain.from_iterable(by_form.values()), key=lambda one: one.name)
-    rows = [one.rows() for one in classes]
-    rare = [count for count in rows if count < _ROWS_OF_A_CLASS]
+    return sorted(chain.from_iterable(by_form.values()), key=lambda one: one.name)
+
+
+def _are_few(rows: int, others: int) -> bool:
+    return 10 * rows <= others or (rows <= 2 and 3 * rows <= others)
+
+
+def _is_typo(word: str, known: str) -> bool:
+    """Whether one letter is missing, too many or another, or two are in the wrong order. Digits mean something."""
+    if abs(len(word) - len(known)) > 1 or min(len(word), len(known)) < _MIN_TYPO:
+        return False
+    if not (word + known).replace(" ", "").isalpha():
+        return False
+    same = len(commonprefix((word, known)))
+    a, b = word[same:], known[same:]
+    return a[1:] == b[1:] or a == b[1:] or a[1:] == b or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
+
+
+def why_no_classes(rows: list[int], names: Iterable[str], *, asks_few: bool) -> str:
+    """Why answers with so many rows each are free text, by the criteria of this module; "" where they are classes."""
+    if len(rows) < 2 or len(rows) > MAX_CLASSES:
+        return "all answers are the same" if len(rows) == 1 else "the answers are free text"
+    average, total = sum(rows) / len(rows), sum(rows)
+    if average < (3 if asks_few else 10):
+        return f"{total} rows have {len(rows)} different answers: too few rows of each to be classes"
+    rare = [count for count in rows if count < min(_ROWS_OF_A_CLASS, average / 2)]
     common = len(rows) - len(rare)
-    bare = [one.name.strip("$€£%+-.,() ").replace(".", "").replace(",", "") for one in classes]
-    are_classes = (
-        common >= 2
-        and len(rows) <= MAX_CLASSES
-        and sum(rows) >= 10 * len(rows)
-        and 20 * sum(rare) <= sum(rows)
-        and len(rare) <= 1 + common // 10
-        and sum(map(str.isdecimal, bare)) <= _MAX_NUMBERS
-    )
-    return classes if are_classes else []
+    bare = [name.strip("$€£%+-.,() ").replace(".", "").replace(",", "") for name in names]
+    if sum(map(str.isdecimal, bare)) > (_MAX_NUMBERS if average >= 10 else 2):
+        return "the answers are numbers"
+    has_tail = len(rare) > 1 + max(common // 10, total // 150) or sum(rare) > max(1, total // 20)
+    return "the answers are free text: many are rare" if has_tail or common < 2 else ""
 
 
 def _splits(classes: list[AnswerClass]) -> list[str]:

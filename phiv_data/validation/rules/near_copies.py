@@ -8,6 +8,7 @@ other's in its place (`near_duplicates`). Images with the same bytes are `duplic
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from phiv_data.validation.core.finding import Finding, RowContext
@@ -78,7 +79,7 @@ def _similar_rows(index: KeyIndex) -> Iterator[NDArray[Any]]:
     for entries in index.sorted_entries(ASKED):
         same = (entries["hi"][1:] == entries["hi"][:-1]) & (entries["lo"][1:] == entries["lo"][:-1])
         edges = np.flatnonzero(~np.concatenate(([False], same, [False])))
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in pairwise(edges):
             per_row = int(np.argmax(entries["position"][start:end] == _ANSWERS)) + 1
             if end - start > per_row:
                 rows = entries[start:end].reshape(-1, per_row)

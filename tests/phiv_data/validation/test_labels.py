@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from phiv_data.validation import validate
 from phiv_data.validation.core.finding import RowContext
 from phiv_data.validation.rules import labels
-from phiv_data.validation.rules.labels import MAX_CLASSES, LabelCounts, find_classes
+from phiv_data.validation.rules.labels import MAX_CLASSES, LabelCounts, group_spellings
 from phiv_schemas import Conversation, Issue
 
 
@@ -150,6 +150,49 @@ def test_sources_are_judged_by_themselves() -> None:
     assert [issue.code for issue in count_labels([*classes, *text]).findings()] == ["PV233"]
 
 
+SMALL = dict.fromkeys(["cat", "dog", "fox"], 4)
+
+
+def test_few_rows_are_classes_where_all_ask_one_question() -> None:
+    assert reported(train=SMALL, val={"owl": 1, "cat": 1}) == [("PV231", "val.jsonl", 1)]
+    assert [code for code, *_ in reported(train={**SMALL, "Fox ": 1})] == ["PV233"]
+    rows = [context(answer, line=n) for n, answer in enumerate([*SMALL] * 4 + ["Fox "])]
+    for n, row in enumerate(rows):
+        turns = (row.conversation.conversations[0].model_copy(update={"user": f"What is on page {n}?"}),)
+        row.conversation = row.conversation.model_copy(update={"conversations": turns})
+    assert list(count_labels(rows).findings()) == []
+    assert count_labels(rows).not_applied() == "13 rows have 3 different answers: too few rows of each to be classes"
+
+
+def test_two_misspelt_labels_among_300_are_reported_and_the_other_rules_still_apply() -> None:
+    found = issues(train={"Archery": 149, "Biking": 149, "Archry": 1, "Bkiing": 1}, val={"Rowing": 5, "Biking": 5})
+    assert [issue.code for issue in found] == ["PV233", "PV233", "PV231"]
+    found = issues(train={"Archery": 149, "Biking": 149, "something": 1, "else": 1}, val={"Rowing": 5, "Biking": 5})
+    assert "PV231" in [issue.code for issue in found]
+
+
+@pytest.mark.parametrize(
+    ("word", "known", "is_typo"),
+    [
+        *(("archry", "archery", True), ("archeryy", "archery", True), ("arhcery", "archery", True)),
+        *(("archary", "archery", True), ("zrchery", "archery", True), ("archer", "archery", True)),
+        *(("fog", "fox", False), ("male", "female", False), ("level 1", "level 2", False), ("warm", "worm", False)),
+        *(("playing sitar", "playing guitar", False), ("basketball", "basketball dunk", False)),
+    ],
+)
+def test_one_typing_error_is_a_spelling_of_a_long_word(word: str, known: str, is_typo: bool) -> None:
+    answers = {(known, "train"): labels.AnswerUses(50, ("f", 1)), (word, "train"): labels.AnswerUses(1, ("f", 2))}
+    assert len(group_spellings(answers)) == 2 - is_typo
+
+
+def test_why_no_classes_were_found() -> None:
+    assert not count_labels(context(answer) for answer in [*SMALL] * 4).not_applied()
+    assert count_labels(context(f"It is fox number {n}.") for n in range(50)).not_applied()
+    assert count_labels(context("x" * 65) for _ in range(50)).not_applied() == "the answers are free text"
+    assert count_labels(context("cat") for _ in range(50)).not_applied() == "all answers are the same"
+    assert not count_labels([context(None)]).not_applied()
+
+
 # Division ----------------------------------------------------------------------------------------------------------
 
 ROWS = st.builds(
@@ -196,7 +239,8 @@ def test_the_lists_of_ucf101_are_classes_and_fine(shared: Path) -> None:
         rows += [context(line.split("/")[0], split, n, "ucf101") for n, line in enumerate(lines, 1) if "/" in line]
     found = count_labels(rows)
     assert found.sources
-    assert len(find_classes(found.sources["ucf101"] or {})) == 101
+    assert len(group_spellings(found.sources["ucf101"] or {})) == 101
+    assert not found.not_applied()
     assert list(found.findings()) == []
 
 
@@ -213,7 +257,7 @@ def test_real_answers_to_questions_about_documents_are_free_text(shared: Path) -
     walk(json.loads(text))
     assert len(answers) > 500
     found = count_labels(context(answer, ["train", "val"][n % 2], n + 1) for n, answer in enumerate(answers))
-    assert not find_classes((found.sources or {}).get("s") or {})
+    assert "free text" in found.not_applied() or "too few" in found.not_applied()
 
 
 def test_a_validation_reports_it_with_file_and_line(tmp_path: Path) -> None:
