@@ -16,6 +16,7 @@ rewritten: shards, hashes and manifest (`converted`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from phiv_data.repair.images import ImageCopies
 from phiv_data.repair.lines import (
     FixedLine,
     FixLog,
+    RowNames,
     copy_old_log,
     fix_lines,
     image_paths,
@@ -37,6 +39,7 @@ from phiv_data.repair.undoing import UndoResult, undo
 from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import atomic_folder, atomic_write
 from phiv_data.validation.inputs.chat_dataset import find_chat_files
+from phiv_data.validation.inputs.jsonl_range import SPLIT_NAMES, split_of
 from phiv_schemas import UsageError
 
 __all__ = ["FixResult", "UndoResult", "fix", "undo"]
@@ -104,9 +107,10 @@ def fix(
                 copies, manifest = fix_converted(path, new, log, on_rows)
             else:
                 copies = ImageCopies(root, new / "images") if images and root.is_dir() else None
-                renamed = _copy_images(files, copies) if copies else {}
+                names = _names_of_rows(files)
+                renamed = _copy_images(names, copies) if copies else {}
                 for file in files:
-                    fix_lines(file, new / file.name, renamed, log, on_rows)
+                    fix_lines(file, new / file.name, renamed, log, on_rows, names[file])
         if manifest:
             finish_dataset(new, manifest)
     copied, left = (copies.num_copied, copies.num_left) if copies else (0, 0)
@@ -127,11 +131,30 @@ def _files_to_fix(path: Path, input_format: str) -> list[Path]:
     return files
 
 
-def _copy_images(files: list[Path], copies: ImageCopies) -> RenamedPaths:
+def _names_of_rows(files: list[Path]) -> dict[Path, RowNames]:
+    """What the rows of each file are called that have no id or source: as `phiv-convert jsonl` numbers them."""
+    splits = {file: split_of(file.stem) for file in files}
+    if len(files) == 1 and splits[files[0]] not in SPLIT_NAMES:
+        splits[files[0]] = "train"
+    prefixes = {file.stem.removesuffix(splits[file]).strip("_.-") for file in files}
+    source = re.sub(r"[^\w.-]+", "_", prefixes.pop()).strip("_.-") if len(prefixes) == 1 else ""
+    names, first = {}, 0
+
+    def order(file: Path) -> tuple[int, str]:
+        return SPLIT_NAMES.index(splits[file]) if splits[file] in SPLIT_NAMES else len(SPLIT_NAMES), file.name
+
+    for file in sorted(files, key=order):
+        names[file] = RowNames(splits[file], first, source or "own")
+        with file.open("rb") as lines:
+            first += sum(not line.isspace() for line in lines)
+    return names
+
+
+def _copy_images(files: dict[Path, RowNames], copies: ImageCopies) -> RenamedPaths:
     """Copy the images of all rows, and rename those with a wrong suffix; old to new path of these."""
 
     def lines() -> Iterator[FixedLine]:
-        return (line for file in files for _, line in iter_fixed_lines(file, {}))
+        return (line for file, names in files.items() for _, line in iter_fixed_lines(file, {}, names))
 
     for line in lines():
         if line.is_bad:

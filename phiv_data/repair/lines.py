@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +50,9 @@ class FixedLine:
     is_row: bool = True
 
 
-def fix_line(raw: bytes, renamed: RenamedPaths, *, is_first: bool = False) -> FixedLine:
+def fix_line(
+    raw: bytes, renamed: RenamedPaths, *, names: Mapping[str, str] | None = None, is_first: bool = False
+) -> FixedLine:
     """Fix one line of a file, its end included. Blank lines are kept. Byte order marks (PV006) are looked for in the
     first line only."""
     text, marks = raw, list[Change]()
@@ -63,7 +65,7 @@ def fix_line(raw: bytes, renamed: RenamedPaths, *, is_first: bool = False) -> Fi
     except (ValueError, RecursionError):  # not JSON, or a key is there twice, of which json would drop one
         record = None
     try:
-        fixed, changes = fix(record, renamed)
+        fixed, changes = fix(record, renamed, names)
     except RecursionError:  # deeper than any record
         fixed, changes = record, []
     end = text[len(text.rstrip(b"\r\n")) :]
@@ -90,22 +92,45 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # A file --------------------------------------------------------------------------------------------------------------
 
 
-def iter_fixed_lines(path: Path, renamed: RenamedPaths) -> Iterator[tuple[int, FixedLine]]:
+@dataclass(frozen=True, slots=True)
+class RowNames:
+    """What rows without `id` or `source` get, as phiv-convert jsonl gives it; `first` is the index of the first row."""
+
+    split: str
+    first: int
+    source: str
+
+    def of(self, index: int) -> dict[str, str]:
+        """Of the row at an index of the file, from 0."""
+        return {"id": f"{self.split}-{self.first + index:010d}", "source": self.source}
+
+
+def iter_fixed_lines(
+    path: Path, renamed: RenamedPaths, names: RowNames | None = None
+) -> Iterator[tuple[int, FixedLine]]:
     """Every line of a file with its number. UsageError for UTF-16, whose line ends are not single bytes."""
+    num_rows = 0
     with path.open("rb") as file:
         if file.read(2) in UTF16_MARKS:
             raise UsageError(str(path), "is UTF-16", "Save it as UTF-8 first")
         file.seek(0)
         for number, raw in enumerate(file, start=1):
-            yield number, fix_line(raw, renamed, is_first=number == 1)
+            line = fix_line(raw, renamed, names=names and names.of(num_rows), is_first=number == 1)
+            num_rows += line.is_row
+            yield number, line
 
 
 def fix_lines(
-    source: Path, target: Path, renamed: RenamedPaths, log: FixLog, on_rows: Callable[[int], object]
+    source: Path,
+    target: Path,
+    renamed: RenamedPaths,
+    log: FixLog,
+    on_rows: Callable[[int], object],
+    names: RowNames | None = None,
 ) -> HashingWriter:
     """Write the fixed lines of one file."""
     with atomic_write(target) as out:
-        for number, line in iter_fixed_lines(source, renamed):
+        for number, line in iter_fixed_lines(source, renamed, names):
             out.write(line.raw)
             log.add(source.name, number, line)
             on_rows(line.is_row)
@@ -163,8 +188,13 @@ def copy_old_log(path: Path, files: Iterable[str], out: HashingWriter) -> None:
     if path.is_file():
         names = set(files)
         with path.open("rb") as lines:
-            for raw in lines:
-                if json.loads(raw)["file"] in names:
+            for number, raw in enumerate(lines, start=1):
+                try:
+                    entry = parse_log_entry(raw)
+                except ValueError:
+                    hint = "Move it away: the copy then cannot be undone further than this"
+                    raise UsageError(f"{path}:{number}", "is not a line of the log of fixes", hint) from None
+                if entry.file in names:
                     out.write(raw)
 
 

@@ -6,8 +6,9 @@
     >>> undo(fixed, changes)                     # the record as it was, keys in their old order
     {'id': 'a', 'source': 's', 'conversations': [{'user': 'Who?'}]}
 
-RECORD_FIXES run one after the other, each on what the one before left:
+The fixes run one after the other, each on what the one before left:
 
+    names     a row without `id` or `source` gets those that phiv-convert jsonl would give it
     missing   a turn without `images` gets `[]`, one without `assistant` gets `null` (no answer)
     offsets   images and their `image_offsets` in the order of the text
     nfc       a letter and its accent become the one character that Unicode has for them (PV224)
@@ -24,6 +25,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, zip_longest
 from typing import Any, TypeGuard
 
@@ -80,11 +82,17 @@ class Change:
         return f"{self.json_path}: {before} -> {after}"
 
 
-def fix(record: Any, renamed: RenamedPaths | None = None) -> tuple[Any, list[Change]]:
-    """A JSON value that should be a record, fixed in a copy, and what was changed. Odd values are left alone."""
+def fix(
+    record: Any, renamed: RenamedPaths | None = None, names: Mapping[str, str] | None = None
+) -> tuple[Any, list[Change]]:
+    """A JSON value that should be a record, fixed in a copy, and what was changed. Odd values are left alone.
+
+    `names` are the `id` and `source` that it gets where it has none.
+    """
     fixed, changes = record, list[Change]()
-    for name, edits in RECORD_FIXES.items():
-        found = list(edits(fixed, renamed or {}))
+    all_edits = {name: partial(edits, renamed=renamed or {}) for name, edits in RECORD_FIXES.items()}
+    for name, edits in ({"names": partial(_add_names, names=names or {})} | all_edits).items():
+        found = list(edits(fixed))
         if found and fixed is record:
             fixed = copy.deepcopy(record)
         changes += [Change(name, steps, _apply(fixed, name, steps, after), after) for steps, after in found]
@@ -140,6 +148,11 @@ def _turns(record: Any) -> Iterator[tuple[Steps, dict[str, Any]]]:
     for t, turn in enumerate(turns if isinstance(turns, list) else ()):
         if isinstance(turn, dict):
             yield ("conversations", t), turn
+
+
+def _add_names(record: Any, names: Mapping[str, str]) -> Iterator[Edit]:
+    if isinstance(record, dict) and "conversations" in record:  # else it is no row of this format
+        yield from (((key,), value) for key, value in names.items() if key not in record)
 
 
 def _add_missing_keys(record: Any, renamed: RenamedPaths) -> Iterator[Edit]:

@@ -9,6 +9,7 @@ from phiv_data.storage.dataset import FIXES
 
 _DONE = {
     "mark": "byte order marks removed (PV006)",
+    "names": "ids and sources given to rows that had none (PV404)",
     "missing": "missing keys written: no images, or no answer (PV002)",
     "offsets": "images put in the order of the text (PV002)",
     "nfc": "texts with each letter and its accent as one character (PV224)",

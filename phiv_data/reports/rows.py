@@ -164,7 +164,8 @@ def _jsonl_source(file: Path, name: str, split: str, root: Path) -> _ShownFile:
                 if number not in lines or not raw.strip():
                     continue
                 short = raw.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
-                conversation = parse_line(short, name, number).conversation if len(short) <= MAX_LINE_BYTES else None
+                is_short = len(short) <= MAX_LINE_BYTES
+                conversation = parse_line(short, name, number, may_lack_names=True).conversation if is_short else None
                 text = "" if conversation else short[:MAX_LINE_BYTES].decode("utf-8", "backslashreplace")
                 paths = conversation.image_paths if conversation else ()
                 image = partial(lambda paths, n: _image_bytes(root, paths[n]), paths)

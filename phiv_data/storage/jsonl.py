@@ -18,6 +18,7 @@ and turns errors into rejects, through the same `parse_line`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
@@ -34,6 +35,9 @@ from phiv_schemas import Conversation, FileInfo, Issue, RecordError, UsageError
 _SURROGATE = re.compile(r"surrogate|hex escape|unicode code point", re.IGNORECASE)
 _POSITION = re.compile(r" at line 1 column (\d+)$")
 
+
+NO_ID, NO_SOURCE = " (no id)", "(no source)"
+"""What stands in a record for the id and source that its line lacks, where it may: an id ends in NO_ID."""
 
 FastParse = Callable[[bytes], tuple[Conversation, tuple[()], bool] | None]
 """A line's `conversation, issues, is_plain`, or None where only `parse_line` can decide."""
@@ -67,11 +71,19 @@ def read_lines(path: Path | str, *, name: str | None = None) -> Iterator[Line]:
 
 
 def read_range(
-    path: Path, name: str, start: int = 0, end: float = inf, first: int = 1, quick: FastParse | None = None
+    path: Path,
+    name: str,
+    start: int = 0,
+    end: float = inf,
+    first: int = 1,
+    quick: FastParse | None = None,
+    *,
+    may_lack_names: bool = False,
 ) -> Iterator[Line]:
     """The non-blank lines of a byte range that begins and ends at line ends; line `first` starts at byte `start`.
 
-    `quick` is asked first: a record it gives is taken as it is, and not parsed again.
+    `quick` is asked first: a record it gives is taken as it is, and not parsed again. `may_lack_names`:
+    see `parse_line`.
     """
     with environment_problems(path), path.open("rb") as file:
         file.seek(start)
@@ -88,16 +100,27 @@ def read_range(
                 if is_marked:
                     what, hint = "the file begins with a byte order mark", "Save it as plain UTF-8"
                     warnings = (Issue(code="PV006", severity="warning", file=name, line=1, message=what, hint=hint),)
-                parsed = parse_line(raw.rstrip(b"\r\n"), name, number, is_cut=not raw.endswith(b"\n"))
+                text, is_cut = raw.rstrip(b"\r\n"), not raw.endswith(b"\n")
+                parsed = parse_line(text, name, number, is_cut=is_cut, may_lack_names=may_lack_names)
                 yield Line(number, offset, parsed.conversation, warnings + parsed.issues)
 
 
-def parse_line(raw: bytes, file: str, number: int | None = None, *, is_cut: bool = False) -> Line:
-    """One line's bytes as a record or as all its issues. `is_cut`: it ends the file without a newline."""
+def parse_line(
+    raw: bytes, file: str, number: int | None = None, *, is_cut: bool = False, may_lack_names: bool = False
+) -> Line:
+    """One line's bytes as a record or as all its issues. `is_cut`: it ends the file without a newline.
+
+    `may_lack_names`: it may lack `id` and `source`, as rows that `phiv-convert jsonl` reads may.
+    """
     try:
         conversation = Conversation.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
+        errors = error.errors(include_url=False, include_input=False)
+        lacks_names = all(one["type"] == "missing" and one["loc"] in (("id",), ("source",)) for one in errors)
+        if may_lack_names and lacks_names and not (repeated := tuple(_repeated_keys(raw, file, number))):
+            names = {"id": f"{file}:{number}{NO_ID}", "source": NO_SOURCE}
+            return parse_line(json.dumps(names | json.loads(raw)).encode(), file, number)
+        first = errors[0]
         if first["type"] != "json_invalid":
             issues = (*_repeated_keys(raw, file, number), *schema_issues(error, file, number))
         else:

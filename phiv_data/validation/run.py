@@ -235,7 +235,8 @@ def _plan_jsonl(folder: Path, files: list[Path], settings: Settings, images_root
         context.images = ImageChecks(root, deep=settings.deep, max_pixels=settings.max_pixels)
     pieces: list[Piece] = []
     for file in files:
-        pieces += split_jsonl(file, file.name, split_of(file.stem), piece_bytes_for(context))
+        ranges = split_jsonl(file, file.name, split_of(file.stem), piece_bytes_for(context))
+        pieces += [replace(one, may_lack_names=True) for one in ranges]
 
     def check_whole(whole: PartialResult, index: KeyIndex, issues: IssueCollector) -> int:
         if not whole.rows:

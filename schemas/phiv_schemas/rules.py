@@ -156,6 +156,7 @@ RULES: dict[str, Rule] = {
         Rule("PV401", "image-marker-in-text", "warning", "text contains what looks like an image marker", "Remove it"),
         Rule("PV402", "unlisted-file", "error", "a file that is not part of the dataset", "Remove it"),
         Rule("PV403", "unlabeled", "warning", "rows without an answer cannot be trained on", "Leave them to inference"),
+        Rule("PV404", "unnamed-row", "warning", "rows have no id or source", "--fix gives them one"),
         Rule(
             "PV501",
             "marker-count-mismatch",

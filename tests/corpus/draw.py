@@ -276,6 +276,13 @@ def unlabeled(folder: Path) -> None:
     lines(folder / "clean", record(0), record(1, assistant="null"))
 
 
+def unnamed(folder: Path) -> None:
+    rows = [record(i, images=["fox.png"], user=f"What is it in {i}?") for i in range(3)]
+    bare = [{key: value for key, value in row.items() if key not in ("id", "source")[i:]} for i, row in enumerate(rows)]
+    lines(folder / "broken", *bare, images=FOX)
+    lines(folder / "clean", *rows, images=FOX)
+
+
 FOLDERS: dict[str, Draw] = {
     "PV001-invalid-json": not_json,
     "PV002-schema": schema,
@@ -304,6 +311,7 @@ FOLDERS: dict[str, Draw] = {
     "PV401-image-marker-in-text": image_marker,
     "PV402-unlisted-file": unlisted_file,
     "PV403-unlabeled": unlabeled,
+    "PV404-unnamed-row": unnamed,
 }
 
 

@@ -23,12 +23,15 @@ PIECE_BYTES = 2**22  # of jsonl: some 10,000 rows
 DEEP_PIECE_BYTES = 2**18  # where the images of each row are decoded: some seconds of work
 _BATCH = 256  # records whose images are checked side by side
 _MAX_LINE_BYTES = 2**24
-_SPLIT_NAMES = ("train", "val", "validation", "dev", "test")
+SPLIT_NAMES = ("train", "val", "valid", "validation", "dev", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class JsonlRange:
-    """Bytes `start` to `end` of a jsonl file; line `first_line` starts at `start`. `file` is what issues call it."""
+    """Bytes `start` to `end` of a jsonl file; line `first_line` starts at `start`. `file` is what issues call it.
+
+    `may_lack_names`: its rows are somebody's own, which may lack `id` and `source` (PV404).
+    """
 
     split: str
     file: str
@@ -36,6 +39,7 @@ class JsonlRange:
     start: int
     end: int
     first_line: int
+    may_lack_names: bool = False
 
     def __str__(self) -> str:
         return f"{self.file}, from line {self.first_line}"
@@ -49,7 +53,8 @@ class JsonlRange:
 
     def lines(self) -> Iterator[Line]:
         """Its non-blank lines, good or bad."""
-        return read_range(self.path, self.file, self.start, self.end, self.first_line, quick)
+        of_file = (self.path, self.file, self.start, self.end, self.first_line)
+        return read_range(*of_file, quick, may_lack_names=self.may_lack_names)
 
     def records(self, lines: set[int]) -> Iterator[tuple[int, Conversation]]:
         """The records at `lines`; those that cannot be read are left out."""
@@ -58,9 +63,10 @@ class JsonlRange:
             file.seek(self.start)
             for number in range(self.first_line, last + 1):
                 raw = file.readline()
-                record = parse_line(raw.rstrip(b"\r\n"), self.file, number).conversation if number in lines else None
-                if record is not None:
-                    yield number, record
+                if number in lines:
+                    line = parse_line(raw.rstrip(b"\r\n"), self.file, number, may_lack_names=self.may_lack_names)
+                    if line.conversation is not None:
+                        yield number, line.conversation
                 if not raw or file.tell() >= self.end:
                     return
 
@@ -92,7 +98,7 @@ def piece_bytes_for(context: CheckContext) -> int:
 def split_of(stem: str) -> str:
     """The split that a file's name ends in: `val` of `ucf101_val`. A name without one is its own split."""
     last = re.split(r"[_.-]", stem)[-1]
-    return last if last in _SPLIT_NAMES else stem
+    return last if last in SPLIT_NAMES else stem
 
 
 def split_jsonl(path: Path, file: str, split: str, piece_bytes: int) -> Iterator[JsonlRange]:

@@ -24,9 +24,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from os.path import commonprefix
 from zlib import crc32
 
+from phiv_data.storage.jsonl import NO_ID, NO_SOURCE
 from phiv_data.storage.record_errors import short_repr
 from phiv_data.validation.core.finding import Finding, RowContext
 from phiv_data.validation.rules.leakage import split_label
@@ -68,6 +68,29 @@ class UnlabeledRows:
         for file, count in sorted(self.rows.items()):
             what = "1 row has no answer" if count == 1 else f"{count} rows have no answer"
             yield Finding("PV403", None, what).at(file)
+
+
+@dataclass(slots=True)
+class UnnamedRows:
+    """PV404: rows without `id` or `source`, counted by file."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+
+    def observe(self, row: RowContext) -> None:
+        """Count it where it lacks one."""
+        record = row.conversation
+        if record.source == NO_SOURCE or record.id.endswith(NO_ID):
+            self.rows[row.file] += 1
+
+    def merge(self, other: UnnamedRows) -> UnnamedRows:
+        """The counts of both."""
+        return UnnamedRows(self.rows + other.rows)
+
+    def findings(self) -> Iterator[Issue]:
+        """One for each file that has such rows."""
+        for file, count in sorted(self.rows.items()):
+            what = "1 row has no id or no source" if count == 1 else f"{count} rows have no id or no source"
+            yield Finding("PV404", None, f"{what}, which phiv-convert jsonl gives them; so does --fix").at(file)
 
 
 @dataclass(slots=True)
@@ -236,7 +259,7 @@ def _is_typo(word: str, known: str) -> bool:
         return False
     if not (word + known).replace(" ", "").isalpha():
         return False
-    same = len(commonprefix((word, known)))
+    same = next((i for i, (a, b) in enumerate(zip(word, known, strict=False)) if a != b), min(len(word), len(known)))
     a, b = word[same:], known[same:]
     return a[1:] == b[1:] or a == b[1:] or a[1:] == b or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
 

@@ -59,6 +59,7 @@ INDEX_RULES: tuple[IndexRule, ...] = (
 
 AGGREGATORS: dict[str, Callable[[], Aggregator]] = {
     "unlabeled": labels.UnlabeledRows,  # PV403
+    "unnamed": labels.UnnamedRows,  # PV404
     "labels": labels.LabelCounts,  # PV230 to PV233
 }
 """Name to how a new one is made."""

@@ -13,6 +13,9 @@ import pytest
 from data_builders import image_bytes
 from toy_converter import ToyOptions, draw_toy_source
 
+from phiv_converters.own_jsonl.convert import open_jsonl
+from phiv_converters.own_jsonl.options import JsonlOptions
+from phiv_data import repair
 from phiv_data.cli.validate import main
 from phiv_data.convert.engine import convert
 from phiv_data.repair import FixResult, fix
@@ -391,3 +394,38 @@ def read_records(path: Path) -> list[Any]:
     from phiv_data.storage.jsonl import read_lines
 
     return [line.conversation for line in read_lines(path) if line.conversation]
+
+
+def test_rows_without_id_and_source_get_those_of_phiv_convert_jsonl(tmp_path: Path) -> None:
+    data, turn = tmp_path / "data", {"images": [], "user": "Which bird?", "assistant": "a wren"}
+    data.mkdir()
+    given = {"id": "x", "source": "me", "conversations": [turn]}
+    train = [{"conversations": [turn]}, given, {"id": "y", "conversations": [turn]}, {"conversations": [turn]}]
+    (data / "birds_train.jsonl").write_text("\n\n".join(map(json.dumps, train)) + "\n")
+    (data / "birds_val.jsonl").write_text(json.dumps({"conversations": [turn]}) + "\n")
+    report = validate(data)
+    assert [(issue.code, issue.file) for issue in report.issues if issue.code == "PV404"] == [
+        *(("PV404", "birds_train.jsonl"), ("PV404", "birds_val.jsonl")),
+    ]
+    assert report.ok
+    fix(data, tmp_path / "fixed")
+    assert not validate(tmp_path / "fixed").counts().get("PV404")
+    convert(open_jsonl(JsonlOptions(data), tmp_path / "work"), tmp_path / "out", num_workers=0)
+    for name in ("birds_train.jsonl", "birds_val.jsonl"):
+        lines = [line for line in (tmp_path / "fixed" / name).read_text().splitlines() if line]
+        assert lines == (tmp_path / "out" / name).read_text().splitlines()
+    repair.undo(tmp_path / "fixed", tmp_path / "again")
+    assert (tmp_path / "again/birds_train.jsonl").read_bytes() == (data / "birds_train.jsonl").read_bytes()
+
+
+def test_a_row_without_id_in_a_converted_folder_is_an_error(converted: Path) -> None:
+    path = next(converted.glob("*_train.jsonl"))
+    path.write_text(path.read_text().replace('"id": "', '"ix": "', 1))
+    assert "PV002" in validate(converted).counts()
+
+
+def test_a_log_of_fixes_of_odd_bytes_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"conversations": []}\n')
+    (tmp_path / "phiv-fixes.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(UsageError, match="log of fixes"):
+        fix(tmp_path / "mine.jsonl", tmp_path / "fixed")
