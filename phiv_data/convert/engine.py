@@ -120,7 +120,7 @@ def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> t
     """What the source holds, its items in the plan alone. A source that will not do leaves no files behind."""
     try:
         converter = options.open(workspace.source)
-        inputs = list_inputs(converter)
+        inputs = list_inputs(converter, getattr(options, "source", None))
         plan = make_plan(converter, inputs, workspace.items, workspace.source, verify=verify)
         return replace(inputs, items=()), plan
     except SystemExit as stop:

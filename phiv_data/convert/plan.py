@@ -15,12 +15,13 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.convert.fingerprint import FileVersion, SourceState, file_reader
+from phiv_data.sources.folders import output_finder
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.seen_index import open_seen_index
 from phiv_schemas import SourceError
@@ -69,10 +70,22 @@ class ConversionPlan:
             yield from load_items(task)
 
 
-def list_inputs(converter: Converter) -> Inputs:
-    """What the converter lists, be it items alone."""
+def list_inputs(converter: Converter, source: object = None) -> Inputs:
+    """What the converter lists, be it items alone, without files of outputs of phiv below the folder `source`.
+
+    A converter that looks for `**/*.jpg` finds the images of its own output there when it runs again.
+    """
     listed = converter.inputs()
-    return listed if isinstance(listed, Inputs) else Inputs(listed)
+    inputs = listed if isinstance(listed, Inputs) else Inputs(listed)
+    if not isinstance(source, Path) or not source.is_dir():
+        return inputs
+    is_in_output = output_finder(source)
+
+    def is_input(item: Item) -> bool:
+        content = item.content if isinstance(item.content, tuple) else (item.content,)
+        return not any(isinstance(part, Path) and is_in_output(part) for part in content)
+
+    return replace(inputs, items=filter(is_input, inputs.items))
 
 
 def make_plan(

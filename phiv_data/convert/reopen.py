@@ -55,7 +55,7 @@ def compare_source(manifest: Manifest, sources: Sequence[Path], work_dir: Path) 
             is_source = all(key in manifest.options and key not in flags for key in keys)
             return SourceComparison("changed" if is_source else "unknown", f"it differs in {', '.join(keys)}")
         # Sizes are all that the plan knows of files: nothing is read, wherever they are.
-        plan = make_plan(converter, list_inputs(converter), work_dir / "items", work_dir / "none")
+        plan = make_plan(converter, list_inputs(converter, sources[0]), work_dir / "items", work_dir / "none")
     except PhivError as error:
         return SourceComparison("unknown", str(error))
     except Exception as error:  # whatever a third party's converter raises

@@ -10,12 +10,12 @@ state.json, data-00000-of-00001.arrow             Dataset.save_to_disk; below da
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from phiv_data.sources.folders import walk
 from phiv_schemas import SourceError, UsageError
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]{16})?$")
@@ -41,7 +41,8 @@ def standard_split(name: str) -> str:
 
 
 def named_tables(root: Path) -> Iterator[tuple[Path, str, str | None]]:
-    """(file, split, config) of every table at or below `root`. Hidden folders and temporary files are left out.
+    """(file, split, config) of every table at or below `root`. Hidden folders, temporary files and outputs of
+    phiv are left out.
 
     SourceError where a saved dataset lacks one of its splits or files, UsageError for several revisions.
     """
@@ -49,14 +50,16 @@ def named_tables(root: Path) -> Iterator[tuple[Path, str, str | None]]:
         if root.suffix in (".parquet", ".arrow"):
             yield root, _split_of(root.stem) or "train", None
         return
+    if not root.is_dir():
+        return
     # The hub's cache keeps one folder per revision; reading two would give every row twice.
     snapshots = root / "snapshots"
     found = sorted(path.name for path in snapshots.iterdir()) if snapshots.is_dir() else []
     if len(found) > 1:
         raise UsageError(str(root), f"holds {len(found)} revisions ({', '.join(found)})", "Pass one of snapshots/*")
-    for where, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        folder = Path(where)
+    top = root.absolute()  # which has a name, even for `.`
+    for folder, files in walk(root):
+        names = [file.name for file in files if file.is_file() or file.is_symlink()]  # a link to nothing is an error
         # Folder names below `root`, without those of the hub's cache.
         below = _SNAPSHOT.sub("", folder.relative_to(root).as_posix() + "/")
         parts = tuple(part for part in below.split("/") if part not in ("", "."))
@@ -67,15 +70,15 @@ def named_tables(root: Path) -> Iterator[tuple[Path, str, str | None]]:
                     raise SourceError(str(folder), what)
                 yield from _saved_dataset(folder / split, split, parts)
         elif "state.json" in names:
-            in_dict = (folder.parent / "dataset_dict.json").is_file()
+            in_dict = (folder.absolute().parent / "dataset_dict.json").is_file()
             if not in_dict or folder == root:
-                yield from _saved_dataset(folder, folder.name if in_dict else None, parts)
+                yield from _saved_dataset(folder, top.name if in_dict else None, parts)
         else:
-            yield from _tables_by_name(folder, sorted(names), parts, root)
+            yield from _tables_by_name(folder, names, parts, top.name)
 
 
 def _tables_by_name(
-    folder: Path, names: list[str], parts: tuple[str, ...], root: Path
+    folder: Path, names: list[str], parts: tuple[str, ...], root_name: str
 ) -> Iterator[tuple[Path, str, str | None]]:
     info = _read_json(folder / "dataset_info.json") if "dataset_info.json" in names else {}
     for name in names:
@@ -87,7 +90,7 @@ def _tables_by_name(
         elif parts and (split := _split_of(parts[-1])) is not None:
             config = parts[:-1]
         else:  # any folder can be the source's root: its name counts where it ends in nothing but a split
-            word = root.name.rpartition("-")[2]
+            word = root_name.rpartition("-")[2]
             split = word if any(word.lower() in words for words in _WORDS.values()) else "train"
             config = parts
         yield folder / name, split, info.get("config_name") or _config(config)

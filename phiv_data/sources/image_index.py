@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -24,8 +24,9 @@ from pathlib import Path
 from phiv_data.media.images import image_size, open_image
 from phiv_data.media.reject import RejectInput, open_input
 from phiv_data.sources.archives import extract
+from phiv_data.sources.folders import walk
 from phiv_data.storage.sample import EncodedImage, encoded_image
-from phiv_data.utils.atomic import environment_problems, sha256_file
+from phiv_data.utils.atomic import sha256_file
 from phiv_schemas.errors import SourceError
 
 
@@ -74,7 +75,8 @@ class ImageIndex:
 
 
 def index_images(*folders: Path) -> ImageIndex:
-    """Every regular file below `folders` (hidden ones left out, links followed), whatever its suffix.
+    """Every regular file below `folders` (hidden ones and outputs of phiv left out, links followed), whatever its
+    suffix.
 
     `root` is the folder around them all. EnvironmentProblem for a folder that cannot be read.
     """
@@ -82,9 +84,9 @@ def index_images(*folders: Path) -> ImageIndex:
     found: dict[str, str | tuple[str, ...]] = {}
     seen: set[tuple[int, int]] = set()
     for folder in folders:
-        for where, names in _walk(folder.absolute(), seen):
+        for where, files in walk(folder.absolute(), seen):
             relative = where.relative_to(root).as_posix()
-            for name in names:
+            for name in (file.name for file in files if file.is_file()):
                 before = found.get(name)
                 several = (before,) if isinstance(before, str) else before or ()
                 found[name] = (*several, relative) if several else relative
@@ -118,21 +120,6 @@ def read_image(file: Path, where: str) -> bytes:
     """The bytes of a file. RejectInput `unreadable` where it is no regular file or cannot be read."""
     with open_input(file, where) as opened:
         return opened.read()
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder below `folder`, itself included, with its files by name; each once, whatever links lead there."""
-    with environment_problems(folder):
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            return
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as scan:
-            entries = sorted((e for e in scan if not e.name.startswith(".")), key=lambda entry: entry.name)
-    yield folder, [entry.name for entry in entries if entry.is_file()]
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), seen)
 
 
 def _common_tail(one: str, other: str) -> int:

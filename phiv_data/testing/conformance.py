@@ -136,6 +136,7 @@ def conformance_checks() -> tuple[Check, ...]:
         check_workers_leave_no_trace,
         check_place_and_order_leave_no_trace,
         check_second_run_finds_the_first,
+        check_output_inside_source,
         check_changed_options_change_the_plan,
         check_changed_content_is_noticed,
         check_bad_sources,
@@ -333,6 +334,21 @@ def check_second_run_finds_the_first(case: Case, tmp: Path) -> None:
     _convert(case, tmp)
     again = _convert(case, tmp)
     demand(again.found_finished, "a second run does not find the output of the first. Return the same options() again")
+
+
+def check_output_inside_source(case: Case, tmp: Path) -> None:
+    """An output in the source's own folder is no part of the source: it is found again, and made again the same."""
+    if not case.source.is_dir():
+        return
+    _convert(case, tmp / "outside")
+    source = copied(case.source, tmp / "inside")
+    hint = "List folders with phiv_data.sources.folders, which leaves outputs of phiv out"
+    for overwrite in (False, False, True):
+        how = "with the output in the source's folder"
+        with _sound_source():
+            again = _converted(case, source, source / "out", overwrite=overwrite).found_finished
+        demand_same_files(tmp / "outside/out", source / "out", how + (", again" if overwrite else ""), hint)
+    demand(not again, "--overwrite does not convert again")
 
 
 def check_changed_options_change_the_plan(case: Case, tmp: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def output_inside_source(run: CaseRun) -> None:
         assert second.code == first.code == 0
         assert "already converted" in second.text
         assert third.code == 0
-    counts = [int(line.split()[0]) for line in run.stdout.splitlines() if line.strip().endswith(".jsonl")]
+    counts = [int(count) for count in re.findall(r"^ *(\d+) \S+\.jsonl$", run.stdout, re.MULTILINE)]  # of wc
     assert counts[: len(counts) // 2] == counts[len(counts) // 2 :]
     assert [call.code for call in run.calls[3:]] in ([0, 0], [2, 2])
 

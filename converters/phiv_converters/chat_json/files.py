@@ -22,6 +22,7 @@ from phiv_data.formats.files import (
 )
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.sources.image_index import read_image
 from phiv_data.utils.atomic import environment_problems, sha256_file
@@ -98,8 +99,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _list_folder(folder: Path) -> list[Path]:
-    with environment_problems(folder):
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [folder / entry.name for entry in entries(folder)]
 
 
 def row_key(file: ChatFile, number: int) -> str:

@@ -11,7 +11,6 @@ Rows name `documents/pybv0228_81.png` whatever the pages' folder is called, so p
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, QuestionFile
 from phiv_converters.docvqa.tables import find_table_layout
 from phiv_data.sources.archives import extract
+from phiv_data.sources.folders import entries, walk
 from phiv_data.sources.hf_layout import named_tables, standard_split
 from phiv_data.sources.image_index import index_images
 from phiv_data.utils.atomic import environment_problems, sha256_file
@@ -50,7 +50,7 @@ def find_layout(root: Path, images: tuple[Path, ...], work_dir: Path, name: str)
         for path in _json_files(root, 1):
             if _SQUAD.match(_head(path)):
                 _question_file(path, name)  # raises: it names what was found instead
-    found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) if root.is_dir() else root.name
+    found = ", ".join(entry.name for entry in entries(root)[:8]) if root.is_dir() else root.name
     raise SourceError(
         name,
         f"neither {{train,val,test}}_v1.0.json nor tables of DocVQA (found: {found or 'nothing'})",
@@ -87,9 +87,7 @@ def _question_file(path: Path, name: str) -> QuestionFile:
 
 def _json_files(folder: Path, depth: int) -> Iterator[Path]:
     """`*.json` below `folder`, without the thousands of files with OCR results."""
-    with environment_problems(folder), os.scandir(folder) as scan:
-        entries = sorted((e for e in scan if not e.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in entries:
+    for entry in entries(folder):
         if entry.is_dir():
             if depth > 0 and "ocr" not in entry.name.lower():
                 yield from _json_files(Path(entry.path), depth - 1)
@@ -106,11 +104,11 @@ def _unpack_archives(root: Path, work_dir: Path) -> list[Path]:
     """The archives in `root` unpacked below `work_dir`: those of questions or pages that are not unpacked in `root`."""
     if any(True for _ in named_tables(root)):
         return []
-    archives = sorted(p for p in root.iterdir() if p.name.lower().endswith(_ARCHIVES) and p.is_file())
-    wanted = [path for path in archives if "ocr" not in path.name.lower() and not path.name.startswith(".")]
+    archives = [root / e.name for e in entries(root) if e.name.lower().endswith(_ARCHIVES) and e.is_file()]
+    wanted = [path for path in archives if "ocr" not in path.name.lower()]
     if any(_NAME.match(path.name) for path in _json_files(root, _DEPTH)):
         wanted = [path for path in wanted if "qas" not in path.name.lower()]
-    pages = (name for _, _, names in os.walk(root, followlinks=True) for name in names)
+    pages = (file.name for _, files in walk(root) for file in files)
     if wanted and any(name.lower().endswith((".png", ".jpg", ".jpeg")) for name in pages):
         wanted = [path for path in wanted if "qas" in path.name.lower()]
     folders = [work_dir / f"unpacked-{sha256_file(path)[:16]}" for path in wanted]

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_tables import Table, class_names, find_tables, image_cell, iter_rows, read_row
 from phiv_data.sources.image_index import ImageIndex, index_images, read_image, unpack
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
@@ -247,7 +248,7 @@ def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], w
 def _official_files(root: Path) -> list[Path]:
     if root.is_file():
         return [root] if root.suffix in (".jsonl", ".json") else []
-    inner = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+    inner = [root / e.name for e in entries(root) if e.is_dir() and e.name != "__MACOSX"]
     for folder in (root, *(inner if len(inner) == 1 else ())):
         for data in (folder, folder / "data", folder / "hateful_memes"):
             if files := [data / f"{name}.jsonl" for name in FILES if (data / f"{name}.jsonl").is_file()]:
@@ -260,7 +261,7 @@ def _find_meme_tables(root: Path, name: str) -> list[Table]:
     if len({table.config for table in tables}) > 1:
         tables = [table for table in tables if table.config == "hateful_memes"]
     if not tables:
-        found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) if root.is_dir() else root.name
+        found = ", ".join(entry.name for entry in entries(root)[:8]) if root.is_dir() else root.name
         raise SourceError(
             name,
             f"neither {{train,dev_seen,...}}.jsonl with img/ nor tables of memes (found: {found or 'nothing'})",

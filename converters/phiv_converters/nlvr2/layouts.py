@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_tables import Table, class_names, find_tables, image_cell, iter_rows, read_row
 from phiv_data.sources.image_index import ImageIndex, index_images, read_image
 from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
@@ -297,13 +298,16 @@ def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str)
     The official layout wins where both are there. SourceError where none is.
     """
     if files := _official_files(root, subset):
-        around = root if root.is_dir() else root.parent.parent if root.parent.name == "data" else root.parent
+        around = root
+        if root.is_file():
+            folder = root.absolute().parent
+            around = folder.parent if folder.name == "data" else folder
         described = f"official layout: {', '.join(file.name for file in files)}"
         described += f" ({subset} subsets)" if subset != "all" else ""
         return Nlvr2Annotations(tuple(files), index_images(around, *images), described)
     tables = [table for table in find_tables(root) if _table_kind(table)]
     if not tables:
-        found = ", ".join(sorted(path.name for path in root.iterdir())[:8]) if root.is_dir() else root.name
+        found = ", ".join(entry.name for entry in entries(root)[:8]) if root.is_dir() else root.name
         raise SourceError(
             name,
             f"neither data/{{train,dev,test1,test2}}.json nor tables of NLVR2 (found: {found or 'nothing'})",
@@ -327,7 +331,7 @@ def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str)
 def _official_files(root: Path, subset: Subset) -> list[Path]:
     if root.is_file():
         return [root] if root.suffix in (".json", ".jsonl") and _set_of(root) in SETS else []
-    inner = [path for path in root.iterdir() if path.is_dir()]
+    inner = [root / entry.name for entry in entries(root) if entry.is_dir()]
     for folder in (root, *(inner if len(inner) == 1 else ())):
         for data in (folder / "nlvr2/data", folder / "data", folder):
             names = [name if subset == "all" or name == "train" else f"{subset}/{subset}_{name}" for name in SETS]

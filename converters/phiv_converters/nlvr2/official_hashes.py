@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from phiv_data.sources.folders import entries
 from phiv_schemas import SourceError
 
 
@@ -28,9 +29,9 @@ def average_hash(data: bytes) -> int:
 def find_hash_files(roots: tuple[Path, ...]) -> list[Path]:
     """Official hash files at their usual places in or beside `roots`, by name."""
     found: set[Path] = set()
-    for root in roots:
+    for root in (root.absolute() for root in roots):
         bases = [root, root / "nlvr2", *([root.parent] if root.name == "data" or root.is_file() else [])]
-        bases += [path for path in sorted(root.iterdir()) if path.is_dir()][:8] if root.is_dir() else []
+        bases += [root / entry.name for entry in entries(root) if entry.is_dir()][:8] if root.is_dir() else []
         for folder in (inner for base in bases for inner in (base, base / "hashes", base / "util/hashes")):
             found |= set(folder.glob("*_hashes.json")) if folder.is_dir() else set()
     return sorted(found, key=lambda path: (path.name, str(path)))

@@ -63,6 +63,16 @@ class Sound(Converter):
         return None if file.stem == "unlabeled" else file.stem
 
 
+class FindsEverything(Sound):
+    def files(self) -> list[Path]:
+        return sorted(self.source.rglob("*.png"))
+
+
+class ReadsItsOutput(FindsEverything):
+    def item(self, file: Path) -> Item:
+        return Item(file.parent.name, file.relative_to(self.source).as_posix(), file.read_bytes(), file)
+
+
 class NameMissing(Sound):
     record_source = ""
 
@@ -323,6 +333,7 @@ DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     KnowsItsWorker: (testing.check_workers_leave_no_trace, "when converted by two workers"),
     BreaksOnBadSources: (testing.check_bad_sources, "FileNotFoundError gets through .* Raise SourceError"),
     TakesAnything: (testing.check_bad_sources, "source 'missing' is converted"),
+    ReadsItsOutput: (testing.check_output_inside_source, "differs in its inputs"),
     CrashesOnDamage: (testing.check_damaged_input, "OSError gets through|UnidentifiedImageError gets through"),
     TrustsHeaders: (testing.check_damaged_input, "cut: nothing is rejected. Decode it"),
     DropsDamagedInputs: (testing.check_damaged_input, "cut: nothing is rejected|dropped silently"),
@@ -356,6 +367,10 @@ def test_every_check_is_seen_to_fail() -> None:
     assert {check for check, _ in DEFECTS.values()} >= set(conformance_checks()) - {
         testing.check_second_run_finds_the_first  # options() that change fail check_options first; see below
     }
+
+
+def test_files_of_an_output_in_the_source_are_no_inputs_whoever_lists_them(source: Path, tmp_path: Path) -> None:
+    testing.check_output_inside_source(case_of(FindsEverything, source), tmp_path)
 
 
 def test_a_second_run_that_starts_again_is_caught(source: Path, tmp_path: Path) -> None:
