@@ -15,6 +15,10 @@ def check_range(flag: str, value: int, low: int, high: int) -> None:
         raise UsageError(flag, f"must be {low} to {high} (found {value})")
 
 
+VAL_FRACTION = 0.05
+"""Share of the groups of train that become val where a published dataset has no val of its own."""
+
+
 def check_fraction(flag: str, value: float) -> None:
     """UsageError unless `0 <= value < 1`."""
     if not 0 <= value < 1:

@@ -11,13 +11,12 @@ import math
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.storage.dataset import ConversationDataset, read_manifest
 from phiv_data.utils.atomic import atomic_write
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.batching.bin_packing import Ints
@@ -73,9 +72,10 @@ class PreparedRun:
 
 def prepare(config: TrainConfig) -> PreparedRun:
     """Check data and environment and plan the run. PhivError for wrong data, settings or environment."""
-    dataset = open_split(config.data_dir, config.train_split, config)
+    check_splits(config)
+    dataset = ConversationDataset(config.data_dir, config.train_split, verify=config.verify)
     if config.eval:
-        open_split(config.data_dir, config.eval_split, config)
+        ConversationDataset(config.data_dir, config.eval_split, verify=config.verify)
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     dtype = check_precision(config, on_gpu)
     check_trackers(config)
@@ -108,12 +108,19 @@ def prepare(config: TrainConfig) -> PreparedRun:
     return PreparedRun(config, source, family, processor, dataset, selection, schedule, on_gpu, dtype, chosen)
 
 
-def open_split(folder: Path, split: str, config: TrainConfig) -> ConversationDataset:
-    """A split that has rows. ShardError when it is unfinished or damaged."""
-    dataset = ConversationDataset(folder, split, verify=config.verify)
-    if not len(dataset):
-        raise UsageError(str(folder), f"split {split!r} has no rows", "Choose another split")
-    return dataset
+def check_splits(config: TrainConfig) -> None:
+    """UsageError where the split to train on, or the one to evaluate, is not there or has no rows."""
+    rows = {split.name: split.rows for split in read_manifest(config.data_dir).splits}
+    found = ", ".join(f"{name} of {count} rows" for name, count in rows.items()) or "none"
+    flags = [("--train_split", config.train_split), *([("--eval_split", config.eval_split)] if config.eval else [])]
+    for flag, split in flags:
+        if rows.get(split):
+            continue
+        hint = f"Pass {flag} with one that has rows"
+        if flag == "--eval_split":
+            hint += ", or --no_eval; phiv-convert --val_fraction makes a val of train"
+        what = "has no rows" if split in rows else "is not there"
+        raise UsageError(str(config.data_dir), f"the split {split!r} of {flag} {what} (found: {found})", hint)
 
 
 def check_precision(config: TrainConfig, on_gpu: bool) -> str:

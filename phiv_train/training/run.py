@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
@@ -43,7 +44,7 @@ from phiv_train.evaluation.generate import evaluate, progress_bar
 from phiv_train.evaluation.report import write_result
 from phiv_train.presets import warmup_warning
 from phiv_train.training import distributed
-from phiv_train.training.prepare import BAD_FILE, PreparedRun, open_split, prepare, write_left_out_rows
+from phiv_train.training.prepare import BAD_FILE, PreparedRun, prepare, write_left_out_rows
 from phiv_train.training.quiet import quiet_libraries
 from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
 from phiv_train.training.trainer import PhivTrainer, Run, refuse_data_parallel, training_arguments
@@ -175,7 +176,7 @@ def _evaluate(prepared: PreparedRun, model: nn.Module, processor: Any, name: str
     config = prepared.config
     if not config.eval:
         return
-    split = open_split(config.data_dir, config.eval_split, config)
+    split = ConversationDataset(config.data_dir, config.eval_split, verify=config.verify)
     with progress_bar(name.removesuffix(".json"), disable=not config.tqdm or distributed.rank() > 0) as on_batch:
         result = evaluate(
             model,

@@ -185,6 +185,20 @@ def test_val_is_the_same_rows_however_they_are_cut_into_files(tmp_path: Path) ->
         assert a == b
 
 
+def test_rows_that_share_any_image_stay_in_one_split_and_train_keeps_a_row(tmp_path: Path) -> None:
+    rows = [row(n) | {"images": row(n)["images"] + row(n + 1)["images"]} for n in range(60) if n % 4 != 3]
+    source = write(tmp_path / "in/train-00000-of-00001.parquet", rows)
+    run(CauldronOptions(source, val_fraction=0.3), tmp_path / "out")
+    val, train = (
+        {i.meta.sha256 for s in read(tmp_path / "out", split) for i in s.images} for split in ("val", "train")
+    )
+    assert val
+    assert train
+    assert not val & train
+    run(CauldronOptions(write(tmp_path / "one/train.parquet", rows[:3]), val_fraction=0.99), tmp_path / "one/out")
+    assert len(read(tmp_path / "one/out", "train")) == 3
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_a_fraction_that_is_none_is_refused(fraction: float) -> None:
     with pytest.raises(UsageError, match="--val_fraction"):

@@ -311,7 +311,9 @@ def test_without_a_val_split_whole_documents_of_train_become_it(tmp_path: Path) 
     assert not train & val
     assert len(train | val) == 60
     assert 4 <= len(val) <= 20
-    assert outcome.warnings == (f"{len(val)} of 60 documents of train are val, as the source has none",)
+    num_val = len(rows(tmp_path / "out", "val"))
+    said = f"no val in the source: {num_val} of 120 rows, by whole documents, are val."
+    assert outcome.warnings == (f"{said} --val_fraction 0 keeps them in train",)
     run(train_only(tmp_path / "half", range(30)), tmp_path / "out2", val_fraction=0.2)
     assert documents(tmp_path / "out2", "val") == {name for name in val if int(name[3:]) < 30}
 
@@ -321,6 +323,12 @@ def test_val_is_never_empty_and_can_be_left_out(tmp_path: Path) -> None:
     run(source, tmp_path / "out", val_fraction=1e-9)
     assert len(documents(tmp_path / "out", "val")) == 1
     assert [split.name for split in run(source, tmp_path / "none", val_fraction=0).manifest.splits] == ["train"]
+
+
+def test_one_document_stays_in_train(tmp_path: Path) -> None:
+    outcome = run(train_only(tmp_path / "in", range(1)), tmp_path / "out")
+    assert [(split.name, split.rows) for split in outcome.manifest.splits] == [("train", 2), ("val", 0)]
+    assert outcome.warnings == ("no val in the source, and none was made: train has fewer than two documents",)
 
 
 def test_official_splits_are_kept_whatever_the_fraction(synthetic: Path, tmp_path: Path) -> None:

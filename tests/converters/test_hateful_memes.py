@@ -94,6 +94,10 @@ def rejects(out: Path) -> dict[str, str]:
     return {reject["input"]: f"{reject['code']}: {reject['reason']}" for reject in found}
 
 
+def image_bytes(out: Path, split: str) -> set[bytes]:
+    return {(out / "images" / path).read_bytes() for row in read(out, split) for path in row.image_paths}
+
+
 def outputs(out: Path, *splits: str) -> list[bytes]:
     names = [f"hateful_memes_{split}.jsonl" for split in splits or ("train", "val")]
     return [(out / name).read_bytes() for name in [*names, "images.sha256"]]
@@ -248,7 +252,7 @@ def test_rows_whose_image_a_mirror_lacks_are_counted(tmp_path: Path) -> None:
     rows[1]["image"] = None
     rows[2]["image"] = {"bytes": None, "path": "00002.png"}
     table(tmp_path / "hub/train.parquet", rows)
-    manifest = run(tmp_path / "out", tmp_path / "hub")
+    manifest = run(tmp_path / "out", tmp_path / "hub", val_fraction=0)
     assert manifest.accounting.rejected == {"missing-image": 2}
     assert [row.image_paths[0] for row in read(tmp_path / "out", "train")] == ["train/00000.png", "train/00003.png"]
 
@@ -261,7 +265,7 @@ def test_class_labels_mean_what_their_names_say(tmp_path: Path, names: tuple[str
     features = Features({"image": ImageFeature(), "text": Value("string"), "label": ClassLabel(names=list(names))})
     rows = [{"image": {"bytes": image(i), "path": None}, "text": "t", "label": i} for i in (0, 1)]
     Dataset.from_list(rows, features=features).save_to_disk(str(tmp_path / "hub"))
-    run(tmp_path / "out", tmp_path / "hub", prompt="plain")
+    run(tmp_path / "out", tmp_path / "hub", prompt="plain", val_fraction=0)
     answers = [row.turns[0].assistant for row in read(tmp_path / "out", "train")]
     assert answers == ["Yes" if name == "hateful" else "No" for name in names]
 
@@ -276,13 +280,45 @@ def test_the_cauldrons_rows_keep_their_wording(tmp_path: Path) -> None:
     ]
     rows += [{"images": [], "texts": rows[0]["texts"]}, {"images": rows[0]["images"], "texts": []}]
     table(tmp_path / "hub/train-00000-of-00001.parquet", rows)
-    manifest = run(tmp_path / "out", tmp_path / "hub")
+    manifest = run(tmp_path / "out", tmp_path / "hub", val_fraction=0)
     found = read(tmp_path / "out", "train")
     assert [row.turns[0].user for row in found] == list(WORDINGS[:3])
     assert [row.turns[0].assistant for row in found] == ["No.", "Yes.", "No."]
     assert manifest.accounting.rejected == {"bad-turns": 1, "missing-image": 1}
     with pytest.raises(UsageError, match="--with_text: The Cauldron's rows have no caption"):
         run(tmp_path / "out2", tmp_path / "hub", with_text=True)
+
+
+def test_without_a_val_split_rows_of_train_with_one_image_become_it_together(tmp_path: Path) -> None:
+    def row(number: int) -> dict[str, Any]:  # two rows an image
+        return {"image": {"bytes": image(number // 2), "path": None}, "text": f"t{number}", "label": number % 2}
+
+    table(tmp_path / "hub/train.parquet", map(row, range(120)))
+    table(tmp_path / "half/train.parquet", map(row, range(119, 59, -1)))
+    outcome = convert(HatefulMemesOptions(tmp_path / "hub", val_fraction=0.2), tmp_path / "out", num_workers=0)
+    val = image_bytes(tmp_path / "out", "val")
+    assert not val & image_bytes(tmp_path / "out", "train")
+    rows = len(read(tmp_path / "out", "val"))
+    assert outcome.warnings == (
+        f"no val in the source: {rows} of 120 rows, by whole images, are val. --val_fraction 0 keeps them in train",
+    )
+    assert 2 * len(val) == rows
+    convert(HatefulMemesOptions(tmp_path / "half", val_fraction=0.2), tmp_path / "out2", num_workers=0)
+    assert image_bytes(tmp_path / "out2", "val") == val & {image(n) for n in range(30, 60)}
+
+
+def test_a_source_with_val_keeps_its_train(tmp_path: Path) -> None:
+    run(tmp_path / "out", official(tmp_path / "in"))
+    assert len(read(tmp_path / "out", "train")) == len(release()["train"])
+
+
+def test_memes_in_two_splits_are_named_at_their_place_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official(tmp_path, {"train": [meme(1)], "dev": [meme(2)], "test": [meme(2)]})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=r"^\.: meme 00002 is in val \(dev.jsonl:1\) and in test \(test.jsonl:1\)"):
+        run(tmp_path / "out", Path())
 
 
 # Archives --------------------------------------------------------------------------------------------------------

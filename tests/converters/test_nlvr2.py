@@ -287,11 +287,45 @@ def test_directories_must_leave_something_to_train_on(tmp_path: Path) -> None:
         run(tmp_path / "out", official(tmp_path / "in"), val_directories=10)
 
 
-def test_without_directories_no_val_is_invented(tmp_path: Path) -> None:
-    rows = {"train": [row("train-1-0-0"), row("train-2-0-0")]}
-    outcome = convert(Nlvr2Options(official(tmp_path / "in", rows)), tmp_path / "out", num_workers=0)
-    assert outcome.warnings == ("train has no `directory` buckets: no val split was made of it",)
-    assert [(split.name, split.rows) for split in outcome.manifest.splits] == [("train", 2), ("val", 0)]
+def test_without_directories_whole_image_sets_become_val(tmp_path: Path) -> None:
+    rows = {"train": [row(f"train-{s}-{pair}-0") for s in range(30) for pair in (0, 1)]}
+    outcome = convert(Nlvr2Options(official(tmp_path / "in", rows), val_fraction=0.2), tmp_path / "out", num_workers=0)
+    sets = {name: {c.image_paths[0].split("-")[1] for c in read(tmp_path / "out", name)} for name in ("train", "val")}
+    assert not sets["train"] & sets["val"]
+    assert 2 <= len(sets["val"]) <= 12
+    num_val = 2 * len(sets["val"])
+    said = f"no val in the source: {num_val} of 60 rows, by whole image sets, are val."
+    assert outcome.warnings == (f"{said} --val_fraction 0 keeps them in train",)
+    none = run(tmp_path / "none", official(tmp_path / "in2", rows), val_fraction=0)
+    assert [(split.name, split.rows) for split in none.splits] == [("train", 60)]
+
+
+def test_the_cauldrons_sets_become_val_as_those_of_the_official_files(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in r.items() if name != "directory"} for r in make_rows()["train"]]
+    run(tmp_path / "out", official(tmp_path / "in", {"train": rows}), val_fraction=0.3, group="pair")
+    run(tmp_path / "out2", cauldron(tmp_path / "hub"), val_fraction=0.3, group="pair")
+    val, val2 = ([c.image_paths for c in read(tmp_path / name, "val")] for name in ("out", "out2"))
+    assert val == val2
+    assert val
+    assert read(tmp_path / "out2", "train")
+
+
+def test_rows_of_the_cauldron_that_share_an_image_stay_in_one_split(tmp_path: Path) -> None:
+    source, files = cauldron(tmp_path / "hub", named=False), 0
+    table = pq.read_table(source / "train-00000-of-00001.parquet").to_pylist()
+    for i, found in enumerate(table):  # a chain through every fourth pair of images
+        if i % 4:
+            found["images"] = [table[i - 1]["images"][1], found["images"][1]]
+    pq.write_table(pa.Table.from_pylist(table), source / "train-00000-of-00001.parquet")
+    run(tmp_path / "out", source, val_fraction=0.3)
+    hashes: dict[str, set[bytes]] = {}
+    for split in ("train", "val"):
+        paths = {path for c in read(tmp_path / "out", split) for path in c.image_paths}
+        hashes[split] = {(tmp_path / "out/images" / path).read_bytes() for path in paths}
+        files += len(paths)
+    assert not hashes["train"] & hashes["val"]
+    assert all(hashes.values())
+    assert files > len(hashes["train"] | hashes["val"])  # there are shared images
 
 
 def test_subsets_are_read_from_their_own_files(tmp_path: Path) -> None:

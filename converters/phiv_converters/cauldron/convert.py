@@ -31,6 +31,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from phiv_converters.cauldron.options import CauldronOptions
+from phiv_converters.val_split import JoinedGroups, group_position, val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.export.base import suffix
 from phiv_data.media.images import image_size
@@ -117,7 +118,7 @@ class CauldronConverter(Converter):
 
     def inputs(self) -> Inputs:
         """Every row of every table; warnings about columns that are not read, and shards that are missing."""
-        parts = [part for number in range(len(self.tables)) for part in self._split_table(number)]
+        parts = list(self._split_tables())
         order = {split: rank for rank, split in enumerate(self.splits)}
         parts.sort(key=lambda part: (order[part.split], f"{part.name}:"))
         warnings = []
@@ -157,23 +158,41 @@ class CauldronConverter(Converter):
             Turn(images=() if i else images, user=user, assistant=answer) for i, (user, answer) in enumerate(pairs)
         )
 
-    def _split_table(self, number: int) -> Iterator[TableRows]:
-        """The rows of a table: all of one split, or of two where some of them move to val."""
-        table = self.tables[number]
-        split, name = _split(table), _name(self.root, table)
-        size = table.path.stat().st_size // max(table.num_rows, 1)
-        if split != "train" or not self.flags.val_fraction:
-            yield TableRows(split, name, number, range(table.num_rows), size, table.path)
-            return
-        rows = {"train": array("Q"), "val": array("Q")}
-        for row, cells in enumerate(iter_rows(table, COLUMNS)):
-            # A number in 0..1 that depends on the row's first image alone, or on its texts where it has none.
-            cell = (cells["images"] or [None])[0]
-            data = cell.get("bytes") if isinstance(cell, dict) else cell
-            seed = data if isinstance(data, bytes) else json.dumps(cells["texts"], default=str).encode()
-            share = int.from_bytes(hashlib.sha256(seed).digest()[:8]) / 2**64
-            rows["val" if share < self.flags.val_fraction else "train"].append(row)
-        yield from (TableRows(split, name, number, rows[split], size, table.path) for split in rows)
+    def _split_tables(self) -> Iterator[TableRows]:
+        """The rows of each table: all of one split, or of two where some of train move to val."""
+        fraction = self.flags.val_fraction
+        trains = [i for i, table in enumerate(self.tables) if fraction and _split(table) == "train"]
+        positions = self._positions(trains)
+        limit = val_limit(chain.from_iterable(positions.values()), fraction)
+        for number, table in enumerate(self.tables):
+            split, name = _split(table), _name(self.root, table)
+            size = table.path.stat().st_size // max(table.num_rows, 1)
+            if number not in positions:
+                yield TableRows(split, name, number, range(table.num_rows), size, table.path)
+                continue
+            rows = {"train": array("Q"), "val": array("Q")}
+            for row, position in enumerate(positions[number]):
+                rows["val" if position < limit else "train"].append(row)
+            yield from (TableRows(part, name, number, rows[part], size, table.path) for part in rows)
+
+    def _positions(self, numbers: Sequence[int]) -> dict[int, array[float]]:
+        """The positions in 0..1 of the rows of some tables: one for all rows that share an image."""
+        first_digests, joined = dict[int, bytearray](), JoinedGroups()
+        for number in numbers:
+            first_digests[number] = bytearray()
+            for cells in iter_rows(self.tables[number], COLUMNS):
+                found = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells["images"] or ()]
+                shared = [data for data in found if isinstance(data, bytes)]
+                shared = shared or [json.dumps(cells["texts"], default=str).encode()]
+                digests = [hashlib.sha256(data).digest() for data in shared]
+                first_digests[number] += digests[0]
+                if len(digests) > 1:
+                    joined.join([digest.hex() for digest in digests])
+        positions = {}
+        for number, digests_of_rows in first_digests.items():
+            names = (digests_of_rows[at : at + 32].hex() for at in range(0, len(digests_of_rows), 32))
+            positions[number] = array("d", (group_position(joined.name(name)) for name in names))
+        return positions
 
 
 class TableRows(NamedTuple):

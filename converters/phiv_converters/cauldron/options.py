@@ -23,8 +23,8 @@ class CauldronOptions(ConverterOptions):
     turns: Literal["all", "first"] = "all"
     """All pairs of a row, or its first one only."""
     val_fraction: float = 0.0
-    """Move about this share of train to val, by the hash of a row's first image (or its texts where it has none):
-    rows that begin with the same image stay together. Reads every image once more."""
+    """Move about this share of train to val, by the hash of a row's images (or its texts where it has none): rows that
+    share an image stay together. Reads every image once more."""
 
     def __post_init__(self) -> None:
         check_fraction("--val_fraction", self.val_fraction)

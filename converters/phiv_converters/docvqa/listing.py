@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from phiv_converters.base import row_digest
 from phiv_converters.docvqa.questions import DocvqaLayout, DocvqaQuestion, QuestionLocation
+from phiv_converters.val_split import group_position, val_limit, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
 from phiv_schemas import SourceError
@@ -110,9 +110,9 @@ class QuestionListing:
             warnings.append(f"{crossing} documents are in several splits of the source")
         if "val" in by_split or not fraction or not by_split.get("train"):
             return frozenset(), warnings
-        # A fixed position of each document in 0..1, the same in any part of the dataset.
-        digests = ((hashlib.sha256(document.encode()).digest(), document) for document in by_split["train"])
-        ranked = sorted((int.from_bytes(digest[:8], "big") / 2**64, document) for digest, document in digests)
-        val = frozenset(document for share, document in ranked if share < fraction) or frozenset({ranked[0][1]})
-        warnings.append(f"{len(val)} of {len(ranked)} documents of train are val, as the source has none")
+        positions = {document: group_position(document) for document in by_split["train"]}
+        limit = val_limit(positions.values(), fraction)
+        val = frozenset(document for document, position in positions.items() if position < limit)
+        rows = [document in val for (split, _), document in self.documents.items() if split == "train"]
+        warnings.append(val_warning(sum(rows), len(rows), "documents"))
         return val, warnings

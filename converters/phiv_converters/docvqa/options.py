@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import check_demo, check_fraction, fixed_options
+from phiv_converters.flags import VAL_FRACTION, check_demo, check_fraction, fixed_options
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
@@ -43,8 +43,8 @@ class DocvqaOptions(ConverterOptions):
     """For --answer seeded."""
     group: Literal["question", "page"] = "question"
     """One row per question, or one per page with its questions as turns and the page in the first of them."""
-    val_fraction: float = 0.05
-    """Where the source has train and no val: this share of train's documents, whole ones, becomes val."""
+    val_fraction: float = VAL_FRACTION
+    """Where the source has train and no val: about this share of train becomes val, whole documents, by a hash."""
 
     def __post_init__(self) -> None:
         check_fraction("--val_fraction", self.val_fraction)

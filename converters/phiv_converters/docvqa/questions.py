@@ -108,6 +108,9 @@ class DocvqaLayout:
             return self.files[location.file].path.parent / question.image
 
 
+_DOCUMENT = ("ucsf_document_id", "docId", "page_digest")  # the last is of tables that name neither document nor page
+
+
 # Rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -118,7 +121,7 @@ def parse(row: Any, where: str) -> DocvqaQuestion:
     text = text_of(row, "question", where)
     image = text_of(row, "image", where).replace("\\", "/")
     page = image.rpartition("/")[2]
-    document = next((str(row[name]) for name in ("ucsf_document_id", "docId") if row.get(name)), page)
+    document = next((str(row[name]) for name in _DOCUMENT if row.get(name)), page)
     is_worded = row.get("is_worded") is True
     number = row.get("questionId")  # the official id: an int, or its digits; some tables have none
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) <= 18:

@@ -165,6 +165,7 @@ class _Pages:
         split, digest = standard_split(table.split), hashlib.sha256(data).digest()
         base = (name or "").replace("\\", "/").rpartition("/")[2]
         given = next((n for n in (official, base) if n and _FILE_NAME.fullmatch(n)), None)
+        document = {} if given else {"page_digest": digest.hex()}  # a page without a name is its own document
         page = given or self.names.get((split, digest))
         if page is None:
             try:
@@ -180,4 +181,4 @@ class _Pages:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
-        return {"image": f"{split}/{page}"}
+        return {"image": f"{split}/{page}"} | document

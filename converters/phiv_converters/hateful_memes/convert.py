@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from phiv_converters.base import HubFolder, Release, open_release
 from phiv_converters.hateful_memes.layouts import MemeLayout, find_layout
@@ -68,12 +68,18 @@ class HatefulMemes(Release):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that some file was found for."""
-        return tuple(split for split in SPLITS if split in self.layout.splits)
+        """The splits that some file was found for, and val beside train."""
+        val = {"val"} if "train" in self.layout.splits and self.flags.val_fraction else set()
+        return tuple(split for split in SPLITS if split in val | set(self.layout.splits))
+
+    def options(self) -> dict[str, Any]:
+        """Everything that affects the output; where the source has its own val, `val_fraction` does not."""
+        own_val = {"val_fraction": None} if "val" in self.layout.splits else {}
+        return self.fixed or self.flags.output_options() | own_val
 
     def inputs(self) -> Inputs:
         """Every meme once, and the repeated ones; rows that cannot be used are inputs too, and rejected."""
-        return list_memes(self.layout, str(self.flags.source))
+        return list_memes(self.layout, self.flags.val_fraction)
 
     def draft(self, item: Item) -> Draft:
         """A meme, the question and the answer; no answer where there is no label."""

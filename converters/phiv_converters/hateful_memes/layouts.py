@@ -49,8 +49,12 @@ class Meme(NamedTuple):
 
 @dataclass(frozen=True)
 class MemeLayout:
-    """A recognised source: jsonl files or tables, each with the split it becomes, and images by name."""
+    """A recognised source: jsonl files or tables, each with the split it becomes, and images by name.
 
+    Errors call it `name`.
+    """
+
+    name: str
     root: Path
     files: tuple[Path | Table, ...]
     splits: tuple[str, ...]
@@ -235,6 +239,7 @@ def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], w
     used, splits, used_names = zip(*chosen, strict=True)
     around = root if root.is_dir() else root.parent
     return MemeLayout(
+        name,
         around,
         used,
         splits,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 from phiv_converters.base import row_digest
 from phiv_converters.hateful_memes.layouts import Meme, MemeLayout, MemeLocation
+from phiv_converters.val_split import group_position, val_limit, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
 from phiv_schemas import SourceError
 
 
-def list_memes(layout: MemeLayout, source: str) -> Inputs:
+def list_memes(layout: MemeLayout, val_fraction: float) -> Inputs:
     """Items by id; a row that cannot be used is one of its own, with the reason as payload."""
     listing = MemeListing(layout)
     for location, meme in layout.rows():
@@ -22,15 +24,17 @@ def list_memes(layout: MemeLayout, source: str) -> Inputs:
     if not any(layout.has_image(location, meme) for location, meme in listing.memes.values()):
         found = f"{len(listing.memes) + len(listing.rejects)} rows in {layout.description}"
         hint = "Pass the official img/ folder or its archive as --images"
-        raise SourceError(source, f"no row has its image ({found})", hint)
+        raise SourceError(layout.name, f"no row has its image ({found})", hint)
+    val, warnings = listing.choose_val(val_fraction)
     items = []
     for (split, key), (location, meme) in listing.memes.items():
+        split = "val" if split == "train" and key in val else split
         content = (row_digest(meme), layout.image_file(location, meme))
         items.append(Item(split, key, content, location, layout.size_bytes(location, meme)))
     for split, location, reject in listing.rejects:
         items.append(Item(split, layout.fallback_key(location), str(reject).encode(), reject, location.length))
     items.sort(key=lambda item: item.key)
-    return Inputs(items, warnings=layout.warnings, duplicates=tuple(listing.duplicates))
+    return Inputs(items, warnings=(*layout.warnings, *warnings), duplicates=tuple(listing.duplicates))
 
 
 @dataclass
@@ -49,7 +53,7 @@ class MemeListing:
         other, before = self.split_of.setdefault(meme.key, (split, location))
         if other != split:
             what = f"meme {meme.key} is in {other} ({where(before)}) and in {split} ({where(location)})"
-            raise SourceError(self.layout.root.name, what, "Give the files that share memes to one split")
+            raise SourceError(self.layout.name, what, "Give the files that share memes to one split")
         first, kept = self.memes.setdefault((split, meme.key), (location, meme))
         if first == location:
             return
@@ -61,3 +65,19 @@ class MemeListing:
             self.duplicates.append(Duplicate(where(location), where(first)))
         else:
             self.duplicates.append(Duplicate(where(first), where(location)))
+
+    def choose_val(self, fraction: float) -> tuple[set[str], list[str]]:
+        """The keys of the memes of train that become val, by their images; and a warning about that."""
+        train = [(key, *found) for (split, key), found in self.memes.items() if split == "train"]
+        if "val" in self.layout.splits or not fraction or not train:
+            return set(), []
+        positions = {key: group_position(self._image_digest(location, meme)) for key, location, meme in train}
+        limit = val_limit(positions.values(), fraction)
+        val = {key for key, position in positions.items() if position < limit}
+        return val, [val_warning(len(val), len(train), "images")]
+
+    def _image_digest(self, location: MemeLocation, meme: Meme) -> str:
+        try:
+            return hashlib.sha256(self.layout.image(location, meme)[1]).hexdigest()
+        except RejectInput:  # `draft` rejects it too
+            return meme.key

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import check_demo, fixed_options
+from phiv_converters.flags import VAL_FRACTION, check_demo, check_fraction, fixed_options
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
@@ -65,8 +65,12 @@ class HatefulMemesOptions(ConverterOptions):
     """Files that become val. A meme in several of them is taken once and counted as a duplicate."""
     test: tuple[str, ...] = ("test", "test_seen", "test_unseen")
     """Files that become test."""
+    val_fraction: float = VAL_FRACTION
+    """Where no file becomes val: about this share of train does, by the hash of a meme's image, so that rows with one
+    image stay together. Reads every image once more."""
 
     def __post_init__(self) -> None:
+        check_fraction("--val_fraction", self.val_fraction)
         check_demo(self.demo, [self.source, *self.images])
         names = [*self.train, *self.val, *self.test]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -81,7 +85,7 @@ class HatefulMemesOptions(ConverterOptions):
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
-        names = ("prompt", "with_text")
+        names = ("prompt", "with_text", "val_fraction")
         prompt_text = list(WORDINGS) if self.prompt == "recipe" else PLAIN
         values = {name: getattr(self, name) for name in names} | {name: list(getattr(self, name)) for name in SPLITS}
         return values | {"prompt_text": prompt_text}

@@ -56,7 +56,7 @@ def open_nlvr2(flags: Nlvr2Options, work_dir: Path) -> Nlvr2:
     demo = make_synthetic_nlvr2(work_dir / "demo") if flags.demo else None
     root = demo or open_release(flags.source, work_dir, HUB, hint=hint)
     images = tuple(open_source(path, work_dir, flag="--images") for path in flags.images)
-    layout = find_layout(root, images, flags.subset, str(flags.source or HUB.repo))
+    layout = find_layout(root, images, flags.subset, "demo" if flags.demo else str(flags.source or HUB.repo))
     hash_files = () if flags.ignore_hashes else tuple(find_hash_files((root, *images)))
     return Nlvr2(flags, layout, flags.identity(), hash_files)
 
@@ -75,8 +75,9 @@ class Nlvr2(Release):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The sets that were found; val beside train unless --val_directories is 0."""
-        val = {"val"} if "train" in self.layout.sets and self.flags.val_directories else set()
+        """The sets that were found; val beside train unless --val_directories or --val_fraction is 0."""
+        makes_val = self.flags.val_directories and self.flags.val_fraction
+        val = {"val"} if "train" in self.layout.sets and makes_val else set()
         return tuple(split for split in SPLITS if split in val | set(self.layout.sets))
 
     def options(self) -> dict[str, Any]:
@@ -89,8 +90,8 @@ class Nlvr2(Release):
         inputs = list_sentences(
             self.layout,
             by_pair=self.flags.group == "pair",
-            val_directories=self.flags.val_directories,
-            source=str(self.flags.source),
+            val_directories=self.flags.val_directories if self.flags.val_fraction else 0,
+            val_fraction=self.flags.val_fraction,
         )
         if hashes := self._official_hashes():
             warning = f"official hashes of {len(hashes)} images are checked"

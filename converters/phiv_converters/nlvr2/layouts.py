@@ -86,8 +86,9 @@ class Nlvr2Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Nlvr2Annotations:
-    """Official JSON files, and the images below the source's folder."""
+    """Official JSON files, and the images below the source's folder; errors call the source `name`."""
 
+    name: str
     files: tuple[Path, ...]
     image_index: ImageIndex
     description: str
@@ -177,13 +178,14 @@ def _set_of(file: Path) -> str:
     return file.stem.removeprefix("un").removeprefix("balanced_")
 
 
-# Nlvr2Tables of the hub -----------------------------------------------------------------------------------------------
+# Tables of the hub ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Nlvr2Tables:
-    """Nlvr2Tables with the images in them, of either hub layout."""
+    """Tables with the images in them, of either hub layout; errors call the source `name`."""
 
+    name: str
     root: Path
     tables: tuple[Table, ...]
     labels: tuple[tuple[str, ...], ...]
@@ -304,7 +306,7 @@ def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str)
             around = folder.parent if folder.name == "data" else folder
         described = f"official layout: {', '.join(file.name for file in files)}"
         described += f" ({subset} subsets)" if subset != "all" else ""
-        return Nlvr2Annotations(tuple(files), index_images(around, *images), described)
+        return Nlvr2Annotations(name, tuple(files), index_images(around, *images), described)
     tables = [table for table in find_tables(root) if _table_kind(table)]
     if not tables:
         found = ", ".join(entry.name for entry in entries(root)[:8]) if root.is_dir() else root.name
@@ -325,7 +327,7 @@ def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str)
     kind = "The Cauldron's images and texts" if is_cauldron else "tables with left_image, right_image"
     described = f"hub layout: {kind} ({', '.join(sorted({table.split for table in tables}))})"
     labels = tuple(class_names(table).get("label", ()) for table in tables)
-    return Nlvr2Tables(root if root.is_dir() else root.parent, tuple(tables), labels, described)
+    return Nlvr2Tables(name, root if root.is_dir() else root.parent, tuple(tables), labels, described)
 
 
 def _official_files(root: Path, subset: Subset) -> list[Path]:

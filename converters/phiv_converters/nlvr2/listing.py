@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_converters.base import row_digest
 from phiv_converters.nlvr2.layouts import Nlvr2Layout, Nlvr2Row, SentenceLocation
+from phiv_converters.val_split import JoinedGroups, group_position, val_limit, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
 from phiv_schemas import SourceError, UsageError
 
+# The official set in an image's name; the names that phiv gives to images without one have a number of eight digits.
+_IMAGE_SET = re.compile(r"([A-Za-z0-9]+-\d+)-\d{1,7}-img[01]\.\w+")
 
-def list_sentences(layout: Nlvr2Layout, *, by_pair: bool, val_directories: int, source: str) -> Inputs:
+
+def list_sentences(layout: Nlvr2Layout, *, by_pair: bool, val_directories: int, val_fraction: float) -> Inputs:
     """Items by identifier or pair; a row that cannot be used is one of its own, with the reason as payload."""
     listing = SentenceListing(layout, by_pair)
     for row in layout.rows():
@@ -20,12 +26,11 @@ def list_sentences(layout: Nlvr2Layout, *, by_pair: bool, val_directories: int, 
     if not listing.num_with_images:
         found = f"{len(listing.locations) + len(listing.rejects)} rows in {layout.description}"
         hint = "Pass the folders or archives with the images as --images"
-        raise SourceError(source, f"no row has its images ({found})", hint)
-    val, warnings = listing.choose_val(val_directories)
+        raise SourceError(layout.name, f"no row has its images ({found})", hint)
+    val, warnings = listing.choose_val(val_directories, val_fraction) if val_directories else (set[str](), [])
     items = []
     for (name, key), locations in listing.locations.items():
-        image_set = "-".join(key.split("-")[:2])  # train-10171 of train-10171-0 and train-10171-0-1
-        split = "val" if name == "train" and image_set in val else name
+        split = "val" if name == "train" and key in val else name
         items.append(Item(split, key, tuple(listing.contents[name, key]), tuple(locations), listing.sizes[name, key]))
     items += [Item(name, key, str(reject).encode(), reject, size) for name, key, size, reject in listing.rejects]
     items.sort(key=lambda item: item.key)
@@ -65,24 +70,55 @@ class SentenceListing:
         own = (example.pair or row.group) if self.by_pair else (example.identifier or row.key)
         key = (row.set_name, own)
         self.locations.setdefault(key, []).append(row.location)
-        content = self.contents.setdefault(key, [*self.layout.image_files(row.location, example)])
-        content.append(row_digest(example))
+        contents = self.contents.setdefault(key, [*self.layout.image_files(row.location, example)])
+        contents.append(row_digest(example))
         self.sizes[key] = self.sizes.get(key, 0) + self.layout.size_bytes(row.location, example)
         self.num_with_images += self.layout.has_images(example)
         if row.set_name == "train":
             directories = self.directories.setdefault(example.image_set, set())
             directories |= {example.directory} if example.directory else set()
 
-    def choose_val(self, count: int) -> tuple[set[str], list[str]]:
-        """The image sets of the `count` highest directories of train, each set in val as a whole; and warnings."""
+    def choose_val(self, num_directories: int, fraction: float) -> tuple[set[str], list[str]]:
+        """The keys of train that become val, by directories or else by groups; and a warning about that."""
+        keys = [key for name, key in self.locations if name == "train"]
         found = {name for directories in self.directories.values() for name in directories}
-        names = sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))
-        if not count or not self.directories:
+        if not keys:
             return set(), []
-        if not names:
-            return set(), ["train has no `directory` buckets: no val split was made of it"]
-        if count >= len(names):
-            what = f"{count} would leave nothing to train on (found {len(names)} directories)"
+        if not found:
+            groups = self._groups(keys)
+            positions = {group: group_position(group) for group in groups.values()}
+            limit = val_limit(positions.values(), fraction)
+            val = {key for key, group in groups.items() if positions[group] < limit}
+            return val, [val_warning(len(val), len(keys), "image sets")]
+        if num_directories >= len(found):
+            what = f"{num_directories} would leave nothing to train on (found {len(found)} directories)"
             raise UsageError("--val_directories", what, "Pass fewer; 0 makes no val split")
-        val = set(names[len(names) - count :])
-        return {image_set for image_set, directories in self.directories.items() if directories & val}, []
+        names = sorted(found, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+        highest = set(names[len(names) - num_directories :])
+        # An image set is in val as a whole: train-10171 of train-10171-0 and train-10171-0-1.
+        val_sets = {image_set for image_set, directories in self.directories.items() if directories & highest}
+        return {key for key in keys if "-".join(key.split("-")[:2]) in val_sets}, []
+
+    def _groups(self, keys: list[str]) -> dict[str, str]:
+        """The group of each key of train: rows with an image in common, or of one official image set."""
+        joined, first_names, row = JoinedGroups(), dict[str, str](), None
+        names: list[str] = []
+        for key in keys:
+            location = self.locations["train", key][0]
+            if row != (row := (location.file, location.at)):  # the texts of one row follow each other
+                names = self._group_names(location) or [key]
+                joined.join(names)
+            first_names[key] = names[0]
+        return {key: joined.name(name) for key, name in first_names.items()}
+
+    def _group_names(self, location: SentenceLocation) -> list[str]:
+        """The image set of a row, by its identifier or the names of its images, else the hashes of its images."""
+        example = self.layout.read(location)
+        if example.identifier:
+            return [example.image_set]
+        try:
+            images = self.layout.images(location, example)
+        except RejectInput:  # `draft` rejects the row too
+            return []
+        sets = [match[1] for name, _ in images if (match := _IMAGE_SET.fullmatch(name))]
+        return sets or [hashlib.sha256(data).hexdigest() for _, data in images]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import check_demo, check_range, fixed_options
+from phiv_converters.flags import VAL_FRACTION, check_demo, check_fraction, check_range, fixed_options
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
@@ -55,12 +55,16 @@ class Nlvr2Options(ConverterOptions):
     group: Literal["sentence", "pair"] = "sentence"
     """One row per sentence, or one per pair of images with its sentences as turns, as the recipe trains."""
     val_directories: int = 5
-    """So many of the 100 `directory` buckets of train, those with the highest numbers, become val."""
+    """So many of the 100 `directory` buckets of train, those with the highest numbers, become val; 0 for no val."""
+    val_fraction: float = VAL_FRACTION
+    """Where the rows name no buckets (The Cauldron): about this share of train becomes val, by a hash; rows that share
+    an image stay together. Reads every image once more."""
     ignore_hashes: bool = False
     """Do not compare the images with the official util/hashes/*_hashes.json, where those are in the source."""
 
     def __post_init__(self) -> None:
         check_range("--val_directories", self.val_directories, 0, 99)
+        check_fraction("--val_fraction", self.val_fraction)
         check_demo(self.demo, [self.source, *self.images])
         if self.images and self.source is None:
             raise UsageError("--images", "needs the annotations too", "Pass them as --source")
@@ -71,6 +75,6 @@ class Nlvr2Options(ConverterOptions):
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
-        names = ("subset", "prompt", "group", "val_directories", "ignore_hashes")
+        names = ("subset", "prompt", "group", "val_directories", "val_fraction", "ignore_hashes")
         prompt_text = list(WORDINGS) if self.prompt == "recipe" else PLAIN
         return {name: getattr(self, name) for name in names} | {"prompt_text": prompt_text}

@@ -32,6 +32,7 @@ from phiv_converters.base import file_stamp
 from phiv_converters.own_jsonl.files import SplitFile, find_split_files
 from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines
 from phiv_converters.own_jsonl.options import JsonlOptions
+from phiv_converters.val_split import val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image, read_image
@@ -99,11 +100,13 @@ class Jsonl(Converter):
     def inputs(self) -> Inputs:
         """Every line that is not blank, except those given twice."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        listing = JsonlListing({split: SplitLines(split, self.images) for split in self.splits})
+        listing = JsonlListing({file.split: SplitLines(file.split, self.images, file.path) for file in self.files})
         with open_seen_index(self.work_dir / "ids.sqlite") as seen_index:
             for file in self.files:
-                listing.add_file(file, self.flags.val_fraction, seen_index)
+                listing.add_file(file, seen_index)
         splits = listing.splits.values()
+        for lines in splits:
+            lines.val_limit = val_limit(lines.positions, self.flags.val_fraction)
         if any(lines.offsets for lines in splits) and not any(lines.num_records for lines in splits):
             hint = "Pass JSON lines of phiv's format, or use llava, sharegpt, swift or trl for theirs"
             raise SourceError(self.name, "no line of the source is a record with conversations", hint)

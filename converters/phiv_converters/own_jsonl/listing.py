@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_converters.own_jsonl.files import SplitFile
+from phiv_converters.val_split import group_position
 from phiv_data.convert.base import Duplicate, Item
 from phiv_data.sources.json_stream import read_json_lines
 from phiv_data.utils.seen_index import SeenIndex
@@ -17,14 +18,16 @@ from phiv_data.utils.seen_index import SeenIndex
 
 @dataclass(slots=True)
 class SplitLines:
-    """Where the lines of a split are: 16 bytes of memory per row."""
+    """Where the lines of a file are: 24 bytes of memory per row. Rows whose position is below `val_limit` are val."""
 
     split: str
     images: Path
-    path: Path = Path()
+    path: Path
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     lengths: array[int] = field(default_factory=lambda: array("I"))
     numbers: array[int] = field(default_factory=lambda: array("I"))  # of lines, from 1
+    positions: array[float] = field(default_factory=lambda: array("d"))  # of the groups of rows, in 0..1
+    val_limit: float = 0.0
     num_records: int = 0  # rows that are objects with conversations, good or bad
     clashes: dict[int, str] = field(default_factory=dict)  # line number to the location of the row that has its id
 
@@ -33,7 +36,8 @@ class SplitLines:
         if not self.offsets:
             return
         with self.path.open("rb") as file:
-            for offset, length, number in zip(self.offsets, self.lengths, self.numbers, strict=True):
+            columns = zip(self.offsets, self.lengths, self.numbers, self.positions, strict=True)
+            for offset, length, number, position in columns:
                 file.seek(offset)
                 raw = file.read(length)
                 try:
@@ -43,7 +47,8 @@ class SplitLines:
                     images = []
                 content: tuple[bytes | Path, ...] = (hashlib.sha256(raw).digest(), *images)
                 payload = (self.path.name, offset, length, number, self.clashes.get(number))
-                yield Item(self.split, f"{self.path.name}:{number:08d}", content, payload, length)
+                split = "val" if position < self.val_limit else self.split
+                yield Item(split, f"{self.path.name}:{number:08d}", content, payload, length)
 
 
 @dataclass(slots=True)
@@ -54,7 +59,7 @@ class JsonlListing:
     duplicates: list[Duplicate] = field(default_factory=list)
     num_without_id: int = 0
 
-    def add_file(self, file: SplitFile, val_fraction: float, seen_index: SeenIndex) -> None:
+    def add_file(self, file: SplitFile, seen_index: SeenIndex) -> None:
         """Add every line of a file, except those given twice."""
         for row in read_json_lines(file.path):
             text = json.dumps(row.value, sort_keys=True)
@@ -71,15 +76,12 @@ class JsonlListing:
             if before is not None and before[0] == digest:
                 self.duplicates.append(Duplicate(before[1], location))
                 continue
-            # A number in [0, 1) that depends on `group` alone.
-            group_digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
-            share = (int.from_bytes(group_digest[:8], "big") >> 11) / 2**53
             self.num_without_id += isinstance(row.value, dict) and "id" not in row.value
-            lines = self.splits["val" if share < val_fraction else file.split]
-            lines.path = file.path
+            lines = self.splits[file.split]
             lines.num_records += isinstance(row.value, dict) and "conversations" in row.value
             lines.offsets.append(row.offset)
             lines.lengths.append(row.length)
             lines.numbers.append(row.line)
+            lines.positions.append(group_position(group))
             if before is not None:
                 lines.clashes[row.line] = before[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,10 @@ def broken(demo: Path, tmp_path: Path, change: str) -> Path:
     shard = next((folder / "arrow/train").glob("*.arrow"))
     if change == "unfinished":
         (folder / "manifest.json").unlink()
+    elif change == "empty":
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["splits"][-1] |= {"rows": 0, "num_images": 0, "shards": []}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
     elif change == "cut":
         shard.write_bytes(shard.read_bytes()[:-100])
     elif change == "flipped":
@@ -33,7 +38,9 @@ def broken(demo: Path, tmp_path: Path, change: str) -> Path:
         ("unfinished", "", "has no manifest.json: not a converted dataset, or unfinished", 1),
         ("cut", "", "was cut or changed", 1),
         ("flipped", "--verify sha256", "was changed: its sha256 is not the manifest's", 1),
-        ("", "--train_split trian", "no split 'trian' (found: train, val, test)", 1),
+        ("", "--train_split trian", "the split 'trian' of --train_split is not there (found: train of ", 2),
+        ("", "--eval --eval_split dev", "Pass --eval_split with one that has rows, or --no_eval; ", 2),
+        ("empty", "--eval --eval_split test", "the split 'test' of --eval_split has no rows (found: train of ", 2),
         ("", "--max_length 60", "over max_length 60", 1),
         ("", "--model_name_or_path nowhere/at/all", "no such folder, and not a hub id", 2),
         ("", "--family tinny", "--family: no family 'tinny'", 2),
