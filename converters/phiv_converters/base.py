@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from phiv_data.convert.base import Converter
+from phiv_data.sources.folders import is_output
 from phiv_data.sources.hub import download_folder
 from phiv_data.sources.image_index import is_archive, open_source
 
@@ -38,6 +39,14 @@ def open_release(
         return download_folder(hub.repo, hub.folder, hint=hint)
     is_row_file = source.is_file() and not is_archive(source)
     return source if is_row_file else open_source(source, work_dir, password=password)
+
+
+def hint_for_converted(root: Path, name: str) -> str:
+    """What to do with a folder that is no raw dataset, but was converted by phiv or by the recipe; else ""."""
+    is_recipe = (root / "images").is_dir() and any(root.glob("*_train.jsonl"))
+    if not is_recipe and not is_output(root):
+        return ""
+    return f"It is a converted dataset: phiv-convert jsonl --source {name} --out_dir NEW makes it whole"
 
 
 class ReleaseFlags(Protocol):

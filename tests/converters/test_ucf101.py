@@ -349,9 +349,128 @@ def test_what_is_left_alone_is_reported(shared: Path, tmp_path: Path) -> None:
     (source / "train/Archery/notes.txt").touch()
     warnings = convert(Ucf101Options(source), tmp_path / "out", num_workers=0, arrow=False).warnings
     assert warnings == (
-        "folders that are no split were left alone: validation",
-        "2 files or folders that are not <Class>/*.avi were left alone",
+        "folders that are no split were left alone (1: 'validation')",
+        "files or folders that are not <Class>/*{.avi,.mp4,.mkv,.webm,.mov} were left alone"
+        " (2: 'train/Archery/notes.txt', 'train/loose.avi')",
     )
+
+
+def test_clips_in_no_list_are_named(tmp_path: Path) -> None:
+    files = [f"Archery/v_Archery_g08_c0{i}.avi" for i in range(6)]
+    layout = find_layout(fake_release(tmp_path, files, [f"{files[0]} 1"], []), None, "it")
+    listing = list_clips(layout, val_groups=0, classes=set(layout.classes))
+    shown = "'v_Archery_g08_c01.avi', 'v_Archery_g08_c02.avi', 'v_Archery_g08_c03.avi', ..."
+    assert listing.warnings == (f"clips in no list of fold 1 were left alone (5: {shown})",)
+
+
+def test_the_lists_name_clips_of_another_suffix(tmp_path: Path) -> None:
+    """Mirrors hold the release as mp4."""
+    lists = ["Archery/v_Archery_g08_c01.avi 1", "Archery/v_Archery_g09_c01.avi 1"]
+    files = ["Archery/v_Archery_g08_c01.mp4", "Archery/v_Archery_g09_c01.avi"]
+    layout = find_layout(fake_release(tmp_path, files, lists, []), None, "it")
+    assert len(list_clips(layout, val_groups=0, classes=set(layout.classes)).clips) == 2
+
+
+def test_lists_in_the_folder_of_their_archive_are_found(tmp_path: Path) -> None:
+    name = "Archery/v_Archery_g08_c01.avi"
+    source = fake_release(tmp_path, [name], [f"{name} 1"], [])
+    (source / "UCF101TrainTestSplits-RecognitionTask").mkdir()
+    (source / "ucfTrainTestlist").rename(source / "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist")
+    layout = find_layout(source, None, "it")
+    assert len(list_clips(layout, val_groups=0, classes=set(layout.classes)).clips) == 1
+
+
+@pytest.mark.parametrize("missing", ["classInd.txt", "trainlist01.txt", "testlist01.txt"])
+def test_a_missing_list_is_named_with_those_that_are_there(tmp_path: Path, missing: str) -> None:
+    source = fake_release(tmp_path, ["Archery/v_Archery_g08_c01.avi"], [], [])
+    (source / "ucfTrainTestlist" / missing).unlink()
+    left = ", ".join(sorted({"classInd.txt", "trainlist01.txt", "testlist01.txt"} - {missing}))
+    with pytest.raises(SourceError, match=rf"no {missing}.* \(found: {left}\)"):
+        find_layout(source, None, "it")
+
+
+# Sources without all three splits ---------------------------------------------------------------------------------
+
+
+def clips_of(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def split_of(source: Path, fraction: float = 0.3) -> dict[str, str]:
+    layout = find_layout(source, None, "it")
+    return {clip.key: clip.split for clip in list_clips(layout, 2, set(layout.classes), fraction).clips}
+
+
+def test_a_tree_with_some_of_the_splits_is_taken(tmp_path: Path) -> None:
+    assert split_of(clips_of(tmp_path / "a", "test/Golf/a.avi", "test/Run/b.mov")) == {
+        "test/Golf/a.avi": "test",
+        "test/Run/b.mov": "test",
+    }
+    names = [f"train/Golf/v_Golf_g{group:02d}_c{clip:02d}.avi" for group in range(20) for clip in (1, 2)]
+    found = split_of(clips_of(tmp_path / "b", *names, "test/Golf/x.avi"))
+    val = {name[:-8] for name, split in found.items() if split == "val"}
+    assert 1 <= len(val) <= 12
+    assert val.isdisjoint({name[:-8] for name, split in found.items() if split == "train"})
+    assert [name for name, split in found.items() if split == "test"] == ["test/Golf/x.avi"]
+    other = split_of(clips_of(tmp_path / "c", *names[:20], "validation/Golf/x.avi"))
+    assert {name for name, split in other.items() if split == "val"} == {"validation/Golf/x.avi"}
+
+
+def test_class_folders_alone_are_split_by_whole_groups_each_by_its_own_hash(tmp_path: Path) -> None:
+    names = [
+        f"{label}/v_{label}_g{group:02d}_c{clip:02d}.avi" for label in "AB" for group in range(20) for clip in (1, 2)
+    ]
+    found = split_of(clips_of(tmp_path / "in", *names))
+    groups = {
+        split: {name[:-8] for name, where in found.items() if where == split} for split in ("train", "val", "test")
+    }
+    assert sum(map(len, groups.values())) == 40
+    assert all(len(groups[split]) >= 3 for split in groups)
+    fewer = split_of(clips_of(tmp_path / "half", *(name for name in names if name.startswith("A"))))
+    assert fewer == {name: split for name, split in found.items() if name.startswith("A")}
+    assert set(split_of(tmp_path / "in", 0).values()) == {"train"}
+    assert set(split_of(clips_of(tmp_path / "one", "A/a.mp4")).values()) == {"train"}
+
+
+def test_rows_of_classes_alone_are_converted_and_counted(shared: Path, tmp_path: Path) -> None:
+    clips = sorted((shared / "samples/ucf101/UCF101_subset").rglob("*.avi"))
+    for clip in clips:
+        (tmp_path / "in" / clip.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, tmp_path / "in" / clip.parent.name)
+    outcome = convert(Ucf101Options(tmp_path / "in", num_frames=1, val_fraction=0.3), tmp_path / "out", num_workers=0)
+    counts = {split.name: split.rows for split in outcome.manifest.splits}
+    assert list(counts) == ["train", "val", "test"]
+    assert sum(counts.values()) == len(clips)
+    made = f"{counts['val']} of {len(clips)} rows are val and {counts['test']} test, by whole source videos"
+    assert outcome.warnings == (f"no lists of splits in the source: {made}. --val_fraction 0 keeps all in train",)
+
+
+def test_official_clips_in_one_folder_are_no_class(tmp_path: Path) -> None:
+    clips_of(tmp_path / "in", "UCF101/v_Archery_g01_c01.avi", "UCF101/v_Golf_g01_c01.avi")
+    with pytest.raises(SourceError, match=r"neither .* nor folders of classes .* \(found: UCF101\)"):
+        find_layout(tmp_path / "in", None, "it")
+
+
+def test_a_class_folder_that_is_not_utf8_rejects_its_clips(shared: Path, tmp_path: Path) -> None:
+    clip = shared / "samples/ucf101/UCF101_subset/train/Archery/v_Archery_g13_c02.avi"
+    for name in (b"Archery", b"\xff\xfe"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path / "in/train") + b"/" + name))
+        folder.mkdir(parents=True)
+        shutil.copy(clip, folder)
+    manifest = convert(Ucf101Options(tmp_path / "in", num_frames=1), tmp_path / "out", num_workers=0).manifest
+    assert (manifest.accounting.written, manifest.accounting.rejected) == (1, {"bad-name": 1})
+    assert rows(tmp_path / "out", "train")[0].turns[0].user.endswith("classes: Archery.")
+
+
+@pytest.mark.parametrize("made", ["recipe", "phiv"])
+def test_what_is_converted_already_is_recognised(tmp_path: Path, made: str) -> None:
+    names = ["ucf101_train.jsonl"] if made == "recipe" else ["manifest.json", "images.sha256"]
+    source = clips_of(tmp_path / "old", *names, "images/train/Archery/a.0.jpg")
+    with pytest.raises(SourceError, match=r"\. It is a converted dataset: phiv-convert jsonl --source it "):
+        find_layout(source, None, "it")
 
 
 def test_a_clip_in_both_lists_is_an_error(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from phiv_converters.base import hint_for_converted
 from phiv_converters.cauldron.options import CauldronOptions
 from phiv_converters.val_split import JoinedGroups, group_position, val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
@@ -56,8 +57,9 @@ def open_cauldron(flags: CauldronOptions, work_dir: Path) -> CauldronConverter:
     root = open_source(flags.source, work_dir, sha256=fixed["source"]) if fixed else flags.source
     tables = find_tables(root)
     if not tables:
+        hint = "Pass a folder with Parquet files, or one that save_to_disk wrote"
         what = f"no tables in {str(flags.source)!r}"
-        raise SourceError("--source", what, "Pass a folder with Parquet files, or one that save_to_disk wrote")
+        raise SourceError("--source", what, hint_for_converted(root, str(flags.source)) or hint)
     if flags.config is not None:
         configs = sorted({table.config for table in tables if table.config})
         tables = tuple(table for table in tables if table.config == flags.config)
@@ -67,7 +69,8 @@ def open_cauldron(flags: CauldronOptions, work_dir: Path) -> CauldronConverter:
         if missing := [name for name in COLUMNS if name not in table.columns]:
             found = ", ".join(table.columns)[:200]
             what = f"has no column {' and '.join(missing)} (found: {found})"
-            raise SourceError(str(table.path), what, "This converter reads The Cauldron and FineVision")
+            hint = "This converter reads The Cauldron and FineVision"
+            raise SourceError(str(table.path), what, hint_for_converted(root, str(flags.source)) or hint)
     return CauldronConverter(flags, root, tables, fixed)
 
 

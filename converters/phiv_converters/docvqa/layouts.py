@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from phiv_converters.base import hint_for_converted
 from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, QuestionFile
 from phiv_converters.docvqa.tables import find_table_layout
 from phiv_data.sources.archives import extract
@@ -54,7 +55,8 @@ def find_layout(root: Path, images: tuple[Path, ...], work_dir: Path, name: str)
     raise SourceError(
         name,
         f"neither {{train,val,test}}_v1.0.json nor tables of DocVQA (found: {found or 'nothing'})",
-        "Pass the folder of the official release, or of a hub dataset (parquet or save_to_disk)",
+        hint_for_converted(root, name)
+        or "Pass the folder of the official release, or of a hub dataset (parquet or save_to_disk)",
     )
 
 

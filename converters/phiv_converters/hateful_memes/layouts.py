@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from phiv_converters.base import hint_for_converted
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
@@ -270,7 +271,8 @@ def _find_meme_tables(root: Path, name: str) -> list[Table]:
         raise SourceError(
             name,
             f"neither {{train,dev_seen,...}}.jsonl with img/ nor tables of memes (found: {found or 'nothing'})",
-            "Pass the folder or zip of the official release, or the folder of a hub dataset",
+            hint_for_converted(root, name)
+            or "Pass the folder or zip of the official release, or the folder of a hub dataset",
         )
     return tables
 

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from phiv_converters.base import hint_for_converted
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
@@ -313,7 +314,8 @@ def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str)
         raise SourceError(
             name,
             f"neither data/{{train,dev,test1,test2}}.json nor tables of NLVR2 (found: {found or 'nothing'})",
-            "Pass the folder of the official repository, or of a hub dataset (parquet or save_to_disk)",
+            hint_for_converted(root, name)
+            or "Pass the folder of the official repository, or of a hub dataset (parquet or save_to_disk)",
         )
     if len({table.config for table in tables}) > 1:
         tables = [table for table in tables if table.config == "nlvr2"]

@@ -2,6 +2,7 @@
 
     phiv-convert ucf101 --source UCF101_subset.tar.gz --out_dir ucf101     the recipe's subset, folder or archive
     phiv-convert ucf101 --source /data/ucf --fold 1 --out_dir ucf101       official UCF-101/ + ucfTrainTestlist/
+    phiv-convert ucf101 --source clips --out_dir out                       <Class>/*.mp4 of your own, without lists
     phiv-convert ucf101 --out_dir ucf101                                   downloads the recipe's subset
     phiv-convert ucf101 --demo --out_dir out                               makes a small synthetic set, offline
 
@@ -33,14 +34,15 @@ from phiv_converters.base import Release
 from phiv_converters.synthetic.clips import make_synthetic_ucf101
 from phiv_converters.ucf101.layouts import SPLITS, Clip, Ucf101Layout, find_layout, list_clips
 from phiv_converters.ucf101.options import HUB_SHA256, PROMPT, SHARING, Ucf101Options
+from phiv_converters.val_split import val_warning
 from phiv_data.convert.base import Inputs, Item
 from phiv_data.media.images import encode_jpeg
-from phiv_data.media.reject import hash_input
+from phiv_data.media.reject import RejectInput, hash_input
 from phiv_data.media.video import decoder_version, library_versions, sample_frames
 from phiv_data.sources.hub import download
 from phiv_data.sources.image_index import open_source
 from phiv_data.storage.sample import Draft, encoded_image
-from phiv_schemas import Turn
+from phiv_schemas import Turn, check_image_path
 from phiv_schemas.errors import SourceError, UsageError
 from phiv_schemas.sharing import Sharing
 
@@ -67,7 +69,6 @@ class Ucf101(Release):
     name: ClassVar[str] = "ucf101"
     sharing: ClassVar[Sharing] = SHARING
     demo_content: ClassVar[str] = "clips"
-    splits: ClassVar[tuple[str, ...]] = SPLITS
 
     flags: Ucf101Options
     layout: Ucf101Layout
@@ -75,13 +76,19 @@ class Ucf101(Release):
     """The classes to convert, sorted."""
 
     def __post_init__(self) -> None:
-        asked, present = self.flags.classes, self.layout.classes
+        asked, present = self.flags.classes, [name for name in self.layout.classes if _is_sound(name)]
         for name in asked:
             if name not in present:
                 close = get_close_matches(name, present, n=1)
                 hint = f"Did you mean {close[0]!r}?" if close else f"The source has: {', '.join(present)}"
                 raise UsageError("--classes", f"no class {name!r}", hint)
         object.__setattr__(self, "classes", tuple(sorted(set(asked) or present)))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the source has, and those that are made of its train."""
+        made = self.layout.made_splits if self.flags.val_fraction else ()
+        return tuple(split for split in SPLITS if split in {*self.layout.own_splits, *made})
 
     @property
     def prompt(self) -> str:
@@ -91,8 +98,10 @@ class Ucf101(Release):
     def options(self) -> dict[str, Any]:
         """Everything that affects the output; of a folder also what was found in it."""
         found: dict[str, Any] = {"fold": self.layout.fold, "classes": list(self.classes)}
-        if self.layout.kind == "subset":
-            found["val_groups"] = None  # the subset has its own val split
+        if self.layout.kind != "official":
+            found["val_groups"] = None
+        if not self.layout.made_splits:
+            found["val_fraction"] = None
         return self.fixed or self.flags.output_options() | found
 
     def versions(self) -> dict[str, str]:
@@ -104,7 +113,10 @@ class Ucf101(Release):
 
         SourceError where two would write the same frames.
         """
-        listing = list_clips(self.layout, self.flags.val_groups, set(self.classes))
+        # Clips of a class that cannot be named are inputs too, and rejected.
+        unsound = set() if self.flags.classes else {name for name in self.layout.classes if not _is_sound(name)}
+        fraction = self.flags.val_fraction
+        listing = list_clips(self.layout, self.flags.val_groups, {*self.classes, *unsound}, fraction)
         if listing.absent and self.flags.require_all:
             raise SourceError(
                 self.name,
@@ -123,11 +135,15 @@ class Ucf101(Release):
                 what = f"its frames would have the names of those of {str(other.path)!r}"
                 raise SourceError(str(clip.path), what, "Rename one")
             items.append(Item(clip.split, clip.key, clip.path, clip))
-        return Inputs(items, absent=len(listing.absent), warnings=listing.warnings)
+        made = self.layout.made_splits if fraction else ()
+        warnings = (*listing.warnings, *([_made_warning(made, Counter(item.split for item in items))] if made else ()))
+        return Inputs(items, absent=len(listing.absent), warnings=warnings)
 
     def draft(self, item: Item) -> Draft:
         """One clip as one turn: its frames, the recipe's question, the class."""
         clip: Clip = item.payload
+        if not _is_sound(clip.label):
+            raise RejectInput(item.key, "bad-name", "the name of its class folder is not UTF-8, or not part of a path")
         sha256 = hash_input(clip.path, item.key)
         _, frames = sample_frames(
             clip.path,
@@ -151,3 +167,19 @@ class Ucf101(Release):
         )
         turn = Turn(images=tuple(image.meta.path for image in images), user=self.prompt, assistant=clip.label)
         return Draft((turn,), images)
+
+
+def _made_warning(made: tuple[str, ...], rows: Counter[str]) -> str:
+    """What a person is to know of splits that were made of train."""
+    if made == ("val",):
+        return val_warning(rows["val"], rows["train"] + rows["val"], "source videos")
+    counts = f"{rows['val']} of {rows.total()} rows are val and {rows['test']} test, by whole source videos"
+    return f"no lists of splits in the source: {counts}. --val_fraction 0 keeps all in train"
+
+
+def _is_sound(label: str) -> bool:
+    """Whether a class can have this name: part of a path, and UTF-8."""
+    try:
+        return bool(check_image_path(label).encode())
+    except ValueError:  # UnicodeEncodeError is one: a name on disk need not be UTF-8
+        return False

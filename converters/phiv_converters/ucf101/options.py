@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import check_demo, check_range, fixed_options
+from phiv_converters.flags import VAL_FRACTION, check_demo, check_fraction, check_range, fixed_options
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.sharing import Sharing
 
@@ -24,14 +24,18 @@ class Ucf101Options(ConverterOptions):
     sharing: ClassVar[Sharing] = SHARING
 
     source: Path | None = None
-    """Folder or archive: UCF101_subset/{train,val,test}/<Class>/*.avi, or UCF-101/ with ucfTrainTestlist/ beside it.
-    Without it, the recipe's subset is downloaded from the Hugging Face hub."""
+    """Folder or archive: UCF101_subset/{train,val,test}/<Class>/*.avi (or some of the three), UCF-101/ with
+    ucfTrainTestlist/ beside it, or <Class>/*.avi alone; clips may be mp4, mkv, webm and mov too. Without it, the
+    recipe's subset is downloaded from the Hugging Face hub."""
     demo: bool = False
     """Make a small synthetic set instead: needs no network and no source."""
     fold: Literal[1, 2, 3] | None = None
     """Which of the three official train/test lists to use (official layout only; 1 when not given)."""
     val_groups: int = 2
     """Official layout: the groups (source videos) with the highest numbers in the train list become val."""
+    val_fraction: float = VAL_FRACTION
+    """Other layouts without val: about this share of train becomes val, whole groups by a hash; of class folders alone
+    the same share becomes test too."""
     num_frames: int = 8
     """Frames per clip, evenly spaced over those that decode."""
     classes: tuple[str, ...] = ()
@@ -51,6 +55,7 @@ class Ucf101Options(ConverterOptions):
         check_range("--num_frames", self.num_frames, 1, 10_000)
         check_range("--jpeg_quality", self.jpeg_quality, 1, 95)
         check_range("--val_groups", self.val_groups, 0, 24)
+        check_fraction("--val_fraction", self.val_fraction)
         if self.max_per_class is not None:
             check_range("--max_per_class", self.max_per_class, 1, 10**9)
         check_demo(self.demo, [self.source])
@@ -63,6 +68,6 @@ class Ucf101Options(ConverterOptions):
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
-        names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "max_per_class", "fold", "val_groups")
-        values = {name: getattr(self, name) for name in names}
+        names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "max_per_class", "fold")
+        values = {name: getattr(self, name) for name in (*names, "val_groups", "val_fraction")}
         return values | {"classes": sorted(self.classes), "prompt_text": PROMPT}
