@@ -4,11 +4,13 @@
 
 Tar of any compression and zip are detected by their content. Everything is written to a folder beside `target` that
 takes its name at the very end. Refused: members that leave the target (`..`, absolute paths, links), devices, two names
-that differ in case only, sizes beyond `Limits`, archives that are cut, encrypted or damaged.
+that differ in case only, sizes and names beyond `Limits`, archives that are cut, encrypted or damaged. Memory is
+bounded whatever an archive declares: headers are limited before they are read.
 """
 
 from __future__ import annotations
 
+import codecs
 import lzma
 import os
 import secrets
@@ -25,8 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from phiv_data.media.video.containers import is_known_video
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
-from phiv_schemas.errors import EnvironmentProblem, SourceError, UsageError
+from phiv_schemas.errors import SourceError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,22 @@ class Limits:
     max_members: int = 5_000_000
     max_ratio: float = 100.0
     """Unpacked size over archive size; text reaches 20. The first 100 MB are free of it."""
+    max_name_bytes: int = 1 << 30
+    """Of the names of all members and their folders, which are kept in memory. 5,000,000 usual ones take half of it."""
 
 
 _FREE_OF_RATIO = 100_000_000
 _AES = 99  # a zip member's compression method where WinZip's AES hides the real one
+_MAX_HEADER_BYTES = 1 << 18
+"""Of a tar header that holds a long name or attributes; file systems keep up to 64 KiB of attributes."""
+_MAX_NAME, _MAX_DEPTH = 255, 64
 _HEADS = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"Rar!": "rar", b"7z\xbc\xaf": "7z"}
+_HEADS |= {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+_PROGRAMS = {"rar": "unar (or unrar)", "7z": "7z", "zstd": "tar --zstd -xf", "lz4": "lz4 -d and tar -xf"}
+_AGAIN, _FOLDER = "Download it again", "Pass the folder that holds it"
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, UnicodeError, NotImplementedError, OSError),
+    *(EOFError, UnicodeError, NotImplementedError, RecursionError, OSError),
 )
 
 
@@ -53,42 +64,75 @@ def extract(archive: Path, target: Path, *, limits: Limits | None = None, passwo
 
     `password` opens a zip of the old encryption (ZipCrypto); AES needs another program.
 
-    Raises SourceError for an archive that cannot be trusted or read, EnvironmentProblem for a full disk, a missing
-    permission, or a format that needs another program.
+    Raises SourceError for an archive that cannot be trusted or read, EnvironmentProblem for a full disk or a missing
+    permission.
     """
     if target.exists():
         raise UsageError(str(target), "already exists", "Remove it, or choose another folder")
     where = str(archive)
     with environment_problems(archive):
         with archive.open("rb") as file:
-            head = file.read(64)
+            head = file.read(256)
         kind = next((kind for magic, kind in _HEADS.items() if head.startswith(magic)), "")
-        try:
-            kind = kind or ("tar" if tarfile.is_tarfile(archive) else "")
-        except (EOFError, zlib.error, lzma.LZMAError):  # compressed, and cut before its first member ends
-            kind = "tar"
-    if kind in ("rar", "7z"):
-        tool = "unar (or unrar)" if kind == "rar" else "7z"
-        hint = f"Unpack it with {tool} first, then pass the folder"
-        raise EnvironmentProblem(where, f"is a {kind.upper()} archive, which phiv does not read", hint)
+        kind = kind or ("tar" if _is_tar(archive) else "")
+    if kind in _PROGRAMS:
+        hint = f"Unpack it with {_PROGRAMS[kind]} first, then pass the folder"
+        raise SourceError(where, f"is a {kind} archive, which phiv does not read", hint)
     if not kind:
-        raise SourceError(where, f"is not a tar or zip archive ({_describe_impostor(head)})", "Download it again")
+        found, hint = _describe_impostor(head)
+        raise SourceError(where, f"is not a tar or zip archive ({found})", hint)
     with _damage_as_source_error(archive), environment_problems(target), _appear_when_complete(target) as folder:
         check = _MemberCheck(archive, folder, limits or Limits(), password)
         (_unzip if kind == "zip" else _untar)(archive, check)
         if not check.files:
-            raise SourceError(where, "the archive holds no files", "Download it again")
+            raise SourceError(where, "the archive holds no files", _AGAIN)
     return target
 
 
-def _describe_impostor(head: bytes) -> str:
+def _is_tar(archive: Path) -> bool:
+    """Whether a file begins as a tar archive of any compression does, sound or not."""
+    try:
+        with tarfile.open(archive, "r:*", tarinfo=_StrictTarInfo):
+            return True
+    except tarfile.ReadError:
+        return False
+    except (_UntrustedHeaderError, RecursionError, EOFError, zlib.error, lzma.LZMAError):
+        return True  # it is one that asks for too much, or is cut before its first member ends
+
+
+_IMPOSTORS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+    ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"), "a compressed file that holds no tar, or is cut or damaged", _AGAIN),
+    ((b"PAR1",), "it is a Parquet table", "Name it *.parquet"),
+    ((b"ARROW1",), "it is an Arrow table", "Name it *.arrow"),
+    ((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*"), "it is an image", _FOLDER),
+    ((b"\x89HDF", b"SQLite format 3\0", b"%PDF"), "it is a file of another kind", _FOLDER),
+)
+
+
+def _describe_impostor(head: bytes) -> tuple[str, str]:
+    """What was found in the place of an archive, and what to do."""
+    if not head:
+        return "the file is empty", _AGAIN
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "found a web page: a login, licence or error page was saved under its name"
+        return "found a web page: a login, licence or error page was saved under its name", _AGAIN
     if head.startswith(b"version https://git-lfs"):
-        return "found a Git LFS pointer: fetch the file itself with git lfs pull"
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")):
-        return "a compressed file that holds no tar, or is cut or damaged"
-    return f"it starts with {head[:16]!r}" if head else "the file is empty"
+        return "found a Git LFS pointer: fetch the file itself with git lfs pull", _AGAIN
+    for magics, found, hint in _IMPOSTORS:
+        if head.startswith(magics):
+            return found, hint
+    if is_known_video(head[:12]) or head[:4] == b"RIFF":
+        return "it is a clip or an image", _FOLDER
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith((b"{", b"[")):
+        return "it is JSON", "Name it *.json or *.jsonl"
+    try:
+        line = codecs.getincrementaldecoder("utf-8")().decode(text).partition("\n")[0].rstrip("\r")
+    except UnicodeDecodeError:
+        line = ""
+    if not line.replace("\t", "").isprintable() or not line:
+        return f"it starts with {head[:16]!r}", _AGAIN
+    what = "a table of text" if "\t" in line or "," in line else "text"
+    return f"it is {what}, which begins with {line[:40]!r}", "Pass the archive, or the folder of the dataset's files"
 
 
 @contextmanager
@@ -96,9 +140,11 @@ def _damage_as_source_error(archive: Path) -> Iterator[None]:
     """Whatever the readers raise for a cut or damaged archive, or one whose names clash, as one SourceError."""
     try:
         yield
+    except _UntrustedHeaderError as error:
+        raise SourceError(str(archive), str(error), "Nothing was unpacked; check the archive") from error
     except _DAMAGE as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(str(archive), f"the archive is cut or damaged ({text})", "Download it again") from error
+        raise SourceError(str(archive), f"the archive is cut or damaged ({text[:200]})", _AGAIN) from error
 
 
 @contextmanager
@@ -127,12 +173,14 @@ class _MemberCheck:
     password: str | None = field(default=None, repr=False)
     members: int = 0
     size_bytes: int = 0
+    name_bytes: int = 0
     spelled: dict[str, str] = field(default_factory=dict)
     files: set[str] = field(default_factory=set)
 
     def refuse(self, name: str, what: str) -> SourceError:
         """The error for one member."""
-        return SourceError(str(self.archive), f"member {name!r} {what}", "Nothing was unpacked; check the archive")
+        shown = name if len(name) <= 80 else f"{name[:77]}..."
+        return SourceError(str(self.archive), f"member {shown!r} {what}", "Nothing was unpacked; check the archive")
 
     def admit(self, name: str, size_bytes: int = 0, *, folder: bool = False) -> Path:
         """Where the member may be written. Raises SourceError if nowhere."""
@@ -149,14 +197,21 @@ class _MemberCheck:
     def _path_inside(self, name: str) -> str:
         """The member's path, clean and relative; each of its folders spelled as before."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
-        bad = name.startswith("/") or ".." in parts or any(c in name for c in "\\\0") or name[1:3] == ":/"
-        if bad:
+        if name.startswith("/") or ".." in parts or "\0" in name or name[1:3] == ":/":
             raise self.refuse(name, "leaves the target folder")
+        if "\\" in name:
+            raise self.refuse(name, "has a backslash in its name")
+        longest = max((len(os.fsencode(part)) for part in parts), default=0)
+        if longest > _MAX_NAME or len(parts) > _MAX_DEPTH:
+            what = f"has a name of {longest} bytes" if longest > _MAX_NAME else f"lies in {len(parts)} folders"
+            raise self.refuse(name, f"{what}, over the {_MAX_NAME if longest > _MAX_NAME else _MAX_DEPTH} allowed")
         for end in range(1, len(parts) + 1):
             path = "/".join(parts[:end])
+            num_before = len(self.spelled)
             before = self.spelled.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
             if before != path:
                 raise self.refuse(name, f"and {before!r} differ in case or Unicode form only")
+            self.name_bytes += len(path) * (len(self.spelled) - num_before)
         return "/".join(parts)
 
     def _add_size(self, size_bytes: int) -> None:
@@ -164,8 +219,9 @@ class _MemberCheck:
         self.size_bytes += size_bytes
         free = max(_FREE_OF_RATIO, self.limits.max_ratio * self.archive.stat().st_size)
         allowed = min(self.limits.max_bytes, free)
-        if self.size_bytes > allowed or self.members > self.limits.max_members:
-            found = f"{self.members} members, {self.size_bytes} bytes so far"
+        is_over = self.members > self.limits.max_members or self.name_bytes > self.limits.max_name_bytes
+        if is_over or self.size_bytes > allowed:
+            found = f"{self.members} members, {self.size_bytes} bytes, {self.name_bytes} in names so far"
             raise SourceError(str(self.archive), f"unpacks to more than is believable ({found})", "Is it a bomb?")
 
 
@@ -179,12 +235,13 @@ def _unzip(archive: Path, check: _MemberCheck) -> None:
             if is_encrypted and info.compress_type == _AES:
                 what = "the zip is encrypted with AES, which phiv does not read"
                 hint = "Unpack it first (7z x, which asks for the password), then pass the folder"
-                raise EnvironmentProblem(str(archive), what, hint)
+                raise SourceError(str(archive), what, hint)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise check.refuse(info.filename, "is a link or a device")
-            path = check.admit(info.filename, info.file_size, folder=info.is_dir())
-            if info.is_dir():
+            name = info.filename.replace("\\", "/")  # .NET before 4.6.1 wrote the separator of Windows
+            path = check.admit(name, info.file_size, folder=name.endswith("/"))
+            if name.endswith("/"):
                 continue
             try:
                 pwd = check.password.encode() if check.password is not None and is_encrypted else None
@@ -203,6 +260,8 @@ def _untar(archive: Path, check: _MemberCheck) -> None:
     links: list[tuple[str, Path]] = []
     with tarfile.open(archive, "r:*", tarinfo=_StrictTarInfo) as source:
         while (member := source.next()) is not None:
+            if sum(len(key) + len(value) for key, value in source.pax_headers.items()) > _MAX_HEADER_BYTES:
+                raise _UntrustedHeaderError("its global headers are over the limit")
             path = check.admit(member.name, member.size if member.isreg() else 0, folder=member.isdir())
             if member.isreg():
                 content = source.extractfile(member)
@@ -224,17 +283,38 @@ def _untar(archive: Path, check: _MemberCheck) -> None:
     _make_links(links, check)
 
 
+class _UntrustedHeaderError(Exception):
+    """A tar header that asks for more than is believable. `tarfile` lets it pass, where it tries on after its own."""
+
+
 class _StrictTarInfo(tarfile.TarInfo):
-    """`tarfile` ends quietly at a damaged header or a missing end mark, as if the rest were not there."""
+    """`tarfile` reads headers of any declared size, and ends quietly at a damaged one, as if no more were there."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictTarInfo:
         try:
-            return super().frombuf(buf, encoding, errors)
+            info = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):  # the end mark
                 raise
             raise tarfile.ReadError(str(error)) from error
+        if info.size < 0:
+            raise _UntrustedHeaderError(f"a member has the size {info.size}")
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            raise _UntrustedHeaderError(_SPARSE)
+        if info.type in _HEADER_TYPES and info.size > _MAX_HEADER_BYTES:
+            raise _UntrustedHeaderError(f"a header of {info.size} bytes is over the limit of {_MAX_HEADER_BYTES}")
+        return info
+
+    def _proc_gnusparse_10(self, *_: object) -> None:  # called by tarfile, whose own reads a list of any length
+        raise _UntrustedHeaderError(_SPARSE)
+
+
+_SPARSE = "a member is a sparse file, which phiv does not read: pack it without --sparse"
+_HEADER_TYPES = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
 
 
 def _make_links(links: list[tuple[str, Path]], check: _MemberCheck) -> None:

@@ -410,7 +410,7 @@ def test_a_zip_with_aes_names_a_program_that_opens_it(tmp_path: Path) -> None:
         raw[at + 10 : at + 12] = (99).to_bytes(2, "little")
         at += 4
     archive.write_bytes(raw)
-    with pytest.raises(EnvironmentProblem, match=r"encrypted with AES, which phiv does not read\. .*7z x"):
+    with pytest.raises(SourceError, match=r"encrypted with AES, which phiv does not read\. .*7z x"):
         run(tmp_path / "out", archive, password="x")
 
 

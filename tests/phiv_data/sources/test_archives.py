@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from phiv_data.sources import archives
 from phiv_data.sources.archives import Limits, extract
-from phiv_schemas.errors import EXIT_ENVIRONMENT, EnvironmentProblem, PhivError, SourceError, UsageError
+from phiv_schemas.errors import EXIT_USAGE, EnvironmentProblem, PhivError, SourceError, UsageError
 
 FILES = {"UCF/train/A/a.avi": b"clip" * 5000, "UCF/train/B/b.avi": random.Random(0).randbytes(50_000), "UCF/empty": b""}
 TAR_MODES = ["w", "w:gz", "w:bz2", "w:xz"]
@@ -85,7 +85,7 @@ def test_other_files_are_no_archives(tmp_path: Path, data: bytes) -> None:
 # --- what must not ---
 
 
-@pytest.mark.parametrize("name", ["../e", "/e", "a/../../e", "a/..", "..", "a\\..\\..\\e", "C:/e"])
+@pytest.mark.parametrize("name", ["../e", "/e", "a/../../e", "a/..", "..", "C:/e"])
 @pytest.mark.parametrize("make", [make_tar, make_zip])
 def test_members_that_leave_the_target_are_refused(
     tmp_path: Path, make: Callable[[Path, dict[str, bytes]], Path], name: str
@@ -112,6 +112,95 @@ def test_members_that_leave_the_target_are_refused(
 )
 def test_links_out_of_the_target_and_devices_are_refused(tmp_path: Path, bad: list[tarfile.TarInfo]) -> None:
     assert isinstance(refused(make_tar(tmp_path / "a.tar", FILES, *bad)), SourceError)
+
+
+def test_a_zip_with_the_separators_of_windows_has_folders(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("UCF\\train\\", "UCF\\train\\a.avi"):
+            info = zipfile.ZipInfo("x")
+            info.filename = name  # as it is: the constructor knows separators
+            archive.writestr(info, b"clip" if name.endswith("avi") else b"")
+    assert contents(extract(tmp_path / "a.zip", tmp_path / "out")) == {"UCF/train/a.avi": b"clip"}
+
+
+def test_a_zip_does_not_leave_the_target_by_backslashes(tmp_path: Path) -> None:
+    for name in ("a\\..\\..\\e", "\\e", "C:\\e"):
+        assert "leaves the target" in str(refused(make_zip(tmp_path / "a.zip", FILES | {name: b"x"})))
+
+
+def test_a_tar_with_a_backslash_in_a_name_is_refused(tmp_path: Path) -> None:
+    assert "has a backslash in its name" in str(refused(make_tar(tmp_path / "a.tar", FILES | {"a\\b": b"x"})))
+
+
+def header(kind: bytes, size: int, name: str = "x") -> bytes:
+    return member(name, kind, size=size).tobuf(tarfile.GNU_FORMAT)
+
+
+HUGE = 1 << 33
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["later", "first"])
+@pytest.mark.parametrize(
+    ("kind", "size", "said"),
+    [
+        (tarfile.GNUTYPE_LONGNAME, HUGE, f"a header of {HUGE} bytes is over the limit"),
+        (tarfile.GNUTYPE_LONGLINK, HUGE, "over the limit"),
+        (tarfile.XHDTYPE, HUGE, "over the limit"),
+        (tarfile.XGLTYPE, HUGE, "over the limit"),
+        (tarfile.SOLARIS_XHDTYPE, HUGE, "over the limit"),
+        (tarfile.REGTYPE, -512, "a member has the size -512"),
+        (tarfile.GNUTYPE_SPARSE, 512, "a member is a sparse file"),
+    ],
+)
+def test_headers_that_ask_for_too_much_are_refused_before_they_are_read(
+    tmp_path: Path, kind: bytes, size: int, said: str, first: bool
+) -> None:
+    start = b"" if first else header(tarfile.REGTYPE, 0, "a.avi")
+    (tmp_path / "a.tar").write_bytes(start + header(kind, size) + bytes(2048))
+    assert said in str(refused(tmp_path / "a.tar"))
+
+
+def test_headers_in_a_chain_without_end_are_refused(tmp_path: Path) -> None:
+    for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME):
+        chain = (header(kind, 20) + b"19 a=bcdefghijklmno\n".ljust(512, b"\0")) * 3000
+        (tmp_path / "a.tar").write_bytes(chain + header(tarfile.REGTYPE, 0) + bytes(1024))
+        assert isinstance(refused(tmp_path / "a.tar"), SourceError)
+
+
+def test_a_sparse_file_of_the_newer_kind_is_refused(tmp_path: Path) -> None:
+    info = member("sparse", size=512)
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(bytes(512)))
+    assert "a member is a sparse file" in str(refused(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (f"a/{'x' * 256}", "has a name of 256 bytes, over the 255 allowed"),
+        ("\u00e9" * 128, "has a name of 256 bytes"),
+        ("a/" * 64 + "b", "lies in 65 folders, over the 64 allowed"),
+    ],
+)
+def test_names_that_no_file_system_takes_are_refused(
+    tmp_path: Path, make: Callable[..., Path], name: str, said: str
+) -> None:
+    error = refused(make(tmp_path / "a", FILES | {name: b"x"}))
+    assert said in str(error)
+    assert len(str(error)) < 300 + len(str(tmp_path))
+
+
+def test_names_are_limited_in_sum(tmp_path: Path) -> None:
+    names = {f"{i:0200d}/x": b"" for i in range(10)}
+    assert "4020 in names" in str(refused(make_tar(tmp_path / "a.tar", names), limits=Limits(max_name_bytes=3900)))
+
+
+def test_names_that_are_not_utf8_are_unpacked_as_they_are(tmp_path: Path) -> None:
+    name = b"UCF/train/\xff.avi".decode("utf-8", "surrogateescape")
+    out = extract(make_tar(tmp_path / "a.tar", {name: b"clip"}), tmp_path / "out")
+    assert contents(out) == {name: b"clip"}
 
 
 def test_links_in_zips_are_refused(tmp_path: Path) -> None:
@@ -199,7 +288,14 @@ def test_a_flipped_byte_of_content_is_noticed(tmp_path: Path, mode: str) -> None
         (b"\n <html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
         (b"", "empty"),
-        (b"plain text", "plain text"),
+        (b"plain text", "it is text, which begins with 'plain text'"),
+        (b"index\tquestion\timage\n1\twhat\tAAAA", "it is a table of text, which begins with 'index"),
+        (b'\xef\xbb\xbf{"a": 1}', "it is JSON"),
+        (b"PAR1\x15\x04", "it is a Parquet table). Name it *.parquet"),
+        (b"ARROW1\0\0", "it is an Arrow table"),
+        (b"\x89PNG\r\n\x1a\n", "it is an image). Pass the folder"),
+        (b"RIFF\x10\0\0\0AVI LIST", "it is a clip"),
+        (b"\x80\x02}q\0", "it starts with"),
     ],
 )
 def test_what_was_saved_instead_of_an_archive_is_named(tmp_path: Path, data: bytes, said: str) -> None:
@@ -207,11 +303,20 @@ def test_what_was_saved_instead_of_an_archive_is_named(tmp_path: Path, data: byt
     assert said in str(refused(tmp_path / "a.tar.gz"))
 
 
-@pytest.mark.parametrize(("magic", "tool"), [(b"Rar!\x1a\x07\x01\x00", "unar"), (b"7z\xbc\xaf\x27\x1c", "7z")])
-def test_formats_that_need_a_program_say_which(tmp_path: Path, magic: bytes, tool: str) -> None:
+@pytest.mark.parametrize(
+    ("magic", "kind", "tool"),
+    [
+        (b"Rar!\x1a\x07\x01\x00", "rar", "unar"),
+        (b"7z\xbc\xaf\x27\x1c", "7z", "7z"),
+        (b"\x28\xb5\x2f\xfd\x04", "zstd", "tar --zstd"),
+        (b"\x04\x22\x4d\x18", "lz4", "lz4 -d"),
+    ],
+)
+def test_formats_that_need_a_program_say_which(tmp_path: Path, magic: bytes, kind: str, tool: str) -> None:
     (tmp_path / "UCF101.rar").write_bytes(magic + bytes(100))
     error = refused(tmp_path / "UCF101.rar")
-    assert (error.exit_code, tool in error.hint) == (EXIT_ENVIRONMENT, True)
+    assert (error.exit_code, kind in error.what, tool in error.hint) == (EXIT_USAGE, True, True)
+    assert "Download" not in str(error)
 
 
 def test_an_encrypted_zip_says_what_to_do(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""Names and links in a source of unknown origin: rows lead nowhere outside it, links of its owner are followed."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from phiv_converters.cauldron.options import CauldronOptions
+from phiv_converters.docvqa.options import DocvqaOptions
+from phiv_converters.hateful_memes.options import HatefulMemesOptions
+from phiv_converters.nlvr2.options import Nlvr2Options
+from phiv_converters.own_jsonl.options import JsonlOptions
+from phiv_data.convert.base import ConverterOptions
+from phiv_data.convert.engine import convert
+from phiv_schemas import Manifest, SourceError
+
+
+def image(shade: int) -> bytes:
+    Image.new("RGB", (32, 24), (shade, 80, 120)).save(out := io.BytesIO(), "PNG")
+    return out.getvalue()
+
+
+def write(path: Path, data: bytes | list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = b"" if isinstance(data, bytes) else "".join(json.dumps(row) + "\n" for row in data).encode()
+    path.write_bytes(data if isinstance(data, bytes) else lines)
+    return path
+
+
+def run(options: ConverterOptions, out: Path) -> Manifest:
+    return convert(options, out, num_workers=0, arrow=False).manifest
+
+
+def memes(source: Path, name: str) -> ConverterOptions:
+    write(source / "img/00002.png", image(2))
+    write(
+        source / "train.jsonl",
+        [{"id": i, "img": n, "label": 0, "text": "t"} for i, n in ((1, name), (2, "img/00002.png"))],
+    )
+    return HatefulMemesOptions(source, val_fraction=0)
+
+
+def docvqa(source: Path, name: str) -> ConverterOptions:
+    write(source / "pages/b_1.png", image(2))
+    rows = [
+        {"questionId": i, "question": "q", "image": n, "docId": i, "answers": ["a"], "data_split": "val"}
+        for i, n in ((1, name), (2, "documents/b_1.png"))
+    ]
+    body = {"dataset_name": "docvqa", "dataset_version": "1.0", "dataset_split": "val", "data": rows}
+    write(source / "val_v1.0.json", json.dumps(body).encode())
+    return DocvqaOptions(source)
+
+
+def own_jsonl(source: Path, name: str) -> ConverterOptions:
+    write(source / "images/b.png", image(2))
+    rows = [{"conversations": [{"images": [n], "user": "q", "assistant": "a"}]} for n in (name, "b.png")]
+    write(source / "train.jsonl", rows)
+    return JsonlOptions(source)
+
+
+@pytest.mark.parametrize("place", ["../secret.png", "../../in/../secret.png", "ABSOLUTE", "img/../../secret.png"])
+@pytest.mark.parametrize("make", [memes, docvqa, own_jsonl], ids=lambda make: make.__name__)
+def test_a_file_name_with_dots_or_a_root_never_leaves_the_source(
+    tmp_path: Path, make: Callable[[Path, str], ConverterOptions], place: str
+) -> None:
+    secret = write(tmp_path / "secret.png", image(1))
+    options = make(tmp_path / "in", str(secret) if place == "ABSOLUTE" else place)
+    manifest = run(options, tmp_path / "out")
+    assert manifest.accounting.written == 1
+    assert sum(manifest.accounting.rejected.values()) == 1
+    assert secret.read_bytes() not in [path.read_bytes() for path in (tmp_path / "out/images").rglob("*.png")]
+
+
+def test_an_identifier_with_dots_never_leaves_the_source(tmp_path: Path) -> None:
+    row = {"sentence": "s", "label": "True", "synset": "x", "query": "x"}
+    for name in ("dev-1-0", "secret-1-0"):
+        for side in (0, 1):
+            folder = tmp_path if name.startswith("secret") else tmp_path / "in/images"
+            write(folder / f"{name}-img{side}.png", image(side))
+    rows = [row | {"identifier": name} for name in ("dev-1-0-0", "../secret-1-0-0", "secret-1-0-0")]
+    write(tmp_path / "in/data/dev.json", rows)
+    manifest = run(Nlvr2Options(tmp_path / "in"), tmp_path / "out")
+    assert manifest.accounting.written == 1
+    assert manifest.accounting.rejected == {"bad-row": 1, "missing-image": 1}
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "..\\..\\evil.png", "a/../../../evil.png"])
+def test_names_of_images_in_tables_are_base_names(tmp_path: Path, name: str) -> None:
+    texts = [{"user": "Is it?", "assistant": "Yes.", "source": "x"}]
+    row = {"images": [{"bytes": image(1), "path": name}], "texts": texts}
+    source = tmp_path / "in/train.parquet"
+    source.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist([row]), source)
+    for options in (CauldronOptions(source), HatefulMemesOptions(source), DocvqaOptions(source)):
+        out = tmp_path / type(options).__name__
+        assert run(options, out).accounting.written == 1
+        (path,) = (path.relative_to(out / "images") for path in (out / "images").rglob("*.png"))
+        assert path.parts[0] == "train"
+        assert path.name.endswith("evil.png")
+
+
+def test_links_in_a_source_are_followed_out_of_it(tmp_path: Path) -> None:
+    """Datasets are often farms of links into a store."""
+    store = write(tmp_path / "store/00001.png", image(1))
+    options = memes(tmp_path / "in", "img/00001.png")
+    (tmp_path / "in/img/00001.png").symlink_to(store)
+    (tmp_path / "in/around").symlink_to(tmp_path / "in")
+    assert run(options, tmp_path / "out").accounting.written == 2
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "img").symlink_to(tmp_path / "in/img")
+    (linked / "train.jsonl").symlink_to(tmp_path / "in/train.jsonl")
+    assert run(HatefulMemesOptions(linked, val_fraction=0), tmp_path / "out2").accounting.written == 2
+
+
+def test_tables_in_a_linked_folder_are_read_and_a_link_to_no_table_is_an_error(tmp_path: Path) -> None:
+    row = {"images": [{"bytes": image(1), "path": None}], "texts": [{"user": "q", "assistant": "a", "source": "x"}]}
+    (tmp_path / "store").mkdir()
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "store/train-00000-of-00002.parquet")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/data").symlink_to(tmp_path / "store")
+    assert run(CauldronOptions(tmp_path / "in"), tmp_path / "out").accounting.written == 1
+    (tmp_path / "store/train-00001-of-00002.parquet").symlink_to("nowhere")
+    with pytest.raises(SourceError, match=r"train-00001-of-00002\.parquet: no such file"):
+        run(CauldronOptions(tmp_path / "in"), tmp_path / "out2")
