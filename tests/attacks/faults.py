@@ -1,0 +1,117 @@
+"""Commands killed at a file operation, or given an error of the system there, then run again undisturbed.
+
+kills: SIGKILL before the n-th operation, or half of a write done; after half of the kills, what was not yet flushed
+to the disk is lost too, as a power cut may do: cut, zeroed or empty. What is published must be whole, and the same
+command must end with the bytes of a straight run.
+
+errors: ENOSPC, EDQUOT, EIO, EACCES, EMFILE, ENOMEM and MemoryError, once or from there on. Either the command ends as
+the straight run does, or with one line and exit 3, having said nothing about its input; then as above.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+from attacks.injection import FAILS, Fault
+from attacks.running import run_forked
+from attacks.trials import HELD, Bench, Prepared, Trial
+
+KILLS = ("kill", "kill and power cut", "tear", "tear and power cut")
+
+
+def kills(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Iterator[Trial]:
+    """Kills, spread over the operations of each scene."""
+    for name in scenes:
+        prepared, random = bench.prepared(name), Random(f"{seed} {name}")
+        for at in choose(prepared.operations, random, per_scene, lambda operation: operation not in ("stat", "read")):
+            is_write = prepared.operations[at - 1].startswith("write ")
+            how = random.choice(KILLS if is_write else KILLS[:2])
+            yield Trial("kills", f"{name} {at} {how}", _killed(prepared, at, how))
+
+
+def errors(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Iterator[Trial]:
+    """Errors, spread over the operations of each scene that they can hit."""
+    for name in scenes:
+        prepared, random = bench.prepared(name), Random(f"{seed} {name}")
+        share = max(1, per_scene // len(FAILS))
+        for error in FAILS:
+            for at in choose(prepared.operations, random, share, FAILS[error].__contains__):
+                lasting = random.random() < 0.5
+                how = f"{error} {'from here on' if lasting else 'once'}"
+                yield Trial("errors", f"{name} {at} {how}", _failing(prepared, at, error, lasting))
+
+
+def choose(operations: list[str], random: Random, count: int, can_hit: Callable[[str], bool]) -> list[int]:
+    """Numbers of operations (from 1): of each form of operation and path in turn, so that rare ones are among them."""
+    groups: dict[str, list[int]] = {}
+    for at, operation in enumerate(operations, start=1):
+        if can_hit(operation.partition(" ")[0]):
+            groups.setdefault(re.sub(r"[0-9a-f]{8,}|\d+", "#", operation), []).append(at)
+    for numbers in groups.values():
+        random.shuffle(numbers)
+    order = list(groups.values())
+    random.shuffle(order)
+    chosen: list[int] = []
+    while order and len(chosen) < count:
+        chosen += [numbers.pop() for numbers in order if numbers]
+        order = [numbers for numbers in order if numbers]
+    return sorted(chosen[:count])
+
+
+def _killed(prepared: Prepared, at: int, how: str) -> Callable[[Path], str | None]:
+    action, _, power_cut = how.partition(" and ")
+
+    def run(folder: Path) -> str | None:
+        work, unflushed = prepared.copy(folder), folder / "unflushed.json"
+        fault = Fault(str(work), at, action, unflushed=str(unflushed))
+        done = run_forked(prepared.scene.argv, work, fault)
+        if done.code != -9:
+            return f"not killed ({done.short()})" if (problem := prepared.ends_as_straight(work, done)) else problem
+        where = f"at {prepared.operations[at - 1]!r}"
+        if problem := prepared.half_published(work):
+            return f"{where}: {problem}"
+        if power_cut:
+            for name in json.loads(unflushed.read_text()):
+                lose(work / name, Random(f"{at} {name}"))
+        problem = prepared.resumes(work)
+        return f"{where}: {problem}" if problem else HELD
+
+    return run
+
+
+def lose(path: Path, random: Random) -> None:
+    """What a power cut may leave of a file that was not flushed."""
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    choice = random.randrange(4)
+    if choice == 0:
+        path.write_bytes(bytes(size))
+    elif choice == 1:
+        path.write_bytes(b"")
+    elif choice == 2:
+        path.write_bytes(path.read_bytes()[: size // 2])
+    # else the disk had it already
+
+
+def _failing(prepared: Prepared, at: int, error: str, lasting: bool) -> Callable[[Path], str | None]:
+    def run(folder: Path) -> str | None:
+        work = prepared.copy(folder)
+        done = run_forked(prepared.scene.argv, work, Fault(str(work), at, error, lasting))
+        where = f"at {prepared.operations[at - 1]!r}"
+        if done.hung:
+            return f"{where}: {done.short()}"
+        if prepared.ends_as_straight(work, done) is HELD:
+            return HELD
+        problem = prepared.one_line(done)
+        if problem is None:
+            problem = prepared.half_published(work) or prepared.resumes(work, "after the error")
+        elif done.code in (0, 1, 2) and not done.has_traceback:
+            problem = f"a verdict: {prepared.ends_as_straight(work, done)}"
+        return f"{where}: {problem}" if problem else HELD
+
+    return run
