@@ -164,8 +164,12 @@ def _damaged(prepared: Prepared, file: str, how: str) -> Callable[[Path], str | 
         if not _apply(work / "o", file, how):
             return HELD
         done = run_forked(VALIDATE, work)
-        expected = (0, 1) if how == "link-to-same" else (1,)
-        if done.code not in expected or done.has_traceback:
+        is_found = done.code == 1
+        if how in ("added", "hidden", "unknown"):  # nothing is lost: a warning will do
+            is_found = done.code in (0, 1) and (b"warning" in done.stdout or b"error" in done.stdout)
+        elif how == "link-to-same":  # a copy of the folder may be made of links
+            is_found = done.code in (0, 1)
+        if not is_found or done.has_traceback:
             return f"validate: {done.short()} {_last(done.stdout)}"
         return _read_all(work, file)
 

@@ -1,6 +1,7 @@
 """Attacks that need real processes: workers that die, system calls that fail, limits of the system.
 
-workers: faults in the worker processes of a command (killed at an operation, or an error there), in one of them.
+workers: faults in one worker process of a command (killed at an operation, or an error there), or the command killed
+while its workers run.
 calls: faults at the n-th system call, by strace, also those of libraries in C; skipped where there is no strace.
 limits: ulimit -v, -f and -n at several values, a full /dev/full as stdout, a small tmpfs (as root) as the disk.
 """
@@ -34,8 +35,9 @@ def workers(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Itera
         prepared, random = bench.prepared(name), Random(f"{seed} workers {name}")
         numbers = choose(prepared.operations, random, per_scene, lambda operation: operation != "stat")
         for number in numbers:
-            action = random.choice(("kill", "kill", "tear", *FAILS))
-            yield Trial("workers", f"{name} {number} {action}", _in_a_worker(prepared, number, action))
+            where = random.choice(("workers", "workers", "command"))
+            action = "kill" if where == "command" else random.choice(("kill", "kill", "tear", *FAILS))
+            yield Trial("workers", f"{name} {number} {action} {where}", _in_processes(prepared, number, action, where))
 
 
 def calls(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Iterator[Trial]:
@@ -84,12 +86,12 @@ def _two_workers(prepared: Prepared) -> tuple[str, ...]:
     return tuple(argv)
 
 
-def _in_a_worker(prepared: Prepared, at: int, action: str) -> Callable[[Path], str | None]:
+def _in_processes(prepared: Prepared, at: int, action: str, where: str) -> Callable[[Path], str | None]:
     def run(folder: Path) -> str | None:
         work = prepared.copy(folder)
         fault = Fault(str(work), at, action, unflushed=str(folder / "unflushed"), once=str(folder / "struck"))
-        done = run_process(_two_workers(prepared), work, env=fault_env(json.dumps(asdict(fault)), where="workers"))
-        return judge(prepared, work, done)
+        done = run_process(_two_workers(prepared), work, env=fault_env(json.dumps(asdict(fault)), where=where))
+        return judge(prepared, work, done, may_die=where == "command")
 
     return run
 
