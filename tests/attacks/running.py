@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,7 +59,8 @@ class Done:
         if self.has_traceback:
             ours = [line.strip() for line in self.lines if "/phiv_" in line and line.strip().startswith("File ")]
             place = ours[-1].rpartition("/phiv_")[2] if ours else "outside"
-            text = f"traceback {self.lines[-1][:120]}, phiv_{place}"
+            errors = [line for line in self.lines if re.match(r"[A-Za-z_][\w.]*(: |$)", line)]
+            text = f"traceback {(errors or self.lines)[-1][:120]}, phiv_{place}"
         return f"exit {self.code}{', hung' if self.hung else ''}: {text}"
 
 

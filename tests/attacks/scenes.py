@@ -121,6 +121,15 @@ def _chat_rows(work: Path) -> None:
     shutil.rmtree(work / "o")
 
 
+def _cauldron_tables(work: Path) -> None:
+    """Parquet tables, which Arrow reads."""
+    _converted(work)
+    must(work, ("phiv-export", "cauldron", "o", "exported"))
+    shutil.rmtree(work / "src")
+    (work / "exported").rename(work / "src")
+    shutil.rmtree(work / "o")
+
+
 def _exported_before(work: Path) -> None:
     _of_older_rows(work)
     must(work, ("phiv-export", "hub", "o", "e"))
@@ -150,6 +159,7 @@ def _scenes() -> dict[str, Scene]:
         Scene("convert-ucf101", UCF101, lambda work: write_clips(work / "src")),
         Scene("convert-zip", UCF101, _zipped_clips),
         Scene("convert-llava", llava, _chat_rows),
+        Scene("convert-cauldron", ("phiv-convert", "cauldron", *llava[2:]), _cauldron_tables),
         *(Scene(f"export-{name}", ("phiv-export", name, "o", "e"), _converted, ("e",)) for name in EXPORTS),
         Scene("export-overwrite", ("phiv-export", "hub", "o", "e", "--overwrite"), _exported_before, ("e",)),
         Scene("fix", fix, _converted_fixable, ("f",)),
