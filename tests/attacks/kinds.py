@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from random import Random
 
 from attacks import archives, damage, faults, processes, terminal
 from attacks.scenes import SCENES
@@ -25,8 +26,10 @@ QUICK = ("convert-jsonl", "export-hub", "fix-plain", "undo-plain", "validate")
 
 def list_trials(
     bench: Bench, kind: str, per_scene: int, seed: int, *, quick: bool = False, only: str = ""
-) -> Iterator[Trial]:
-    """The trials of a kind. `only`: those whose name contains it; its first word may be the scene."""
+) -> list[Trial]:
+    """The trials of a kind, shuffled. `only`: those whose name contains it; its first word may be the scene."""
     chosen = list(QUICK if quick else SCENES)
     scenes = [name for name in chosen if only.split()[:1] == [name]] or chosen
-    return (trial for trial in KINDS[kind](bench, scenes, per_scene, seed) if only in trial.name)
+    trials = [trial for trial in KINDS[kind](bench, scenes, per_scene, seed) if only in trial.name]
+    Random(seed).shuffle(trials)
+    return trials
