@@ -29,14 +29,14 @@ PROGRAMS = {
     "phiv-validate": "phiv_data.cli.validate",
     "phiv-export": "phiv_data.cli.export",
 }
-LIMIT_S = 300
+LIMIT_S = 120
 HOME = Path(__file__).parent
 QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended. `code` is negative for a signal, as in subprocess; `hung`: it was stopped after 300 s."""
+    """How a command ended. `code` is negative for a signal, as in subprocess; `hung`: it was stopped after 120 s."""
 
     code: int
     stdout: bytes
@@ -144,7 +144,8 @@ def _be_command(argv: Sequence[str], folder: Path, fault: Fault | None, out: Pat
         os.chdir(folder)
         for number, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.stdout, sys.stderr = (io.TextIOWrapper(open(n, "wb", closefd=False), "utf-8") for n in (1, 2))  # noqa: SIM115
+        for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):  # as Python has them
+            setattr(sys, name, io.TextIOWrapper(os.fdopen(number, "wb", closefd=False), "utf-8", errors))
         sys.argv = list(argv)
         os.environ.update(QUIET)
         injector = install(fault) if fault else None

@@ -215,5 +215,8 @@ def report(outcomes: list[Outcome], flags: str = "") -> str:
 
 
 def _shape(problem: str) -> str:
-    """The problem without names and numbers, which differ from trial to trial."""
-    return re.sub(r"\S*[/\d]\S*", "#", problem)[:120]
+    """The problem without what differs from trial to trial: operation, names, numbers. Of a traceback the place."""
+    if match := re.search(r"traceback (\w+).*(phiv_\S+, line \d+)", problem):
+        return " ".join(match.groups())
+    problem = re.sub(r"^at '.*?': ", "", problem)
+    return re.sub(r"\S*[./\d]\S*", "#", problem)[:60]
