@@ -4,8 +4,11 @@ kills: SIGKILL before the n-th operation, or half of a write done; after half of
 to the disk is lost too, as a power cut may do: cut, zeroed or empty. What is published must be whole, and the same
 command must end with the bytes of a straight run.
 
+interrupts: SIGINT or SIGTERM there, also twice. One line and exit 130, then as above.
+
 errors: ENOSPC, EDQUOT, EIO, EACCES, EMFILE, ENOMEM and MemoryError, once or from there on. Either the command ends as
-the straight run does, or with one line and exit 3, having said nothing about its input; then as above.
+the straight run does, or with one line and exit 3, having said nothing about its input; then as above. `vanish`: the
+input is moved away there, as a network disk goes away, and is back for the second run.
 """
 
 from __future__ import annotations
@@ -33,16 +36,28 @@ def kills(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Iterato
             yield Trial("kills", f"{name} {at} {how}", _killed(prepared, at, how))
 
 
+def interrupts(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Iterator[Trial]:
+    """Ctrl-C and SIGTERM, spread over the operations of each scene."""
+    for name in scenes:
+        prepared, random = bench.prepared(name), Random(f"{seed} interrupts {name}")
+        for at in choose(prepared.operations, random, per_scene, lambda operation: True):
+            signal, again = random.choice(("SIGINT", "SIGTERM")), random.choice((0, 0, 1, 5))
+            how = f"{signal} and {again} later" if again else signal
+            yield Trial("interrupts", f"{name} {at} {how}", _interrupted(prepared, at, signal, again))
+
+
 def errors(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Iterator[Trial]:
     """Errors, spread over the operations of each scene that they can hit."""
     for name in scenes:
         prepared, random = bench.prepared(name), Random(f"{seed} {name}")
-        share = max(1, per_scene // len(FAILS))
+        share = max(1, per_scene // (len(FAILS) + 1))
         for error in FAILS:
             for at in choose(prepared.operations, random, share, FAILS[error].__contains__):
                 lasting = random.random() < 0.5
                 how = f"{error} {'from here on' if lasting else 'once'}"
                 yield Trial("errors", f"{name} {at} {how}", _failing(prepared, at, error, lasting))
+        for at in choose(prepared.operations, random, share, lambda operation: True):
+            yield Trial("errors", f"{name} {at} vanish", _failing(prepared, at, "vanish"))
 
 
 def choose(operations: list[str], random: Random, count: int, can_hit: Callable[[str], bool]) -> list[int]:
@@ -98,11 +113,29 @@ def lose(path: Path, random: Random) -> None:
     # else the disk had it already
 
 
-def _failing(prepared: Prepared, at: int, error: str, lasting: bool) -> Callable[[Path], str | None]:
+def _interrupted(prepared: Prepared, at: int, signal: str, again: int) -> Callable[[Path], str | None]:
     def run(folder: Path) -> str | None:
         work = prepared.copy(folder)
-        done = run_forked(prepared.scene.argv, work, Fault(str(work), at, error, lasting))
+        done = run_forked(prepared.scene.argv, work, Fault(str(work), at, signal, again=again))
         where = f"at {prepared.operations[at - 1]!r}"
+        if not done.hung and prepared.ends_as_straight(work, done) is HELD:
+            return HELD
+        if problem := prepared.one_line(done, 130) or prepared.half_published(work) or prepared.resumes(work):
+            return f"{where}: {problem}"
+        return HELD
+
+    return run
+
+
+def _failing(prepared: Prepared, at: int, error: str, lasting: bool = False) -> Callable[[Path], str | None]:
+    moved = prepared.input if error == "vanish" else ""
+
+    def run(folder: Path) -> str | None:
+        work = prepared.copy(folder)
+        done = run_forked(prepared.scene.argv, work, Fault(str(work), at, error, lasting, moved=moved))
+        where = f"at {prepared.operations[at - 1]!r}"
+        if (away := Path(f"{work}-{moved}")).exists():
+            away.rename(work / moved)
         if done.hung:
             return f"{where}: {done.short()}"
         if prepared.ends_as_straight(work, done) is HELD:

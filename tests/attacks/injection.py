@@ -3,6 +3,8 @@
     Fault(root, at=17, action="kill")                  SIGKILL in place of the 17th operation below `root`
     Fault(root, at=17, action="tear")                  half of the 17th write is done, then SIGKILL
     Fault(root, at=17, action="ENOSPC", lasting=True)  no space from the 17th operation on
+    Fault(root, at=17, action="SIGINT", again=3)       interrupted there, and once more three operations later
+    Fault(root, at=17, action="vanish", moved="src")   the folder `src` is moved out of the root before the operation
     Fault(root, action="count")                        nothing; the operations are listed in `Fault.log`
 
 `install(fault)` replaces `open`, `os.rename` and the like, and counts those below `root`. Operations in C (sqlite,
@@ -50,6 +52,8 @@ class Fault:
     at: int = 0
     action: str = "count"
     lasting: bool = False
+    again: int = 0
+    moved: str = ""
     log: str = ""
     unflushed: str = ""
     once: str = ""
@@ -61,7 +65,7 @@ class Injector:
     def __init__(self, fault: Fault) -> None:
         self.fault, self.count, self.operations = fault, 0, list[str]()
         self.dirty: dict[str, None] = {}  # in the order of the writes
-        self.open = io.open
+        self.open, self.rename = io.open, os.rename
 
     def step(self, operation: str, path: object, directory: int | None = None) -> bool:
         """Count one operation; True for a write that is to be torn. Does not return where it is the one to fail."""
@@ -71,6 +75,7 @@ class Injector:
         self.operations.append(f"{operation} {name}")
         fault = self.fault
         is_due = self.count == fault.at or (fault.lasting and 0 < fault.at < self.count)
+        is_due = is_due or bool(fault.again and self.count == fault.at + fault.again)
         if not is_due or operation not in FAILS.get(fault.action, (operation,)) or not self._is_first():
             return False
         if fault.action == "tear" and operation == "write":
@@ -83,6 +88,10 @@ class Injector:
         if self.fault.action in ("kill", "tear"):
             self.report()
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.fault.action in ("SIGINT", "SIGTERM"):
+            signal.raise_signal(signal.Signals[self.fault.action])
+        elif self.fault.action == "vanish":
+            self.rename(f"{self.fault.root}/{self.fault.moved}", f"{self.fault.root}-{self.fault.moved}")
         elif self.fault.action == "MemoryError":
             raise MemoryError
         elif self.fault.action != "count":

@@ -11,6 +11,7 @@ from attacks.trials import Bench, Trial
 
 KINDS: dict[str, Callable[[Bench, list[str], int, int], Iterator[Trial]]] = {
     "kills": faults.kills,
+    "interrupts": faults.interrupts,
     "errors": faults.errors,
     "damage": damage.damage,
     "undo-damage": damage.undo_damage,

@@ -146,6 +146,7 @@ def _be_command(argv: Sequence[str], folder: Path, fault: Fault | None, out: Pat
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):  # as Python has them
             setattr(sys, name, io.TextIOWrapper(os.fdopen(number, "wb", closefd=False), "utf-8", errors))
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background has it ignored
         sys.argv = list(argv)
         os.environ.update(QUIET)
         injector = install(fault) if fault else None

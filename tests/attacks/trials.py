@@ -74,6 +74,11 @@ class Prepared:
         """A new copy of the input, as the folder `work` of `folder`."""
         return Path(shutil.copytree(self.template, folder / "work", symlinks=True))
 
+    @property
+    def input(self) -> str:
+        """The folder or file that the command reads."""
+        return next(word for word in self.scene.argv if word in ("src", "fixed", "o"))
+
     def half_published(self, work: Path) -> str | None:
         """What a reader would take for the finished output, though it is not."""
         for name in self.scene.outputs:
@@ -108,13 +113,13 @@ class Prepared:
         problem = self.ends_as_straight(work, run_forked(self.scene.argv, work))
         return f"{hook}: {problem}" if problem else HELD
 
-    def one_line(self, done: Done) -> str | None:
-        """None for exit 3 with one line beside those that the straight run prints."""
+    def one_line(self, done: Done, code: int = 3) -> str | None:
+        """None for this exit code with one line beside those that the straight run prints."""
         lines = [line for line in done.lines if line not in self.done.lines]
-        if done.code != 3:
+        if done.code != code or done.has_traceback:
             return done.short()
         if len(lines) != 1 or not lines[0].startswith(f"{self.scene.argv[0]}: "):
-            return f"exit 3 with {len(lines)} lines: {' | '.join(lines)[:300]}"
+            return f"exit {code} with {len(lines)} lines: {' | '.join(lines)[:300]}"
         return HELD
 
 
