@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from attacks.kinds import KINDS, list_trials
+from attacks.kinds import KINDS, QUICK_PER_SCENE, list_trials
 from attacks.running import import_all
 from attacks.trials import Bench, report, run_trials
 
@@ -29,7 +29,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="phiv-attack-") as folder:
         bench = Bench(Path(folder).resolve())
         for kind in options.kinds or KINDS:
-            per_scene = 4 if options.quick else options.per_scene
+            per_scene = QUICK_PER_SCENE if options.quick else options.per_scene
             trials = list_trials(bench, kind, per_scene, options.seed, quick=options.quick, only=options.only)
             outcomes += run_trials(trials, seconds=options.seconds)
     flags = " --quick" if options.quick else "" if options.per_scene == 60 else f" --per-scene {options.per_scene}"

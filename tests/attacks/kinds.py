@@ -1,4 +1,4 @@
-"""All kinds of attack, and which commands the quick run has."""
+"""All kinds of attack, and what the quick run has of them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ KINDS: dict[str, Callable[[Bench, list[str], int, int], Iterator[Trial]]] = {
     "calls": processes.calls,
     "limits": processes.limits,
 }
+QUICK_PER_SCENE = 16
+FEW = {"kills": 12, "errors": 16, "damage": 10, "terminal": 3, "workers": 1, "calls": 2, "limits": 3}
+"""How many trials a quick run has; 8 of the other kinds."""
 QUICK = ("convert-jsonl", "export-hub", "fix-plain", "undo-plain", "validate")
 
 
@@ -33,4 +36,4 @@ def list_trials(
     scenes = [name for name in chosen if only.split()[:1] == [name]] or chosen
     trials = [trial for trial in KINDS[kind](bench, scenes, per_scene, seed) if only in trial.name]
     Random(seed).shuffle(trials)
-    return trials
+    return trials[: FEW.get(kind, 8)] if quick and not only else trials

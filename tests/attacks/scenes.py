@@ -20,12 +20,13 @@ EXPORTS = ("cauldron", "hub", "llava", "sharegpt", "swift", "trl", "webdataset")
 
 @dataclass(frozen=True)
 class Scene:
-    """A command, how to make its input, and what it writes. `resumes`: a second call may find the work done."""
+    """A command, how to make its input, and what it writes. `by_file`: each file of the output is whole by itself."""
 
     name: str
     argv: tuple[str, ...]
     prepare: Callable[[Path], None]
     outputs: tuple[str, ...] = ("o",)
+    by_file: bool = False
 
     @property
     def makes_new_folder(self) -> bool:
@@ -167,7 +168,7 @@ def _scenes() -> dict[str, Scene]:
         Scene("undo", undo, lambda work: _fixed(work, _converted_fixable), ("u",)),
         Scene("undo-plain", undo, lambda work: _fixed(work, _plain_fixable), ("u",)),
         Scene("validate", report, _converted, ()),
-        Scene("validate-report", (*report, "--report_dir", "r"), _converted, ("r",)),
+        Scene("validate-report", (*report, "--report_dir", "r"), _converted, ("r",), by_file=True),
         Scene("validate-output", (*report, "--format", "json", "--output", "r.json"), _converted, ("r.json",)),
         Scene("validate-source", (*report, "--source", "src"), _converted, ()),
         Scene("validate-plain", ("phiv-validate", "src", "--num_workers", "0"), lambda w: write_rows(w / "src"), ()),

@@ -12,7 +12,6 @@ import shutil
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 
 from attacks.running import PROGRAMS, Done, run_forked, run_process
 from attacks.scenes import JSONL, UCF101, write_clip, write_clips, write_rows
@@ -40,25 +39,22 @@ FORMATS = ("text", "json", "junit", "sarif", "html", "github")
 Commands = list[tuple[str, ...]]
 
 
-def control_characters(output: bytes, *, allowed: str = "\n\t") -> str | None:
-    """What a terminal would obey in this output, or None."""
+def control_characters(output: bytes, *, is_page: bool = False) -> str | None:
+    """What a terminal would obey in this output, or None. In a page (HTML) a text may have lines."""
     text = output.decode("utf-8", "surrogateescape")
     for number, line in enumerate(text.split("\n"), start=1):
         for character in line:
             is_control = unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs") or character in BIDI
-            if is_control and character not in allowed:
+            if is_control and character != "\t":
                 return f"raw {character!a} in line {number} of the output: {line[:200]!a}"
-        if line.startswith((FORGED, "::error::forged")):
+        if line.startswith((FORGED, "::error::forged")) and not is_page:
             return f"forged line {number}: {line[:100]!a}"
     return HELD
 
 
 def terminal(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Iterator[Trial]:
-    """Every payload in every place; a few of them in a quick run."""
-    pairs = [(place, payload) for place in PLACES for payload in PAYLOADS]
-    if per_scene <= 4:
-        pairs = Random(f"{seed} terminal").sample(pairs, 12)
-    for place, payload in pairs:
+    """Every payload in every place."""
+    for place, payload in ((place, payload) for place in PLACES for payload in PAYLOADS):
         yield Trial("terminal", f"{place} {payload}", _shown(PLACES[place], PAYLOADS[payload]))
 
 
@@ -82,7 +78,7 @@ def _shown(place: Callable[[Path, str], Commands], payload: str) -> Callable[[Pa
 def _judge(argv: tuple[str, ...], done: Done) -> str | None:
     if done.hung or done.code not in (0, 1, 2, 3) or done.has_traceback:
         return done.short()
-    return control_characters(done.stdout + done.stderr)
+    return control_characters(done.stdout + done.stderr, is_page="html" in argv)
 
 
 def _convert(name: str, *flags: str) -> tuple[str, ...]:

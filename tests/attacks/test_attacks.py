@@ -12,7 +12,7 @@ import pytest
 from attacks.damage import WAYS
 from attacks.faults import choose
 from attacks.injection import Fault
-from attacks.kinds import KINDS, list_trials
+from attacks.kinds import KINDS, QUICK_PER_SCENE, list_trials
 from attacks.running import Done, import_all, run_forked
 from attacks.scenes import write_rows
 from attacks.terminal import PAYLOADS, control_characters
@@ -116,6 +116,12 @@ def test_trees_name_what_differs(folder: Path) -> None:
     (folder / "a").write_text("b")
     (folder / "b").mkdir()
     assert difference(tree(folder), before) == "added 1: b/; other 1: a"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_phiv_holds_in_a_few_trials(kind: str, bench: Bench) -> None:
+    outcomes = run_trials(list_trials(bench, kind, QUICK_PER_SCENE, SEED, quick=True))
+    assert not any(outcome.failures for outcome in outcomes), report(outcomes, " --quick")
 
 
 @pytest.mark.soak

@@ -82,10 +82,14 @@ class Prepared:
     def half_published(self, work: Path) -> str | None:
         """What a reader would take for the finished output, though it is not."""
         for name in self.scene.outputs:
-            found = tree(work / name)
+            found, wanted = tree(work / name), self.outputs[name]
+            if self.scene.by_file:
+                found = {file: sha256 for file, sha256 in found.items() if not file.startswith(".phiv-tmp-")}
+                if found.items() <= wanted.items():
+                    continue
             is_unfinished = self.scene.argv[0] == "phiv-convert" and "manifest.json" not in found
-            if not is_unfinished and found not in (NOTHING, self.outputs[name], self.before[name]):
-                return f"half published: {difference(found, self.outputs[name])}"
+            if not is_unfinished and found not in (NOTHING, wanted, self.before[name]):
+                return f"half published: {difference(found, wanted)}"
         return HELD
 
     def is_complete(self, work: Path) -> bool:
@@ -97,7 +101,10 @@ class Prepared:
         if done.code != self.done.code:
             return f"{done.short()} (straight: exit {self.done.code})"
         for name in self.scene.outputs:
-            if (found := tree(work / name)) != self.outputs[name]:
+            found = tree(work / name)
+            if self.scene.by_file:  # a killed run leaves a temporary file
+                found = {file: sha256 for file, sha256 in found.items() if not file.startswith(".phiv-tmp-")}
+            if found != self.outputs[name]:
                 return f"other output than the straight run: {difference(found, self.outputs[name])}"
             left = {path.name for path in (work / name / ".phiv").glob("*")} - {"source.json", "lock"}
             if left:
