@@ -151,7 +151,11 @@ def _limited(prepared: Prepared, limit: tuple[int, int]) -> Callable[[Path], str
     def run(folder: Path) -> str | None:
         work = prepared.copy(folder)
         done = run_process(prepared.scene.argv, work, before=lambda: resource.setrlimit(limit[0], (limit[1], limit[1])))
-        return HELD if _died_at_start(done) else judge(prepared, work, done)
+        if _died_at_start(done):
+            return HELD
+        if b"OpenBLAS error" in done.stderr or b"std::bad_alloc" in done.stderr:  # a library has ended the process
+            return prepared.half_published(work) or prepared.resumes(work, "afterwards")
+        return judge(prepared, work, done)
 
     return run
 
