@@ -55,7 +55,8 @@ _PROGRAMS = {"rar": "unar (or unrar)", "7z": "7z", "zstd": "tar --zstd -xf", "lz
 _AGAIN, _FOLDER = "Download it again", "Pass the folder that holds it"
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, UnicodeError, NotImplementedError, RecursionError, OSError),
+    *(EOFError, ValueError, IndexError, NotImplementedError, RecursionError, OSError),
+    # ValueError and IndexError: zipfile and tarfile trust names and numbers
 )
 
 
@@ -96,7 +97,7 @@ def _is_tar(archive: Path) -> bool:
             return True
     except tarfile.ReadError:
         return False
-    except (_UntrustedHeaderError, RecursionError, EOFError, zlib.error, lzma.LZMAError):
+    except (_UntrustedHeaderError, RecursionError, ValueError, EOFError, zlib.error, lzma.LZMAError):
         return True  # it is one that asks for too much, or is cut before its first member ends
 
 

@@ -254,6 +254,19 @@ def test_a_cut_archive_leaves_nothing(tmp_path_factory: pytest.TempPathFactory, 
     assert isinstance(refused(archive), SourceError)
 
 
+def test_names_and_numbers_that_the_readers_trust_are_one_error_too(tmp_path: Path) -> None:
+    make_zip(tmp_path / "no-name.zip", FILES)
+    data = bytearray((tmp_path / "no-name.zip").read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 28] = 0  # the length of the last name
+    (tmp_path / "no-name.zip").write_bytes(data)
+    sparse = member("a", size=512)
+    sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(sparse, io.BytesIO(b"no map" * 100))
+    for name in ("no-name.zip", "sparse.tar"):
+        assert "cut or damaged" in str(refused(tmp_path / name))
+
+
 def test_a_plain_tar_cut_between_two_members_is_noticed(tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "a.tar", {"a": bytes(512), "b": bytes(512)})
     archive.write_bytes(archive.read_bytes()[:1024])
