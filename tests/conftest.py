@@ -24,27 +24,9 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_hypothesis_deadlines() -> None:
-    """A busy machine must not fail a property."""
+def pytest_configure() -> None:
+    """A busy machine must not fail a property. Before the tests are imported: `@settings` takes what is set then."""
     from hypothesis import settings
 
     settings.register_profile("phiv", deadline=None)
     settings.load_profile("phiv")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--table", action="store_true", help="print a table of the cases and what is seen now")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if not config.getoption("--table", default=False):
-        return
-    words = {"passed": "right", "failed": "WRONG", "xfailed": "not yet", "xpassed": "right", "skipped": "not run"}
-    reports = [
-        (report.nodeid.split("::")[0].rsplit("/test_", 1)[-1].removesuffix("_cases.py"), report.nodeid, words[outcome])
-        for outcome in words
-        for report in terminalreporter.stats.get(outcome, [])
-    ]
-    for group, nodeid, now in sorted(reports):
-        terminalreporter.write_line(f"{group}/{nodeid.partition('[')[2].rstrip(']'):45} {now}")

@@ -253,9 +253,10 @@ def test_damage_in_a_half_published_output_is_made_again(
             raise Stop
         return rename(path, target)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(Path, "rename", stopping)
+    monkeypatch.setattr(Path, "rename", stopping)
+    with pytest.raises(Stop):
         convert(ToyOptions(source), out, num_workers=0, overwrite=True)
+    monkeypatch.setattr(Path, "rename", rename)
     for folder in (out, out / ".phiv/stage"):
         if (folder / "images/val/d.png").exists() and not (folder / "manifest.json").exists():
             flip(folder / "images/val/d.png")

@@ -263,8 +263,8 @@ def test_names_and_numbers_that_the_readers_trust_are_one_error_too(tmp_path: Pa
     sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
     with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(sparse, io.BytesIO(b"no map" * 100))
-    for name in ("no-name.zip", "sparse.tar"):
-        assert "cut or damaged" in str(refused(tmp_path / name))
+    assert "cut or damaged" in str(refused(tmp_path / "no-name.zip"))
+    assert "sparse" in str(refused(tmp_path / "sparse.tar"))
 
 
 def test_a_plain_tar_cut_between_two_members_is_noticed(tmp_path: Path) -> None:
