@@ -14,7 +14,7 @@ from typing import Any
 from phiv_data.formats.content import ReadText, read_content
 from phiv_data.formats.dialogue import NAMES, Markers, Message, build_row, read_dialogue, take_images, unescape_markers
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
-from phiv_data.formats.rendering import chat, marker_losses
+from phiv_data.formats.rendering import chat, images_of, marker_losses, written_turns
 from phiv_data.formats.text import Image, Piece, read_markers
 from phiv_data.storage.record_errors import list_keys, truncated_repr
 from phiv_schemas import Conversation
@@ -61,7 +61,11 @@ def render(conversation: Conversation) -> dict[str, Any]:
 
 def losses(conversation: Conversation) -> tuple[str, ...]:
     """Codes of what a row cannot carry of the conversation; `LOSSES` explains them."""
-    return marker_losses(conversation)
+    found, turns = marker_losses(conversation), written_turns(conversation)
+    texts = [text for turn in turns for text in (turn.user, turn.assistant or "")]
+    if not images_of(conversation) and any(_IMG.search(text) for text in texts):
+        found = tuple(sorted((*found, "img_tags")))
+    return found
 
 
 def _is_pair(item: Any) -> bool:

@@ -181,6 +181,13 @@ def test_text_that_a_processor_takes_for_an_image_is_declared() -> None:
     assert trl.losses(conversation(Turn(images=("a",), user=r"<\image>", assistant="<video>"))) == ()
 
 
+def test_text_that_ms_swift_takes_for_a_path_is_declared() -> None:
+    tag = Turn(images=(), user="Is <img>a.jpg</img> HTML?", assistant="No")
+    assert swift.losses(conversation(tag)) == ("img_tags",)
+    assert swift.losses(conversation(Turn(images=("a",), user=tag.user, assistant="No"))) == ()
+    assert sharegpt.losses(conversation(tag)) == ()
+
+
 def test_what_llava_itself_does_not_read_of_images_is_declared() -> None:
     two = conversation(Turn(images=("a", "b"), user="u", assistant="a"))
     inside = conversation(Turn(images=("a",), user="u", assistant="a", image_offsets=(1,)))
@@ -196,6 +203,7 @@ def test_every_loss_is_explained() -> None:
         "image_offsets",
         "image_places",
         "image_token",
+        "img_tags",
         "literal_marker",
         "many_images",
         "system",
