@@ -16,7 +16,8 @@ from phiv_data.reports import render, write_report, write_reports
 from phiv_data.utils.image_options import collect_image_options
 from phiv_data.validation import check_arguments, validate
 from phiv_data.validation.core.finding import RowRule
-from phiv_data.validation.inputs.chat_dataset import describe_formats, find_chat_files
+from phiv_data.validation.inputs.chat_dataset import describe_formats
+from phiv_data.validation.inputs.other_kinds import find_rows
 from phiv_data.validation.rules.token_budget import TokenBudget
 from phiv_schemas.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_OK, UsageError
 
@@ -24,7 +25,7 @@ from phiv_schemas.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_OK, UsageError
 def check(options: ValidateOptions, path: Path) -> int:
     """Check one path and write its report in every form asked for."""
     if options.input_format == "auto" and path.exists():
-        for line in describe_formats(find_chat_files(path)):
+        for line in describe_formats(find_rows(path)):
             sys.stderr.write(f"phiv-validate: {line} (change it with --input_format)\n")
     row_rules = _row_rules(options, path)
     with _progress_bar("validate") as bar:

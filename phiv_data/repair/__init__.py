@@ -38,8 +38,8 @@ from phiv_data.repair.records import RenamedPaths
 from phiv_data.repair.undoing import UndoResult, undo
 from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import atomic_folder, atomic_write
-from phiv_data.validation.inputs.chat_dataset import find_chat_files
 from phiv_data.validation.inputs.jsonl_range import SPLIT_NAMES, split_of
+from phiv_data.validation.inputs.other_kinds import find_rows
 from phiv_schemas import UsageError
 
 __all__ = ["FixResult", "UndoResult", "fix", "undo"]
@@ -121,7 +121,7 @@ def fix(
 def _files_to_fix(path: Path, input_format: str) -> list[Path]:
     if not path.is_file() and not path.is_dir():
         raise UsageError(str(path), "is neither a file nor a folder" if path.exists() else "no such file or folder")
-    if external := find_chat_files(path, input_format):
+    if external := find_rows(path, input_format):
         hint = f"Convert it first: phiv-convert {external[0].format} --source {path}"
         raise UsageError(str(path), f"has {external[0].format} rows, and --fix fixes phiv's own format", hint)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*.jsonl") if file.is_file())

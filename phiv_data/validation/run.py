@@ -28,7 +28,6 @@ from phiv_data.validation.core.finding import RowRule, Settings
 from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.chat_dataset import (
     ChatFile,
-    find_chat_files,
     plan_chat_files,
     unread_files,
     use_original_paths,
@@ -36,6 +35,7 @@ from phiv_data.validation.inputs.chat_dataset import (
 from phiv_data.validation.inputs.converted import plan_converted
 from phiv_data.validation.inputs.image_checks import ImageChecks
 from phiv_data.validation.inputs.jsonl_range import piece_bytes_for, split_jsonl, split_of, starts_with_record
+from phiv_data.validation.inputs.other_kinds import find_rows
 from phiv_data.validation.inputs.shard import ShardPiece
 from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks
 from phiv_data.validation.partial_result import FileLine, IssueCollector, PartialResult, finalize, merge
@@ -54,18 +54,6 @@ OnRows = Callable[[int], object]
 
 _SHARD_NAME = re.compile(r"data-\d{5}-of-(\d{5})\.arrow")
 _SHARD_MARK = b"\xff\xff\xff\xff"  # how an Arrow stream begins
-_OTHER_KINDS = {
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow IPC file, where phiv's shards are Arrow IPC streams",
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "a zip archive",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"%PDF": "a PDF document",
-}
 
 
 def validate(
@@ -134,7 +122,7 @@ def validate(
 def _rules_not_applied(plan: ValidationPlan, settings: Settings, whole: PartialResult) -> dict[str, str]:
     """The families of rules that could find nothing, whatever the data, and why."""
     found: dict[str, str] = {}
-    if not whole.rows:
+    if not whole.stats.splits:
         return found
     labels, splits = whole.aggregators.get("labels"), sorted(whole.stats.splits)
     if isinstance(labels, LabelCounts) and (reason := labels.not_applied()):
@@ -184,7 +172,7 @@ def _find_external_files(path: Path, input_format: str, issues: IssueCollector) 
     is_jsonl = input_format == "auto" and path.suffix == ".jsonl" and path.is_file()
     if is_jsonl and not (path.parent / INFO).is_file() and starts_with_record(path):
         return []  # a record of phiv's: nothing is left to detect
-    files = find_chat_files(path, input_format)
+    files = find_rows(path, input_format)
     if path.is_dir() and input_format == "auto" and not (path / MANIFEST).is_file():
         issues.extend(unread_files(path, files))
     return files
@@ -206,9 +194,6 @@ def _plan_path(
             start = opened.read(16)
         if start.startswith(_SHARD_MARK) or (path.suffix == ".arrow" and not start.startswith(b"ARROW1")):
             return _plan_shards(path.parent, [path], settings)
-        if kind := next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None):
-            hint = "Unpack or convert it first: phiv-convert reads many formats"
-            raise UsageError(str(path), f"is {kind}, not jsonl", hint)
         return _plan_jsonl(path.parent, [path], settings, images_root)
     if (path / MANIFEST).is_file():
         return plan_converted(path, settings, images_root, issues, new_folder)
@@ -273,7 +258,10 @@ def _report_no_manifest(folder: Path, issues: IssueCollector) -> None:
         what = f"is missing beside {' and '.join(traces)}: the folder is not whole"
         hint = "Copy the folder again, or convert it again"
     else:
-        severity, what, hint = "warning", "there is none: hashes and row counts cannot be checked", ""
+        severity, what = "warning", "there is none: hashes and row counts cannot be checked"
+        hint = f"phiv-convert jsonl --source {folder} --out_dir OUT makes the folder whole"
+        if any(folder.glob("ucf101_*.jsonl")):
+            what = "there is none, as in what the original recipe writes: hashes and row counts cannot be checked"
     if any(folder.glob("arrow/*/*.arrow")):
         what += "; the shards below arrow/ were not checked"
     issues.add("PV303", MANIFEST, what, hint=hint, severity=severity)

@@ -20,6 +20,8 @@ from phiv_data.validation.inputs.checksums import ChecksumTable
 from phiv_data.validation.rules.registry import IMAGE_RULES
 
 MAX_CACHED = 2**15  # images whose facts are kept, for rows that share them
+LFS_MARK = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that stands for one kept elsewhere."""
 _VALUE = struct.Struct("<II8s")
 
 
@@ -28,6 +30,9 @@ def decode(
 ) -> ImageFacts:
     """Decode an image to its last byte and ask every image rule about it; with `phash`, add its perceptual hash."""
     sha256 = sha256 or hashlib.sha256(data).digest()
+    if data.startswith(LFS_MARK):
+        what = f"{quote_path(path)} is a Git LFS pointer: the image was not downloaded"
+        return ImageFacts(None, "", sha256, (Finding("PV102", None, what, "Run git lfs pull"),))
     try:
         whole = decode_whole(data, where=path, max_pixels=max_pixels)
     except RejectInput as error:
