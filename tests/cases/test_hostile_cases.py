@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from case_runner import CaseRun, run_case
-from conftest import shared_folder
+from shared_data import shared_folder
 
 CHECKS: dict[str, Callable[[CaseRun], None]] = {}
 SHARED = shared_folder()
