@@ -75,6 +75,7 @@ def list_inputs(converter: Converter, source: object = None) -> Inputs:
 
     A converter that looks for `**/*.jpg` finds the images of its own output there when it runs again.
     """
+    _check_utf8(converter)
     listed = converter.inputs()
     inputs = listed if isinstance(listed, Inputs) else Inputs(listed)
     if not isinstance(source, Path) or not source.is_dir():
@@ -86,6 +87,16 @@ def list_inputs(converter: Converter, source: object = None) -> Inputs:
         return not any(isinstance(part, Path) and is_in_output(part) for part in content)
 
     return replace(inputs, items=filter(is_input, inputs.items))
+
+
+def _check_utf8(converter: Converter) -> None:
+    """SourceError where a name that goes to the manifest cannot be written: names on disk need not be UTF-8."""
+    for text in (converter.name, converter.describe(), json.dumps(converter.options(), ensure_ascii=False)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            shown = text[max(error.start - 20, 0) : error.end + 20]
+            raise SourceError("--source", f"a name in it is not UTF-8 (found {shown!r})", "Rename that file") from error
 
 
 def make_plan(

@@ -50,6 +50,8 @@ def find_tables(root: Path) -> tuple[Table, ...]:
     """
     found: list[Table] = []
     for path, split, config in named_tables(root):
+        if any("\ud800" <= char <= "\udfff" for char in str(path)):
+            raise SourceError(str(path), "its path is not UTF-8, and Arrow opens no such file", "Rename it")
         kind: Literal["parquet", "arrow"] = "parquet" if path.suffix == ".parquet" else "arrow"
         with _damage_as_source_error(path), _open_reader(path, kind) as file:
             if kind == "parquet":  # its footer counts the rows; an arrow file's batch headers do

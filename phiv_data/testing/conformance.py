@@ -23,7 +23,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -319,7 +319,8 @@ def check_workers_leave_no_trace(case: Case, tmp: Path) -> None:
 
 
 def check_place_and_order_leave_no_trace(case: Case, tmp: Path) -> None:
-    """A copy of the source elsewhere, its folders listed in another order, gives the same bytes."""
+    """A copy of the source elsewhere, its folders listed in another order, or named `.`, gives the same bytes."""
+    tmp = tmp.absolute()
     copy = copied(case.source, tmp / "elsewhere")
     with listing(reverse=False):
         _convert(case, tmp / "here")
@@ -327,6 +328,11 @@ def check_place_and_order_leave_no_trace(case: Case, tmp: Path) -> None:
         _convert(case, tmp / "there", copy)
     what = "from a copy of the source, listed in another order"
     demand_same_files(tmp / "here/out", tmp / "there/out", what, "Use relative names; sort what you list and number")
+    if case.source.is_dir():
+        with chdir(case.source):
+            _convert(case, tmp / "inside", Path())
+        what, hint = "from inside the source (--source .)", "The path `.` has no name and no parent: use absolute()"
+        demand_same_files(tmp / "here/out", tmp / "inside/out", what, hint)
 
 
 def check_second_run_finds_the_first(case: Case, tmp: Path) -> None:
@@ -340,13 +346,13 @@ def check_output_inside_source(case: Case, tmp: Path) -> None:
     """An output in the source's own folder is no part of the source: it is found again, and made again the same."""
     if not case.source.is_dir():
         return
-    _convert(case, tmp / "outside")
+    _convert(case, tmp / "outside", arrow=True)
     source = copied(case.source, tmp / "inside")
     hint = "List folders with phiv_data.sources.folders, which leaves outputs of phiv out"
     for overwrite in (False, False, True):
         how = "with the output in the source's folder"
         with _sound_source():
-            again = _converted(case, source, source / "out", overwrite=overwrite).found_finished
+            again = _converted(case, source, source / "out", arrow=True, overwrite=overwrite).found_finished
         demand_same_files(tmp / "outside/out", source / "out", how + (", again" if overwrite else ""), hint)
     demand(not again, "--overwrite does not convert again")
 

@@ -5,14 +5,20 @@ Those of rows in files (jsonl, llava, sharegpt, swift, trl, cauldron) go through
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from phiv_data.testing import Case, Check, conformance_checks
 from phiv_data.testing import conformance as testing
@@ -104,6 +110,49 @@ def _case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("check", conformance_checks(), ids=lambda check: check.__name__)
 def test_converters_keep_the_contract(check: Check, case: Case, tmp_path: Path) -> None:
     check(case, tmp_path)
+
+
+def packed_docvqa(folder: Path) -> Case:
+    """The official archives, still packed, in one folder."""
+    release = docvqa(folder / "made").source
+    source = folder / "docvqa"
+    source.mkdir(parents=True)
+    with zipfile.ZipFile(source / "spdocvqa_qas.zip", "w") as questions:
+        for file in release.glob("*.json"):
+            questions.write(file, file.name)
+    with tarfile.open(source / "spdocvqa_images.tar.gz", "w:gz") as pages:
+        pages.add(release / "spdocvqa_images", "spdocvqa_images")
+    return replace(docvqa(folder / "again"), source=source)
+
+
+def clips_of_classes(folder: Path) -> Case:
+    """Class folders without lists, in the one folder of the source."""
+    case = ucf101(folder / "made")
+    for clip in case.source.rglob("*.avi"):
+        (folder / "in/clips" / clip.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, folder / "in/clips" / clip.parent.name / f"{clip.parent.parent.name}_{clip.name}")
+    return replace(case, source=folder / "in")
+
+
+def tables_of_the_cauldron(folder: Path) -> Case:
+    from phiv_converters.hateful_memes.options import HatefulMemesOptions
+
+    (folder / "in").mkdir(parents=True)
+    pixels = [bytes([shade]) * 48 for shade in range(6)]
+    rows = []
+    for data in pixels:
+        Image.frombytes("RGB", (4, 4), data).save(out := io.BytesIO(), "PNG")
+        texts = [{"user": "Is it?", "assistant": "No.", "source": "x"}]
+        rows.append({"images": [{"bytes": out.getvalue(), "path": None}], "texts": texts})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "in/train-00000-of-00001.parquet")
+    return Case(HatefulMemesOptions, folder / "in")
+
+
+@pytest.mark.parametrize("make", [packed_docvqa, clips_of_classes, tables_of_the_cauldron], ids=lambda m: m.__name__)
+def test_an_output_in_the_source_is_no_part_of_it_in_other_layouts(
+    make: Callable[[Path], Case], tmp_path: Path
+) -> None:
+    testing.check_output_inside_source(make(tmp_path / "case"), tmp_path / "check")
 
 
 @pytest.mark.parametrize("check", OF_ARCHIVES, ids=lambda check: check.__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,61 @@ def test_tables_in_a_linked_folder_are_read_and_a_link_to_no_table_is_an_error(t
     (tmp_path / "store/train-00001-of-00002.parquet").symlink_to("nowhere")
     with pytest.raises(SourceError, match=r"train-00001-of-00002\.parquet: no such file"):
         run(CauldronOptions(tmp_path / "in"), tmp_path / "out2")
+
+
+NOT_UTF8 = os.fsdecode(b"\xff")
+
+
+def odd_memes(source: Path) -> ConverterOptions:
+    memes(source, f"img/{NOT_UTF8}.png")
+    write(source / f"img/{NOT_UTF8}.png", image(1))
+    write(source / NOT_UTF8 / "other.png", image(1))
+    return HatefulMemesOptions(source, val_fraction=0)
+
+
+def odd_docvqa(source: Path) -> ConverterOptions:
+    docvqa(source, "documents/b_1.png")
+    (source / "val_v1.0.json").rename(source / f"val_v1.0{NOT_UTF8}.json")
+    return DocvqaOptions(source)
+
+
+def odd_jsonl(source: Path) -> ConverterOptions:
+    own_jsonl(source, "b.png")
+    (source / "train.jsonl").rename(source / f"{NOT_UTF8}_train.jsonl")
+    return JsonlOptions(source)
+
+
+def odd_table(source: Path) -> ConverterOptions:
+    row = {"images": [{"bytes": image(1), "path": None}], "texts": [{"user": "q", "assistant": "a", "source": "x"}]}
+    pq.write_table(pa.Table.from_pylist([row]), write(source.parent / "train.parquet", b""))
+    (source / NOT_UTF8).mkdir(parents=True)
+    (source.parent / "train.parquet").rename(source / NOT_UTF8 / "train.parquet")
+    return CauldronOptions(source)
+
+
+@pytest.mark.parametrize("make", [odd_docvqa, odd_jsonl, odd_table], ids=lambda make: make.__name__)
+def test_a_file_of_rows_whose_name_is_not_utf8_is_one_line(
+    tmp_path: Path, make: Callable[[Path], ConverterOptions]
+) -> None:
+    with pytest.raises(SourceError, match=r"is not UTF-8.* Rename") as caught:
+        run(make(tmp_path / "in"), tmp_path / "out")
+    assert caught.value.exit_code == 2
+
+
+def test_an_image_whose_name_is_not_utf8_rejects_its_row_alone(tmp_path: Path) -> None:
+    accounting = run(odd_memes(tmp_path / "in"), tmp_path / "out").accounting
+    assert (accounting.written, accounting.rejected) == (1, {"bad-name": 1})
+
+
+@pytest.mark.parametrize("made", ["recipe", "phiv"])
+@pytest.mark.parametrize("options", [CauldronOptions, DocvqaOptions, HatefulMemesOptions, Nlvr2Options])
+def test_what_is_converted_already_is_recognised(tmp_path: Path, made: str, options: type[ConverterOptions]) -> None:
+    if made == "phiv":
+        run(own_jsonl(tmp_path / "in", "b.png"), tmp_path / "old")
+    else:
+        write(tmp_path / "old/ucf101_train.jsonl", [])
+        write(tmp_path / "old/images/train/A/a.0.jpg", image(1))
+    with pytest.raises(
+        SourceError, match=r"It is a converted dataset: phiv-convert jsonl --source \S+old --out_dir NEW"
+    ):
+        run(options(tmp_path / "old"), tmp_path / "out")  # type: ignore[call-arg]  # all of them have a source

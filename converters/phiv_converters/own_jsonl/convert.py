@@ -155,7 +155,7 @@ def _load_image(root: Path, path: str, stamp: tuple[int, ...] | None) -> Encoded
 
     `stamp` (of `file_stamp`) makes a changed file be read again.
     """
-    file, shown = root / path, f"{path!r} below {root.name}/"
+    file, shown = root / path, f"{path!r} below {root.absolute().name}/"
     if not file.exists():
         raise RejectInput(path, "missing-image", f"no file {shown}")
     try:

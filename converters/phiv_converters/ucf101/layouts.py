@@ -127,7 +127,7 @@ def list_clips(layout: Ucf101Layout, val_groups: int, classes: set[str], val_fra
     listing = _list_official(layout, val_groups) if layout.kind == "official" else _list_folders(layout)
     clips = tuple(clip for clip in listing.clips if clip.label in classes)
     absent = tuple(entry for entry in listing.absent if entry.split("/")[0] in classes)
-    for split in reversed(layout.made_splits):  # test first: which clips are val does not depend on it
+    for split in layout.made_splits:
         clips = _make_split(clips, split, val_fraction)
     return ClipListing(clips, absent, layout.warnings + listing.warnings)
 
@@ -159,7 +159,7 @@ def _find_subset(base: Path) -> Ucf101Layout | None:
         return None
     ordered = tuple((split, folders[split]) for split in SPLITS if split in folders)
     described = ", ".join(f"{path.name}/" for _, path in ordered)
-    base_name = SUBSET_NAME if base.name == SUBSET_NAME else "folder"
+    base_name = SUBSET_NAME if base.absolute().name == SUBSET_NAME else "folder"
     warnings = left_alone("folders that are no split", others)
     return Ucf101Layout(
         "subset", base, classes, f"subset layout: {base_name} with {described}", folders=ordered, warnings=warnings
