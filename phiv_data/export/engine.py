@@ -21,7 +21,7 @@ from typing import Any
 
 from phiv_data.export.base import ExportReport, Writer
 from phiv_data.export.dataset import open_dataset
-from phiv_data.utils.atomic import atomic_folder, atomic_write
+from phiv_data.utils.atomic import atomic_folder, atomic_write, environment_problems
 from phiv_schemas import FileInfo, UsageError
 
 RECORD = ".phiv-export.json"  # hidden: tools that search the folder for rows or tables skip it
@@ -88,9 +88,10 @@ def _read_record(out: Path) -> dict[str, Any] | None:
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        record = json.loads((out / RECORD).read_bytes())
+        with environment_problems(out / RECORD):
+            record = json.loads((out / RECORD).read_bytes())
         dict(record["rows"]), dict(record["losses"]), record["files"][0]["path"]
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError):  # a disk that fails is no OSError any more
         raise UsageError(
             str(out), "already exists, and is not an export of phiv", "Pass a new or empty folder"
         ) from None

@@ -80,12 +80,17 @@ def _undo_files(path: Path, new: Path, undoing: _Undo, images: bool) -> int:
     count = 0
     if images and (path / "images").is_dir():
         old_names = undoing.old_names()
-        for folder, _, files in os.walk(path / "images"):
+        for folder, _, files in os.walk(path / "images", onerror=_raise):
             for file in files:
                 image = Path(folder, file).relative_to(path / "images").as_posix()
                 copy_with_old_name(path / "images", new / "images", image, old_names)
                 count += 1
     return count
+
+
+def _raise(error: OSError) -> None:
+    """By itself, os.walk passes over a folder that it cannot list."""
+    raise error
 
 
 @dataclass(slots=True)

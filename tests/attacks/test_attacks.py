@@ -73,6 +73,21 @@ def test_a_full_disk_is_an_error_for_writing_alone(bench: Bench, folder: Path) -
     assert done.code == 3
 
 
+# What trials have found, and what would be hard to do to the disk otherwise.
+ONCE_SILENT = [("undo-plain", "list fixed/images"), ("export-overwrite", "open e/.phiv-export.json")]
+
+
+@pytest.mark.parametrize(("scene", "operation"), ONCE_SILENT)
+def test_a_disk_that_fails_is_no_empty_folder_and_no_bad_file(
+    scene: str, operation: str, bench: Bench, folder: Path
+) -> None:
+    prepared = bench.prepared(scene)
+    work, at = prepared.copy(folder), 1 + prepared.operations.index(operation)
+    done = run_forked(prepared.scene.argv, work, Fault(str(work), at, "EIO"))
+    assert prepared.one_line(done) is None, done
+    assert prepared.resumes(work) is None
+
+
 def test_places_are_chosen_from_every_form_of_operation_before_any_twice() -> None:
     operations = [f"read a/{number:09d}" for number in range(99)] + ["write b", "stat c", "read d"]
     assert choose(operations, Random(0), 2, lambda operation: operation == "read")[1] == 102
