@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,15 @@ def pytest_configure() -> None:
 
     settings.register_profile("phiv", deadline=None)
     settings.load_profile("phiv")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line per shared case, for scripts/cases."""
+    if not os.environ.get("PHIV_CASE_TABLE"):
+        return
+    words = {"passed": "right", "failed": "WRONG", "xfailed": "not yet", "skipped": "not run"}
+    reports = [(r.nodeid, words[outcome]) for outcome in words for r in terminalreporter.stats.get(outcome, [])]
+    for nodeid, now in sorted(reports):
+        module, _, name = nodeid.partition("::test_case[")
+        group = module.rsplit("/test_", 1)[-1].removesuffix("_cases.py")
+        terminalreporter.write_line(f"{group + '/' + name.rstrip(']'):45} {now}")
