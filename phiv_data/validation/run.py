@@ -24,6 +24,7 @@ from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
+from phiv_data.validation.core.aggregators import MissingImagesFolder
 from phiv_data.validation.core.finding import RowRule, Settings
 from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.chat_dataset import (
@@ -33,7 +34,7 @@ from phiv_data.validation.inputs.chat_dataset import (
     use_original_paths,
 )
 from phiv_data.validation.inputs.converted import plan_converted
-from phiv_data.validation.inputs.image_checks import ImageChecks
+from phiv_data.validation.inputs.image_checks import ImageChecks, missing_image
 from phiv_data.validation.inputs.jsonl_range import piece_bytes_for, split_jsonl, split_of, starts_with_record
 from phiv_data.validation.inputs.other_kinds import find_rows
 from phiv_data.validation.inputs.shard import ShardPiece
@@ -226,6 +227,9 @@ def _plan_jsonl(folder: Path, files: list[Path], settings: Settings, images_root
     def check_whole(whole: PartialResult, index: KeyIndex, issues: IssueCollector) -> int:
         if not whole.rows:
             issues.add("PV202", files[0].name if files else folder.name, "holds no rows")
+        missing = whole.aggregators.get("")
+        if isinstance(missing, MissingImagesFolder) and missing.first:
+            missing.hint = missing_image(root, missing.first[2]).hint
         return 0
 
     return ValidationPlan(pieces, context, check_whole)

@@ -52,12 +52,14 @@ class AggregatingRule(Protocol):
 class MissingImagesFolder:
     """PV101, once: rows name images, and there is no folder of images. It gets rows only where there is none."""
 
-    first: tuple[str, int] | None = None
+    first: tuple[str, int, str] | None = None
+    """File, line and path of the first image."""
+    hint: str = ""
 
     def observe(self, row: RowContext) -> None:
         """Keep the first row that names an image."""
-        if (self.first is None or (row.file, row.line) < self.first) and row.conversation.image_paths:
-            self.first = (row.file, row.line)
+        if (self.first is None or (row.file, row.line) < self.first[:2]) and (paths := row.conversation.image_paths):
+            self.first = (row.file, row.line, paths[0])
 
     def merge(self, other: MissingImagesFolder) -> MissingImagesFolder:
         """The earlier of both."""
@@ -67,4 +69,4 @@ class MissingImagesFolder:
         """At the first row."""
         if self.first:
             what = "no folder images/ beside the file, so no image was checked"
-            yield Finding("PV101", None, what, "Pass --images_root DIR").at(*self.first)
+            yield Finding("PV101", None, what, self.hint or "Pass --images_root DIR").at(*self.first[:2])

@@ -17,6 +17,7 @@ from phiv_data.validation.core.finding import DecodedImage, Finding, ImageFacts
 from phiv_data.validation.core.key_index import Key, digest
 from phiv_data.validation.imaging.perceptual_hash import perceptual_hash
 from phiv_data.validation.inputs.checksums import ChecksumTable
+from phiv_data.validation.inputs.nearby import other_root, similar_path
 from phiv_data.validation.rules.registry import IMAGE_RULES
 
 MAX_CACHED = 2**15  # images whose facts are kept, for rows that share them
@@ -51,6 +52,15 @@ def decode(
 def broken(code: str, message: str, sha256: bytes = b"") -> ImageFacts:
     """The facts of an image that could not be decoded or found."""
     return ImageFacts(None, "", sha256, (Finding(code, None, message),))
+
+
+def missing_image(root: Path, path: str) -> Finding:
+    """PV101, with where the image is, if that is near."""
+    what = f"no such image {quote_path(path)} under {root.name}/"
+    if start := other_root(root, path):
+        return Finding("PV101", None, what, f"Pass --images_root {start}: images of this name are there")
+    similar = similar_path(root, path)
+    return Finding("PV101", None, f"{what}; did you mean {quote_path(similar)}?" if similar else what)
 
 
 def image_key(path: str, facts: ImageFacts, item: int) -> Key:
@@ -123,7 +133,7 @@ class ImageChecks:
         except PermissionError as error:
             return broken("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
         except OSError:
-            return broken("PV101", f"no such image {quote_path(path)} under {self._root.name}/")
+            return ImageFacts(found=(missing_image(self._root, path),))
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             return broken("PV101", f"is not a file ({quote_path(path)})")
         return self._read(path, full) if self._deep else ImageFacts()

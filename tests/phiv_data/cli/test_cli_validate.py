@@ -30,12 +30,14 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
         return int(exit_.code or 0)
 
 
-def test_clean_data_is_exit_0_with_one_line(
+def test_clean_data_is_exit_0_with_what_did_not_apply_and_a_verdict(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, out) == 0
     streams = capsys.readouterr()
-    assert streams.out == f"{out}: 2 rows, 4 images: valid\n"
+    not_applied, verdict = streams.out.splitlines()
+    assert not_applied.startswith("not applied: PV230-PV233 (classes)")
+    assert verdict == f"{out}: 2 rows, 4 images: valid"
     assert streams.err == ""
 
 
@@ -101,7 +103,7 @@ def test_every_form_of_the_report_is_written_in_one_run(
 def test_rules_can_be_ignored_and_warnings_made_to_count(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (out / "left.over").touch()
+    (out / ".DS_Store").touch()
     assert run(monkeypatch, out) == 0
     assert run(monkeypatch, out, "--strict") == 1
     assert run(monkeypatch, out, "--strict", "--ignore", "PV402") == 0
@@ -121,7 +123,8 @@ def test_several_paths_are_checked_in_turn(
 ) -> None:
     jsonl = out / "ucf101_val.jsonl"
     assert run(monkeypatch, jsonl, out) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [str(jsonl), str(out)]
+    verdicts = [line for line in capsys.readouterr().out.splitlines() if line.endswith(": valid")]
+    assert [line.split(":")[0] for line in verdicts] == [str(jsonl), str(out)]
     assert run(monkeypatch, jsonl, out, "--format", "json") == 2
 
 

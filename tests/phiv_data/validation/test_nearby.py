@@ -1,0 +1,63 @@
+"""An image that is not where a row says is found nearby, and the finding says where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from data_builders import image_bytes
+
+from phiv_data.validation import validate
+
+
+def missing(folder: Path, *paths: str) -> list[tuple[str, str]]:
+    """Message and hint of each finding."""
+    lines = []
+    for i, path in enumerate(paths):
+        turn = {"images": [path], "user": f"q{i}", "assistant": f"a{i}"}
+        lines.append(json.dumps({"id": str(i), "source": "s", "conversations": [turn]}) + "\n")
+    (folder / "val.jsonl").write_text("".join(lines), encoding="utf-8")
+    return [(issue.message, issue.hint) for issue in validate(folder / "val.jsonl").issues]
+
+
+def put(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image_bytes(1))
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        *(("a.jpg", "A.JPG"), ("a.jpg", "a.png"), ("caf\u00e9.jpg", "cafe\u0301.jpg"), ("a b.jpg", "a%20b.jpg")),
+        *(("a.jpg", "cat/a.jpg"), ("Cat/a.jpg", "cat/a.jpeg"), ("cat/a.jpg", "dog/a.jpg")),
+    ],
+)
+def test_a_name_in_another_spelling_or_folder(tmp_path: Path, there: str, named: str) -> None:
+    put(tmp_path / "images" / there)
+    ((message, _),) = missing(tmp_path, named)
+    assert message.endswith(f"did you mean {there!r}?")
+
+
+def test_nothing_is_said_of_what_is_nowhere(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "a.jpg")
+    ((message, hint),) = missing(tmp_path, "b/other.jpg")
+    assert (message, hint) == ("no such image 'b/other.jpg' under images/", "")
+
+
+@pytest.mark.parametrize("has_images", [True, False])
+@pytest.mark.parametrize("root", ["photos", ".", "images/all"])
+def test_the_folder_that_paths_start_from(tmp_path: Path, root: str, has_images: bool) -> None:
+    put(tmp_path / root / "cat" / "a.jpg")
+    if has_images:
+        (tmp_path / "images").mkdir(exist_ok=True)
+    (_, hint), *_ = missing(tmp_path, "cat/a.jpg")
+    assert hint.startswith(f"Pass --images_root {tmp_path / root}:")
+    assert validate(tmp_path / "val.jsonl", images_root=tmp_path / root).ok
+
+
+def test_a_file_that_comes_later_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert "did you mean" not in missing(tmp_path, "A.JPG")[0][0]
+    put(tmp_path / "images" / "a.jpg")
+    assert "did you mean" in missing(tmp_path, "A.JPG")[0][0]
