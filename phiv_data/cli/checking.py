@@ -14,6 +14,7 @@ from phiv_data.repair import fix, undo
 from phiv_data.repair.summary import fix_summary
 from phiv_data.reports import render, write_report, write_reports
 from phiv_data.utils.image_options import collect_image_options
+from phiv_data.utils.terminal import say, write_document
 from phiv_data.validation import check_arguments, validate
 from phiv_data.validation.core.finding import RowRule
 from phiv_data.validation.inputs.chat_dataset import describe_formats
@@ -26,7 +27,7 @@ def check(options: ValidateOptions, path: Path) -> int:
     """Check one path and write its report in every form asked for."""
     if options.input_format == "auto" and path.exists():
         for line in describe_formats(find_rows(path)):
-            sys.stderr.write(f"phiv-validate: {line} (change it with --input_format)\n")
+            say(f"phiv-validate: {line} (change it with --input_format)", to=sys.stderr)
     row_rules = _row_rules(options, path)
     with _progress_bar("validate") as bar:
         report = validate(
@@ -47,8 +48,10 @@ def check(options: ValidateOptions, path: Path) -> int:
     text = render(report, options.format, path, **how)
     if options.output:
         write_report(options.output, text)
+    elif options.format in ("text", "github"):
+        say(*text.splitlines())
     else:
-        sys.stdout.write(text)
+        write_document(text)
     if options.report_dir:
         write_reports(report, options.report_dir, path, **how)
     return EXIT_OK if report.ok and not (options.strict and report.num_warnings) else EXIT_DATA
@@ -71,11 +74,12 @@ def fix_and_check(options: ValidateOptions, path: Path, out: Path) -> int:
             input_format=options.input_format,
             on_rows=bar.update,
         )
-    (sys.stdout if options.format == "text" and not options.output else sys.stderr).write(fix_summary(fixed, out))
+    to = sys.stdout if options.format == "text" and not options.output else sys.stderr
+    say(*fix_summary(fixed, out).splitlines(), to=to)
     try:
         return check(dataclasses.replace(options, images_root=None), fixed.path)
     except KeyboardInterrupt:
-        sys.stderr.write(f"phiv-validate: interrupted; the copy is whole. Check it with: phiv-validate {fixed.path}\n")
+        say(f"phiv-validate: interrupted; the copy is whole. Check it with: phiv-validate {fixed.path}", to=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -88,7 +92,7 @@ def undo_fixes(options: ValidateOptions, path: Path, out: Path) -> int:
     with _progress_bar("undo") as bar:
         undone = undo(path, out, images=not options.no_images, on_rows=bar.update)
     restored = f"{undone.restored_lines:,} of {undone.lines:,} lines restored"
-    sys.stdout.write(f"{undone.path}: {restored}, {undone.num_images:,} images copied\n")
+    say(f"{undone.path}: {restored}, {undone.num_images:,} images copied")
     return EXIT_OK
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from phiv_data.utils.atomic import environment_problems, find_environment_problem
+from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
 
 
@@ -25,16 +26,16 @@ def run(program: str, command: Callable[[], int]) -> int:
         with environment_problems("stdout"):
             return command()
     except PhivError as error:
-        sys.stderr.write(f"{program}: {str(error).removeprefix(f'{program}: ')}\n")
+        say(f"{program}: {str(error).removeprefix(f'{program}: ')}", to=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write(f"{program}: interrupted. Run the same command to continue\n")
+        say(f"{program}: interrupted. Run the same command to continue", to=sys.stderr)
         return EXIT_INTERRUPTED
     except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         if error.filename is None:
             raise
         where, what = os.fsdecode(error.filename), (error.strerror or "cannot be used").lower()
-        sys.stderr.write(f"{program}: {where}: {what}. Check the path; it may have changed meanwhile\n")
+        say(f"{program}: {where}: {what}. Check the path; it may have changed meanwhile", to=sys.stderr)
         return EXIT_ENVIRONMENT
     except BrokenPipeError:  # the reader of our output has gone
         sys.stderr.close()
@@ -42,7 +43,7 @@ def run(program: str, command: Callable[[], int]) -> int:
     except Exception as error:
         if (problem := find_environment_problem(error, "memory")) is None:
             raise
-        sys.stderr.write(f"{program}: {problem}\n")
+        say(f"{program}: {problem}", to=sys.stderr)
         return problem.exit_code
     finally:
         signal.signal(signal.SIGTERM, previous)

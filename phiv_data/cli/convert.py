@@ -16,6 +16,7 @@ import phiv_schemas
 from phiv_data.cli.common import run
 from phiv_data.convert.base import ConverterOptions
 from phiv_data.utils.plugins import CONVERTERS, load_plugins
+from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _parse(argv: list[str]) -> ConvertCommand:
             del plugins.loaded[name]
             plugins.broken[name] = f"{name}: {reason}"
     for line in plugins.broken.values():
-        sys.stderr.write(f"phiv-convert: plugin left out: {line}\n")
+        say(f"phiv-convert: plugin left out: {line}", to=sys.stderr)
     # One sub-command per converter, under the description of its options class.
     commands: dict[str, Callable[..., ConvertCommand]] = {
         name: dataclasses.make_dataclass(
@@ -116,43 +117,43 @@ def _convert(command: ConvertCommand) -> int:
         _show_rejects(error.rejects)
         raise
     for warning in outcome.warnings:
-        sys.stderr.write(f"phiv-convert: {warning}\n")
+        say(f"phiv-convert: {warning}", to=sys.stderr)
     done = outcome.manifest.accounting
     if done.rejected:
         path = out.out_dir / outcome.manifest.rejects.path
         lines = path.read_bytes().splitlines()
         _show_rejects(phiv_schemas.Reject.model_validate_json(line) for line in lines[:SHOWN_REJECTS])
         if len(lines) > SHOWN_REJECTS:
-            sys.stderr.write(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}\n")
+            say(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}", to=sys.stderr)
     state = "already converted, nothing to do" if outcome.found_finished else "converted"
-    sys.stdout.write(f"{out.out_dir}: {state} ({outcome.manifest.source})\n")
+    say(f"{out.out_dir}: {state} ({outcome.manifest.source})")
     _show_counts(outcome.manifest, out.out_dir)
     return EXIT_DATA if done.rejected else EXIT_OK
 
 
 def _show_rejects(rejects: Iterable[phiv_schemas.Reject]) -> None:
     for reject in rejects:
-        sys.stderr.write(f"phiv-convert: {reject.input}: rejected, {reject.reason}\n")
+        say(f"phiv-convert: {reject.input}: rejected, {reject.reason}", to=sys.stderr)
 
 
 def _show_counts(manifest: Manifest, out_dir: Path) -> None:
     """Rows by split, what became of every input, and inputs that are there more than once."""
     a = manifest.accounting
     for split in manifest.splits:
-        sys.stdout.write(
+        say(
             f"  {split.name:5} {split.rows:7} rows {split.num_images:8} images {len(split.shards):3} shards"
-            f"  {split.jsonl.path}\n"
+            f"  {split.jsonl.path}"
         )
     rejected = ", ".join(f"{count} {code}" for code, count in a.rejected.items()) or "0"
-    sys.stdout.write(
+    say(
         f"  {a.inputs} inputs = {a.written} written + {rejected} rejected"
-        f" + {a.unlabeled} unlabeled + {a.duplicates} duplicates\n"
+        f" + {a.unlabeled} unlabeled + {a.duplicates} duplicates"
     )
     if a.absent:
-        sys.stdout.write(f"  {a.absent} listed inputs have no file in the source\n")
+        say(f"  {a.absent} listed inputs have no file in the source")
     for group in manifest.duplicate_inputs[:SHOWN_GROUPS]:
-        sys.stdout.write(f"  given again, written once: {' = '.join(group)}\n")
+        say(f"  given again, written once: {' = '.join(group)}")
     for group in manifest.identical_inputs[:SHOWN_GROUPS]:
-        sys.stdout.write(f"  identical bytes, all kept: {' = '.join(group)}\n")
+        say(f"  identical bytes, all kept: {' = '.join(group)}")
     if max(len(manifest.duplicate_inputs), len(manifest.identical_inputs)) > SHOWN_GROUPS:
-        sys.stdout.write(f"  all of them are in {out_dir / 'manifest.json'}\n")
+        say(f"  all of them are in {out_dir / 'manifest.json'}")

@@ -20,6 +20,7 @@ from phiv_data.export.cauldron import CauldronExport
 from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
 from phiv_data.export.hub import Hub
 from phiv_data.export.webdataset import WebDataset
+from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_OK
 
 FORMATS = (CauldronExport, Hub, Llava, ShareGpt, Swift, Trl, WebDataset)
@@ -87,13 +88,13 @@ def _export(command: ExportCommand) -> int:
         )
     total = sum(done.rows.values())
     for what, count in done.losses.items():
-        sys.stderr.write(f"phiv-export: {format} cannot hold {what}: lost in {count} of {total} rows\n")
+        say(f"phiv-export: {format} cannot hold {what}: lost in {count} of {total} rows", to=sys.stderr)
     for warning in done.warnings:
-        sys.stderr.write(f"phiv-export: {warning}\n")
+        say(f"phiv-export: {warning}", to=sys.stderr)
     state = "already exported, nothing to do" if done.found_finished else "exported"
-    sys.stdout.write(f"{options.out}: {state} ({format})\n")
+    say(f"{options.out}: {state} ({format})")
     for split, rows in done.rows.items():
-        sys.stdout.write(f"  {split:5} {rows:7} rows {done.images[split]:8} images\n")
+        say(f"  {split:5} {rows:7} rows {done.images[split]:8} images")
     more = ", ..." if len(done.files) > 4 else ""
-    sys.stdout.write(f"  {len(done.files)} files: {', '.join(done.files[:4])}{more}\n")
+    say(f"  {len(done.files)} files: {', '.join(done.files[:4])}{more}")
     return EXIT_OK

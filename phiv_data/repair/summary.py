@@ -6,6 +6,7 @@ from pathlib import Path
 
 from phiv_data.repair import FixResult
 from phiv_data.storage.dataset import FIXES
+from phiv_data.utils.terminal import printable
 
 _DONE = {
     "mark": "byte order marks removed (PV006)",
@@ -30,7 +31,7 @@ def fix_summary(fixed: FixResult, out: Path) -> str:
         lines.append(f"  {fixed.images_left:,} images not copied: missing, not files, or outside images/")
     if fixed.counts:
         lines.append(f"  every change, and what was there before: {out / FIXES}")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _share(count: int, all_: int) -> str:

@@ -15,6 +15,7 @@ from collections import Counter
 
 from phiv_data.reports import text
 from phiv_data.reports.findings import path_of, rule_title
+from phiv_data.utils.terminal import printable
 from phiv_schemas import Issue, ValidationReport
 
 _DATA = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
@@ -30,7 +31,7 @@ def render(report: ValidationReport) -> str:
         seen[issue.code] += 1
     lines = [command for _, command in sorted(ranked, key=lambda one: one[0])]
     # Plain text does not begin with `::`, and holds no `##[`, the older form, which may stand anywhere.
-    verdict = text.printable(" ".join(text.summary(report).split()))
+    verdict = printable(" ".join(text.summary(report).split()))
     lines.append(f"phiv-validate: {verdict}".replace("##[", "## ["))
     return "".join(f"{line}\n" for line in lines)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from phiv_data.reports.findings import plural, rule_of, rule_title
+from phiv_data.utils.terminal import printable
 from phiv_schemas import Issue, ValidationReport
 
 MAX_ALONE = 3
@@ -76,11 +77,6 @@ def _hint_lines(issues: Iterable[Issue]) -> Iterator[str]:
         if some:
             more = f" (and {len(some) - _MAX_HINTS} more)" if len(some) > _MAX_HINTS else ""
             yield f"  {code}: {'; '.join(some[:_MAX_HINTS])}{more}"
-
-
-def printable(line: str) -> str:
-    """A line that no terminal obeys: names of files may hold anything."""
-    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def summary(report: ValidationReport) -> str:

@@ -6,6 +6,8 @@ import sys
 import time
 from types import TracebackType
 
+from phiv_data.utils.terminal import printable, say
+
 LOG_EVERY_S = 30.0
 
 
@@ -15,8 +17,8 @@ class Progress:
     def __init__(self, label: str, total: int) -> None:
         from tqdm import tqdm
 
-        self._label, self._total, self._done = label, total, 0
-        self._bar = tqdm(total=total, desc=label, unit="row", disable=None, leave=False, file=sys.stderr)
+        self._label, self._total, self._done = printable(label), total, 0
+        self._bar = tqdm(total=total, desc=self._label, unit="row", disable=None, leave=False, file=sys.stderr)
         self._next_line = time.monotonic() + LOG_EVERY_S
 
     def add(self, count: int) -> None:
@@ -24,7 +26,7 @@ class Progress:
         self._done += count
         self._bar.update(count)
         if self._bar.disable and time.monotonic() >= self._next_line:
-            sys.stderr.write(f"{self._label}: {self._done}/{self._total}\n")
+            say(f"{self._label}: {self._done}/{self._total}", to=sys.stderr)
             self._next_line = time.monotonic() + LOG_EVERY_S
 
     def __enter__(self) -> Progress:

@@ -11,6 +11,7 @@ from typing import Any
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.utils.image_options import collect_image_options
+from phiv_data.utils.terminal import say
 from phiv_train.checkpoints.resolve import Source, find_source, load_model, load_processor
 from phiv_train.cli.options import EvalOptions
 from phiv_train.config import make_folder
@@ -43,8 +44,8 @@ def evaluate_split(options: EvalOptions) -> None:
     rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     model.to(f"cuda:{local_rank}" if on_gpu else "cpu")
-    if line := _mismatch(source, processor):
-        sys.stderr.write(f"phiv-eval: {line}\n" if rank == 0 else "")
+    if rank == 0 and (line := _mismatch(source, processor)):
+        say(f"phiv-eval: {line}", to=sys.stderr)
     with (
         _process_group(on_gpu, local_rank, world_size),
         progress_bar("evaluate", disable=None if rank == 0 else True) as on_batch,
@@ -76,7 +77,7 @@ def evaluate_split(options: EvalOptions) -> None:
         }
         path = options.output or source.folder / f"eval_{options.split}.json"
         write_result(result, path, **settings)
-        sys.stdout.write(f"{as_text(result)}{path}\n")
+        say(*as_text(result).splitlines(), str(path))
 
 
 def _mismatch(source: Source, processor: Any) -> str | None:

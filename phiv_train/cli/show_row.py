@@ -16,6 +16,7 @@ from phiv_data.storage.dataset import ConversationDataset, read_manifest
 from phiv_data.storage.sample import Sample
 from phiv_data.utils.atomic import atomic_write
 from phiv_data.utils.image_options import collect_image_options
+from phiv_data.utils.terminal import printable, say, write_document
 from phiv_schemas.errors import UsageError
 from phiv_train.checkpoints.resolve import find_source, load_processor
 from phiv_train.cli.options import InspectOptions
@@ -46,10 +47,10 @@ def show_row(options: InspectOptions) -> None:
         "spec_hash": processor.spec_hash,
     }
     if options.format == "json":
-        sys.stdout.write(json.dumps(as_dict(seen, facts), indent=2, ensure_ascii=False) + "\n")
+        write_document(json.dumps(as_dict(seen, facts), indent=2, ensure_ascii=False) + "\n")
     else:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        sys.stdout.write(as_text(seen, facts, processor.image_options, colour=colour))
+        say(*as_text(seen, facts, processor.image_options, colour=colour).splitlines(), colours=colour)
 
 
 def find_row(options: InspectOptions) -> tuple[ConversationDataset, int]:
@@ -108,15 +109,17 @@ def as_text(seen: Inspection, facts: dict[str, Any], image_options: Mapping[str,
             f"image {k}  turn {image.turn}{place}  {image.width}x{image.height}{canvas}{tiles}"
             f"  {image.tokens} tokens from {image.start}  {image.path}"
         )
-    lines += [""] if seen.images else []
+    lines = [*map(printable, lines), *([""] if seen.images else [])]
     for span in seen.spans:
         place = f"{'>' if span.supervised else ' '} {span.start:6} +{span.stop - span.start:<6} "
         if span.image is not None:
             lines.append(place + _painted(f"[image {span.image}]", _BLUE, colour))
             continue
-        lines.append(place + _painted(json.dumps(span.text, ensure_ascii=False), _GREEN, colour and span.supervised))
+        lines.append(
+            place + _painted(printable(json.dumps(span.text, ensure_ascii=False)), _GREEN, colour and span.supervised)
+        )
         if len(span.pieces) > 1:
-            lines.append(" " * 17 + "|".join(repr(piece)[1:-1].replace(" ", "·") for piece in span.pieces))
+            lines.append(" " * 17 + printable("|".join(repr(piece)[1:-1].replace(" ", "·") for piece in span.pieces)))
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from phiv_data.cli.common import run
+from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_INTERRUPTED, EXIT_OK
 from phiv_train.cli.config import parse
 from phiv_train.presets import table
@@ -29,13 +30,13 @@ def main() -> int:
 def run_command(argv: Sequence[str]) -> int:
     """Run `phiv-train` with these arguments; its exit code. PhivError, which `main` prints, for what is wrong."""
     if {"--list_recipes", "--list-recipes"} & set(argv):
-        sys.stdout.write(table() + "\n")
+        say(*table().splitlines())
         return EXIT_OK
     config = parse(argv)
     if config.dry_run:
         from phiv_train.training.dry_run import report
 
-        sys.stdout.write(report(config) + "\n")
+        say(*report(config).splitlines())
         return EXIT_OK
     import torch
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from phiv_data.utils.atomic import atomic_write
+from phiv_data.utils.terminal import printable
 from phiv_train.evaluation.metrics import ClassTable
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def as_text(result: EvalResult) -> str:
         for row in table.scores():
             precision = "-" if row.precision is None else f"{row.precision:.3f}"
             lines.append(f"{row.label:{width}} {precision:>9} {row.recall:6.3f} {row.support:7}")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def draw_confusion(table: ClassTable) -> Image.Image:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.terminal import say
 from phiv_schemas.errors import UsageError
 from phiv_train.training.trainable import GradientAudit
 
@@ -128,7 +129,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]  # transformers is un
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        sys.stderr.write("\nphiv-train: stopping after this step, with a checkpoint (once more: at once)\n")
+        say("", "phiv-train: stopping after this step, with a checkpoint (once more: at once)", to=sys.stderr)
 
 
 class AuditFirstStep(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here

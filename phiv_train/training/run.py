@@ -23,6 +23,7 @@ from torch import nn
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
+from phiv_data.utils.terminal import say
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
 from phiv_train.checkpoints.resolve import load_model
@@ -193,7 +194,7 @@ def _evaluate(prepared: PreparedRun, model: nn.Module, processor: Any, name: str
     if distributed.rank() == 0:
         write_result(result, config.output_dir / name, quantization="4bit" if config.use_qlora else None)
         scores = ", ".join(f"{metric} {score:.4f}" for metric, score in result.metrics.items())
-        sys.stdout.write(f"{name}: {scores} ({len(result.predictions)} questions of {split.split})\n")
+        say(f"{name}: {scores} ({len(result.predictions)} questions of {split.split})")
         sys.stdout.flush()
 
 
@@ -217,7 +218,7 @@ def _log_run(prepared: PreparedRun, model: nn.Module, run: Run, folder: Path | N
         f" the largest pack has {plan.max_pack_tokens} tokens"
     )
     if distributed.rank() == 0:
-        sys.stderr.write(trainable_table(sizes) + "\n")
+        say(*trainable_table(sizes).splitlines(), to=sys.stderr)
     if abs(plan.rows_per_step - config.batch_size) > 0.2 * config.batch_size:
         _log(f"a step takes {plan.rows_per_step:.1f} rows on average, not batch_size {config.batch_size}")
     warmup = config.num_warmup_steps(schedule.num_steps)
@@ -229,7 +230,7 @@ def _log_run(prepared: PreparedRun, model: nn.Module, run: Run, folder: Path | N
 
 def _log(line: str) -> None:
     if distributed.rank() == 0:
-        sys.stderr.write(f"phiv-train: {line}\n")
+        say(f"phiv-train: {line}", to=sys.stderr)
 
 
 @contextmanager

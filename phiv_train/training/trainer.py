@@ -34,6 +34,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
+from phiv_data.utils.terminal import say
 from phiv_schemas.errors import UsageError
 from phiv_train.batching.schedule import Schedule
 from phiv_train.checkpoints.store import CheckpointMetadata, prune, publish, remove_on_failure, write_metadata
@@ -192,7 +193,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
                 if self.config.on_bad == "error":
                     raise UsageError("training", what)
                 if self.args.should_save:
-                    sys.stderr.write(f"phiv-train: {what}: all of its rows are bad\n")
+                    say(f"phiv-train: {what}: all of its rows are bad", to=sys.stderr)
                 count = torch.ones_like(torch.as_tensor(count))
             place = (self.state.global_step, distributed.rank(), distributed.world_size())
             self.meter.add(self.run.schedule.work(*place, self.run.images_of_row))
