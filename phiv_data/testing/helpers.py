@@ -108,7 +108,7 @@ def find_changes(source: Path) -> Iterator[SourceChange]:
             continue
         left[kind] -= 1
         places: Sequence[int] = range(len(data))
-        shares = (0.5, 0.3, 0.9, 0.1)
+        shares: tuple[float, ...] = (0.5, 0.3, 0.9, 0.1)
         if kind == "text":  # of each word one letter, so that long words do not take all changes
             places = [match.start() for match in re.finditer(rb"[A-Za-z0-9]+", data)]
             shares = (0.5, 0.3, 0.9, 0.1, 0.95, 0.99)

@@ -96,9 +96,9 @@ def run_isolated(
         except WorkerDied as death:
             suspects = death.indices
         for i in suspects:
-            result = _run_twice(function, shared, i)
+            alone = _run_twice(function, shared, i)
             del left[i]
-            yield i, result
+            yield i, alone
 
 
 def find_killers(function: Callable[[S, Sequence[int]], object], shared: S, items: Sequence[int]) -> list[int]:
