@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from phiv_data.convert.base import Converter
 from phiv_data.sources.folders import is_output
+from phiv_data.sources.hf_tables import Table, missing_shards
 from phiv_data.sources.hub import download_folder
 from phiv_data.sources.image_index import is_archive, open_source
 
@@ -47,6 +49,12 @@ def hint_for_converted(root: Path, name: str) -> str:
     if not is_recipe and not is_output(root):
         return ""
     return f"It is a converted dataset: phiv-convert jsonl --source {name} --out_dir NEW makes it whole"
+
+
+def warn_of_missing_shards(tables: Sequence[Table]) -> tuple[str, ...]:
+    """A warning where names of tables announce files that are not there: `train-00000-of-00017.parquet` alone."""
+    lost = missing_shards(tables)
+    return (f"{len(lost)} files of the dataset are not here (first: {lost[0]})",) if lost else ()
 
 
 class ReleaseFlags(Protocol):

@@ -103,8 +103,8 @@ def _is_tar(archive: Path) -> bool:
 
 _IMPOSTORS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"), "a compressed file that holds no tar, or is cut or damaged", _AGAIN),
-    ((b"PAR1",), "it is a Parquet table", "Name it *.parquet"),
-    ((b"ARROW1",), "it is an Arrow table", "Name it *.arrow"),
+    ((b"PAR1",), "it is a Parquet table", "Converters that read tables take it under a name that ends in .parquet"),
+    ((b"ARROW1",), "it is an Arrow table", "Converters that read tables take it under a name that ends in .arrow"),
     ((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*"), "it is an image", _FOLDER),
     ((b"\x89HDF", b"SQLite format 3\0", b"%PDF"), "it is a file of another kind", _FOLDER),
 )
@@ -125,7 +125,7 @@ def _describe_impostor(head: bytes) -> tuple[str, str]:
         return "it is a clip or an image", _FOLDER
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith((b"{", b"[")):
-        return "it is JSON", "Name it *.json or *.jsonl"
+        return "it is JSON", "Converters that read rows take it under a name that ends in .json or .jsonl"
     try:
         line = codecs.getincrementaldecoder("utf-8")().decode(text).partition("\n")[0].rstrip("\r")
     except UnicodeDecodeError:

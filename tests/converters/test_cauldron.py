@@ -222,7 +222,7 @@ def test_other_tables_are_distinguished(tmp_path: Path) -> None:
 def test_a_missing_shard_is_reported(tmp_path: Path) -> None:
     source = write(tmp_path / "in/train-00000-of-00002.parquet", [row(1)])
     outcome = run(CauldronOptions(source), tmp_path / "out")
-    assert outcome.warnings == ("1 files of the source are not there, the first is train-00001-of-00002.parquet",)
+    assert outcome.warnings == ("1 files of the dataset are not here (first: train-00001-of-00002.parquet)",)
 
 
 def conformance_case(folder: Path) -> Case:

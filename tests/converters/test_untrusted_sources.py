@@ -134,6 +134,18 @@ def test_tables_in_a_linked_folder_are_read_and_a_link_to_no_table_is_an_error(t
         run(CauldronOptions(tmp_path / "in"), tmp_path / "out2")
 
 
+@pytest.mark.parametrize("options", [CauldronOptions, DocvqaOptions, HatefulMemesOptions, Nlvr2Options])
+def test_files_that_names_of_tables_announce_are_missed(tmp_path: Path, options: type[ConverterOptions]) -> None:
+    images = [{"bytes": image(i), "path": None} for i in range(2 if options is Nlvr2Options else 1)]
+    texts = [{"user": '"Is it?"', "assistant": "Yes.", "source": "x"}]
+    (tmp_path / "in").mkdir()
+    rows = pa.Table.from_pylist([{"images": images, "texts": texts}])
+    pq.write_table(rows, tmp_path / "in/train-00001-of-00003.parquet")
+    outcome = convert(options(tmp_path / "in"), tmp_path / "out", num_workers=0)  # type: ignore[call-arg]
+    assert "2 files of the dataset are not here (first: train-00000-of-00003.parquet)" in outcome.warnings
+    assert outcome.manifest.accounting.written == 1
+
+
 NOT_UTF8 = os.fsdecode(b"\xff")
 
 

@@ -30,14 +30,14 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from phiv_converters.base import hint_for_converted
+from phiv_converters.base import hint_for_converted, warn_of_missing_shards
 from phiv_converters.cauldron.options import CauldronOptions
 from phiv_converters.val_split import JoinedGroups, group_position, val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.export.base import suffix
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.hf_tables import Table, find_tables, image_cell, iter_rows, missing_shards, read_row
+from phiv_data.sources.hf_tables import Table, find_tables, image_cell, iter_rows, read_row
 from phiv_data.sources.image_index import checked_image, open_source
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn, check_image_path
@@ -127,8 +127,7 @@ class CauldronConverter(Converter):
         warnings = []
         if unread := sorted({name for table in self.tables for name in table.columns} - {*COLUMNS, "source"}):
             warnings.append(f"columns that are not read: {', '.join(unread)}")
-        if missing := missing_shards(self.tables):
-            warnings.append(f"{len(missing)} files of the source are not there, the first is {missing[0]}")
+        warnings += warn_of_missing_shards(self.tables)
         return Inputs(chain.from_iterable(part.items() for part in parts), warnings=tuple(warnings))
 
     def draft(self, item: Item) -> Draft:

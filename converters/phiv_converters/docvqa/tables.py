@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phiv_converters.base import warn_of_missing_shards
 from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, QuestionFile
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_layout import standard_split
-from phiv_data.sources.hf_tables import Table, find_tables, image_cell, iter_rows, missing_shards
+from phiv_data.sources.hf_tables import Table, find_tables, image_cell, iter_rows
 from phiv_data.sources.image_index import index_images
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
 from phiv_schemas import SourceError
@@ -72,8 +73,7 @@ def find_table_layout(root: Path, work_dir: Path, name: str) -> DocvqaLayout | N
     splits = ", ".join(sorted({table.split for table in tables}))
     config = f" of config {tables[0].config}" if tables[0].config else ""
     description = f"hub layout: {tables[0].kind} tables{config} with {columns}; splits {splits}"
-    lost = missing_shards(tables)
-    warnings = (f"{len(lost)} files of the dataset are not here (first: {lost[0]})",) if lost else ()
+    warnings = warn_of_missing_shards(tables)
     return DocvqaLayout(name, tuple(files), index_images(folder / "pages"), description, warnings)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phiv_converters.base import hint_for_converted
+from phiv_converters.base import hint_for_converted, warn_of_missing_shards
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
@@ -220,6 +220,7 @@ def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], w
     The official layout wins where both are there. SourceError where none is, or none of its files has a split.
     """
     files: list[Path | Table]
+    missing: tuple[str, ...] = ()
     if official := _official_files(root):
         files, names = list(official), [path.stem for path in official]
         described = "official layout: "
@@ -229,6 +230,7 @@ def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], w
             images += (unpack(archives[0], work_dir),)
     else:
         tables = _find_meme_tables(root, name)
+        missing = warn_of_missing_shards(tables)
         files, names = list(tables), [_ALIASES.get(table.split, table.split) for table in tables]
         described = f"hub layout: {_table_kind(tables[0])}, "
     chosen = [(file, mapping[of], of) for file, of in zip(files, names, strict=True) if of in mapping]
@@ -247,7 +249,7 @@ def find_layout(root: Path, images: tuple[Path, ...], mapping: dict[str, str], w
         tuple(() if isinstance(file, Path) else class_names(file).get("label", ()) for file in used),
         index_images(around, *images),
         described + ", ".join(f"{of} as {split}" for of, split in dict(zip(used_names, splits, strict=True)).items()),
-        warnings,
+        (*missing, *warnings),
     )
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from phiv_converters.base import hint_for_converted
+from phiv_converters.base import hint_for_converted, warn_of_missing_shards
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
@@ -93,6 +93,7 @@ class Nlvr2Annotations:
     files: tuple[Path, ...]
     image_index: ImageIndex
     description: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -191,6 +192,7 @@ class Nlvr2Tables:
     tables: tuple[Table, ...]
     labels: tuple[tuple[str, ...], ...]
     description: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -329,7 +331,9 @@ def find_layout(root: Path, images: tuple[Path, ...], subset: Subset, name: str)
     kind = "The Cauldron's images and texts" if is_cauldron else "tables with left_image, right_image"
     described = f"hub layout: {kind} ({', '.join(sorted({table.split for table in tables}))})"
     labels = tuple(class_names(table).get("label", ()) for table in tables)
-    return Nlvr2Tables(name, root if root.is_dir() else root.parent, tuple(tables), labels, described)
+    return Nlvr2Tables(
+        name, root if root.is_dir() else root.parent, tuple(tables), labels, described, warn_of_missing_shards(tables)
+    )
 
 
 def _official_files(root: Path, subset: Subset) -> list[Path]:

@@ -34,7 +34,7 @@ def list_sentences(layout: Nlvr2Layout, *, by_pair: bool, val_directories: int, 
         items.append(Item(split, key, tuple(listing.contents[name, key]), tuple(locations), listing.sizes[name, key]))
     items += [Item(name, key, str(reject).encode(), reject, size) for name, key, size, reject in listing.rejects]
     items.sort(key=lambda item: item.key)
-    return Inputs(items, warnings=tuple(warnings), duplicates=tuple(listing.duplicates))
+    return Inputs(items, warnings=(*layout.warnings, *warnings), duplicates=tuple(listing.duplicates))
 
 
 @dataclass

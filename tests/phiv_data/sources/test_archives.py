@@ -304,7 +304,7 @@ def test_a_flipped_byte_of_content_is_noticed(tmp_path: Path, mode: str) -> None
         (b"plain text", "it is text, which begins with 'plain text'"),
         (b"index\tquestion\timage\n1\twhat\tAAAA", "it is a table of text, which begins with 'index"),
         (b'\xef\xbb\xbf{"a": 1}', "it is JSON"),
-        (b"PAR1\x15\x04", "it is a Parquet table). Name it *.parquet"),
+        (b"PAR1\x15\x04", "it is a Parquet table). Converters that read tables"),
         (b"ARROW1\0\0", "it is an Arrow table"),
         (b"\x89PNG\r\n\x1a\n", "it is an image). Pass the folder"),
         (b"RIFF\x10\0\0\0AVI LIST", "it is a clip"),
