@@ -141,6 +141,8 @@ def _failing(prepared: Prepared, at: int, error: str, lasting: bool = False) -> 
         if prepared.ends_as_straight(work, done) is HELD:
             return HELD
         problem = prepared.one_line(done)
+        if error == "EACCES" and done.code == 1 and b"PV007" in done.stdout:
+            problem = None  # permissions are the file's own, and a finding
         if problem is None:
             problem = prepared.half_published(work) or prepared.resumes(work, "after the error")
         elif done.code in (0, 1, 2) and not done.has_traceback:
