@@ -23,7 +23,7 @@ from phiv_data.repair.images import copy_with_old_name
 from phiv_data.repair.lines import parse_log_entry, without_marks
 from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import HashingWriter, atomic_folder, atomic_write
-from phiv_schemas import RecordError, UsageError
+from phiv_schemas import RecordError, ShardError, UsageError
 
 OnRows = Callable[[int], object]
 _NEEDS_THE_COPY = "Undo needs the copy as --fix wrote it"
@@ -56,6 +56,8 @@ def undo(path: Path | str, out: Path | str, *, images: bool = True, on_rows: OnR
     if out.resolve().is_relative_to(path.resolve()):
         raise UsageError(str(out), f"is in {path}, whose fixes are undone", "Pass a folder elsewhere to --undo")
     is_converted = (path / MANIFEST).is_file()
+    if not is_converted and ((path / "arrow").exists() or (path / "images.sha256").exists()):
+        raise ShardError(str(path), "has lost its manifest.json", _NEEDS_THE_COPY)  # shards would be left out
     if is_converted and not images:
         raise UsageError("--no_images", "does not go with --undo on a converted folder, whose images are copied too")
     with (path / FIXES).open("rb") as log_file:
