@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_data.convert.assemble import finish_dataset
-from phiv_data.repair.converted import fix_converted
+from phiv_data.repair.converted import fix_converted, is_converted_folder
 from phiv_data.repair.images import ImageCopies
 from phiv_data.repair.lines import (
     FixedLine,
@@ -85,7 +85,7 @@ def fix(
     files = _files_to_fix(path, input_format)
     folder = path if path.is_dir() else path.parent
     root = Path(images_root) if images_root else folder / "images"
-    is_converted = path.is_dir() and (path / MANIFEST).is_file()
+    is_converted = path.is_dir() and is_converted_folder(path)
     if is_converted and not images:
         raise UsageError("--no_images", "does not go with --fix on a converted folder, whose images are copied too")
     if is_converted and images_root:

@@ -17,7 +17,7 @@ from phiv_data.export.dataset import ExportedDataset
 from phiv_data.repair.images import ImageCopies, copy_with_old_name
 from phiv_data.repair.lines import FixLog, fix_lines
 from phiv_data.repair.records import RenamedPaths
-from phiv_data.storage.dataset import read_manifest
+from phiv_data.storage.dataset import MANIFEST, read_manifest
 from phiv_data.storage.jsonl import read_jsonl
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.storage.shards import write_shard
@@ -30,6 +30,15 @@ RewriteLines = Callable[[Path, Path], HashingWriter]
 """Writes the lines of a jsonl file (the first path) to a new one (the second)."""
 _CONVERT_AGAIN = "Run the same phiv-convert command with --overwrite, then fix what it wrote"
 _FIXED = "; fixed by phiv-validate --fix"
+
+
+def is_converted_folder(folder: Path) -> bool:
+    """True for a folder that phiv-convert wrote. ShardError where its manifest is lost: the shards would be left out."""
+    if (folder / MANIFEST).is_file():
+        return True
+    if (folder / "images.sha256").exists():
+        raise ShardError(str(folder), "has lost its manifest.json", "Copy the folder again, or convert it again")
+    return False
 
 
 def fix_converted(folder: Path, out: Path, log: FixLog, on_rows: OnRows) -> tuple[ImageCopies, Manifest]:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from phiv_data.repair import records
-from phiv_data.repair.converted import undo_converted
+from phiv_data.repair.converted import is_converted_folder, undo_converted
 from phiv_data.repair.images import copy_with_old_name
 from phiv_data.repair.lines import parse_log_entry, without_marks
-from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
+from phiv_data.storage.dataset import FIXES, NON_RECORD_FILES
 from phiv_data.utils.atomic import HashingWriter, atomic_folder, atomic_write
-from phiv_schemas import RecordError, ShardError, UsageError
+from phiv_schemas import RecordError, UsageError
 
 OnRows = Callable[[int], object]
 _NEEDS_THE_COPY = "Undo needs the copy as --fix wrote it"
@@ -55,9 +55,7 @@ def undo(path: Path | str, out: Path | str, *, images: bool = True, on_rows: OnR
         raise UsageError(str(out), "already exists", "Pass a new folder to --undo")
     if out.resolve().is_relative_to(path.resolve()):
         raise UsageError(str(out), f"is in {path}, whose fixes are undone", "Pass a folder elsewhere to --undo")
-    is_converted = (path / MANIFEST).is_file()
-    if not is_converted and ((path / "arrow").exists() or (path / "images.sha256").exists()):
-        raise ShardError(str(path), "has lost its manifest.json", _NEEDS_THE_COPY)  # shards would be left out
+    is_converted = is_converted_folder(path)
     if is_converted and not images:
         raise UsageError("--no_images", "does not go with --undo on a converted folder, whose images are copied too")
     with (path / FIXES).open("rb") as log_file:

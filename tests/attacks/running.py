@@ -133,8 +133,8 @@ def run_process(
 
 def fault_env(fault_json: str, *, where: str) -> dict[str, str]:
     """The environment in which `where` ("command" or "workers") of a command gets the fault."""
-    path = os.pathsep.join([str(HOME / "in_workers"), str(HOME.parent)])
-    return {"PHIV_FAULT": fault_json, "PHIV_FAULT_IN": where, "PYTHONPATH": path}
+    path = [str(HOME / "in_workers"), str(HOME.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PHIV_FAULT": fault_json, "PHIV_FAULT_IN": where, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def _be_command(argv: Sequence[str], folder: Path, fault: Fault | None, out: Path, err: Path) -> None:
