@@ -33,7 +33,7 @@ _FIXED = "; fixed by phiv-validate --fix"
 
 
 def is_converted_folder(folder: Path) -> bool:
-    """True for a folder that phiv-convert wrote. ShardError where its manifest is lost: the shards would be left out."""
+    """True for a folder that phiv-convert wrote. ShardError where its manifest is lost: shards would be left out."""
     if (folder / MANIFEST).is_file():
         return True
     if (folder / "images.sha256").exists():
