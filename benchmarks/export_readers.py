@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_DISABLED": "true", "DISABLE_VERSION_CHECK": "1"}
 Rows = list[tuple[int, str]]
+ENERGON_PARTS = {"train": "train", "val": "val", "dev": "test"}  # energon has these three
 TOKENS_PER_IMAGE = 4 + 1  # four patches and the class token
 CHAT = (
     "{% for m in messages %}{{ m['role'] }}: {% for p in m['content'] %}"
@@ -198,13 +201,40 @@ def toy_model(processor: Any) -> Any:
 
 
 def read_energon(folder: Path, split: str) -> Rows:
-    """By its crude loader, after `energon prepare` (see export_tools.py)."""
-    from megatron.energon import WorkerConfig, get_savable_loader, get_val_dataset
+    """By a cooker, after `energon prepare`, which writes .nv-meta into the export."""
+    from megatron.energon import (
+        Cooker,
+        DefaultTaskEncoder,
+        Sample,
+        WorkerConfig,
+        basic_sample_keys,
+        get_loader,
+        get_val_dataset,
+        stateless,
+    )
 
+    @dataclass
+    class Row(Sample):
+        images: int
+        text: str
+
+    @stateless
+    def cook(sample: dict[str, Any]) -> Row:
+        images = sum(name[0].isdigit() and value is not None for name, value in sample.items())
+        return Row(**basic_sample_keys(sample), images=images, text=str(sample["json"]))
+
+    class Encoder(DefaultTaskEncoder):
+        cookers = [Cooker(cook)]  # noqa: RUF012
+
+    if not (folder / ".nv-meta").exists():
+        parts = [word for part in ENERGON_PARTS.items() for word in ("--split-parts", f"{part[1]}:{part[0]}-.*")]
+        energon = [str(Path(sys.executable).with_name("energon")), "prepare", "--non-interactive", *parts]
+        subprocess.run([*energon, "--sample-type", "CrudeWebdataset", folder], check=True, stdout=sys.stderr)
     config = WorkerConfig(rank=0, world_size=1, num_workers=0)
-    part = {"train": "train", "val": "val", "dev": "test"}[split]
-    rows = get_val_dataset(str(folder), split_part=part, worker_config=config, batch_size=1)
-    return [(0, str(row)) for row in get_savable_loader(rows)]
+    rows = get_val_dataset(
+        str(folder), split_part=ENERGON_PARTS[split], worker_config=config, batch_size=None, task_encoder=Encoder()
+    )
+    return [(row.images, row.text) for row in get_loader(rows)]
 
 
 def read_litdata(folder: Path, split: str) -> Rows:

@@ -80,6 +80,15 @@ TOOLS = {
         ("ms-swift", "transformers-stream-generator", "cpm-kernels"),
         by_hand="ROOT_IMAGE_DIR=OUT/images",
     ),
+    "megatron-energon": Tool(
+        ("webdataset",),
+        (
+            *(TORCH, "braceexpand", "click", "filetype", "mfusepy", "multi-storage-client", "numpy", "pillow"),
+            *("pyyaml", "rapidyaml", "s3fs", "tqdm", "webdataset"),
+        ),
+        ("megatron-energon",),
+        by_hand="energon prepare (crude), a Cooker",
+    ),
     "litdata": Tool(
         ("hub",),
         (TORCH, "lightning-utilities", "filelock", "boto3", "requests", "tifffile", "obstore", "pyarrow", "polars"),

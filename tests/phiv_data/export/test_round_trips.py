@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from phiv_converters.cauldron.options import CauldronOptions
 from phiv_converters.chat_json import options as chat_json
+from phiv_converters.hub.options import HubOptions
 from phiv_data.convert.engine import convert
 from phiv_data.export.cauldron import CauldronExport
 from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
 from phiv_data.export.engine import export
+from phiv_data.export.hub import Hub
 from phiv_data.storage.dataset import ConversationDataset, read_manifest
 from phiv_data.storage.sample import EncodedImage, Sample
-from phiv_schemas import Conversation, Turn
+from phiv_schemas import Conversation, ImageMeta, SourceError, Turn
 
 OPTIONS: dict[str, Any] = {
     "llava": chat_json.LlavaOptions,
@@ -111,3 +113,56 @@ def test_texts_and_images_come_back_from_the_cauldron(
     export(CauldronExport(), data, folder / "out")
     convert(CauldronOptions(source=folder / "out"), folder / "back", num_workers=0)
     assert rows_by_split(folder / "back", kept) == rows_by_split(data, kept)
+
+
+def as_written(sample: Sample) -> Sample:
+    return sample
+
+
+@given(splits=data_sets())
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_everything_comes_back_from_the_hub(
+    splits: dict[str, list[Sample]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("x")
+    data = write_dataset(folder / "data", splits, max_shard_bytes=500)
+    export(Hub(), data, folder / "out")
+    convert(HubOptions(source=folder / "out"), folder / "back", num_workers=0)
+    assert rows_by_split(folder / "back", as_written) == rows_by_split(data, as_written)
+    assert read_manifest(folder / "back").name == read_manifest(data).name
+
+
+def test_what_is_known_of_an_image_comes_back_from_the_hub(tmp_path: Path) -> None:
+    image = encoded("dev/a.png", image_bytes(1))
+    known = ImageMeta(**(dict(image.meta) | {"source": "a.avi", "frame_index": 3, "timestamp": 0.5, "decoder": "av"}))
+    turn = Turn(images=("dev/a.png",), user="?", assistant="!", answers=("!", "?"), image_offsets=(0,))
+    row = Sample(
+        Conversation(id="x", source="mine", conversations=(turn,), system=""), (EncodedImage(known, image.data),)
+    )
+    data = write_dataset(tmp_path / "data", {"val": [], "dev": [row]})
+    export(Hub(), data, tmp_path / "out")
+    for source in (tmp_path / "out", tmp_path / "data/arrow/dev"):
+        convert(HubOptions(source=source), tmp_path / f"back-{source.name}", num_workers=0)
+        assert list(ConversationDataset(tmp_path / f"back-{source.name}", "dev")) == [row]
+
+
+def text_row(id: str) -> Sample:
+    return Sample(Conversation(id=id, source="s", conversations=(Turn(images=(), user="u", assistant="a"),)), ())
+
+
+def test_a_missing_file_of_the_hub_is_an_error(tmp_path: Path) -> None:
+    image = encoded("train/a.png", image_bytes(1))
+    turn = Turn(images=("train/a.png",), user="u", assistant="a")
+    rows = [Sample(Conversation(id=f"{i}", source="s", conversations=(turn,)), (image,)) for i in range(3)]
+    export(Hub(), write_dataset(tmp_path / "data", {"train": rows}, max_shard_bytes=1), tmp_path / "out")
+    (tmp_path / "out/data/train-00001-of-00003.parquet").unlink()
+    with pytest.raises(SourceError, match=r"1 files are not there, the first is train-00001-of-00003\.parquet"):
+        convert(HubOptions(source=tmp_path / "out"), tmp_path / "back", num_workers=0)
+
+
+def test_tables_of_other_rows_are_named(tmp_path: Path) -> None:
+    export(CauldronExport(), write_dataset(tmp_path / "data", {"train": [text_row("x")]}), tmp_path / "out")
+    with pytest.raises(SourceError, match=r"has no column id and source and .* reads what phiv-export hub wrote"):
+        convert(HubOptions(source=tmp_path / "out"), tmp_path / "back", num_workers=0)
+    with pytest.raises(SourceError, match="no tables in"):
+        convert(HubOptions(source=tmp_path / "data/rejects.jsonl"), tmp_path / "back", num_workers=0)
