@@ -177,7 +177,7 @@ class _ListedSplit:
     plan: hashlib._Hash = field(default_factory=hashlib.sha256)
     times: hashlib._Hash = field(default_factory=hashlib.sha256)
     contents: hashlib._Hash = field(default_factory=hashlib.sha256)
-    _last_key: str | None = None
+    _last_key: tuple[str, int, str] | None = None
     _pending: list[tuple[object, ...]] = field(default_factory=list)
     _pending_bytes: int = 0
     _absent: list[Path] = field(default_factory=list)  # files of the pending items that are not there
@@ -199,8 +199,11 @@ class _ListedSplit:
             self.contents.update(f"{found.size_bytes} {found.sha256};".encode())
         size = size if item.size_bytes is None else item.size_bytes
         self.plan.update(json.dumps([item.key, size, parts]).encode())
-        self.keys_ascend = self.keys_ascend and (self._last_key is None or self._last_key < item.key)
-        self._last_key = item.key
+        # An order in which "a.jsonl:9" comes before "a.jsonl:10": keys that ascend in it differ.
+        name, _, number = item.key.rpartition(":")
+        key = name, len(number), number
+        self.keys_ascend = self.keys_ascend and (self._last_key is None or self._last_key < key)
+        self._last_key = key
         rows = len(self._pending)
         if rows >= MAX_TASK_ROWS or (rows >= MIN_TASK_ROWS and self._pending_bytes + size > TASK_BYTES):
             self.end_task()

@@ -7,7 +7,8 @@ Parts as OpenAI (chat and responses), Anthropic, transformers and TRL have them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from phiv_data.formats.fields import Fields, RejectRow, is_empty
@@ -18,22 +19,30 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
 ReadText = Callable[[str], Iterable[Piece]]
 _REFS = ("image", "image_url", "url", "path", "source", "base64")
+_BYTES = ("bytes", "base64", "b64")
+_KNOWN = {"type", "detail", "index", "cache_control", "min_pixels", "max_pixels", "resized_height", "resized_width"}
+# How the bytes of a PNG, JPEG, GIF, WebP, BMP or TIFF begin in base64; shorter text is a path.
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3]|SUkqA|TU0AK)[A-Za-z0-9+/\s]{64,}={0,2}\s*")
 _OTHER = ("video", "audio", "tool", "function")
 
 
 def read_content(content: Any, fields: Fields, path: str, read_text: ReadText) -> tuple[Piece, ...]:
     """The pieces of a message's content; `read_text` finds the images of plain text. Text of parts is text."""
     if not isinstance(content, list):
-        return tuple(read_text(fields.text(content, path)))
+        try:
+            return tuple(read_text(fields.text(content, path)))
+        except ValueError as error:  # numbered markers in another order
+            raise RejectRow(fields.where, "marker-mismatch", f"{path} {error}", path) from error
     pieces: list[Piece] = []
     for i, part in enumerate(content):
         here, kind = f"{path}[{i}]", part.get("type") if isinstance(part, dict) else None
         if kind in TEXT_PARTS:
             pieces.append(fields.text(part.get("text"), f"{here}.text"))
+            _count_unread(part, {"text"}, fields, here)
         elif kind in IMAGE_PARTS:
             pieces.append(_image(part, fields, here))
         elif isinstance(kind, str) and any(word in kind for word in _OTHER):
-            raise RejectRow(fields.where, "unsupported-media", f"{here} is a part of type {kind!r}", here)
+            raise RejectRow(fields.where, "unsupported-media", f"{here} is a part of type {truncated_repr(kind)}", here)
         else:
             raise fields.bad(f"{here} is no part with a known 'type' (found {truncated_repr(part)})", here)
     return tuple(pieces)
@@ -48,29 +57,46 @@ def image_refs(column: Any, fields: Fields, name: str) -> tuple[Image, ...]:
 
 
 def image_ref(value: Any, fields: Fields, path: str) -> str:
-    """One reference, as text."""
+    """One reference, as text; bytes in base64 as a `data:` URI."""
     if isinstance(value, dict):
         full = {key: item for key, item in value.items() if item not in (None, "")}
-        key = next((key for key in ("url", "path") if isinstance(full.get(key), str)), None)
         if full.get("type") == "base64" and isinstance(full.get("data"), str):  # Anthropic
             return f"data:{full.get('media_type', '')};base64,{full['data']}"
+        key = next((key for key in (*_BYTES, "path", "url") if isinstance(full.get(key), str)), None)
         if key is None:
-            raise fields.bad(f"{path} has no 'path' or 'url' (found {truncated_repr(value)})", path)
+            raise fields.bad(f"{path} has no 'path', 'url' or 'bytes' (found {truncated_repr(value)})", path)
+        if key in _BYTES:  # as `datasets` has it, where `path` is a name only
+            body = fields.text(full[key], path)
+            return body if body.startswith("data:") else f"data:;base64,{body}"
         # Counted over rows as `images[]`, not as `images[3]`.
-        generic = "[]".join(piece.partition("]")[2] if "]" in piece else piece for piece in path.split("["))
-        fields.unread |= {f"{generic}.{other}" for other in full.keys() - {key, "type", "detail"}}
+        fields.unread |= {f"{_generic(path)}.{other}" for other in full.keys() - {key, "type", "detail"}}
         value = full[key]
     if not isinstance(value, str) or not value.strip():
         raise fields.bad(f"{path} is no reference to an image (found {truncated_repr(value)})", path)
-    return fields.text(value, path)
+    return f"data:;base64,{value}" if _BASE64.fullmatch(value) else fields.text(value, path)
 
 
 def _image(part: dict[str, Any], fields: Fields, path: str) -> Image:
     """A place of its own, or one that names its image."""
-    for key in _REFS:
-        value = part.get(key)
-        if value not in (None, ""):
-            if key == "base64" and isinstance(value, str) and not value.startswith("data:"):
-                value = f"data:;base64,{value}"
-            return Image(image_ref(value, fields, f"{path}.{key}"), path)
-    return Image(path=path)
+    key = next((key for key in _REFS if part.get(key) not in (None, "")), None)
+    _count_unread(part, {key}, fields, path)
+    if key is None:
+        return Image(path=path)
+    value = part[key]
+    if key == "base64" and isinstance(value, str) and not value.startswith("data:"):
+        value = f"data:;base64,{value}"
+    return Image(image_ref(value, fields, f"{path}.{key}"), path)
+
+
+def _count_unread(part: dict[str, Any], read: Collection[str | None], fields: Fields, path: str) -> None:
+    """What else a part holds is left out, and counted; an image there is an error."""
+    other = {key: value for key, value in part.items() if key not in read and key not in _KNOWN}
+    if other:
+        rest = Fields(other, fields.where, path)
+        rest.refuse_unread_images()
+        fields.unread |= {f"{_generic(path)}.{key}" for key in rest.all_unread()}
+
+
+def _generic(path: str) -> str:
+    """`messages[].content[]` of `messages[2].content[0]`."""
+    return "[]".join(piece.partition("]")[2] if "]" in piece else piece for piece in path.split("["))

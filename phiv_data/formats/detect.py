@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.formats.files import is_array
-from phiv_data.formats.text import MARKER
+from phiv_data.formats.text import IMG_TAG, MARKER
 from phiv_data.sources.json_stream import read_json_array
 from phiv_schemas import SourceError
 
@@ -88,7 +88,10 @@ def _kind_of_dialogue(row: Mapping[str, Any], messages: list[Any]) -> str | None
         return "trl"
     if any(isinstance(content, str) and MARKER in content for content in contents):
         return "with markers"
-    return "images without markers" if row.get("images") or row.get("image") else "text only"
+    has_column = row.get("images") or row.get("image")
+    if not has_column and any(isinstance(content, str) and IMG_TAG.search(content) for content in contents):
+        return "swift"
+    return "images without markers" if has_column else "text only"
 
 
 def _has(value: Any, *keys: str) -> bool:

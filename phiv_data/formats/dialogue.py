@@ -14,8 +14,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from phiv_data.formats.content import ReadText, image_refs, read_content
-from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths, is_empty
-from phiv_data.formats.text import MARKER, Image, Piece, join_pieces, normalize_offsets, read_markers
+from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths, is_empty, is_image_text
+from phiv_data.formats.text import (
+    IMG_TAG,
+    MARKER,
+    Image,
+    Piece,
+    join_pieces,
+    marker_reader,
+    media_markers,
+    normalize_offsets,
+    read_markers,
+)
 from phiv_data.storage.record_errors import list_keys, truncated_repr
 
 Markers = Literal["strict", "lenient"]
@@ -35,6 +45,8 @@ class Names:
     user: tuple[str, ...] = ("user", "human")
     assistant: tuple[str, ...] = ("assistant", "gpt", "bot")
     system: tuple[str, ...] = ("system", "developer")
+    media: tuple[str, ...] = ()  # further columns of video, audio or tools
+    kto_tag: str = ""  # the column that marks an answer as one to avoid
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +71,21 @@ NAMES = Names()
 
 
 def read_dialogue(
-    fields: Fields, names: Names = NAMES, *, markers: Markers = "strict", unmarked: str | None = None
+    fields: Fields,
+    names: Names = NAMES,
+    *,
+    markers: Markers = "strict",
+    marker: str = MARKER,
+    unmarked: str | None = None,
+    inline: ReadText | None = None,
 ) -> ParsedRow:
-    """The row of a list of messages; `unmarked` as for `finish`."""
+    """The row of a list of messages; `unmarked` as for `build_row`.
+
+    `marker` is the text at the place of an image; `inline` reads the text of rows without an image column.
+    """
     refs = take_images(fields, names)
     path = fields.key(*names.messages)
-    read_text = read_markers if refs else unescape_markers
+    read_text = text_reader(marker) if refs else inline or unescape_markers
     column = fields.take(*names.messages)
     if not isinstance(column, list):
         found = truncated_repr(column) if column is not None else list_keys(fields.left) or "nothing else"
@@ -74,6 +95,8 @@ def read_dialogue(
         if not isinstance(raw, dict):
             raise fields.bad(f"{path}[{i}] is not an object (found {truncated_repr(raw)})", f"{path}[{i}]")
         messages.append(read_message(raw, fields, names, read_text, f"{path}[{i}]"))
+    if inline is None and not refs:
+        refuse_img_tags(messages, fields)
     return build_row(fields, messages, refs, read_text, names, markers=markers, unmarked=unmarked)
 
 
@@ -92,10 +115,12 @@ def build_row(
 
     `unmarked`: images without any place come before the first text, with this between; None rejects them.
     """
-    fields.refuse_media()
+    fields.refuse_media(names.media)
+    fields.refuse_bad_label(names.kto_tag)
     path = fields.key(*names.system_prompt)
     if not is_empty(prompt := fields.take(*names.system_prompt)):
-        messages = [Message("system", tuple(read_text(fields.text(prompt, path))), path), *messages]
+        pieces = read_content(fields.text(prompt, path), fields, path, read_text)
+        messages = [Message("system", pieces, path), *messages]
     if markers == "lenient":
         messages = _drop_spare_places(messages, len(refs))
         unmarked = "\n" if unmarked is None else unmarked
@@ -106,7 +131,25 @@ def build_row(
     messages = _add_missing_places(messages, len(refs), fields.where, markers, unmarked)
     turns = tuple(_turns(messages, iter(refs), fields.where, normalize))
     row_id, source = fields.take_id("id"), fields.take_source()
+    if turns[-1].assistant is None:
+        fields.refuse_unread_answer()
+    fields.refuse_unread_images([ref for turn in turns for ref in turn.images])
     return ParsedRow(turns, system, row_id, source, fields.all_unread(), system_path)
+
+
+def text_reader(marker: str) -> ReadText:
+    """Reads the text of rows with images: `<image>`, or another marker, is the place of one."""
+    return read_markers if marker in ("", MARKER) else marker_reader(marker)
+
+
+def refuse_img_tags(messages: Sequence[Message], fields: Fields) -> None:
+    """RejectInput for text that names its image as Qwen-VL does, in a format that does not read it."""
+    for message in messages:
+        text, _ = join_pieces(message.pieces or ())
+        for tag in IMG_TAG.finditer(text):
+            if is_image_text(tag[1]):
+                what = f"the text names an image as {truncated_repr(tag[0])}: phiv-convert swift reads that"
+                raise RejectRow(fields.where, "marker-mismatch", what, message.content_path)
 
 
 def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
@@ -115,25 +158,50 @@ def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
     return image_refs(fields.take(*names.images), fields, key)
 
 
-def read_message(raw: dict[str, Any], fields: Fields, names: Names, read_text: ReadText, path: str) -> Message:
-    """The message at `path` of the row, its role by the usual name."""
+def read_message(
+    raw: dict[str, Any], fields: Fields, names: Names, read_text: ReadText, path: str, unmarked: str = "\n"
+) -> Message:
+    """The message at `path` of the row, its role by the usual name; images in it as Ollama's chat has them."""
     message = Fields(dict(raw), fields.where, path)
     key = message.key(*names.content)
     role, content = message.take(*names.role), message.take(*names.content)
     roles = (("user", names.user), ("assistant", names.assistant), ("system", names.system))
     kind = next((kind for kind, spellings in roles if role in spellings), None)
     if kind is None and isinstance(role, str) and any(word in role for word in _TOOLS):
-        what = f"{path} is of the role {role!r}: phiv has no tools"
+        what = f"{path} is of the role {truncated_repr(role)}: phiv has no tools"
         raise RejectRow(fields.where, "unsupported-media", what, path)
     if kind is None:
         known = ", ".join((*names.user, *names.assistant, *names.system))
         what = f"{path} is of the role {truncated_repr(role)}, not one of {known}"
         raise RejectRow(fields.where, "bad-turns", what, path)
-    message.refuse_media()
+    message.refuse_media(names.media)
+    if kind == "assistant":
+        message.refuse_masked_answer()
+    images_path = f"{path}.{message.key(*names.images)}"
+    images = image_refs(message.take(*names.images), fields, images_path)
+    message.refuse_unread_images()
+    if images and unmarked:  # a format with markers
+        read_text = read_markers
     pieces = None if content is None else read_content(content, fields, f"{path}.{key}", read_text)
+    if images:
+        pieces = _place(images, pieces or (), fields, images_path, unmarked)
     if unread := message.all_unread():
         fields.unread |= {f"{path.rpartition('[')[0]}[].{name}" for name in unread}
     return Message(kind, pieces, path, key)
+
+
+def _place(
+    images: Sequence[Image], pieces: Sequence[Piece], fields: Fields, path: str, unmarked: str
+) -> tuple[Piece, ...]:
+    """The pieces of a message with the images that it names itself: at its places, or before its text."""
+    places = sum(isinstance(piece, Image) and piece.ref is None for piece in pieces)
+    if not places:
+        return (*images, unmarked, *pieces)
+    if places != len(images):
+        what = f"{path} holds {len(images)} images for {places} places in the text"
+        raise RejectRow(fields.where, "marker-mismatch", what, path)
+    named = iter(images)
+    return tuple(next(named) if isinstance(piece, Image) and piece.ref is None else piece for piece in pieces)
 
 
 def unescape_markers(text: str) -> Iterator[Piece]:
@@ -158,8 +226,17 @@ def _add_missing_places(
             return _prepend(missing, messages)
     if count != num_images:
         places, images = "place" + "s" * (count != 1), "image" + "s" * (num_images != 1)
-        raise RejectRow(where, "marker-mismatch", f"{count} {places} in the messages for {num_images} {images}")
+        what = f"{count} {places} in the messages for {num_images} {images}"
+        raise RejectRow(where, "marker-mismatch", f"{what}. {_way_out(messages)}")
     return messages
+
+
+def _way_out(messages: Sequence[Message]) -> str:
+    """What to do where images have no places: another tool's marker in the text may be theirs."""
+    text = "\n".join(piece for message in messages for piece in message.pieces or () if isinstance(piece, str))
+    if others := [marker for marker in media_markers(text) if marker != MARKER]:
+        return f"The text holds {others[0]!r}: --marker {others[0]!r} reads it as the place of an image"
+    return f"Put one {MARKER} for each image into what the user says, or pass --markers lenient"
 
 
 def _prepend(pieces: Sequence[Piece], messages: list[Message]) -> list[Message]:
@@ -175,7 +252,7 @@ def _drop_spare_places(messages: list[Message], num_images: int) -> list[Message
             is_place = isinstance(piece, Image) and piece.ref is None
             is_kept = is_place and message.role == "user" and kept < num_images
             kept += is_kept
-            pieces.append(piece if is_kept or not is_place else MARKER)
+            pieces.append(piece.text if isinstance(piece, Image) and is_place and not is_kept else piece)
         found.append(replace(message, pieces=None if message.pieces is None else tuple(pieces)))
     return found
 

@@ -6,6 +6,9 @@ kind of row that phiv has no place for: an answer marked as bad, plain text to c
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +16,23 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import truncated_repr
 from phiv_schemas.conversation import check_name
 
-MEDIA = {"video", "videos", "audio", "audios", "tools", "functions", "tool_calls", "function_call", "tool_call_id"}
+TOOLS = {"tools", "functions", "tool_calls", "function_call", "tool_call_id"}
+ANSWERS = {
+    *("chosen", "response", "answer", "answers", "output", "completion", "completions", "target", "targets", "label"),
+    *("solution", "ground_truth", "gt_answer"),
+}
+"""Keys that hold an answer, where the messages have none."""
+_WEIGHTS = ("loss", "weight", "train", "loss_weight")
+_FILES = r"(?:[_-]?(?:paths?|files?|file[_-]?names?|names?|urls?|uris?|list|data|bytes|base64|b64|src|links?))?"
+_MEDIA_KEY = re.compile(rf"(?:videos?|audios?|speech|clips?){_FILES}", re.IGNORECASE)
+_IMAGE_KEY = re.compile(
+    rf"(?:images?|imgs?|pict?(?:ure)?s?|photos?|frames?|visuals?|medias?){_FILES}"
+    r"|pixel[_-]?values|attachments?|(?:multi[_-]?modal|mm)[_-]?(?:data|inputs?)",
+    re.IGNORECASE,
+)
+_IMAGE_TEXT = re.compile(
+    r"\s*data:image/.*|[^<>\n]+\.(?:jpe?g|jfif|png|gif|bmp|webp|tiff?|avif|heic)\s*", re.IGNORECASE | re.DOTALL
+)
 
 
 class RejectRow(RejectInput):
@@ -47,6 +66,7 @@ class ParsedTurn:
     assistant: str | None
     image_offsets: tuple[int, ...] | None = None
     paths: TurnPaths = field(default=TurnPaths(), compare=False, repr=False)
+    answers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +128,33 @@ class Fields:
             raise self.bad(f"{path} holds half a surrogate pair at {error.start}", path) from error
         return value
 
+    def take_answer(self, *names: str) -> tuple[str, Any, tuple[str, ...] | None]:
+        """The answer at the one of `names` that holds something, after its path and before all accepted ones.
+
+        A list of answers is read as accepted ones, its first as the answer; so is `answers` beside another of `names`.
+        """
+        more: tuple[str, ...] = ()
+        others = [name for name in names if name != "answers" and not is_empty(self.left.get(name))]
+        if others and isinstance(self.left.get("answers"), list) and "answers" in names:
+            more = self._answers(self.left.pop("answers"), "answers")
+        path, value = self.key(*names), self.take(*names)
+        is_list = isinstance(value, list) and not any(isinstance(item, dict) and "type" in item for item in value)
+        if is_list or _is_number(value):
+            found = self._answers(value, path)
+            value, more = found[0] if found else None, (*found, *more)
+        accepted = tuple(dict.fromkeys((value, *more))) if isinstance(value, str) else ()
+        return path, value, accepted if len(accepted) > 1 else None
+
+    def _answers(self, value: Any, path: str) -> tuple[str, ...]:
+        """One answer, or a list of them (VQA's objects with an `answer` too); numbers as text, nothing left out."""
+        found = []
+        for i, item in enumerate(value if isinstance(value, list) else [value]):
+            if not is_empty(item):
+                here = f"{path}[{i}]" if isinstance(value, list) else path
+                one = item.get("answer") if isinstance(item, dict) else item
+                found.append(self.text(json.dumps(one) if _is_number(one) else one, here))
+        return tuple(found)
+
     def take_id(self, *names: str) -> str | None:
         """An id, text or integer, as text; any other value is left, and so counted as unread."""
         for name in names:
@@ -127,14 +174,56 @@ class Fields:
             del self.left["source"]
         return name
 
-    def refuse_media(self) -> None:
-        """RejectInput for keys that hold video, audio or tools; empty ones are nothing."""
-        if MEDIA.isdisjoint(self.left):
-            return
-        for name in sorted(self.left.keys() & MEDIA):
-            if not is_empty(self.left.pop(name)):
-                what = f"has {name!r}: phiv reads text and images only"
-                raise RejectRow(self.where, "unsupported-media", what, f"{self.path}.{name}".lstrip("."))
+    def refuse_media(self, more: Collection[str] = ()) -> None:
+        """RejectInput for keys that hold video, audio or tools, and for those of `more`; empty ones are nothing."""
+        for name in sorted(self.left):
+            is_media = name in TOOLS or name in more or _MEDIA_KEY.fullmatch(name)
+            if is_media and not isinstance(self.left[name], bool | int | float) and not is_empty(self.left.pop(name)):
+                what = f"has {truncated_repr(name)}: phiv reads text and images only"
+                raise RejectRow(self.where, "unsupported-media", what, self._at(name))
+
+    def refuse_bad_label(self, name_of_entry: str = "") -> None:
+        """RejectInput for an answer that is marked as one to avoid (KTO); `name_of_entry` is a key known to mark it."""
+        for name in ("label", "kto_tag", name_of_entry):
+            value = self.left.get(name)
+            is_zero = name == name_of_entry and value in (0, "0")
+            if value is False or is_zero or (isinstance(value, str) and value.strip().lower() == "false"):
+                what = f"{name!r} is false: the answer is one to avoid"
+                raise RejectRow(self.where, "unsupported-row", what, self._at(name))
+
+    def refuse_masked_answer(self) -> None:
+        """RejectInput for a message that its row says must not be learned."""
+        for name in _WEIGHTS:
+            if (value := self.left.get(name)) is False or (isinstance(value, int | float) and value == 0):
+                what = f"'{name}' is {value}: the answer is not to be learned, and phiv learns every answer"
+                raise RejectRow(self.where, "unsupported-row", what, self._at(name))
+
+    def refuse_unread_images(self, refs: Collection[str] = ()) -> None:
+        """RejectInput for keys that could hold images, after all others are taken; `refs` are the row's images.
+
+        Beside images that are read, only a key that is named for images counts, and only for others than these.
+        """
+        known = {ref.replace("\\", "/").rpartition("/")[2] for ref in refs}
+        for name, value in sorted(self.left.items()):
+            is_named = _IMAGE_KEY.fullmatch(name) is not None
+            texts = [text for text in texts_of(value) if is_image_text(text)] if is_named or not refs else []
+            new = [text for text in texts if text.replace("\\", "/").rpartition("/")[2].strip() not in known]
+            is_other = is_named and not refs and isinstance(value, str | list | dict) and not is_empty(value)
+            if new or is_other:
+                what = f"{truncated_repr(name)} holds what could be an image, and is not read (found "
+                way_out = "Name the images in the column 'images'"
+                raise self.bad(f"{what}{truncated_repr(value)}). {way_out}", self._at(name))
+
+    def refuse_unread_answer(self) -> None:
+        """RejectInput for keys that hold an answer, in a row whose messages end without one."""
+        for name in sorted(self.left.keys() & ANSWERS):
+            if isinstance(value := self.left[name], str | list | dict) and not is_empty(value):
+                what = f"{name!r} holds an answer, and the messages end without one"
+                hint = "Make it the last message, of the assistant"
+                raise RejectRow(self.where, "unsupported-row", f"{what}. {hint}", self._at(name))
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}.{name}".lstrip(".")
 
     def all_unread(self) -> tuple[str, ...]:
         """What was left out: keys of messages and images, and keys of the row that nobody took."""
@@ -151,7 +240,34 @@ def fields_of(record: Any, where: str) -> Fields:
     """The fields of a row. RejectInput `bad-row` where it is no object."""
     if not isinstance(record, dict):
         raise RejectRow(where, "bad-row", f"not an object (found {truncated_repr(record)})")
+    if is_phiv_row(record):
+        raise RejectRow(where, "bad-row", "a row in phiv's own format: use phiv-convert jsonl")
     return Fields(dict(record), where)
+
+
+def is_image_text(text: str) -> bool:
+    """True for text that is likely the name of an image, or a `data:` URI of one."""
+    return _IMAGE_TEXT.fullmatch(text) is not None
+
+
+def is_phiv_row(record: Any) -> bool:
+    """True for a record in phiv's own format: its turns have images and what the user says."""
+    turns = record.get("conversations") if isinstance(record, dict) else None
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return isinstance(first, dict) and {"images", "user"} <= set(first)
+
+
+def texts_of(value: Any, depth: int = 4) -> Iterator[str]:
+    """Every text in a JSON value, in lists and objects so deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict) and depth:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts_of(item, depth - 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_empty(value: Any) -> bool:

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
+import os
 import re
+import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
+from phiv_data.formats.fields import texts_of
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.json_stream import MAX_ELEMENT_BYTES, read_json_array
+from phiv_data.storage.record_errors import list_keys, truncated_repr
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.lines import BOM
 from phiv_schemas.errors import SourceError
@@ -28,21 +36,94 @@ MAX_FIRST_LINE = 1 << 20
 
 
 def is_array(path: Path) -> bool:
-    """True for one array, False for a value a line. SourceError for one object over several lines."""
+    """True for one array, False for a value a line. SourceError for JSON of another shape, such as one object."""
     with environment_problems(path), path.open("rb") as file:
         head = file.read(MAX_FIRST_LINE).removeprefix(BOM).lstrip()
     first, newline, rest = head.partition(b"\n")
     if first[:1] == b"[":
-        if not rest.strip():
-            return True
-        try:
-            json.loads(first)
-        except (ValueError, RecursionError):
-            return True
-        return False
+        if rest.strip():
+            try:
+                json.loads(first)
+            except (ValueError, RecursionError):
+                return True
+            return False
+        # All of it is one line, or the first line is longer than that: an array of rows, or a row that is a list.
+        return not _is_message(next((row.value for row in read_json_array(path)), None))
     if newline and first.strip() == b"{":
-        raise SourceError(str(path), "is one JSON object, not rows of data", "Pass the file of rows that it names")
+        unreadable = "is no JSON lines: its first line is '{' alone", "Write one row per line"
+        raise SourceError(str(path), *(explain_shape(path) or unreadable))
     return False
+
+
+def _is_message(value: Any) -> bool:
+    is_bare = isinstance(value, dict) and ("role" in value or "from" in value)
+    return is_bare and not {"messages", "conversations", "conversation"} & set(value)
+
+
+def explain_encoding(path: Path) -> tuple[str, str] | None:
+    """Which byte of a file is not UTF-8, and what to do; None where all of its first 64 MiB are."""
+    with environment_problems(path), path.open("rb") as file:
+        raw = file.read(MAX_ELEMENT_BYTES)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(raw)  # may end within a character
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        what = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} (line {line}) is not UTF-8"
+        return what, "Save it as UTF-8"
+    return None
+
+
+def explain_shape(path: Path) -> tuple[str, str] | None:
+    """What a file holds that is neither an array of rows nor a row a line, and what to do; None where it may be that.
+
+    Files of over 64 MiB are not read to the end.
+    """
+    with environment_problems(path), path.open("rb") as file:
+        text = file.read(MAX_ELEMENT_BYTES).removeprefix(BOM).decode("utf-8", "replace").lstrip()
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    jq, first_line = "Write a row per line: jq -c {} IN.json > OUT.jsonl", text[:end].partition("\n")
+    if isinstance(value, list):
+        if any(_is_message(item) for item in value[:1]) and text[:end].count("\n"):
+            return "is one row, a list of messages over several lines", jq.format(".")
+        return None
+    if not isinstance(value, dict):
+        return None
+    if text[end:].lstrip()[:1] in ("{", ","):
+        if not first_line[1]:
+            return None  # a value a line
+        return "is objects one after another, over several lines each", jq.format(".")
+    if text[end:].strip():
+        return None
+    return _explain_object(value, jq, spans_lines=bool(first_line[1]))
+
+
+def _explain_object(value: dict[str, Any], jq: str, *, spans_lines: bool) -> tuple[str, str] | None:
+    """`explain_shape` for a file that is one object."""
+    if is_row(value):
+        return ("is one row over several lines", jq.format(".")) if spans_lines else None
+    lists = [key for key, item in value.items() if isinstance(item, list) and any(map(is_row, item[:1]))]
+    if lists:
+        return f"is one object, with rows under {truncated_repr(lists[0])}", jq.format(f"'.[{json.dumps(lists[0])}][]'")
+    if value and all(is_row(item) for item in list(value.values())[:8]):
+        keys = ", ".join(truncated_repr(key) for key in list(value)[:2])
+        return f"is one object of rows by key ({keys}, ...)", jq.format("'.[]'")
+    if not spans_lines:
+        return None
+    if any(text.endswith(SUFFIXES) for text in texts_of(value)):
+        return "is one JSON object, not rows of data", "Pass the file of rows that it names"
+    return f"is one JSON object, and no row (found {list_keys(value) or 'no keys'})", "Pass JSON lines, or an array"
+
+
+def is_row(value: Any) -> bool:
+    """True for a row of any format: it has messages, a query or a prompt."""
+    if isinstance(value, list):
+        return any(_is_message(item) for item in value[:1])
+    keys = set(value) if isinstance(value, dict) else set()
+    is_dialogue = any(isinstance(value[name], list) for name in keys & {"messages", "conversations", "conversation"})
+    return is_dialogue or bool(keys & {"query", "prompt", "instruction", "question", "question_id", "chosen"})
 
 
 def read_entries(path: Path) -> dict[str, dict[str, Any]]:
@@ -60,7 +141,7 @@ def read_entries(path: Path) -> dict[str, dict[str, Any]]:
 # Images ------------------------------------------------------------------------------------------------------------
 
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|https?:/", re.IGNORECASE)  # a name with a colon is none
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _DATA = re.compile(r"data:([^,]*),", re.IGNORECASE)
 
@@ -75,7 +156,7 @@ def is_data_uri(ref: str) -> bool:
 
 
 def is_url(ref: str) -> bool:
-    """True for `https:` and the like."""
+    """True for `https://` and the like."""
     return not is_data_uri(ref) and not ref.startswith("file:") and bool(_URL.match(ref)) and not _DRIVE.match(ref)
 
 
@@ -117,16 +198,109 @@ def strip_folders(ref: str, strip: int) -> str:
 
 
 def decode_data_uri(ref: str, where: str) -> bytes:
-    """The bytes of a `data:` URI. RejectInput `bad-row` where it is broken."""
+    """The bytes of a `data:` URI, with line breaks or without. RejectInput `bad-row` where it is broken."""
     head = _DATA.match(ref)
     assert head is not None
     body = ref[head.end() :]
     try:
-        return base64.b64decode(body, validate=True) if head[1].lower().endswith(";base64") else unquote_to_bytes(body)
+        if not head[1].lower().endswith(";base64"):
+            return unquote_to_bytes(body)
+        body = "".join((unquote(body) if "%" in body else body).split())
+        return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RejectInput(where, "bad-row", f"a data: image is not base64 ({error})") from error
+        what = f"the image {shorten(ref, 40)!r} is not base64 ({error})"
+        raise RejectInput(where, "bad-row", what) from error
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, length: int = 120) -> str:
     """Enough of a reference to find it by."""
-    return text if len(text) <= 120 else text[:117] + "..."
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+# Images that are nearly where a row says ----------------------------------------------------------------------------
+
+
+def suggest_image(ref: str, roots: Sequence[Root], flag: str, strip_flag: str = "") -> str:
+    """What a path that leads to no file was likely meant to be, as a sentence; "" where nothing is near.
+
+    `flag` names the folder that paths start from, `strip_flag` how many folders of them are left out.
+    """
+    path = strip_folders(ref, 0)
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or len(path) > _MAX_PATH or "\0" in path:
+        return ""
+    for root, _ in roots:
+        for spelling in dict.fromkeys((path, unquote(path))):
+            if (near := _closest_path(root, spelling)) and near != path:
+                return f"Did you mean {near!r}?"
+    for root, _ in roots:
+        if found := next((parent for parent in _parents(root) if _exists(parent / path)), None):
+            return f"Pass {flag} {_shown(found)}: it is there"
+        if count := next((i for i in range(1, len(parts)) if _exists(root / "/".join(parts[i:]))), 0):
+            what = f"It is there as {'/'.join(parts[count:])!r}"
+            return f"{what}: pass {strip_flag} {count}" if strip_flag else what
+    return ""
+
+
+_MAX_PATH, _MAX_ENTRIES, _MAX_PARENTS = 1000, 20_000, 4
+
+
+def _parents(folder: Path) -> list[Path]:
+    """The folders above one, and that of the command."""
+    return [*folder.absolute().parents[:_MAX_PARENTS], Path.cwd()]
+
+
+def _shown(folder: Path) -> str:
+    """A folder as a person would write it: from that of the command where it is in it."""
+    return folder.relative_to(Path.cwd()).as_posix() if folder.is_relative_to(Path.cwd()) else folder.as_posix()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _closest_path(root: Path, path: str) -> str:
+    """The path of a file below `root` that differs in upper case, Unicode form or suffix only; "" for none."""
+    found: list[str] = []
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    for i, part in enumerate(parts):
+        folder = root.joinpath(*found)
+        names = _names_of(folder)
+        near = names.get(_plain(part), [])
+        if not near and i == len(parts) - 1:
+            near = names.get(_stem(part), [])
+        if not near or part == "..":
+            return ""
+        found.append(part if part in near else near[0])
+    return "/".join(found) if _exists(root.joinpath(*found)) else ""
+
+
+@lru_cache(maxsize=64)
+def _names_of(folder: Path) -> dict[str, list[str]]:
+    """The entries of a folder by their names and stems in plain form; none of one that is too large."""
+    try:
+        with os.scandir(folder) as scan:
+            entries = [entry.name for entry in islice(scan, _MAX_ENTRIES + 1)]
+    except (OSError, ValueError):
+        return {}
+    by_key: dict[str, list[str]] = {}
+    for name in sorted(entries) if len(entries) <= _MAX_ENTRIES else ():
+        by_key.setdefault(_plain(name), []).append(name)
+        by_key.setdefault(_stem(name), []).append(name)
+    return by_key
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _stem(name: str) -> str:
+    """A name without the suffix of an image, and with a mark of that, so that it is no other file's name."""
+    stem, dot, suffix = _plain(name).rpartition(".")
+    return f"{stem}/" if dot and suffix in _IMAGE_SUFFIXES else f"{_plain(name)}/"
+
+
+_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "gif", "bmp", "webp", "tif", "tiff")

@@ -1,7 +1,7 @@
 r"""LLaVA: `{"id": ..., "image": "a.jpg" or [...], "conversations": [{"from": "human", "value": "<image>\n..."}, ...]}`.
 
-Also LLaVA's evaluation questions, `{"question_id": 0, "image": "a.jpg", "text": "..."}`, which have no answer, and the
-`system_prompt` of lmms-finetune.
+Also LLaVA's evaluation questions, `{"question_id": 0, "image": "a.jpg", "text": "..."}`, which have an answer where the
+row has `answer`, `answers` or `label` (POPE), and the `system_prompt` of lmms-finetune.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any
 from phiv_data.formats.dialogue import NAMES, Markers, read_dialogue, take_images
 from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, TurnPaths, fields_of
 from phiv_data.formats.rendering import images_of, marker_losses, roles_and_contents, written_turns
-from phiv_data.formats.text import escape
+from phiv_data.formats.text import MARKER, escape
 from phiv_schemas import Conversation
 
 _FROM = {"user": "human", "assistant": "gpt"}
 
 
-def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
+def parse(record: Any, where: str, *, markers: Markers = "strict", marker: str = MARKER) -> ParsedRow:
     """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
     fields = fields_of(record, where)
     if "question_id" in fields.left and not fields.left.keys() & set(NAMES.messages):
         return _question(fields)
-    return read_dialogue(fields, markers=markers)
+    return read_dialogue(fields, markers=markers, marker=marker)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -50,9 +50,16 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 
 
 def _question(fields: Fields) -> ParsedRow:
-    """An evaluation question: the image comes before the text, and no marker is written."""
+    """An evaluation question, with its answers if there are any. The image comes before the text, without a marker."""
     fields.refuse_media()
+    fields.refuse_bad_label()
     images, text = take_images(fields), fields.text(fields.take("text"), "text")
-    refs, paths = tuple(one.ref or "" for one in images), TurnPaths("text", "", tuple(one.path for one in images))
+    key, answer, accepted = fields.take_answer("answer", "answers", "label")
+    if answer is not None:
+        fields.text(answer, key)
+    refs = tuple(one.ref or "" for one in images)
+    paths = TurnPaths("text", key if answer is not None else "", tuple(one.path for one in images))
     row_id, source = fields.take_id("question_id"), fields.take_source()
-    return ParsedRow((ParsedTurn(refs, text, None, paths=paths),), None, row_id, source, fields.all_unread())
+    fields.refuse_unread_images(refs)
+    turn = ParsedTurn(refs, text, answer, paths=paths, answers=accepted)
+    return ParsedRow((turn,), None, row_id, source, fields.all_unread())

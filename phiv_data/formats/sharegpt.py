@@ -13,6 +13,8 @@ from typing import Any
 from phiv_data.formats.dialogue import NAMES, Markers, Names, read_dialogue
 from phiv_data.formats.fields import ParsedRow, fields_of
 from phiv_data.formats.rendering import chat, marker_losses
+from phiv_data.formats.text import MARKER
+from phiv_data.storage.record_errors import truncated_repr
 from phiv_schemas import Conversation
 from phiv_schemas.errors import SourceError
 
@@ -27,9 +29,11 @@ _TAGS = {
 _COLUMNS = {"messages": "messages", "images": "images", "system": "system_prompt"}
 
 
-def parse(record: Any, where: str, *, markers: Markers = "strict", names: Names = NAMES) -> ParsedRow:
+def parse(
+    record: Any, where: str, *, markers: Markers = "strict", marker: str = MARKER, names: Names = NAMES
+) -> ParsedRow:
     """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
-    return read_dialogue(fields_of(record, where), names, markers=markers)
+    return read_dialogue(fields_of(record, where), names, markers=markers, marker=marker)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -71,11 +75,14 @@ def names_of(entry: Mapping[str, Any], where: str) -> Names:
     columns, tags = _texts(entry, "columns", where), _texts(entry, "tags", where)
     found = {ours: (columns[name],) for name, ours in _COLUMNS.items() if name in columns}
     found |= {name.removesuffix("_tag"): (tags.get(name, default),) for name, default in _TAGS.items()}
-    return replace(NAMES, **({"messages": ("conversations",)} | found))
+    media = tuple(columns[name] for name in ("videos", "audios", "tools") if name in columns)
+    kto_tag = columns.get("kto_tag", "")
+    return replace(NAMES, **({"messages": ("conversations",)} | found), media=media, kto_tag=kto_tag)
 
 
 def _texts(entry: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
     value = entry.get(key) or {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise SourceError(where, f"{key!r} is not an object of texts (found {value!r})", "Correct the entry")
+        what = f"{key!r} is not an object of texts (found {truncated_repr(value)})"
+        raise SourceError(where, what, "Correct the entry")
     return value

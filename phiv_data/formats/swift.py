@@ -7,15 +7,24 @@ Read as well, as ms-swift does: `conversation(s)` of `from`/`value` or of `{"hum
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from phiv_data.formats.content import ReadText, read_content
-from phiv_data.formats.dialogue import NAMES, Markers, Message, build_row, read_dialogue, take_images, unescape_markers
+from phiv_data.formats.dialogue import (
+    NAMES,
+    Markers,
+    Message,
+    build_row,
+    read_dialogue,
+    take_images,
+    text_reader,
+    unescape_markers,
+)
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, images_of, marker_losses, written_turns
-from phiv_data.formats.text import Image, Piece, read_markers
+from phiv_data.formats.text import IMG_TAG, MARKER, Image, Piece
 from phiv_data.storage.record_errors import list_keys, truncated_repr
 from phiv_schemas import Conversation
 
@@ -32,15 +41,12 @@ RESPONSES = (
     "completion",
     "content",
 )
-_IMG = re.compile(r"<img>(.+?)</img>", re.DOTALL)
 _GROUNDING = ("<bbox>", "<ref-object>")
 
 
-def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
+def parse(record: Any, where: str, *, markers: Markers = "strict", marker: str = MARKER) -> ParsedRow:
     """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
     fields = fields_of(record, where)
-    if fields.left.get("label") is False:
-        raise RejectRow(where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
     if not is_empty(fields.left.get("objects")):
         rest = str([value for name, value in fields.left.items() if name != "objects"])
         if any(word in rest for word in _GROUNDING):
@@ -48,10 +54,10 @@ def parse(record: Any, where: str, *, markers: Markers = "strict") -> ParsedRow:
             raise RejectRow(where, "unsupported-row", what, "objects")
     key = next((name for name in NAMES.messages if not is_empty(fields.left.get(name))), None)
     if key is None:
-        return _query(fields, markers)
+        return _query(fields, markers, marker)
     if isinstance(fields.left[key], list) and all(_is_pair(item) for item in fields.left[key]):
-        return _pairs(fields, key, markers)
-    return read_dialogue(fields, markers=markers, unmarked="\n")
+        return _pairs(fields, key, markers, marker)
+    return read_dialogue(fields, markers=markers, marker=marker, unmarked="\n", inline=_split_inline_images)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
     """Codes of what a row cannot carry of the conversation; `LOSSES` explains them."""
     found, turns = marker_losses(conversation), written_turns(conversation)
     texts = [text for turn in turns for text in (turn.user, turn.assistant or "")]
-    if not images_of(conversation) and any(_IMG.search(text) for text in texts):
+    if not images_of(conversation) and any(IMG_TAG.search(text) for text in texts):
         found = tuple(sorted((*found, "img_tags")))
     return found
 
@@ -73,10 +79,10 @@ def _is_pair(item: Any) -> bool:
     return bool(keys & set(NAMES.user)) and not keys & {*NAMES.role, *NAMES.content}
 
 
-def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
+def _pairs(fields: Fields, key: str, markers: Markers, marker: str) -> ParsedRow:
     """A dialogue as `{"human": ..., "assistant": ...}` pairs."""
     refs, messages = take_images(fields), []
-    read_text = read_markers if refs else unescape_markers
+    read_text = text_reader(marker) if refs else _split_inline_images
     for i, pair in enumerate(fields.take(key)):
         one = Fields(dict(pair), fields.where, f"{key}[{i}]")
         for role, names in zip(_ROLES, (NAMES.user, NAMES.assistant), strict=True):
@@ -84,14 +90,16 @@ def _pairs(fields: Fields, key: str, markers: Markers) -> ParsedRow:
             messages.append(_message(role, one.take(*names), fields, read_text, path))
         if not is_empty(one.take("tool")):
             raise RejectRow(fields.where, "unsupported-media", "a pair has 'tool': phiv has no tools", one.path)
+        one.refuse_media()
+        one.refuse_unread_images()
         fields.unread |= {f"{key}[].{name}" for name in one.all_unread()}
     return build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
 
 
-def _query(fields: Fields, markers: Markers) -> ParsedRow:
+def _query(fields: Fields, markers: Markers, marker: str) -> ParsedRow:
     """Query, response and the turns before them."""
     refs, messages, left = take_images(fields), [], fields.left
-    read_text = read_markers if refs else _split_inline_images
+    read_text = text_reader(marker) if refs else _split_inline_images
     history = fields.take("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise fields.bad(f"'history' is not a list of pairs (found {truncated_repr(history)})", "history")
@@ -102,8 +110,9 @@ def _query(fields: Fields, markers: Markers) -> ParsedRow:
         # Alpaca's, with a newline between them
         path, query = "instruction", "\n".join([fields.text(left.pop(name), name) for name in ("instruction", "input")])
     else:
-        path, query = _take_alias(fields, "query", QUERIES)
-    answer_path, answer = _take_alias(fields, "response", RESPONSES)
+        names = _aliases(fields, "query", QUERIES)
+        path, query = fields.key(*names), fields.take(*names)
+    answer_path, answer, accepted = fields.take_answer(*_aliases(fields, "response", RESPONSES))
     if query is None:
         found = list_keys(fields.left) or "nothing else"
         raise fields.bad(f"no 'messages' and no 'query' (found {found})")
@@ -111,7 +120,8 @@ def _query(fields: Fields, markers: Markers) -> ParsedRow:
         _message("user", query, fields, read_text, path),
         _message("assistant", answer, fields, read_text, answer_path),
     ]
-    return build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+    row = build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+    return replace(row, turns=(*row.turns[:-1], replace(row.turns[-1], answers=accepted)))
 
 
 def _message(role: str, content: Any, fields: Fields, read_text: ReadText, path: str) -> Message:
@@ -121,13 +131,12 @@ def _message(role: str, content: Any, fields: Fields, read_text: ReadText, path:
 _ROLES = ("user", "assistant")
 
 
-def _take_alias(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, Any]:
-    """The value of `name`, or of the one other key that has its meaning, after its path."""
-    names = (name,) if not is_empty(fields.left.get(name)) else (name, *others)
-    return fields.key(*names), fields.take(*names)
+def _aliases(fields: Fields, name: str, others: tuple[str, ...]) -> tuple[str, ...]:
+    """`name`, and where it holds nothing the other keys that have its meaning."""
+    return (name,) if not is_empty(fields.left.get(name)) else (name, *others)
 
 
 def _split_inline_images(text: str) -> Iterator[Piece]:
     """Text of a row without an image column: images are named in the text."""
-    for i, chunk in enumerate(_IMG.split(text)):
+    for i, chunk in enumerate(IMG_TAG.split(text)):
         yield from [Image(chunk)] if i % 2 else unescape_markers(chunk)

@@ -13,7 +13,7 @@ form, which they equal.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -22,13 +22,32 @@ from phiv_schemas import Turn
 MARKER = "<image>"
 _TOKEN = re.compile(r"<(\\*)(image|video|audio)>")
 
+IMG_TAG = re.compile(r"<img>(.+?)</img>", re.DOTALL)
+"""Qwen-VL's form of an image, which ms-swift reads: its path in the text."""
+
+# Begins with a set of characters, to which the search jumps.
+MEDIA_MARKER = re.compile(
+    r"""[<\[](?:(?<=<)(?:
+      \|?/?(?:(?:image|video|audio)(?:_pad|_token|_soft_token|_placeholder|_start|_end|_bos|_eos)?|imgpad|media_pad
+         |vision_start|vision_end|vision_pad|(?:begin|start|end)_of_(?:image|video|audio)|speech
+         |img_context|imagehere|im_patch)(?:[_\ ]?\d+)?\|?>
+    | img>(?=[^<>]{0,400}</img>))                               # Qwen-VL; HTML's img has no end
+    | (?<=\[)(?-i:IMG\](?!\s*http)|AUDIO\]))                   # Pixtral, not a forum's; Voxtral""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""What one tool or another reads as the place of an image, a video or a sound."""
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A place for an image in a message; `ref` where the place itself names it, at `path` of the row."""
+    """A place for an image in a message; `ref` where the place itself names it, at `path` of the row.
+
+    `text` is the marker that stood there.
+    """
 
     ref: str | None = None
     path: str = field(default="", compare=False, repr=False)
+    text: str = field(default=MARKER, compare=False, repr=False)
 
 
 Piece = str | Image
@@ -42,6 +61,38 @@ def read_markers(text: str) -> Iterator[Piece]:
         yield Image() if token[0] == MARKER else f"<{token[1][1:]}{token[2]}>"
         start = token.end()
     yield text[start:]
+
+
+def media_markers(text: str) -> list[str]:
+    """Every kind of marker in a text, as it stands there first; those that differ in a number are one kind."""
+    found: dict[str, str] = {}
+    for marker in MEDIA_MARKER.finditer(text):
+        found.setdefault(re.sub(r"\d+", "0", marker[0].lower()), marker[0])
+    return list(found.values())
+
+
+def marker_reader(marker: str) -> Callable[[str], Iterator[Piece]]:
+    """As `read_markers`, for another text at the place of an image; for one row, since it counts.
+
+    A marker with a number (`<|image_1|>`) stands for every number, in ascending order: ValueError for another order.
+    """
+    pattern = re.compile(re.sub(r"\d+", r"(\\d+)", re.escape(marker)))
+    last: list[int] = []
+
+    def read(text: str) -> Iterator[Piece]:
+        start = 0
+        for token in pattern.finditer(text):
+            if token.lastindex:
+                number = int(token[token.lastindex])
+                if number != (last[-1] + 1 if last else min(number, 1)):
+                    raise ValueError(f"{token[0]!r} is out of order: numbered markers must count the images up")
+                last.append(number)
+            yield text[start : token.start()]
+            yield Image(text=token[0])
+            start = token.end()
+        yield text[start:]
+
+    return read
 
 
 def join_pieces(pieces: Iterable[Piece]) -> tuple[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, take_images
+from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, refuse_img_tags, take_images
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, common_losses, written_turns
 from phiv_data.formats.text import MARKER, Image, Piece, normalize_offsets, split_at
@@ -29,12 +29,14 @@ def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
     fields = fields_of({"messages": record} if isinstance(record, list) else record, where)
     column = _read_column(fields)
     refs = take_images(fields)
-    messages = [_message(raw, fields, path) for path, raw in column]
+    messages = _join_user_messages([_message(raw, fields, path) for path, raw in column])
     pieces = [piece for message in messages for piece in message.pieces or ()] if marker else []
-    has_images = any(isinstance(piece, Image) for piece in pieces)
+    has_images = bool(refs) or any(isinstance(piece, Image) for piece in pieces)
     if has_images and any(marker in piece for piece in pieces if isinstance(piece, str)):
         refs, messages = _move_to_markers(messages, refs, marker)
         return build_row(fields, messages, refs, _as_text, normalize=normalize_offsets)
+    if not refs:
+        refuse_img_tags(messages, fields)
     is_plain_text = all(isinstance(message.get("content"), str | None) for _, message in column)
     return build_row(
         fields, messages, refs, _as_text, unmarked="" if is_plain_text else None, normalize=_none_if_leading
@@ -77,8 +79,6 @@ def _none_if_leading(text: str, offsets: tuple[int, ...]) -> tuple[str, tuple[in
 
 def _read_column(fields: Fields) -> list[tuple[str, Any]]:
     """The messages of any of TRL's dataset types that teaches an answer, each behind its path."""
-    if fields.left.get("label") is False:
-        raise RejectRow(fields.where, "unsupported-row", "'label' is false: the answer is one to avoid", "label")
     if any(not is_empty(fields.left.get(name)) for name in NAMES.messages):
         key = fields.key(*NAMES.messages)
         column = _with_paths(fields.take(*NAMES.messages), key, fields)
@@ -111,8 +111,21 @@ def _messages(value: Any, role: str, key: str, fields: Fields) -> list[tuple[str
 
 
 def _message(raw: Any, fields: Fields, path: str) -> Message:
-    message = read_message(raw, fields, NAMES, _as_text, path)
+    message = read_message(raw, fields, NAMES, _as_text, path, "")
     return message if "[" in path else replace(message, key="")  # plain text has no keys
+
+
+def _join_user_messages(messages: Sequence[Message]) -> list[Message]:
+    """The messages, user messages in a row as one: OpenAI's rows have the question and its image in two."""
+    joined: list[Message] = []
+    for message in messages:
+        before = joined[-1] if joined else None
+        if before and message.role == before.role == "user" and before.pieces and message.pieces:
+            is_text = isinstance(before.pieces[-1], str) and isinstance(message.pieces[0], str)
+            joined[-1] = replace(before, pieces=(*before.pieces, *(["\n"] if is_text else []), *message.pieces))
+        else:
+            joined.append(message)
+    return joined
 
 
 def _move_to_markers(

@@ -23,9 +23,9 @@ _NUMBER = re.compile(r"(^|[-_.])\d+$")
 _SNAPSHOT = re.compile(r"(^|/)snapshots/([0-9a-f]{40})/")
 _GENERIC = ("", "data", "dataset", "part", "shard", "chunk")
 _WORDS = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "train": ("train", "training", "trainval"),
+    "val": ("val", "validation", "valid", "dev", "minival"),
+    "test": ("test", "testing", "eval", "evaluation", "holdout"),
 }
 
 
@@ -35,9 +35,19 @@ def standard_split(name: str) -> str:
     >>> standard_split("validation"), standard_split("test_unseen"), standard_split("extra")
     ('val', 'test', 'extra')
     """
+    found = split_word(name)
+    return found[0] if found else name
+
+
+def split_word(name: str) -> tuple[str, str] | None:
+    """`train`, `val` or `test`, and the word in `name` that means it; None where there is none, or words disagree.
+
+    >>> split_word("coco_minival2014"), split_word("train_test")
+    (('val', 'minival'), None)
+    """
     words = re.split(r"[^a-z]+", name.lower())
-    hits = [split for split, known in _WORDS.items() if any(word in known for word in words)]
-    return hits[0] if len(hits) == 1 else name
+    hits = {split: word for word in reversed(words) for split, known in _WORDS.items() if word in known}
+    return next(iter(hits.items())) if len(hits) == 1 else None
 
 
 def named_tables(root: Path) -> Iterator[tuple[Path, str, str | None]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +35,8 @@ _BLANK = re.compile(rb"[ \t\r\n]*")
 class JsonRow:
     """One value of a file: the 1-based line it begins on, its bytes' span, and what it holds.
 
-    `problem` is why a line is not JSON; `value` is None then.
+    `problem` is why a row cannot be used: it is not JSON, and `value` is None, or an object of it has a key twice, and
+    `value` has the last of each.
     """
 
     line: int
@@ -55,6 +56,7 @@ def read_rows(path: Path, key: str | None = None) -> Iterator[JsonRow]:
 
 def read_json_lines(path: Path) -> Iterator[JsonRow]:
     """Every non-blank line, good or bad. SourceError for a web page, a Git LFS pointer or UTF-16 under this name."""
+    reader = _RowReader()
     with environment_problems(path), path.open("rb") as file:
         _start(file, path)
         file.seek(0)
@@ -63,7 +65,7 @@ def read_json_lines(path: Path) -> Iterator[JsonRow]:
                 raise SourceError(f"{path}:{number}", f"a line of over {MAX_ELEMENT_BYTES} bytes", "One row per line")
             if body := raw.strip(_SPACE):
                 start = offset + len(raw) - len(raw.lstrip(_SPACE))
-                yield _line(number, start, body)
+                yield reader.read(number, start, body)
 
 
 def read_json_array(path: Path, key: str | None = None) -> Iterator[JsonRow]:
@@ -101,7 +103,7 @@ def read_value(path: Path, offset: int, length: int, *, where: str = "") -> Any:
     """The JSON value at a span that a `Row` named. RejectInput `bad-row` where it is not JSON (any more)."""
     with environment_problems(path), path.open("rb") as file:
         file.seek(offset)
-        row = _line(0, offset, file.read(length))
+        row = _RowReader().read(0, offset, file.read(length))
     if row.problem:
         raise RejectInput(where or path.name, "bad-row", row.problem)
     return row.value
@@ -132,16 +134,35 @@ def text_of(row: Any, name: str, where: str) -> str:
     return text
 
 
-def _line(number: int, offset: int, raw: bytes) -> JsonRow:
-    try:
-        return JsonRow(number, offset, len(raw), json.loads(raw.decode("utf-8")))
-    except UnicodeDecodeError as error:
-        reason = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} is not UTF-8"
-    except json.JSONDecodeError as error:
-        reason = f"not valid JSON: {error.msg} at character {error.pos + 1}"
-    except (RecursionError, ValueError) as error:  # ValueError: an integer of more digits than Python takes
-        reason = f"not readable as JSON: {error}"
-    return JsonRow(number, offset, len(raw), None, reason)
+class _RowReader:
+    """Reads rows, and notices keys that an object has twice."""
+
+    def __init__(self) -> None:
+        self._repeats: list[str] = []
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._as_object)  # making one takes as long as a short row
+
+    def read(self, number: int, offset: int, raw: bytes) -> JsonRow:
+        """The row of these bytes, or what is wrong with them."""
+        self._repeats.clear()
+        try:
+            value = self._decoder.decode(raw.decode("utf-8"))
+            shown = truncated_repr(self._repeats[0]) if self._repeats else ""
+            problem = f"duplicate key {shown}: keep one, readers take the last" if shown else ""
+            return JsonRow(number, offset, len(raw), value, problem)
+        except UnicodeDecodeError as error:
+            reason = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} is not UTF-8"
+        except json.JSONDecodeError as error:
+            reason = f"not valid JSON: {error.msg} at character {error.pos + 1}"
+        except (RecursionError, ValueError) as error:  # ValueError: an integer of more digits than Python takes
+            reason = f"not readable as JSON: {error}"
+        return JsonRow(number, offset, len(raw), None, reason)
+
+    def _as_object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            self._repeats.append(next(name for name in names if names.count(name) > 1))
+        return found
 
 
 def _start(file: BinaryIO, path: Path) -> int:
@@ -173,6 +194,7 @@ class _Window:
     text: str = ""
     at: int = 0
     ended: bool = False
+    reader: _RowReader = field(default_factory=_RowReader)
 
     def more(self, size: int = 0) -> bool:
         """Read on, dropping what lies behind. False at the end of the file."""
@@ -222,8 +244,8 @@ class _Window:
                 raise self.error(f"not valid JSON: {reason or 'a value that does not end'}")
             self.more(size)
             size *= 2
-        row = _line(self.line, self.offset + self.at, self.data[self.at : end])
-        if row.problem:
+        row = self.reader.read(self.line, self.offset + self.at, self.data[self.at : end])
+        if row.problem and row.value is None:
             raise self.error(row.problem)
         self.skip(row.length)
         return row

@@ -115,8 +115,9 @@ def kto_label_false(run: CaseRun) -> None:
     for name in ("o", "p"):
         assert [row["conversations"][0]["assistant"] for row in run.rows(name)] == ["ans1", "ans3"]
         assert [reject["code"] for reject in run.rejects(name)] == ["unsupported-row"] * 2
-    assert run.calls[2].text.count("PV504") >= 1
-    assert run.calls[2].code != 0
+    assert run.calls[2].stdout.count("$.label") == 2
+    assert "PV504" in run.calls[2].stdout
+    assert run.calls[2].code == 0, "PV504 is a warning: the rows are fine for the tool that they are written for"
 
 
 @case

@@ -207,6 +207,46 @@ def test_a_image_shown_twice_in_a_row_is_stored_once(tmp_path: Path) -> None:
     assert record.turns[0].image_offsets == (0, 1)
 
 
+# Splits ------------------------------------------------------------------------------------------------------------
+
+
+def splits_of(tmp: Path, *names: str, **options: Any) -> dict[str, str]:
+    """The split that a row of each file went to, with what was said of them."""
+    for name in names:
+        write_lines(tmp / "in" / name, [row(None, name)])
+    outcome = converted(LlavaOptions(tmp / "in", **options), tmp)
+    found = {c.turns[0].user: s.name for s in outcome.manifest.splits for c in records(tmp, f"llava_{s.name}")}
+    said = dict(warning.split(" (")[0].split(" is ") for warning in outcome.warnings if " (" in warning)
+    assert said == found
+    return found
+
+
+def test_names_mean_what_people_mean_by_them(tmp_path: Path) -> None:
+    names = {"trainval.json": "train", "coco_minival2014.json": "val", "holdout.jsonl": "test", "train.json": "train"}
+    assert splits_of(tmp_path, *names) == names
+
+
+def test_files_of_two_words_for_a_split_are_two_splits(tmp_path: Path) -> None:
+    names = {"train.json": "train", "val.json": "val", "dev.json": "dev", "test.json": "test", "val_2.json": "val"}
+    assert splits_of(tmp_path, *names) == names
+
+
+def test_files_of_an_export_are_the_splits_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/.phiv-export.json").write_text("{}")
+    names = {"train.json": "train", "test_seen.json": "test_seen", "test_unseen.json": "test_unseen", "x.json": "x"}
+    assert splits_of(tmp_path, *names) == names
+
+
+def test_a_file_without_a_split_beside_others_is_a_warning(tmp_path: Path) -> None:
+    for name in ("train.json", "more.json"):
+        write_lines(tmp_path / "in" / name, [row(None, name)])
+    *_, last = converted(LlavaOptions(tmp_path / "in"), tmp_path).warnings
+    assert (
+        last == "'more.json' beside files of named splits is taken for train. Pass it alone with --split if it is not"
+    )
+
+
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +291,14 @@ def test_arrays_lines_and_lines_of_arrays_are_distinguished(tmp_path: Path) -> N
         ("<!DOCTYPE html><html>", "web page"),
         ('{"text": "The sky is blue."}\n', "none of them is one"),
         ("not json\n", "none of them is one"),
+        (f"{json.dumps(row(None, 'u'), indent=1)}\n" * 2, "objects one after another.*jq"),
+        (json.dumps(row(None, "u"), indent=1), "one row over several lines.*jq"),
+        (json.dumps({"a": row(None, "u"), "b": row(None, "u")}), "rows by key \\('a', 'b'"),
+        (json.dumps({"data": [row(None, "u")], "version": 1}, indent=1), "rows under 'data'"),
+        (json.dumps({"version": 1}, indent=1), "one JSON object, and no row"),
+        ('{\n "conversations": [', "first line is '{' alone"),
+        (json.dumps({"conversations": [{"images": ["a"], "user": "u", "assistant": "a"}]}), "phiv's own rows.*jsonl"),
+        (json.dumps({"query": "q", "response": "r"}), "They read as swift rows"),
         ("", "no inputs"),
         ("[]", "no inputs"),
     ],
@@ -288,6 +336,7 @@ def test_what_is_left_out_is_counted_in_warnings(tmp_path: Path) -> None:
     rows = [row(None, "u", id=1, category="x"), row(None, "What is <image>?", category="y"), row("gone.jpg", id=2)]
     outcome = converted(LlavaOptions(write_lines(tmp_path / "rows.jsonl", rows)), tmp_path)
     assert outcome.warnings == (
+        "rows.jsonl is train (its name says no split)",
         "2 rows have 'category', which is left out",
         "2 rows have an id, which is left out (--keep_ids keeps it)",
         "1 rows without images have <image> in their text: it is kept as text",
@@ -327,6 +376,108 @@ def test_lenient_markers_are_an_option(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "rows.jsonl", [row("a.jpg", "<image>\nA <image>?"), row("a.jpg", "B?")])
     converted(LlavaOptions(source, markers="lenient"), tmp_path)
     assert [c.turns[0].user for c in records(tmp_path)] == ["A <image>?", "B?"]
+
+
+def test_every_kind_of_marker_in_text_is_counted(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    markers = ("<video>", "<audio>", "<|image_1|>", "<image 1>", "<ImageHere>", "[IMG]")
+    rows = [
+        {"messages": [{"role": "user", "content": f"{m} u"}, {"role": "assistant", "content": "a"}]} for m in markers
+    ]
+    rows += [rows[2], rows[2] | {"images": ["a.jpg"]}]
+    rows[-1] = rows[-1] | {"messages": [{"role": "user", "content": "<image><|image_2|>"}, *rows[2]["messages"][1:]]}
+    warnings = converted(SharegptOptions(write_lines(tmp_path / "rows.jsonl", rows)), tmp_path).warnings[1:]
+    counts = [
+        f"{2 if '_1' in m else 1} rows without images have {m} in their text: it is kept as text" for m in markers
+    ]
+    last = "1 rows with images have <|image_2|> in their text: it is kept as text. --marker '<|image_2|>' reads it as"
+    assert sorted(warnings[:-1]) == sorted(counts)
+    assert warnings[-1].startswith(last)
+
+
+def test_a_marker_of_another_tool_is_an_option(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg")
+    source = write_lines(tmp_path / "rows.jsonl", [row("a.jpg", "<|image_1|>\nWhat?")])
+    converted(LlavaOptions(source, marker="<|image_1|>"), tmp_path)
+    assert [(c.image_paths, c.turns[0].user) for c in records(tmp_path)] == [(("train/a.jpg",), "What?")]
+
+
+@pytest.mark.parametrize("format", sorted(OPTIONS))
+def test_a_row_with_a_key_twice_is_rejected(format: str, tmp_path: Path) -> None:
+    good = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "yes"}]}
+    twice = json.dumps(good)[:-3] + ', "content": "no"}]}'
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(good)}\n\n{twice}\n")
+    (tmp_path / "array.json").write_text(f"[{json.dumps(good)},\n{twice}]")
+    for name, where in (("rows.jsonl", "rows.jsonl:3"), ("array.json", "array.json:2")):
+        outcome = convert(OPTIONS[format](tmp_path / name), tmp_path / f"{name}.out", num_workers=0, arrow=False)
+        assert outcome.manifest.accounting.rejected == {"bad-row": 1}
+        reject = json.loads((tmp_path / f"{name}.out/rejects.jsonl").read_text())
+        assert (reject["input"], "duplicate key 'content'" in reject["reason"]) == (where, True)
+
+
+def test_rejects_name_the_line_and_the_image(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(draw(tmp_path / "a.jpg")[:-30])
+    (tmp_path / "empty.jpg").touch()
+    lines = [json.dumps(row("a.jpg")), "", json.dumps(row("bad.jpg")), "  ", json.dumps(row("empty.jpg"))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    (tmp_path / "array.json").write_text(f"[{', '.join(filter(str.strip, lines))}]")
+    for name, numbers in (("rows.jsonl", (3, 5)), ("array.json", (2, 3))):  # rows on one line have their place
+        convert(LlavaOptions(tmp_path / name), tmp_path / f"{name}.out", num_workers=0, arrow=False)
+        found = [json.loads(line) for line in (tmp_path / f"{name}.out/rejects.jsonl").read_text().splitlines()]
+        assert [reject["input"] for reject in found] == [f"{name}:{number}" for number in numbers]
+        assert ["image 'bad.jpg': " in found[0]["reason"], "image 'empty.jpg': " in found[1]["reason"]] == [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("ref", "hint"),
+    [
+        ("IMG/A 1.JPG", "Did you mean 'img/a 1.jpg'?"),
+        ("img/a%201.jpg", "Did you mean 'img/a 1.jpg'?"),
+        ("img/a 1.png", "Did you mean 'img/a 1.jpg'?"),
+        ("img/Gro\u0308\u00dfe.jpg", "Did you mean 'img/Gr\u00f6\u00dfe.jpg'?"),
+        ("coco/img/a 1.jpg", "It is there as 'img/a 1.jpg': pass --strip_folders 1"),
+        ("in/img/a 1.jpg", "It is there as 'img/a 1.jpg': pass --strip_folders 1"),
+        ("other/b.jpg", "Pass --images {tmp}: it is there"),
+        ("nothing/like/it.jpg", "Pass the folder that its path starts from as --images"),
+        ("../img/none.jpg", "Pass the folder that its path starts from as --images"),
+        ("nul\0.jpg", "Pass the folder that its path starts from as --images"),
+    ],
+)
+def test_a_missing_image_comes_with_what_was_likely_meant(ref: str, hint: str, tmp_path: Path) -> None:
+    for name in ("in/img/a 1.jpg", "in/img/Gr\u00f6\u00dfe.jpg", "other/b.jpg"):
+        draw(tmp_path / name)
+    source = write_lines(tmp_path / "in/rows.jsonl", [row(ref)])
+    if "strip" in hint and ref.startswith("in/"):
+        hint = "Pass --images {tmp}: it is there"
+    converted(LlavaOptions(source), tmp_path)
+    ((code, reason),) = rejects(tmp_path)
+    assert code == "missing-image"
+    assert hint.format(tmp=tmp_path) in reason
+
+
+def test_bytes_in_base64_are_read_in_every_form(tmp_path: Path) -> None:
+    data = draw(tmp_path / "a.png")
+    bare, broken = base64.b64encode(data).decode(), base64.encodebytes(data).decode()
+    forms = [
+        bare,
+        broken,
+        f"data:image/png;base64,{broken}",
+        f"data:;base64,{bare.rstrip('=')}",
+        {"bytes": bare, "path": "x"},
+    ]
+    source = write_lines(tmp_path / "rows.jsonl", [row(form) for form in (*forms, f"data:;base64,{bare[:50]}?")])
+    converted(LlavaOptions(source), tmp_path)
+    assert {c.image_paths for c in records(tmp_path)} == {(f"train/data/{hashlib.sha256(data).hexdigest()[:32]}.png",)}
+    assert len(records(tmp_path)) == len(forms)
+    ((code, reason),) = rejects(tmp_path)
+    assert (code, len(reason) < 150) == ("bad-row", True)
+
+
+@pytest.mark.parametrize("name", ["img-2024-01-01T10:00:00.jpg", "s3:a.jpg", "a: b/c: d.jpg"])
+def test_a_name_with_a_colon_is_no_address(name: str, tmp_path: Path) -> None:
+    draw(tmp_path / name)
+    converted(LlavaOptions(write_lines(tmp_path / "rows.jsonl", [row(name)])), tmp_path)
+    assert [c.image_paths for c in records(tmp_path)] == [(f"train/{name}",)]
 
 
 # LLaMA-Factory -------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from typing import Any
 
 from phiv_converters.chat_json.files import (
     ChatFile,
+    describe_splits,
     find_described,
     find_files,
     find_image,
@@ -41,10 +42,12 @@ from phiv_converters.chat_json.listing import ChatRows, IgnoredContent
 from phiv_converters.chat_json.options import ChatJsonOptions, SharegptOptions
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.formats import FORMATS, ParsedRow, sharegpt
-from phiv_data.formats.files import locate_image
+from phiv_data.formats.detect import detect_format
+from phiv_data.formats.files import explain_shape, locate_image, shorten
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image
 from phiv_data.sources.json_stream import read_json_array, read_json_lines, read_value
+from phiv_data.storage.record_errors import truncated_repr
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
 from phiv_schemas.conversation import check_name
@@ -109,27 +112,38 @@ class ChatJson(Converter):
     def inputs(self) -> Inputs:
         """Every row in the order of splits and files, also those that cannot be used: they are rejected."""
         rows, ignored, codes = ChatRows(self.files), IgnoredContent(self.flags.keep_ids), Counter[str]()
-        first_reject = ""
+        first: RejectInput | None = None
         rank = {split: i for i, split in enumerate(self.splits)}
         for i, file in sorted(enumerate(self.files), key=lambda indexed: (rank[indexed[1].split], indexed[0])):
             parse = row_parser(self.flags, file)
             read = read_json_array if file.is_array else read_json_lines
-            for number, row in enumerate(read(file.path)):
-                images, where = list[Path](), row_key(file, number)
+            for row in read(file.path):
+                images, where = list[Path](), row_key(file, row.line)
                 try:
                     if row.problem:
-                        raise RejectInput(where, "bad-row", f"line {row.line} is {row.problem}")
+                        raise RejectInput(where, "bad-row", row.problem)
                     parsed = parse(row.value, where)
                     images = self._image_files(parsed, file)
                     ignored.add(parsed)
                 except RejectInput as reject:
                     codes[reject.code] += 1
-                    first_reject = first_reject or str(reject)
-                rows.add(i, number, row, images)
-        if len(rows) == codes["bad-row"] and first_reject:
-            hint = "Pass rows of that format, or convert with that of the file"
-            raise SourceError(self.describe(), f"none of them is one (first: {first_reject})", hint)
-        return Inputs(rows.items(), warnings=ignored.warnings())
+                    first = first or reject
+                rows.add(i, row, images)
+        if first and len(rows) == codes["bad-row"]:
+            raise self._no_rows(first)
+        return Inputs(rows.items(), warnings=(*describe_splits(self.files), *ignored.warnings(self.name)))
+
+    def _no_rows(self, first: RejectInput) -> SourceError:
+        """The error of files none of which holds a row of the format: what they are instead."""
+        path = next(file.path for file in self.files if first.where.startswith(f"{file.name}:"))
+        if problem := explain_shape(path):
+            return SourceError(str(path), *problem)
+        other = detect_format(path)
+        if other == "phiv":
+            return SourceError(str(path), "these are phiv's own rows", "Use phiv-convert jsonl")
+        known = other is not None and other != self.name
+        hint = f"They read as {other} rows: use phiv-convert {other}" if known else "Pass rows of that format"
+        return SourceError(self.describe(), f"none of them is one (first: {first})", hint)
 
     def _image_files(self, row: ParsedRow, file: ChatFile) -> list[Path]:
         """The files of a row's images, without those that are missing."""
@@ -150,12 +164,16 @@ class ChatJson(Converter):
         by_ref, roots = {}, roots_of(file, self.flags.images)
         for ref in dict.fromkeys(row.image_refs):
             name, data = find_image(ref, roots, self.flags.strip_folders, where)
-            by_ref[ref] = checked_image(f"{item.split}/{name}", data, where, source=name)
+            try:
+                by_ref[ref] = checked_image(f"{item.split}/{name}", data, where, source=name)
+            except RejectInput as reject:
+                raise RejectInput(where, reject.code, f"image {shorten(ref)!r}: {reject.reason}") from reject
         turns = []
         for turn in row.turns:
             paths = tuple(by_ref[ref].meta.path for ref in turn.images)
             offsets = turn.image_offsets
-            turns.append(Turn(images=paths, user=turn.user, assistant=turn.assistant, image_offsets=offsets))
+            answer, answers = turn.assistant, turn.answers
+            turns.append(Turn(images=paths, user=turn.user, assistant=answer, answers=answers, image_offsets=offsets))
         row_id = None
         if self.flags.keep_ids:
             if row.id is None:
@@ -163,5 +181,6 @@ class ChatJson(Converter):
             try:
                 row_id = check_name(row.id)
             except ValueError as error:
-                raise RejectInput(where, "bad-row", f"its id {row.id!r} cannot be kept: {error}") from error
+                what = f"its id {truncated_repr(row.id)} cannot be kept: {error}"
+                raise RejectInput(where, "bad-row", what) from error
         return Draft(tuple(turns), tuple(by_ref[ref] for ref in row.image_refs), row.system, row.source, row_id)

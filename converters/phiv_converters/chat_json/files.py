@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,27 +20,36 @@ from phiv_data.formats.files import (
     locate_image,
     read_entries,
     shorten,
+    suggest_image,
 )
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
-from phiv_data.sources.hf_layout import standard_split
+from phiv_data.sources.hf_layout import split_word
 from phiv_data.sources.image_index import read_image
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
+
+EXPORT_RECORD = ".phiv-export.json"
+"""Beside what phiv-export wrote: the files there are named by their splits."""
+MAX_FILES_NAMED = 20
 
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFile:
-    """A file of rows. `name` is its path below the source; `entry` its entry of dataset_info.json."""
+    """A file of rows. `name` is its path below the source; `entry` its entry of dataset_info.json.
+
+    `why` says what decided its split; "" where nothing did.
+    """
 
     path: Path
     name: str
     split: str
     is_array: bool
     sha256: str
+    why: str = ""
     entry: dict[str, Any] | None = None
 
     @property
@@ -59,16 +69,43 @@ def find_files(source: Path, split: str | None) -> tuple[ChatFile, ...]:
         paths, root = _files_in(source) or [file for folder in folders for file in _files_in(folder)], source
     if not paths:
         raise SourceError(str(source), "no *.json or *.jsonl file in it or its folders", "Pass the file of rows")
+    named = {path: path.relative_to(root) for path in paths}
+    splits = _splits_of(named, split)
     files = []
-    for path in paths:
+    for path, name in named.items():
         if path.suffix.lower() not in SUFFIXES:
             raise SourceError(str(path), "is no *.json or *.jsonl file", "Pass the file of rows")
-        name = path.relative_to(root)
-        words = [standard_split(part) for part in (path.stem, *name.parent.parts)]
-        own_split = split or next((word for word in words if word in ("train", "val", "test")), "train")
         with environment_problems(path):
-            files.append(ChatFile(path, name.as_posix(), own_split, is_array(path), sha256_file(path)))
-    return tuple(sorted(files, key=lambda file: f"{file.name}:"))  # as the keys of their rows are sorted
+            files.append(
+                ChatFile(path, name.as_posix(), splits[path][0], is_array(path), sha256_file(path), splits[path][1])
+            )
+    return tuple(sorted(files, key=lambda file: file.name))  # as the keys of their rows are sorted
+
+
+def _splits_of(names: dict[Path, Path], split: str | None) -> dict[Path, tuple[str, str]]:
+    """The split of each file and what decided it: --split, phiv-export, or a word in the names below the source.
+
+    Where two words for val or test are there (val.json and dev.json), each is a split of its own; all of train is one.
+    """
+    if split:
+        return dict.fromkeys(names, (split, "by --split"))
+    exports = {path.parent for path in names if (path.parent / EXPORT_RECORD).is_file()}
+    words = {}
+    for path, name in names.items():
+        found = (split_word(part) for part in (path.stem, *name.parent.parts))
+        words[path] = next((word for word in found if word), None)
+    several = {
+        split for split in ("val", "test") if len({word[1] for word in words.values() if word and word[0] == split}) > 1
+    }
+    chosen = {}
+    for path, word in words.items():
+        if path.parent in exports:
+            chosen[path] = path.stem, "by phiv-export"
+        elif word:
+            chosen[path] = word[1] if word[0] in several else word[0], "by name"
+        else:
+            chosen[path] = "train", ""
+    return chosen
 
 
 def find_described(source: Path, split: str | None, dataset: str | None) -> tuple[ChatFile, ...]:
@@ -102,9 +139,22 @@ def _list_folder(folder: Path) -> list[Path]:
     return [folder / entry.name for entry in entries(folder)]
 
 
+def describe_splits(files: Sequence[ChatFile]) -> Iterator[str]:
+    """A line for each file on its split, and why; a warning for those that only stand beside one of train."""
+    for file in files[:MAX_FILES_NAMED]:
+        yield f"{file.name} is {file.split} ({file.why or 'its name says no split'})"
+    if more := Counter(file.split for file in files[MAX_FILES_NAMED:]):
+        yield f"and {more.total()} more files: {', '.join(f'{count} {split}' for split, count in more.items())}"
+    unnamed = [file.name for file in files if not file.why]
+    if unnamed and len(unnamed) < len(files):
+        what = f"{unnamed[0]!r} beside files of named splits is taken for train"
+        more_unnamed = f", and {len(unnamed) - 1} more" if len(unnamed) > 1 else ""
+        yield f"{what}{more_unnamed}. Pass it alone with --split if it is not"
+
+
 def row_key(file: ChatFile, number: int) -> str:
-    """The name of a row: its file and number, from 0, so that keys sort in the order of the rows."""
-    return f"{file.name}:{number:08d}"
+    """The name of a row: its file and number, from 1."""
+    return f"{file.name}:{number}"
 
 
 # Images ------------------------------------------------------------------------------------------------------------
@@ -131,15 +181,18 @@ def find_image(ref: str, roots: Sequence[Root], strip: int, where: str) -> tuple
         data = decode_data_uri(ref, where)
         suffix = image_size(data, where=where).format.lower().replace("jpeg", "jpg")
         return f"data/{hashlib.sha256(data).hexdigest()[:32]}.{suffix}", data  # bytes without a name: their hash
+    shown = repr(shorten(ref))
     if is_url(ref):
-        what = f"{shorten(ref)!r} is an address: phiv downloads no images. Download it, and name the file instead"
+        what = f"{shown} is an address: phiv downloads no images. Download it, and name the file instead"
         raise RejectInput(where, "missing-image", what)
     try:
         found = locate_image(ref, roots, strip)
     except (OSError, ValueError) as error:
-        raise RejectInput(where, "missing-image", f"no file {shorten(ref)!r} ({error})") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no name of a file"
+        raise RejectInput(where, "missing-image", f"no file {shown} ({reason})") from error
     if found is None:
-        hint = "pass the folder that its path starts from as --images"
-        raise RejectInput(where, "missing-image", f"no file {shorten(ref)!r} in the source: {hint}")
+        near = suggest_image(ref, roots, "--images", "--strip_folders")
+        hint = near or "Pass the folder that its path starts from as --images"
+        raise RejectInput(where, "missing-image", f"no file {shown} in the source. {hint}")
     path, name = found
     return name, read_image(path, where)

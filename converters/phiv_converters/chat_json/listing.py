@@ -12,40 +12,51 @@ from pathlib import Path
 from phiv_converters.chat_json.files import ChatFile, row_key
 from phiv_data.convert.base import Item
 from phiv_data.formats import ParsedRow
-from phiv_data.formats.text import MARKER
+from phiv_data.formats.text import MARKER, media_markers
 from phiv_data.sources.json_stream import JsonRow
+from phiv_data.storage.record_errors import truncated_repr
+
+MAX_KINDS = 20
 
 
 @dataclass(slots=True)
 class ChatRows:
-    """Where the rows of all files are: 36 bytes of memory per row, and the paths of its images."""
+    """Where the rows of all files are: 36 bytes of memory per row, and the paths of its images.
+
+    A row's number is its line; in an array whose rows share lines, its place in the array, from 1.
+    """
 
     files: tuple[ChatFile, ...]
     file: array[int] = field(default_factory=lambda: array("I"))
-    number: array[int] = field(default_factory=lambda: array("I"))
+    line: array[int] = field(default_factory=lambda: array("I"))
     offset: array[int] = field(default_factory=lambda: array("Q"))
     length: array[int] = field(default_factory=lambda: array("I"))
     path_end: array[int] = field(default_factory=lambda: array("Q"))
     paths: bytearray = field(default_factory=bytearray)
+    files_sharing_lines: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.file)
 
-    def add(self, file: int, number: int, row: JsonRow, images: Iterable[Path]) -> None:
-        """Add row `number` of `files[file]`, with the files of its images."""
+    def add(self, file: int, row: JsonRow, images: Iterable[Path]) -> None:
+        """Add the next row of `files[file]`, with the files of its images."""
+        if self.file and self.file[-1] == file and self.line[-1] == row.line:
+            self.files_sharing_lines.add(file)
         self.paths += b"".join(os.fsencode(path) + b"\0" for path in images)
         self.file.append(file)
-        self.number.append(number)
+        self.line.append(row.line)
         self.offset.append(row.offset)
         self.length.append(row.length)
         self.path_end.append(len(self.paths))
 
     def items(self) -> Iterator[Item]:
         """The inputs, each made when it is asked for. Their content is the file of rows and those of their images."""
-        start = 0
-        columns = zip(self.file, self.number, self.offset, self.length, self.path_end, strict=True)
-        for i, number, offset, length, end in columns:
+        start, counts = 0, Counter[int]()
+        columns = zip(self.file, self.line, self.offset, self.length, self.path_end, strict=True)
+        for i, line, offset, length, end in columns:
             file = self.files[i]
+            counts[i] += 1
+            number = counts[i] if i in self.files_sharing_lines else line
             images = [Path(os.fsdecode(path)) for path in bytes(self.paths[start:end]).split(b"\0")[:-1]]
             content: tuple[bytes | Path, ...] = (file.sha256.encode(), *images)
             yield Item(file.split, row_key(file, number), content, (i, offset, length), None if images else length)
@@ -59,19 +70,29 @@ class IgnoredContent:
     keeps_ids: bool
     unread: Counter[str] = field(default_factory=Counter)
     num_with_id: int = 0
-    num_with_marker: int = 0
+    markers: dict[bool, Counter[str]] = field(default_factory=lambda: {False: Counter(), True: Counter()})
+    """Rows by the markers in their text, without images and beside some."""
 
     def add(self, row: ParsedRow) -> None:
         """Count what a row contains that the record will not."""
         self.unread.update(row.unread)
         self.num_with_id += row.id is not None
-        self.num_with_marker += not row.image_refs and any(MARKER in turn.user for turn in row.turns)
+        texts = [text or "" for turn in row.turns for text in (turn.user, turn.assistant)]
+        found = media_markers("\n".join([row.system or "", *texts]))
+        if found:
+            self.markers[bool(row.image_refs)].update(found)
 
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self, format: str) -> Iterator[str]:
         """One line for each kind."""
-        lines = [f"{count} rows have {key!r}, which is left out" for key, count in sorted(self.unread.items())]
+        kinds = sorted(self.unread.items())
+        yield from (f"{count} rows have {truncated_repr(key)}, which is left out" for key, count in kinds[:MAX_KINDS])
+        if len(kinds) > MAX_KINDS:
+            yield f"{len(kinds) - MAX_KINDS} more keys are left out"
         if self.num_with_id and not self.keeps_ids:
-            lines.append(f"{self.num_with_id} rows have an id, which is left out (--keep_ids keeps it)")
-        if self.num_with_marker:
-            lines.append(f"{self.num_with_marker} rows without images have {MARKER} in their text: it is kept as text")
-        return tuple(lines)
+            yield f"{self.num_with_id} rows have an id, which is left out (--keep_ids keeps it)"
+        for marker, count in self.markers[False].most_common(MAX_KINDS):
+            yield f"{count} rows without images have {marker} in their text: it is kept as text"
+        for marker, count in self.markers[True].most_common(MAX_KINDS):
+            is_readable = "image" in marker.lower() and (marker != MARKER or format == "trl")
+            hint = f". --marker {marker!r} reads it as the place of an image" if is_readable else ""
+            yield f"{count} rows with images have {marker} in their text: it is kept as text{hint}"

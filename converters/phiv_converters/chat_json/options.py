@@ -31,6 +31,9 @@ class ChatJsonOptions(ConverterOptions):
     train."""
     keep_ids: bool = False
     """Rows keep the ids they have, which must then be there and all differ. By default phiv numbers them."""
+    marker: str = ""
+    """Text at the place of an image, where it is another than the format's: <|image|>, <IMG_CONTEXT> (xtuner). One
+    with a number, such as <|image_1|>, stands for all numbers."""
 
     def __post_init__(self) -> None:
         if self.strip_folders < 0:
@@ -42,7 +45,7 @@ class ChatJsonOptions(ConverterOptions):
 
     def parser_options(self) -> dict[str, Any]:
         """The options of the format's own parser, as plain JSON values."""
-        return {}
+        return {"marker": self.marker}
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class MarkedOptions(ChatJsonOptions):
     markers as text in any case."""
 
     def parser_options(self) -> dict[str, Any]:
-        """`markers`."""
-        return {"markers": self.markers}
+        """`markers` and `marker`."""
+        return super().parser_options() | {"markers": self.markers}
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,3 @@ class TrlOptions(ChatJsonOptions):
     """TRL and OpenAI json (messages or prompt and completion, contents of parts, images) to conversations."""
 
     format: ClassVar[str] = "trl"
-
-    marker: str = ""
-    """Text in place of the images, for rows whose parts only name the images: xtuner has <IMG_CONTEXT>."""
-
-    def parser_options(self) -> dict[str, Any]:
-        """`marker`."""
-        return {"marker": self.marker}

@@ -21,7 +21,7 @@ from typing import Any
 
 from phiv_data.formats import FORMATS, sharegpt
 from phiv_data.formats.detect import detect_format
-from phiv_data.formats.files import INFO, SUFFIXES, is_array, read_entries
+from phiv_data.formats.files import INFO, SUFFIXES, explain_encoding, explain_shape, is_array, read_entries
 from phiv_data.sources.json_stream import read_json_array
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.lines import BOM, UTF16_MARKS
@@ -62,9 +62,8 @@ def find_chat_files(path: Path, input_format: str = "auto") -> list[ChatFile]:
     if path.is_file():
         entry = _sharegpt_entry(path, read_entries(path.parent / INFO))
         format = _detect(path, entry) if input_format == "auto" else input_format
-        if format is None and path.suffix == ".json":
-            hint = "Pass --input_format, or convert it with phiv-convert"
-            raise UsageError(str(path), "holds no rows of a format that phiv can detect", hint)
+        if format is None and (problem := _explain(path)):
+            raise UsageError(str(path), *problem)
         return [] if format in (None, "phiv") else [ChatFile(path, str(format), entry)]
     if (path / MANIFEST).is_file():
         if input_format != "auto":
@@ -84,6 +83,15 @@ def find_chat_files(path: Path, input_format: str = "auto") -> list[ChatFile]:
     return files
 
 
+def _explain(path: Path) -> tuple[str, str] | None:
+    """Why no rows can be read of a file, and what to do; None for a jsonl file that may hold broken rows of phiv."""
+    shape = explain_shape(path)
+    if shape or path.suffix != ".json":
+        return shape
+    hint = "Pass --input_format, or convert it with phiv-convert"
+    return explain_encoding(path) or ("holds no rows of a format that phiv can detect", hint)
+
+
 def unread_files(folder: Path, files: Iterable[ChatFile]) -> Iterator[Issue]:
     """PV504 for each file of a folder that seems to hold rows and is not read beside the others."""
     read = {file.path for file in files}
@@ -91,7 +99,9 @@ def unread_files(folder: Path, files: Iterable[ChatFile]) -> Iterator[Issue]:
         if file in read or not file.stat().st_size:
             continue
         format = detect_format(file)
-        if read and format is None and file.suffix == ".jsonl":
+        if format is None and (shape := explain_shape(file) or (read and explain_encoding(file))):
+            yield Finding("PV504", None, f"{shape[0]}: it was not checked", shape[1]).at(file.name)
+        elif read and format is None and file.suffix == ".jsonl":
             what = "holds no rows of a format that phiv can detect: it was not checked"
             yield Finding("PV504", None, what).at(file.name)
         elif not read and format not in (None, "phiv") and file.suffix == ".json":

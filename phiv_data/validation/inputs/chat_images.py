@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from phiv_data.formats.files import decode_data_uri, is_absolute, is_data_uri, is_url, locate_image
+from phiv_data.formats.files import (
+    decode_data_uri,
+    is_absolute,
+    is_data_uri,
+    is_url,
+    locate_image,
+    shorten,
+    suggest_image,
+)
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
@@ -43,9 +51,12 @@ class ChatImageChecks(ImageChecks):
             located = locate_image(path, self._roots, 0)
             is_file = located is not None and stat.S_ISREG(located[0].stat().st_mode)
         except (OSError, ValueError) as error:
-            return broken("PV101", f"no such image {quote_path(path)} ({error})")
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "no name of a file"
+            return broken("PV101", f"no such image {shorten(path)!r} ({reason})")
         if located is None:
-            hint = "" if is_absolute(path) else "Pass the folder that its path starts from as --images_root"
+            hint = suggest_image(path, self._roots, "--images_root")
+            if not hint and not is_absolute(path):
+                hint = "Pass the folder that its path starts from as --images_root"
             return ImageFacts(found=(Finding("PV101", None, f"no such image {quote_path(path)}", hint),))
         if not is_file:
             return broken("PV101", f"is not a file ({quote_path(path)})")
@@ -57,7 +68,7 @@ class ChatImageChecks(ImageChecks):
         try:
             return decode(decode_data_uri(path, ""), path, max_pixels=self._max_pixels)
         except RejectInput as error:
-            return broken("PV102", f"broken image {quote_path(path)}: {error.reason}")
+            return broken("PV102", f"broken image {shorten(path, 40)!r}: {error.reason}")
 
 
 @dataclass(slots=True)

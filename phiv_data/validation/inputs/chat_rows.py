@@ -135,7 +135,7 @@ def _parse_row(value: Any, rows: ChatRange, number: int, parse: Parse) -> Line:
 def conversation(row: ParsedRow, rows: ChatRange, number: int) -> Conversation:
     """The record of a row, with the attributes of one and none of its methods. Its images are references as in the row,
     so it is not validated; its id is its file and number, since ids of other tools may repeat."""
-    turns = tuple([FastTurn(t.images, t.user, t.assistant, None, t.image_offsets) for t in row.turns])
+    turns = tuple([FastTurn(t.images, t.user, t.assistant, t.answers, t.image_offsets) for t in row.turns])
     return cast(Conversation, FastRecord(f"{rows.file}:{number}", row.source or rows.format, turns, row.system))
 
 

@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
+from phiv_data.formats.text import MEDIA_MARKER
 from phiv_data.storage.record_errors import short_repr
 from phiv_data.validation.core.finding import Finding
 from phiv_data.validation.rules.mojibake import find_mojibake
@@ -129,15 +130,7 @@ def check_role_markers(text: str) -> str:
     return ""
 
 
-# Both begin with a set of characters, to which the search jumps.
-_MARKER = re.compile(
-    r"""[<\[](?:(?<=<)(?:
-      \|?/?(?:image|image_pad|vision_start|vision_end|vision_pad|video|video_pad|start_of_image|end_of_image
-         |image_soft_token|img_context|imagehere)(?:[_\ ]?\d+)?\|?>
-    | img>(?=[^<>]{0,400}</img>))                               # Qwen-VL; HTML's img has no end
-    | (?<=\[)(?-i:IMG\](?!\s*http)))                            # Pixtral, not a forum's""",
-    re.IGNORECASE | re.VERBOSE,
-)
+# Begins with a set of characters, to which the search jumps.
 _CONTROL_TOKEN = re.compile(
     r"""[<\[](?:(?<=<)(?:
       \|(?!(?:box|quad|object_ref)_)[A-Za-z_]\w{0,40}\|>       # Phi, Qwen, Llama 3, GLM, Command R
@@ -152,13 +145,13 @@ _CONTROL_TOKEN = re.compile(
 
 def check_image_markers(text: str) -> str:
     """PV401: text that other formats read as the position of an image."""
-    marker = _MARKER.search(text)
+    marker = MEDIA_MARKER.search(text)
     return f"text contains {marker[0]!r}, which is text here and marks no image" if marker else ""
 
 
 def check_control_tokens(text: str) -> str:
     """PV220: what a chat template or tokenizer reads as the end of a turn or of the text. Not what PV401 reports."""
-    tokens = [token[0] for token in _CONTROL_TOKEN.finditer(text) if not _MARKER.fullmatch(token[0])]
+    tokens = [token[0] for token in _CONTROL_TOKEN.finditer(text) if not MEDIA_MARKER.fullmatch(token[0])]
     return f"text contains the control token {tokens[0]!r}{_more(len(tokens))}" if tokens else ""
 
 
@@ -268,7 +261,7 @@ TEXT_RULES: dict[str, Callable[[str], str]] = {
 
 # Tests of all texts joined, true whenever a rule finds something in one of them: first of the rules that need `<` or
 # `[`, then of those that need a character beyond printable ASCII.
-_MARKUP = {"PV220": _CONTROL_TOKEN, "PV401": _MARKER}
+_MARKUP = {"PV220": _CONTROL_TOKEN, "PV401": MEDIA_MARKER}
 _BEYOND_ASCII: dict[str, Callable[[str], object]] = {
     "PV221": find_mojibake,
     "PV222": _CONTROL.search,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -232,13 +233,13 @@ def test_an_image_of_a_table_cell_is_its_path() -> None:
         "row",
     )
     assert (row.image_refs, row.unread) == (("a.jpg",), ())
-    assert rejected("llava", one("<image>", [{"bytes": "aGk="}])) == "bad-row"
+    assert rejected("llava", one("<image>", [{"size": "aGk="}])) == "bad-row"
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_keys_without_a_place_are_named(name: str) -> None:
     record = one("u", category="conv", nothing=None, empty=[], id=True, source=3)
-    record["messages"][1] |= {"loss": False, "name": None}
+    record["messages"][1] |= {"loss": True, "name": None}
     assert FORMATS[name].parse(record, "row").unread == ("category", "id", "messages[].loss", "source")
 
 
@@ -254,7 +255,7 @@ def test_video_audio_and_tools_are_unsupported_media(name: str, key: str) -> Non
     ("roles", "code"),
     [
         (["assistant", "user"], "bad-turns"),
-        (["user", "user"], "bad-turns"),
+        (["user", "assistant", "user", "system"], "bad-turns"),
         (["user", "assistant", "assistant"], "bad-turns"),
         (["user", "assistant", "system"], "bad-turns"),
         (["system"], "bad-turns"),
@@ -376,7 +377,7 @@ def test_swift_reads_alpaca_and_images_inside_queries() -> None:
 @pytest.mark.parametrize(
     ("record", "code"),
     [
-        ({"query": "q", "response": ["a", "b"]}, "bad-row"),
+        ({"query": "q", "response": ["a", True]}, "bad-row"),
         ({"query": "q", "response": "a", "history": [["x"]]}, "bad-row"),
         ({"prompt": "q", "question": "r", "response": "a"}, "bad-row"),
         ({"response": "text to continue"}, "bad-row"),
@@ -446,7 +447,7 @@ def test_trl_dataset_types_that_teach_an_answer(record: Any, turn: str | None) -
         ({"text": "The sky is blue."}, "unsupported-row"),
         ({"chosen": "The sky is blue.", "rejected": "The sky is green."}, "unsupported-row"),
         ({"prompt": "q", "completion": "a", "label": False}, "unsupported-row"),
-        ({"prompt": "Which is larger?", "completions": ["a", "b"], "labels": [True, False]}, ""),
+        ({"prompt": "Which is larger?", "completions": ["a", "b"], "labels": [True, False]}, "unsupported-row"),
         ({"messages": [{"role": "user", "content": [TEXT]}, ANSWER], "images": ["a"]}, "marker-mismatch"),
         ({"messages": [{"role": "user", "content": [IMAGE, TEXT]}, ANSWER], "images": []}, "marker-mismatch"),
         ({"messages": [{"role": "user", "content": [TEXT]}, {"role": "assistant", "content": [IMAGE]}],
@@ -459,10 +460,7 @@ def test_trl_dataset_types_that_teach_an_answer(record: Any, turn: str | None) -
     ],
 )  # fmt: skip
 def test_trl_rows_without_a_place_are_refused(record: Any, code: str) -> None:
-    if code:
-        assert rejected("trl", record) == code
-    else:
-        assert trl.parse(record, "row").unread == ("completions", "labels")
+    assert rejected("trl", record) == code
 
 
 def test_trl_text_is_text() -> None:
@@ -488,3 +486,188 @@ def test_keys_in_a_message_are_printable_and_short(name: str) -> None:
         FORMATS[name].parse(row, where="rows.json:1")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
+
+
+# Nothing is lost without a word ------------------------------------------------------------------------------------
+
+
+def reason(name: str, record: Any, **options: Any) -> str:
+    with pytest.raises(RejectInput) as error:
+        FORMATS[name].parse(record, "row", **options)
+    return f"{error.value.code}: {error.value.reason}"
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("label", [False, "false", "False"])
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+def test_an_answer_marked_as_bad_is_never_read(name: str, key: str, label: Any) -> None:
+    assert rejected(name, one("u", **{key: label})) == "unsupported-row"
+    assert FORMATS[name].parse(one("u", **{key: True}), "row").unread == (key,)
+    assert FORMATS[name].parse(one("u", **{key: 0}), "row").unread == (key,), "a class, where nothing says otherwise"
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("mask", [{"loss": False}, {"weight": 0}, {"train": False}, {"loss_weight": 0.0}])
+def test_an_answer_that_must_not_be_learned_is_never_read(name: str, mask: dict[str, Any]) -> None:
+    record = one("u")
+    record["messages"][1] |= mask
+    assert "not to be learned" in reason(name, record)
+    record["messages"][1] = {"role": "assistant", "content": "a"}
+    record["messages"][0] |= mask
+    assert FORMATS[name].parse(record, "row").turns, "nobody learns what the user says"
+
+
+def test_columns_are_known_by_the_names_that_dataset_info_gives_them() -> None:
+    columns = {"videos": "clips_of", "audios": "heard", "tools": "can_call", "kto_tag": "is_good"}
+    names = sharegpt.names_of({"formatting": "sharegpt", "columns": columns | {"messages": "messages"},
+                               "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user",
+                                        "assistant_tag": "assistant"}}, "entry")  # fmt: skip
+    for key in ("clips_of", "heard", "can_call"):
+        assert reason("sharegpt", one("u", **{key: ["x"]}), names=names).startswith("unsupported-media")
+        assert sharegpt.parse(one("u", **{key: []}), "row", names=names).turns
+    for bad in (False, 0, "false"):
+        assert reason("sharegpt", one("u", is_good=bad), names=names).startswith("unsupported-row")
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"img": "a.jpg"},
+        {"image_path": "a"},
+        {"imagePath": "a.jpg"},
+        {"pics": ["a"]},
+        {"multi_modal_data": {"image": "a"}},
+        {"frames": ["a"]},
+        {"file": "photos/a.JPG"},
+        {"meta": {"from": ["data:image/png;base64,aGk="]}},
+    ],
+)
+def test_a_key_that_could_hold_images_is_never_left_out(name: str, more: dict[str, Any]) -> None:
+    assert reason(name, one("u", **more)).startswith("bad-row")
+    record = one("u")
+    record["messages"][0] |= more
+    assert reason(name, record).startswith("bad-row")
+    record = one([{"type": "text", "text": "u"} | more])
+    assert reason(name, record).startswith("bad-row")
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_beside_images_only_further_images_are_refused(name: str) -> None:
+    text = "u" if name == "trl" else "<image>u"
+    same = one(text, ["d/a.jpg"], image_path="/old/a.jpg", file="b.jpg", image_size=[1, 2])
+    assert FORMATS[name].parse(same, "row").unread == ("file", "image_path", "image_size")
+    assert reason(name, one(text, ["a.jpg"], image_path="b.jpg")).startswith("bad-row")
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("key", ["video_path", "videoPaths", "clips", "speech", "audio_url"])
+def test_video_and_audio_are_known_by_any_usual_name(name: str, key: str) -> None:
+    assert rejected(name, one("u", **{key: "a.mp4"})) == "unsupported-media"
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("key", ["chosen", "output", "answer", "completions"])
+def test_an_answer_beside_messages_without_one_is_never_left_out(name: str, key: str) -> None:
+    record = {"messages": one("u")["messages"][:1], key: [{"role": "assistant", "content": "a"}]}
+    assert reason(name, record).startswith("unsupported-row")
+    assert FORMATS[name].parse(one("u") | {key: "a"}, "row").unread == (key,)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_images_inside_a_message_stand_before_its_text_or_at_its_places(name: str) -> None:
+    record = one("What?")
+    record["messages"][0]["images"] = ["a", "b"]
+    assert only(FORMATS[name].parse(record, "row")) == ParsedTurn(("a", "b"), "What?", "Yes", None)
+    if name in MARKED:
+        record["messages"][0] |= {"content": "<image>What<image>?"}
+        assert only(FORMATS[name].parse(record, "row")) == ParsedTurn(("a", "b"), "What?", "Yes", (0, 4))
+        record["messages"][0] |= {"content": "<image>What?"}
+        assert rejected(name, record) == "marker-mismatch"
+    record["messages"] = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "image": "a.jpg"}]
+    assert rejected(name, record) == "marker-mismatch"
+
+
+def test_swift_reads_images_in_the_text_of_every_kind_of_row() -> None:
+    text = "A <img>1.jpg</img> B <img>2.jpg</img>"
+    wanted = ParsedTurn(("1.jpg", "2.jpg"), "A  B ", "Yes", (2, 5))
+    pair = {"conversation": [{"human": text, "assistant": "Yes"}]}
+    for record in (one(text), pair, {"query": text, "response": "Yes"}):
+        assert only(swift.parse(record, "row")) == wanted
+    for name in ("llava", "sharegpt", "trl"):
+        assert "phiv-convert swift" in reason(name, one(text))
+        assert only(FORMATS[name].parse(one("In XML, <img>x</img>"), "row")).user == "In XML, <img>x</img>"
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_another_marker_is_named_and_read(name: str) -> None:
+    record = one("See <|image|>!", ["a"])
+    if name != "swift":  # which puts images without a place first
+        assert "--marker '<|image|>'" in reason(name, record)
+    turn = only(FORMATS[name].parse(record, "row", marker="<|image|>"))
+    assert turn == ParsedTurn(("a",), "See !", "Yes", (4,))
+    literal = only(FORMATS[name].parse(one("<image> <|image|>", ["a"]), "row", marker="<|image|>"))
+    assert (literal.user, literal.image_offsets) == ("<image> ", (8,))
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_numbered_markers_stand_for_the_images_in_their_order(name: str) -> None:
+    marker = "<|image_1|>"
+    turn = only(FORMATS[name].parse(one("<|image_1|>A<|image_2|>", ["a", "b"]), "row", marker=marker))
+    assert (turn.images, turn.user, turn.image_offsets) == (("a", "b"), "A", (0, 1))
+    for text in ("<|image_2|>A<|image_1|>", "<|image_1|>A<|image_1|>", "<|image_2|><|image_3|>"):
+        assert "out of order" in reason(name, one(text, ["a", "b"]), marker=marker)
+
+
+def test_trl_reads_a_marker_beside_a_column_of_images() -> None:
+    turn = only(trl.parse(one("what <image> is it?", ["a"]), "row", marker="<image>"))
+    assert (turn.images, turn.user, turn.image_offsets) == (("a",), "what  is it?", (5,))
+
+
+def test_trl_joins_user_messages_as_openai_writes_them() -> None:
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.jpg"}}]}
+    record = {"messages": [{"role": "user", "content": "Which?"}, image, {"role": "assistant", "content": "It."}]}
+    assert only(trl.parse(record, "row")) == ParsedTurn(("a.jpg",), "Which?", "It.", (6,))
+    record = {"messages": [*one("a")["messages"][:1], *one("b")["messages"]]}
+    assert only(trl.parse(record, "row")).user == "a\nb"
+    assert {name: rejected(name, record) for name in MARKED} == dict.fromkeys(MARKED, "bad-turns")
+
+
+def test_accepted_answers_are_kept_and_the_first_is_the_answer() -> None:
+    for parse, record in (
+        (swift.parse, {"query": "q", "answers": ["cat", "a cat"]}),
+        (swift.parse, {"query": "q", "answer": "cat", "answers": [{"answer": "a cat"}, {"answer": "cat"}]}),
+        (llava.parse, {"question_id": 1, "text": "q", "answers": ["cat", "a cat", None]}),
+    ):
+        turn = only(parse(record, "row"))
+        assert (turn.user, turn.assistant, turn.answers) == ("q", "cat", ("cat", "a cat"))
+    assert only(swift.parse({"query": "q", "answer": 3}, "row")).assistant == "3"
+    assert only(llava.parse({"question_id": 1, "text": "q", "label": "yes"}, "row")).assistant == "yes"
+    assert only(swift.parse({"query": "q", "answers": []}, "row")).assistant is None
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_rows_in_phivs_own_format_are_named(name: str) -> None:
+    record = {"id": "1", "source": "s", "conversations": [{"images": ["a.jpg"], "user": "u", "assistant": "a"}]}
+    assert "phiv-convert jsonl" in reason(name, record)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_bytes_in_base64_are_an_image(name: str) -> None:
+    bare = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(100)).decode()
+    text = "u" if name == "trl" else "<image>\nu"
+    for value in (bare, {"bytes": bare, "path": None}, {"bytes": bare, "path": "a.png"}):
+        assert FORMATS[name].parse(one(text, [value]), "row").image_refs == (f"data:;base64,{bare}",)
+    assert FORMATS[name].parse(one(text, ["/9j/a.jpg"]), "row").image_refs == ("/9j/a.jpg",)
+
+
+def test_values_of_any_length_make_short_rejects() -> None:
+    long = "x" * 5000
+    for record in (
+        {"messages": [{"role": f"tool{long}", "content": "u"}]},
+        one([{"type": f"video{long}"}]),
+        one("u", image_path=long + ".jpg"),
+        one("u", images=[{long: long}]),
+        one("<img>" + long + ".jpg</img>"),
+    ):
+        assert len(reason("sharegpt", record)) < 400

@@ -131,7 +131,12 @@ def test_rows_of_every_kind(name: str, record: Any, user: str, assistant: str, i
             "conversations[0].value",
             "is not text (found 3)",
         ),
-        ("llava", {"image": [{"a": 1}], "conversations": []}, "image[0]", "has no 'path' or 'url' (found {'a': 1})"),
+        (
+            "llava",
+            {"image": [{"a": 1}], "conversations": []},
+            "image[0]",
+            "has no 'path', 'url' or 'bytes' (found {'a': 1})",
+        ),
         (
             "sharegpt",
             {"messages": [{"role": "bird", "content": "u"}]},
