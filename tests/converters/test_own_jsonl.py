@@ -132,16 +132,16 @@ def test_a_row_given_twice_is_written_once_and_counted(tmp_path: Path) -> None:
     assert [split.rows for split in manifest.splits] == [2, 1]
     assert (manifest.accounting.inputs, manifest.accounting.duplicates) == (5, 2)
     assert manifest.duplicate_inputs == [
-        ["train.jsonl:00000001", "train.jsonl:00000003"],
-        ["train.jsonl:00000002", "val.jsonl:00000001"],
+        ["train.jsonl:1", "train.jsonl:3"],
+        ["train.jsonl:2", "val.jsonl:1"],
     ]
 
 
 def test_another_row_with_the_same_id_is_rejected_with_where_the_first_is(tmp_path: Path) -> None:
     run(write(tmp_path / "train.jsonl", record(0), record(0, source="else")), tmp_path / "out")
     (reject,) = rejects(tmp_path / "out")
-    assert (reject.input, reject.code) == ("train.jsonl:00000002", "duplicate-id")
-    assert reject.reason == "$.id: the id is that of another row, at train.jsonl:00000001"
+    assert (reject.input, reject.code) == ("train.jsonl:2", "duplicate-id")
+    assert reject.reason == "$.id: the id is that of another row, at train.jsonl:1"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_bad_row_is_rejected_with_its_line_and_json_path(tmp_path: Path, line:
     (tmp_path / "images" / "text.png").write_text("text")
     manifest = run(write(tmp_path / "train.jsonl", "", record(5), line), tmp_path / "out").manifest
     (reject,) = rejects(tmp_path / "out")
-    assert (reject.input, reject.code) == ("train.jsonl:00000003", code)
+    assert (reject.input, reject.code) == ("train.jsonl:3", code)
     assert reject.reason.startswith(reason)
     assert manifest.accounting.written == 1
 
@@ -202,6 +202,9 @@ def test_byte_order_mark_windows_ends_and_blank_lines_are_understood(tmp_path: P
         ("dev.jsonl", {}, "dev", "own"),
         ("birds.jsonl", {}, "train", "birds"),
         ("my_val.jsonl", {"split": "pool", "name": "x"}, "pool", "x"),
+        ("my_minival.jsonl", {}, "val", "my"),
+        ("holdout.jsonl", {}, "test", "own"),
+        ("my-trainval2.jsonl", {}, "train2", "my"),
         ("Größe (1)_val.jsonl", {}, "val", "Größe_1"),
     ],
 )
@@ -304,6 +307,30 @@ def test_memory_does_not_hold_the_rows(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LIMITED, str(tmp_path), str(tmp_path / "out"), str(48 * 2**20)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "5000\n", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (json.dumps({"messages": [{"role": "user", "content": [{"type": "text", "text": "u"}]}]}), "phiv-convert trl"),
+        (json.dumps(record(), indent=1), "one row over several lines. Write a row per line: jq -c"),
+        (json.dumps({"a": record(), "b": record()}), "one object of rows by key"),
+    ],
+)
+def test_rows_of_another_kind_say_what_they_are(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=message):
+        run(write(tmp_path / "train.jsonl", text), tmp_path / "out")
+
+
+def test_a_missing_image_comes_with_what_was_likely_meant(tmp_path: Path) -> None:
+    draw(tmp_path / "images/a/0.png")
+    draw(tmp_path / "b.png")
+    rows = [record(0, images=["A/0.PNG"]), record(1, images=["b.png"]), record(2, images=["c/a/0.png"])]
+    run(write(tmp_path / "train.jsonl", *rows), tmp_path / "out")
+    first, second, third = [reject.reason for reject in rejects(tmp_path / "out")]
+    assert first == "no file 'A/0.PNG' below images/. Did you mean 'a/0.png'?"
+    assert second == f"no file 'b.png' below images/. Pass --images {tmp_path}: it is there"
+    assert third == "no file 'c/a/0.png' below images/. It is there as 'a/0.png'"
 
 
 def test_rows_of_another_kind_are_one_line(tmp_path: Path) -> None:

@@ -29,11 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from phiv_converters.base import file_stamp
-from phiv_converters.own_jsonl.files import SplitFile, find_split_files
+from phiv_converters.own_jsonl.files import SplitFile, find_split_files, is_split_name
 from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines
 from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_converters.val_split import val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
+from phiv_data.formats.detect import detect_format
+from phiv_data.formats.files import explain_shape, shorten, suggest_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image, read_image
 from phiv_data.storage.jsonl import parse_line
@@ -80,7 +82,8 @@ class Jsonl(Converter):
     def describe(self) -> str:
         """Which file is which split, and why."""
         found = ", ".join(f"{file.path.name} is {file.split}" for file in self.files)
-        why = "by --split" if self.flags.split else "by name"
+        is_named = len(self.files) > 1 or is_split_name(self.files[0].path.stem)
+        why = "by --split" if self.flags.split else "by name" if is_named else "its name says no split"
         part = f", {self.flags.val_fraction:g} of it val" if self.flags.val_fraction else ""
         return f"jsonl in phiv's format ({found}{part}, {why})"
 
@@ -108,12 +111,22 @@ class Jsonl(Converter):
         for lines in splits:
             lines.val_limit = val_limit(lines.positions, self.flags.val_fraction)
         if any(lines.offsets for lines in splits) and not any(lines.num_records for lines in splits):
-            hint = "Pass JSON lines of phiv's format, or use llava, sharegpt, swift or trl for theirs"
-            raise SourceError(self.name, "no line of the source is a record with conversations", hint)
+            raise self._no_records()
         missing_ids = listing.num_without_id
         warnings = (f"{missing_ids} rows have no id and are given one",) if missing_ids else ()
         items = chain.from_iterable(lines.items() for lines in splits)
         return Inputs(items, warnings=warnings, duplicates=tuple(listing.duplicates))
+
+    def _no_records(self) -> SourceError:
+        """The error of a source without any record: what it is instead."""
+        path = self.files[0].path
+        if problem := explain_shape(path):
+            return SourceError(str(path), *problem)
+        format = detect_format(path)
+        hint = "Pass JSON lines of phiv's format, or use llava, sharegpt, swift or trl for theirs"
+        if format not in (None, "phiv"):
+            hint = f"Its rows read as {format} rows: use phiv-convert {format}"
+        return SourceError(self.name, "no line of the source is a record with conversations", hint)
 
     def draft(self, item: Item) -> Draft:
         """One line as it is, with its images."""
@@ -155,9 +168,10 @@ def _load_image(root: Path, path: str, stamp: tuple[int, ...] | None) -> Encoded
 
     `stamp` (of `file_stamp`) makes a changed file be read again.
     """
-    file, shown = root / path, f"{path!r} below {root.absolute().name}/"
+    file, shown = root / path, f"{shorten(path)!r} below {root.absolute().name}/"
     if not file.exists():
-        raise RejectInput(path, "missing-image", f"no file {shown}")
+        near = suggest_image(path, [(root, "")], "--images")
+        raise RejectInput(path, "missing-image", f"no file {shown}{f'. {near}' if near else ''}")
     try:
         return checked_image(path, read_image(file, path), path, source=path)
     except RejectInput as reject:

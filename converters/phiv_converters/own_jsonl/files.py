@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from phiv_data.sources.hf_layout import standard_split
 from phiv_data.storage.dataset import NON_RECORD_FILES
 from phiv_schemas.errors import SourceError, UsageError
 
 _ORDER = ("train", "val", "valid", "validation", "dev", "test")
-_SPLIT = re.compile(rf"(?:(?P<name>.*)[_-])?(?P<split>(?:{'|'.join(_ORDER)})\d*)")
+_OTHER_WORDS = ("trainval", "minival", "holdout")
+_SPLIT = re.compile(rf"(?:(?P<name>.*)[_-])?(?P<word>{'|'.join((*_ORDER, *_OTHER_WORDS))})(?P<number>\d*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
     if source.is_file():
         match = _SPLIT.fullmatch(source.stem)
         name = (match["name"] if match else source.stem) or ""
-        return (SplitFile(source, split or (match["split"] if match else "train"), name),)
+        return (SplitFile(source, split or (_split(match) if match else "train"), name),)
     if not source.is_dir():
         raise SourceError("--source", f"no such file or folder {str(source)!r}")
     if split is not None:
@@ -39,9 +41,8 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
         if not match:
             what = f"the name of {path.name!r} does not end in a split ({', '.join(_ORDER)}, or one with a number)"
             raise SourceError("--source", what, "Rename it, or pass this file alone with --split")
-        split = match["split"]
-        word = split.rstrip("0123456789")
-        rank = _ORDER.index(word), int(split[len(word) :] or 0), split
+        split = _split(match)
+        rank = _ORDER.index(split.rstrip("0123456789")), int(match["number"] or 0), split
         found.append((rank, SplitFile(path, split, match["name"] or "")))
     if not found:
         raise SourceError("--source", f"no *.jsonl in {str(source)!r}", "Pass a jsonl file, or a folder of some")
@@ -51,3 +52,14 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
             what = f"{a.path.name!r} and {b.path.name!r} are both {a.split}"
             raise SourceError("--source", what, "Pass one file, or join them: rows of a split are one file")
     return tuple(files)
+
+
+def is_split_name(stem: str) -> bool:
+    """True where a file's name ends in a split."""
+    return _SPLIT.fullmatch(stem) is not None
+
+
+def _split(match: re.Match[str]) -> str:
+    """The split that a file name ends in: its own words for splits stay, others become train, val or test."""
+    word = match["word"]
+    return f"{word if word in _ORDER else standard_split(word)}{match['number']}"

@@ -48,7 +48,7 @@ class SplitLines:
                 content: tuple[bytes | Path, ...] = (hashlib.sha256(raw).digest(), *images)
                 payload = (self.path.name, offset, length, number, self.clashes.get(number))
                 split = "val" if position < self.val_limit else self.split
-                yield Item(split, f"{self.path.name}:{number:08d}", content, payload, length)
+                yield Item(split, f"{self.path.name}:{number}", content, payload, length)
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class JsonlListing:
                 group = str(row.value["conversations"][0]["images"][0])  # what keeps rows in one split
             except (LookupError, TypeError):
                 group = row_id or text
-            location = f"{file.path.name}:{row.line:08d}"
+            location = f"{file.path.name}:{row.line}"
             before = seen_index.register(row_id, digest, location) if row_id is not None else None
             if before is not None and before[0] == digest:
                 self.duplicates.append(Duplicate(before[1], location))

@@ -128,6 +128,8 @@ BAD = {
     "PV401": [
         "<image>\nWhat?", "<|image_1|>", "<IMG_CONTEXT>", "<|vision_start|><|image_pad|>", "<image 2>", "</image>",
         "<img>a.jpg</img>What?", "[IMG]What?", "<video>", "<ImageHere>", "<start_of_image>",
+        "<audio>", "<|audio_1|>", "<|AUDIO|>", "<|audio_bos|>", "<speech>", "[AUDIO]", "<im_patch>", "<|media_pad|>",
+        "<|begin_of_video|>", "<image_placeholder>",
     ],
 }  # fmt: skip
 FINE = [
