@@ -333,6 +333,13 @@ def test_a_missing_image_comes_with_what_was_likely_meant(tmp_path: Path) -> Non
     assert third == "no file 'c/a/0.png' below images/. It is there as 'a/0.png'"
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "y" * 5000 + ".png", "z\0.png", "half\ud800.png", "é" * 200])
+def test_a_name_that_no_file_can_have_costs_its_row_alone(name: str, tmp_path: Path) -> None:
+    run(write(tmp_path / "train.jsonl", record(0, images=[name]), record(1)), tmp_path / "out")
+    (reject,) = rejects(tmp_path / "out")
+    assert (reject.input, len(reject.reason) < 300) == ("train.jsonl:1", True)
+
+
 def test_rows_of_another_kind_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('[\n{"a": 1},\n{"a": 2}\n]\n')
     with pytest.raises(SourceError, match="no line of the source is a record with conversations"):

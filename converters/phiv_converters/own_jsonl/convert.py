@@ -30,7 +30,7 @@ from typing import Any
 
 from phiv_converters.base import file_stamp
 from phiv_converters.own_jsonl.files import SplitFile, find_split_files, is_split_name
-from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines
+from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines, can_be_file
 from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_converters.val_split import val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
@@ -138,6 +138,10 @@ class Jsonl(Converter):
             file.seek(offset)
             raw = file.read(length)
         record, row_id, source = _parse(raw, name, number, item.key)
+        for image in record.image_paths:
+            if not can_be_file(image):
+                what = f"no file {shorten(image)!r} below {self.images.name}/: no file can have this name"
+                raise RejectInput(item.key, "missing-image", what)
         images = tuple(_load_image(self.images, path, file_stamp(self.images / path)) for path in record.image_paths)
         return Draft(record.turns, images, system=record.system, source=source, id=row_id)
 

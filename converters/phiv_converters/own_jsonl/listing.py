@@ -16,6 +16,15 @@ from phiv_data.sources.json_stream import read_json_lines
 from phiv_data.utils.seen_index import SeenIndex
 
 
+def can_be_file(name: str) -> bool:
+    """False for a path that no file can have: parts of over 255 bytes, zero bytes, half a surrogate pair."""
+    try:
+        parts = name.encode().split(b"/")
+    except UnicodeEncodeError:
+        return False
+    return max(map(len, parts)) <= 255 and len(name) <= 1000 and "\0" not in name
+
+
 @dataclass(slots=True)
 class SplitLines:
     """Where the lines of a file are: 24 bytes of memory per row. Rows whose position is below `val_limit` are val."""
@@ -42,7 +51,8 @@ class SplitLines:
                 raw = file.read(length)
                 try:
                     turns = json.loads(raw)["conversations"]
-                    images = [self.images / name for turn in turns for name in turn["images"] if isinstance(name, str)]
+                    names = [name for turn in turns for name in turn["images"] if isinstance(name, str)]
+                    images = [self.images / name for name in names if can_be_file(name)]
                 except (ValueError, LookupError, TypeError):  # as far as the row can be read
                     images = []
                 content: tuple[bytes | Path, ...] = (hashlib.sha256(raw).digest(), *images)
