@@ -135,7 +135,7 @@ def text_of(row: Any, name: str, where: str) -> str:
 
 
 class _RowReader:
-    """Reads rows, and notices keys that an object has twice."""
+    """Reads rows, and reports keys that an object has twice."""
 
     def __init__(self) -> None:
         self._repeats: list[str] = []

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEYS = (*Conversation.model_fields, *Turn.model_fields)
 _MAX_SHOWN = 60
-_MAX_PATH = 1000
+_MAX_PATH = 400
 
 
 def schema_issues(error: ValidationError, file: str, line: int | None = None) -> list[Issue]:
@@ -81,9 +81,10 @@ def list_keys(keys: Iterable[object]) -> str:
 
 
 def quote_path(path: str) -> str:
-    """A path on one line, whole up to 1000 characters: a person has to find the file."""
-    text = repr(path[:_MAX_PATH])
-    return text if len(text) <= _MAX_PATH else text[: _MAX_PATH - 3] + "..."
+    """A path on one line, whole up to 400 characters: a person has to find the file. An image in it is cut."""
+    longest = _MAX_SHOWN if path.startswith("data:") else _MAX_PATH
+    text = repr(path[:longest])
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def duplicate_key_paths(raw: bytes) -> Iterator[tuple[str, str]]:

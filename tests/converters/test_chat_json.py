@@ -17,7 +17,10 @@ import pytest
 from PIL import Image
 
 from phiv_converters.chat_json.options import LlavaOptions, SharegptOptions, SwiftOptions, TrlOptions
+from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_data.convert.engine import Outcome, convert
+from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
+from phiv_data.export.engine import export
 from phiv_data.formats import FORMATS
 from phiv_data.formats.files import safe_name, strip_folders
 from phiv_data.storage.dataset import ConversationDataset
@@ -232,10 +235,26 @@ def test_files_of_two_words_for_a_split_are_two_splits(tmp_path: Path) -> None:
 
 
 def test_files_of_an_export_are_the_splits_of_their_names(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/.phiv-export.json").write_text("{}")
     names = {"train.json": "train", "test_seen.json": "test_seen", "test_unseen.json": "test_unseen", "x.json": "x"}
-    assert splits_of(tmp_path, *names) == names
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/.phiv-export.json").write_text(json.dumps({"files": [{"path": name} for name in names]}))
+    assert splits_of(tmp_path, *names, "added_val.json") == names | {"added_val.json": "val"}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+@pytest.mark.parametrize("record", [True, False], ids=["record", "no record"])
+def test_an_export_comes_back_with_its_splits(name: str, record: bool, tmp_path: Path) -> None:
+    counts = {"train": 3, "val": 1, "dev": 2, "test": 1}
+    for split, count in counts.items():
+        turns = [{"images": [], "user": f"{split} {i}", "assistant": "a"} for i in range(count)]
+        write_lines(tmp_path / f"in/{split}.jsonl", [{"conversations": [turn]} for turn in turns])
+    convert(JsonlOptions(tmp_path / "in"), tmp_path / "data", num_workers=0)
+    writer = {"llava": Llava, "sharegpt": ShareGpt, "swift": Swift, "trl": Trl}[name]
+    export(writer(), tmp_path / "data", tmp_path / "export")
+    if not record:
+        (tmp_path / "export/.phiv-export.json").unlink()
+    splits = converted(OPTIONS[name](tmp_path / "export"), tmp_path).manifest.splits
+    assert {s.name: s.rows for s in splits} == counts
 
 
 def test_a_file_without_a_split_beside_others_is_a_warning(tmp_path: Path) -> None:

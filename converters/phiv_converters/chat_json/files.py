@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
 
 EXPORT_RECORD = ".phiv-export.json"
-"""Beside what phiv-export wrote: the files there are named by their splits."""
+"""Lists what phiv-export wrote: files that are named by their splits."""
 MAX_FILES_NAMED = 20
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ def _splits_of(names: dict[Path, Path], split: str | None) -> dict[Path, tuple[s
     """
     if split:
         return dict.fromkeys(names, (split, "by --split"))
-    exports = {path.parent for path in names if (path.parent / EXPORT_RECORD).is_file()}
+    exported = {path for folder in {path.parent for path in names} for path in _exported_files(folder)}
     words = {}
     for path, name in names.items():
         found = (split_word(part) for part in (path.stem, *name.parent.parts))
@@ -99,13 +100,22 @@ def _splits_of(names: dict[Path, Path], split: str | None) -> dict[Path, tuple[s
     }
     chosen = {}
     for path, word in words.items():
-        if path.parent in exports:
+        if path in exported:
             chosen[path] = path.stem, "by phiv-export"
         elif word:
             chosen[path] = word[1] if word[0] in several else word[0], "by name"
         else:
             chosen[path] = "train", ""
     return chosen
+
+
+def _exported_files(folder: Path) -> Iterator[Path]:
+    """The files that phiv-export wrote there, by its own list."""
+    try:
+        record = json.loads((folder / EXPORT_RECORD).read_bytes())
+        yield from [folder / file["path"] for file in record["files"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # none, or no list
 
 
 def find_described(source: Path, split: str | None, dataset: str | None) -> tuple[ChatFile, ...]:
