@@ -148,8 +148,8 @@ def refuse_img_tags(messages: Sequence[Message], fields: Fields) -> None:
         text, _ = join_pieces(message.pieces or ())
         for tag in IMG_TAG.finditer(text):
             if is_image_text(tag[1]):
-                what = f"the text names an image as {truncated_repr(tag[0])}: phiv-convert swift reads that"
-                raise RejectRow(fields.where, "marker-mismatch", what, message.content_path)
+                what, hint = f"the text names an image as {truncated_repr(tag[0])}", "phiv-convert swift reads that"
+                raise RejectRow(fields.where, "marker-mismatch", what, message.content_path, hint)
 
 
 def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
@@ -227,7 +227,7 @@ def _add_missing_places(
     if count != num_images:
         places, images = "place" + "s" * (count != 1), "image" + "s" * (num_images != 1)
         what = f"{count} {places} in the messages for {num_images} {images}"
-        raise RejectRow(where, "marker-mismatch", f"{what}. {_way_out(messages)}")
+        raise RejectRow(where, "marker-mismatch", what, hint=_way_out(messages))
     return messages
 
 
@@ -235,8 +235,9 @@ def _way_out(messages: Sequence[Message]) -> str:
     """What to do where images have no places: another tool's marker in the text may be theirs."""
     text = "\n".join(piece for message in messages for piece in message.pieces or () if isinstance(piece, str))
     if others := [marker for marker in media_markers(text) if marker != MARKER]:
-        return f"The text holds {others[0]!r}: --marker {others[0]!r} reads it as the place of an image"
-    return f"Put one {MARKER} for each image into what the user says, or pass --markers lenient"
+        shown = truncated_repr(others[0])
+        return f"The text holds {shown}: phiv-convert --marker {shown} reads it as the place of an image"
+    return f"Put one {MARKER} for each image into what the user says, or pass --markers lenient to phiv-convert"
 
 
 def _prepend(pieces: Sequence[Piece], messages: list[Message]) -> list[Message]:

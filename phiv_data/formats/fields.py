@@ -36,16 +36,19 @@ _IMAGE_TEXT = re.compile(
 
 
 class RejectRow(RejectInput):
-    """A row that phiv cannot use. `path` is where in it, such as `messages[2].content`; "" for the whole row."""
+    """A row that phiv cannot use. `path` is where in it, such as `messages[2].content`; "" for the whole row.
 
-    def __init__(self, where: str, code: str, reason: str, path: str = "") -> None:
-        super().__init__(where, code, reason)
-        self.args, self.path = (where, code, reason, path), path
+    `hint` is what to do, the end of the reason.
+    """
+
+    def __init__(self, where: str, code: str, reason: str, path: str = "", hint: str = "") -> None:
+        super().__init__(where, code, f"{reason}. {hint}" if hint else reason)
+        self.args, self.path, self.hint = (where, code, reason, path, hint), path, hint
 
     @property
     def message(self) -> str:
-        """The reason without its path."""
-        return self.reason.removeprefix(f"{self.path} ")
+        """The reason without its path and what to do."""
+        return self.reason.removeprefix(f"{self.path} ").removesuffix(f". {self.hint}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +214,8 @@ class Fields:
             is_other = is_named and not refs and isinstance(value, str | list | dict) and not is_empty(value)
             if new or is_other:
                 what = f"{truncated_repr(name)} holds what could be an image, and is not read (found "
-                way_out = "Name the images in the column 'images'"
-                raise self.bad(f"{what}{truncated_repr(value)}). {way_out}", self._at(name))
+                hint = "Name the images in the column 'images'"
+                raise self.bad(f"{what}{truncated_repr(value)})", self._at(name), hint)
 
     def refuse_unread_answer(self) -> None:
         """RejectInput for keys that hold an answer, in a row whose messages end without one."""
@@ -220,7 +223,7 @@ class Fields:
             if isinstance(value := self.left[name], str | list | dict) and not is_empty(value):
                 what = f"{name!r} holds an answer, and the messages end without one"
                 hint = "Make it the last message, of the assistant"
-                raise RejectRow(self.where, "unsupported-row", f"{what}. {hint}", self._at(name))
+                raise RejectRow(self.where, "unsupported-row", what, self._at(name), hint)
 
     def _at(self, name: str) -> str:
         return f"{self.path}.{name}".lstrip(".")
@@ -231,9 +234,9 @@ class Fields:
             return ()
         return tuple(sorted(self.unread | {name for name, value in self.left.items() if not is_empty(value)}))
 
-    def bad(self, reason: str, path: str = "") -> RejectRow:
+    def bad(self, reason: str, path: str = "", hint: str = "") -> RejectRow:
         """The error of the field at `path` that is not what it should be."""
-        return RejectRow(self.where, "bad-row", reason, path)
+        return RejectRow(self.where, "bad-row", reason, path, hint)
 
 
 def fields_of(record: Any, where: str) -> Fields:
@@ -241,7 +244,7 @@ def fields_of(record: Any, where: str) -> Fields:
     if not isinstance(record, dict):
         raise RejectRow(where, "bad-row", f"not an object (found {truncated_repr(record)})")
     if is_phiv_row(record):
-        raise RejectRow(where, "bad-row", "a row in phiv's own format: use phiv-convert jsonl")
+        raise RejectRow(where, "bad-row", "a row in phiv's own format", hint="Use phiv-convert jsonl")
     return Fields(dict(record), where)
 
 

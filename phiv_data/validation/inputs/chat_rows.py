@@ -116,7 +116,9 @@ def _parse_row(value: Any, rows: ChatRange, number: int, parse: Parse) -> Line:
     except RejectRow as reject:
         code = _CODES.get(reject.code, "PV504")
         path = row_path(value, reject.path) if reject.path else None
-        return Line(number, 0, None, (Finding(code, path, reject.message, _HINTS[code]).at(rows.file, number),))
+        return Line(
+            number, 0, None, (Finding(code, path, reject.message, reject.hint or _HINTS[code]).at(rows.file, number),)
+        )
     # Tools take a marker in a row without images for one: LLaVA and LLaMA-Factory stop, or shift other images; ms-swift
     # reads it as text, and TRL has no markers.
     texts = []

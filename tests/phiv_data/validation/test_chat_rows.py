@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from data_builders import conversations, image_bytes
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from phiv_data.cli.validate import main
 from phiv_data.formats import FORMATS
@@ -329,3 +331,78 @@ def test_the_command_says_what_it_takes_the_rows_for(
     monkeypatch.setattr(sys, "argv", ["phiv-validate", str(rows), "--input_format", "llava", "--no_images"])
     assert main() == 0
     assert "read as" not in capsys.readouterr().err
+
+
+# What was read wrongly once -----------------------------------------------------------------------------------------
+
+
+def talk(user: str, images: Any = None) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": "a"}], "images": images}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (json.dumps(talk("u"), indent=1) * 2, "objects one after another"),
+        (json.dumps(talk("u"), indent=1), "one row over several lines"),
+        (json.dumps({"a": talk("u"), "b": talk("u")}), "one object of rows by key ('a', 'b', ...)"),
+        (json.dumps({"data": [talk("u")]}), "one object, with rows under 'data'"),
+        (json.dumps(talk("u")["messages"], indent=1), "one row, a list of messages over several lines"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_json_of_another_shape_is_named(name: str, text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError) as error:
+        find_chat_files(tmp_path / name)
+    assert what in str(error.value)
+    assert "jq -c" in str(error.value)
+    put(tmp_path / "good.jsonl", [talk("u")])
+    named = [issue.message for issue in validate(tmp_path).issues if issue.code == "PV504"]
+    assert [what in message for message in named] == [True]
+
+
+def test_the_byte_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_bytes(b'[\n"\xc4\xe3"]')
+    with pytest.raises(UsageError, match=r"byte 0xc4 at byte \d+ \(line 2\) is not UTF-8"):
+        find_chat_files(tmp_path / "rows.json")
+
+
+def test_lines_of_bare_lists_may_begin_with_a_long_one(tmp_path: Path) -> None:
+    rows = [talk("x" * 2**20)["messages"], talk("short")["messages"]]
+    for count in (1, 2):
+        report = validate(put(tmp_path / "rows.jsonl", rows[:count]))
+        assert (report.rows, [issue.code for issue in report.issues]) == (count, [])
+
+
+def test_a_missing_image_comes_with_what_was_likely_meant(tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "img/a.jpg")
+    rows = [talk("<image>u", [ref]) for ref in ("IMG/a.JPG", "old/img/a.jpg", "x" * 3000)]
+    first, second, third = [
+        issue for issue in validate(put(tmp_path / "rows.jsonl", rows)).issues if issue.code == "PV101"
+    ]
+    assert first.hint == "Did you mean 'img/a.jpg'?"
+    assert second.hint == "It is there as 'img/a.jpg'"
+    assert len(third.message) < 200
+
+
+def test_an_image_in_the_row_is_never_printed_whole(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 5)).save(buffer, "PNG")
+    bare = base64.b64encode(buffer.getvalue()).decode()
+    rows = [talk("<image>u", [form]) for form in (bare, f"data:image/jpeg;base64,{bare}", bare[:80] + "\u00e9" * 4000)]
+    report = validate(put(tmp_path / "rows.jsonl", rows))
+    assert {issue.line for issue in report.issues if issue.code == "PV101"} == {3}
+    assert all(len(issue.message) < 250 for issue in report.issues)
+
+
+def test_a_name_with_a_colon_is_no_address(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "10:00:00.jpg")
+    Image.new("RGB", (40, 40)).save(tmp_path / "img-10:00.jpg")
+    rows = [talk(f"<image>{ref}", [ref]) for ref in ("10:00:00.jpg", "img-10:00.jpg", "https://x.org/a.jpg")]
+    assert [
+        issue.message
+        for issue in validate(put(tmp_path / "rows.jsonl", rows)).issues
+        if issue.code in ("PV101", "PV505")
+    ] == ["1 image is an address, and not checked"]
