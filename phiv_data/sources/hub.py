@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from phiv_data.utils.atomic import sha256_file
+from phiv_data.utils.extras import install_hint
 from phiv_schemas import EnvironmentProblem
 
 
@@ -49,9 +50,7 @@ def _one_line(where: str, what: str, hint: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise EnvironmentProblem(
-            where, "downloading needs huggingface_hub", f'pip install "phiv[hub]". {hint}'
-        ) from None
+        raise EnvironmentProblem(where, "downloading needs huggingface_hub", f"{install_hint('hub')}. {hint}") from None
     except Exception as error:  # every network library below raises its own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnvironmentProblem(where, f"cannot download {what} ({reason})", hint) from error

@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from phiv_data.cli.common import run
+from phiv_data.utils.extras import needs_extra
 from phiv_schemas.errors import EXIT_OK, UsageError
 from phiv_train.cli.options import EvalOptions
 
@@ -18,6 +19,7 @@ def main() -> int:
     return run("phiv-eval", lambda: _evaluate(tyro.cli(EvalOptions, prog="phiv-eval", config=(FlagCreatePairsOff,))))
 
 
+@needs_extra("train")
 def _evaluate(options: EvalOptions) -> int:
     """Check the flags before anything is imported for them, then evaluate."""
     if options.model_name_or_path is None and options.adapter is None:

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff
 
 from phiv_data.cli.common import run
+from phiv_data.utils.extras import needs_extra
 from phiv_schemas.errors import EXIT_OK, UsageError
 from phiv_train.cli.options import InspectOptions
 
@@ -21,6 +22,7 @@ def main() -> int:
     return run("phiv-inspect", lambda: _inspect(tyro.cli(InspectOptions, prog="phiv-inspect", config=config)))
 
 
+@needs_extra("train")
 def _inspect(options: InspectOptions) -> int:
     if options.num_crops is not None and not 1 <= options.num_crops <= 16:
         raise UsageError("--num_crops", f"must be 1 to 16 (found {options.num_crops})")

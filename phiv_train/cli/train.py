@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from phiv_data.cli.common import run
+from phiv_data.utils.extras import needs_extra
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_INTERRUPTED, EXIT_OK
 from phiv_train.cli.config import parse
@@ -27,6 +28,7 @@ def main() -> int:
     return run("phiv-train", lambda: run_command(sys.argv[1:]))
 
 
+@needs_extra("train")
 def run_command(argv: Sequence[str]) -> int:
     """Run `phiv-train` with these arguments; its exit code. PhivError, which `main` prints, for what is wrong."""
     if {"--list_recipes", "--list-recipes"} & set(argv):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.media.video.frames import Source, VideoFrame, VideoInfo
+from phiv_data.utils.extras import install_hint
 from phiv_schemas.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def redecode(source: Source, info: VideoInfo, frames: list[VideoFrame]) -> list[
 def require_decord() -> None:
     """EnvironmentProblem unless decord is installed."""
     if find_spec("decord") is None:
-        raise EnvironmentProblem("--decoder decord", "decord is not installed", 'Run: pip install "phiv[decord]"')
+        raise EnvironmentProblem("--decoder decord", "decord is not installed", install_hint("decord"))
 
 
 def installed_version() -> str:

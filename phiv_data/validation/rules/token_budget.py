@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import quote_path
+from phiv_data.utils.extras import install_hint
 from phiv_data.utils.image_options import collect_image_options, parse_image_options
 from phiv_data.utils.plugins import FAMILIES, load_plugins
 from phiv_data.validation.core.finding import Finding, RowContext
@@ -208,7 +209,7 @@ def _measurer(name: str, tokenizer: str | None, image_options: tuple[tuple[str, 
     """UsageError for a family nobody registers or a tokenizer that is none, EnvironmentProblem for missing packages and
     for a family that lacks members."""
     found, where = load_plugins(FAMILIES, name), f"--family {name}"
-    hint = 'Run: pip install "phiv[train]"'
+    hint = install_hint("train")
     if why := found.broken.get(name):
         raise EnvironmentProblem(where, f"does not load ({why.partition(': ')[2]})", hint)
     if (plugin := found.loaded.get(name)) is None:
