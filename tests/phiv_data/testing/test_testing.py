@@ -320,7 +320,7 @@ DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     RejectsSoundInputs: (testing.check_accounting, "a sound input is rejected .*bee.*empty"),
     ListsOtherInputsEachTime: (testing.check_accounting, "List the same each time"),
     GuessesLabels: (testing.check_unlabeled, "0 unlabeled inputs, 1 expected. Give Turn"),
-    NeverLabels: (testing.check_validates, "phiv-validate finds 1 errors .*no rows"),
+    NeverLabels: (testing.check_validates, "does not convert .*5 without an answer of 5 inputs"),
     ReencodesDifferently: (testing.check_reload, "other images come back"),
     KeepsAbsoluteNames: (testing.check_place_and_order_leave_no_trace, "from a copy of the source"),
     NumbersTheListing: (testing.check_place_and_order_leave_no_trace, "from a copy of the source"),
