@@ -67,4 +67,10 @@ def output_finder(source: Path) -> Callable[[Path], bool]:
             known[folder] = below and (is_output(folder) or is_inside(folder.parent))
         return known[folder]
 
-    return lambda file: is_inside(file.absolute().parent)
+    def is_inside_file(file: Path) -> bool:
+        folder = file.parent
+        if folder not in known:
+            known[folder] = is_inside(folder.absolute())
+        return known[folder]
+
+    return is_inside_file
