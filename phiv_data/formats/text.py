@@ -5,9 +5,9 @@ r"""Text with `<image>` markers to user text and image offsets, and back: LLaVA,
     "What does <\image> mean?"              "What does <image> mean?", no image: the marker is escaped
 
 A literal `<image>`, `<video>` or `<audio>` is written with one more backslash, so that nobody takes it for the place of
-one, and read with one less; `<\image>` itself becomes `<\\image>`. So every text and every placement has one rendering,
-and comes back from it, but for one case: images at offset 0 of a text that begins with a newline read like the plain
-form, which they equal.
+one, and read with one less; so is the `<img>` of `<img>a.jpg</img>`. `<\image>` itself becomes `<\\image>`. So every
+text and every placement has one rendering, and comes back from it, but for one case: images at offset 0 of a text that
+begins with a newline read like the plain form, which they equal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from itertools import pairwise
 from phiv_schemas import Turn
 
 MARKER = "<image>"
-_TOKEN = re.compile(r"<(\\*)(image|video|audio)>")
+# `<img>a.jpg</img>` is an image to ms-swift; what is between holds no other marker, so escaping does not change it.
+_TOKEN = re.compile(r"<(\\*)(image|video|audio|img(?=>[^<]{1,4096}</img>))>")
 
 IMG_TAG = re.compile(r"<img>(.+?)</img>", re.DOTALL)
 """Qwen-VL's form of an image, which ms-swift reads: its path in the text."""

@@ -22,6 +22,9 @@ _WORDS = [
     "What?",
     "é",
     "<video>",
+    "<img>",
+    r"<\img>",
+    "</img>",
     r"<\audio>",
 ]
 TEXTS = st.one_of(

@@ -183,10 +183,15 @@ def test_text_that_a_processor_takes_for_an_image_is_declared() -> None:
 
 
 def test_text_that_ms_swift_takes_for_a_path_is_declared() -> None:
-    tag = Turn(images=(), user="Is <img>a.jpg</img> HTML?", assistant="No")
-    assert swift.losses(conversation(tag)) == ("img_tags",)
-    assert swift.losses(conversation(Turn(images=("a",), user=tag.user, assistant="No"))) == ()
-    assert sharegpt.losses(conversation(tag)) == ()
+    path = conversation(Turn(images=(), user="Is <img>a.jpg</img> HTML, and <img>?", assistant="No"))
+    record = swift.render(path)
+    assert record["messages"][0]["content"] == r"Is <\img>a.jpg</img> HTML, and <img>?"
+    assert swift.losses(path) == ("literal_marker",)
+    assert only(swift.parse(record, "row")).user == path.turns[0].user
+    nested = Turn(images=(), user="<img>a < b</img>", assistant="No")
+    assert swift.losses(conversation(nested)) == ("img_tags",)
+    assert swift.losses(conversation(Turn(images=("a",), user=nested.user, assistant="No"))) == ()
+    assert sharegpt.losses(conversation(nested)) == ()
 
 
 def test_what_llava_itself_does_not_read_of_images_is_declared() -> None:
