@@ -1,4 +1,4 @@
-"""Without the packages it needs, every training program is one line with the command that installs it, and exit code 3."""
+"""Without the packages it needs, every training program says in one line how to install them; exit code 3."""
 
 from __future__ import annotations
 
