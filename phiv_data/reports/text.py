@@ -14,6 +14,7 @@ MAX_ALONE = 3
 _MAX_LINES_CHARS = 60
 _MAX_VALUE = 100
 _MAX_HINTS = 3  # of one rule
+_OF_ONE_FINDING = "Did you mean"
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _VALUE = re.compile(rf"(['\"])([^'\"]{{{_MAX_VALUE},}})\1")
 
@@ -35,7 +36,8 @@ def _finding_lines(group: list[Issue]) -> Iterator[str]:
     """A line each for a few findings of one cause; for many the first, with the lines of the others."""
     for issue in group if len(group) <= MAX_ALONE else group[:1]:
         warning = "warning " if issue.severity == "warning" else ""
-        text = _VALUE.sub(_shorten, str(issue.model_copy(update={"hint": ""})))
+        hint = issue.hint if issue.hint.startswith(_OF_ONE_FINDING) else ""
+        text = _VALUE.sub(_shorten, str(issue.model_copy(update={"hint": hint})))
         title = f"[{warning}{rule_title(issue.code)}]"
         if len(group) <= MAX_ALONE:
             yield f"{text} {title}"
@@ -69,7 +71,8 @@ def _hint_lines(issues: Iterable[Issue]) -> Iterator[str]:
     """What to do about each rule, once; of a rule with several hints the first few."""
     hints: dict[str, dict[str, None]] = {}
     for issue in issues:
-        hints.setdefault(issue.code, {})[issue.hint or rule_of(issue.code).hint] = None
+        if not issue.hint.startswith(_OF_ONE_FINDING):
+            hints.setdefault(issue.code, {})[issue.hint or rule_of(issue.code).hint] = None
     of_rules = {code: [hint for hint in some if hint] for code, some in sorted(hints.items())}
     if any(of_rules.values()):
         yield "what to do:"

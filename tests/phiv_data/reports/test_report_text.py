@@ -52,6 +52,12 @@ def test_the_rules_own_hint_is_printed_where_a_finding_has_none() -> None:
     assert "  PV101: Copy it, or drop the row" in render(report_of(missing(1, hint="")), "text").splitlines()
 
 
+def test_a_hint_about_one_finding_stays_with_it() -> None:
+    text = render(report_of(missing(1, hint="Did you mean '2.png'?")), "text")
+    assert "Did you mean '2.png'? [PV101" in text
+    assert "what to do" not in text
+
+
 def test_what_did_not_apply_and_the_verdict_come_last() -> None:
     text = render(report_of(not_applied={"PV230-PV233 (classes)": "the answers are free text"}), "text")
     assert text.splitlines() == [
