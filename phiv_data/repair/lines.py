@@ -115,7 +115,7 @@ def iter_fixed_lines(
             raise UsageError(str(path), "is UTF-16", "Save it as UTF-8 first")
         file.seek(0)
         for number, raw in enumerate(file, start=1):
-            line = fix_line(raw, renamed, names=names and names.of(num_rows), is_first=number == 1)
+            line = fix_line(raw, renamed, names=names.of(num_rows) if names else None, is_first=number == 1)
             num_rows += line.is_row
             yield number, line
 

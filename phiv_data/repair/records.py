@@ -25,7 +25,6 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise, zip_longest
 from typing import Any, TypeGuard
 
@@ -90,9 +89,9 @@ def fix(
     `names` are the `id` and `source` that it gets where it has none.
     """
     fixed, changes = record, list[Change]()
-    all_edits = {name: partial(edits, renamed=renamed or {}) for name, edits in RECORD_FIXES.items()}
-    for name, edits in ({"names": partial(_add_names, names=names or {})} | all_edits).items():
-        found = list(edits(fixed))
+    fixes = {"names": lambda record, _: _add_names(record, names or {})} | RECORD_FIXES
+    for name, edits in fixes.items():
+        found = list(edits(fixed, renamed or {}))
         if found and fixed is record:
             fixed = copy.deepcopy(record)
         changes += [Change(name, steps, _apply(fixed, name, steps, after), after) for steps, after in found]

@@ -28,11 +28,11 @@ def read_checksums(path: Path, on_bad_line: Callable[[int], object] = lambda num
         for number, line in enumerate(file, start=1):
             try:
                 match = _LINE.fullmatch(line.rstrip("\n"))
-                path = check_image_path(match[2]) if match else ""
+                image = check_image_path(match[2]) if match else ""
             except ValueError:  # a name that no image can have
-                path = ""
-            if match and path:
-                yield path, match[1]
+                image = ""
+            if match and image:
+                yield image, match[1]
             else:
                 on_bad_line(number)
 
