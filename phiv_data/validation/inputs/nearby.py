@@ -19,7 +19,8 @@ _MAX_PATH = 1000
 def other_root(root: Path, path: str) -> Path | None:
     """The folder around, beside or below `root` from which the path leads to a file."""
     name = "/".join(_parts(path))
-    return next((start for start in _roots(root) if name and (start / name).is_file()), None)
+    isfile = os.path.isfile  # False for a name that is too long, where Path.is_file raises
+    return next((start for start in _roots(root) if name and isfile(start / name)), None)
 
 
 def similar_path(root: Path, path: str) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.formats.files import SUFFIXES
-from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
+from phiv_data.storage.dataset import MANIFEST
 from phiv_data.storage.record_errors import list_keys
 from phiv_data.utils.lines import BOM, UTF16_MARKS
 from phiv_data.validation.inputs.chat_dataset import ChatFile, find_chat_files
@@ -189,8 +189,13 @@ def _name_object(value: Mapping[str, Any], path: Path) -> tuple[str, str]:
 def _name_folder(folder: Path) -> tuple[str, str] | None:
     """What a folder is that holds no rows. None where there is something to check."""
     there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    is_row_file = any(path.suffix == ".jsonl" and path.name not in NON_RECORD_FILES for path in there)
-    if is_row_file or (folder / MANIFEST).exists() or any(folder.glob("*.arrow")) or any(folder.glob("*/*.arrow")):
+    has_rows = any(path.suffix == ".jsonl" for path in there)  # rejects.jsonl too: of a conversion
+    if (
+        has_rows
+        or any((folder / name).exists() for name in (MANIFEST, "images.sha256"))
+        or any(folder.glob("*.arrow"))
+        or any(folder.glob("*/*.arrow"))
+    ):
         return None
     for path in there:
         if path.is_file() and (kind := _name_file(path, "auto") or (path.suffix == ".json" and _name_json(path))):
@@ -199,7 +204,7 @@ def _name_folder(folder: Path) -> tuple[str, str] | None:
     if not classes:  # train/cat/1.jpg
         below = (inner for path in there if path.is_dir() for inner in sorted(path.iterdir()) if inner.is_dir())
         classes = list(dict.fromkeys(path.name for path in below if any(map(_is_image, path.iterdir()))))
-    if classes and "images.sha256" not in [path.name for path in there]:
+    if classes:
         names = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
         return f"is a folder of images by class ({names}), without rows", _OWN_ROWS
     return None
