@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -15,7 +14,7 @@ from data_builders import any_samples, sample, samples, seal_manifest, write_dat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phiv_data.storage.dataset import ConversationDataset, Verify
+from phiv_data.storage.dataset import ConversationDataset, Verify, read_manifest
 from phiv_data.storage.sample import Sample
 from phiv_schemas import ShardError
 
@@ -256,9 +255,11 @@ def test_a_shard_in_the_place_of_another_is_detected(tmp_path: Path) -> None:
     out = write_dataset(tmp_path, {"val": rows}, max_shard_bytes=4 * size + size // 2)
     one, other = sorted((out / "arrow/val").glob("*.arrow"))
     one.write_bytes(other.read_bytes())
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["splits"][0]["shards"][0]["size_bytes"] = one.stat().st_size
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    manifest = read_manifest(out)
+    shards = list(manifest.splits[0].shards)
+    shards[0] = shards[0].model_copy(update={"size_bytes": one.stat().st_size})
+    split = manifest.splits[0].model_copy(update={"shards": shards})
+    seal_manifest(out, manifest.model_copy(update={"splits": [split]}))
     with pytest.raises(ShardError, match=r"data-00000-of-00002\.arrow: was changed: its rows are not those of the man"):
         read_all(out)
 
