@@ -234,7 +234,7 @@ def _add_missing_places(
 def _way_out(messages: Sequence[Message]) -> str:
     """What to do where images have no places: another tool's marker in the text may be theirs."""
     text = "\n".join(piece for message in messages for piece in message.pieces or () if isinstance(piece, str))
-    if others := [marker for marker in media_markers(text) if marker != MARKER]:
+    if others := [marker for marker in media_markers(text) if "image" in marker.lower() or "img" in marker.lower()]:
         shown = truncated_repr(others[0])
         return f"The text holds {shown}: phiv-convert --marker {shown} reads it as the place of an image"
     return f"Put one {MARKER} for each image into what the user says, or pass --markers lenient to phiv-convert"
