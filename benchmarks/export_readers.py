@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,8 +242,7 @@ def read_litdata(folder: Path, split: str) -> Rows:
     from litdata import StreamingDataset, index_parquet_dataset
     from litdata.streaming.item_loader import ParquetLoader
 
-    here = folder.parent / f"litdata-{split}"
-    here.mkdir()
+    here = Path(tempfile.mkdtemp(prefix=f"litdata-{split}-"))
     for path in sorted((folder / "data").glob(f"{split}-*.parquet")):
         (here / path.name).symlink_to(path)
     index_parquet_dataset(str(here))
