@@ -21,7 +21,7 @@ from typing import Any
 
 from phiv_data.export.base import ExportReport, Writer
 from phiv_data.export.dataset import open_dataset
-from phiv_data.utils.atomic import atomic_folder, atomic_write, environment_problems
+from phiv_data.utils.atomic import atomic_folder, atomic_write, environment_problems, must_stay
 from phiv_schemas import FileInfo, UsageError
 
 RECORD = ".phiv-export.json"  # hidden: tools that search the folder for rows or tables skip it
@@ -53,7 +53,8 @@ def export(
     `overwrite` replaces another export, never a folder of other files. UsageError where `out` is taken, ShardError
     where the dataset is damaged or unfinished, EnvironmentProblem for a full disk and the like.
     """
-    dataset = dataclasses.replace(open_dataset(data, splits), on_rows=on_rows)
+    with must_stay(data):
+        dataset = dataclasses.replace(open_dataset(data, splits), on_rows=on_rows)
     assert dataclasses.is_dataclass(writer)
     assert not isinstance(writer, type)
     wanted = {  # what decides the contents of the output: the first part of its record
@@ -67,7 +68,7 @@ def export(
     if found and not overwrite:
         _check_same(found, wanted, out)
         return _result(found, found_finished=True)
-    with atomic_folder(out, replace=found is not None) as folder:
+    with must_stay(data), atomic_folder(out, replace=found is not None) as folder:
         report = ExportReport()
         files = [info.model_dump(mode="json") for info in writer.write(dataset, folder, report)]
         record = wanted | {

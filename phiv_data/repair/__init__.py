@@ -37,7 +37,7 @@ from phiv_data.repair.lines import (
 from phiv_data.repair.records import RenamedPaths
 from phiv_data.repair.undoing import UndoResult, undo
 from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
-from phiv_data.utils.atomic import atomic_folder, atomic_write
+from phiv_data.utils.atomic import atomic_folder, atomic_write, must_stay
 from phiv_data.validation.inputs.jsonl_range import SPLIT_NAMES, split_of
 from phiv_data.validation.inputs.other_kinds import find_rows
 from phiv_schemas import UsageError
@@ -99,7 +99,7 @@ def fix(
         if around and out.resolve().is_relative_to(around.resolve()):
             raise UsageError(str(out), f"is in {around}, which is fixed", "Pass a folder elsewhere to --fix")
     copies, manifest = None, None
-    with atomic_folder(out) as new:
+    with must_stay(path), atomic_folder(out) as new:
         with atomic_write(new / FIXES) as log_file:
             log = FixLog(log_file)
             copy_old_log(folder / FIXES, [file.name for file in files], log_file)

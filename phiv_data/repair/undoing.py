@@ -22,7 +22,7 @@ from phiv_data.repair.converted import is_converted_folder, undo_converted
 from phiv_data.repair.images import copy_with_old_name
 from phiv_data.repair.lines import parse_log_entry, without_marks
 from phiv_data.storage.dataset import FIXES, NON_RECORD_FILES
-from phiv_data.utils.atomic import HashingWriter, atomic_folder, atomic_write
+from phiv_data.utils.atomic import HashingWriter, atomic_folder, atomic_write, must_stay
 from phiv_schemas import RecordError, UsageError
 
 OnRows = Callable[[int], object]
@@ -58,7 +58,7 @@ def undo(path: Path | str, out: Path | str, *, images: bool = True, on_rows: OnR
     is_converted = is_converted_folder(path)
     if is_converted and not images:
         raise UsageError("--no_images", "does not go with --undo on a converted folder, whose images are copied too")
-    with (path / FIXES).open("rb") as log_file:
+    with must_stay(path), (path / FIXES).open("rb") as log_file:
         undoing = _Undo(log_file, on_rows)
         with atomic_folder(out) as new:
             if is_converted:

@@ -159,6 +159,36 @@ def environment_problems(where: Path | str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def must_stay(path: Path) -> Iterator[None]:
+    """EnvironmentProblem where `path` is gone at the end, or another one: what was found in it is no verdict then.
+
+    A network disk that goes away for a moment has the same look as a folder of missing files.
+    """
+    before = _identity(path)
+    try:
+        yield
+    except Exception as error:
+        if before and _identity(path) != before:
+            raise _moved_away(path) from error
+        raise
+    if before and _identity(path) != before:
+        raise _moved_away(path)
+
+
+def _moved_away(path: Path) -> EnvironmentProblem:
+    return EnvironmentProblem(str(path), "was moved away or replaced while it was read", "Run the same command again")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What the file system knows a file or folder by; None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
 def find_environment_problem(error: BaseException | None, where: Path | str) -> EnvironmentProblem | None:
     """The problem of the machine behind `error` or one that it came from; None where the data alone explain it.
 

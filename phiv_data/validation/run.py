@@ -22,7 +22,7 @@ from phiv_data.convert.staging import is_unfinished
 from phiv_data.formats.files import INFO
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
-from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.atomic import environment_problems, must_stay
 from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
 from phiv_data.validation.core.aggregators import MissingImagesFolder
 from phiv_data.validation.core.finding import RowRule, Settings
@@ -90,7 +90,7 @@ def validate(
     path = Path(path)
     check_arguments(path, images_root, max_issues, max_pixels, num_workers, ignore)
     settings = Settings(deep, images, frozenset(ignore), tuple(row_rules), max_issues, max_pixels)
-    with ExitStack() as stack, environment_problems(path):
+    with ExitStack() as stack, environment_problems(path), must_stay(path):
 
         def new_folder() -> Path:
             """A temporary folder, removed in the end."""
