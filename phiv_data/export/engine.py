@@ -68,7 +68,7 @@ def export(
     if found and not overwrite:
         _check_same(found, wanted, out)
         return _result(found, found_finished=True)
-    with must_stay(data), atomic_folder(out, replace=found is not None) as folder:
+    with atomic_folder(out, replace=found is not None) as folder, must_stay(data):
         report = ExportReport()
         files = [info.model_dump(mode="json") for info in writer.write(dataset, folder, report)]
         record = wanted | {

@@ -99,7 +99,7 @@ def fix(
         if around and out.resolve().is_relative_to(around.resolve()):
             raise UsageError(str(out), f"is in {around}, which is fixed", "Pass a folder elsewhere to --fix")
     copies, manifest = None, None
-    with must_stay(path), atomic_folder(out) as new:
+    with atomic_folder(out) as new, must_stay(path):
         with atomic_write(new / FIXES) as log_file:
             log = FixLog(log_file)
             copy_old_log(folder / FIXES, [file.name for file in files], log_file)

@@ -58,17 +58,16 @@ def undo(path: Path | str, out: Path | str, *, images: bool = True, on_rows: OnR
     is_converted = is_converted_folder(path)
     if is_converted and not images:
         raise UsageError("--no_images", "does not go with --undo on a converted folder, whose images are copied too")
-    with must_stay(path), (path / FIXES).open("rb") as log_file:
+    with atomic_folder(out) as new, must_stay(path), (path / FIXES).open("rb") as log_file:
         undoing = _Undo(log_file, on_rows)
-        with atomic_folder(out) as new:
-            if is_converted:
-                num_images = undo_converted(path, new, undoing.old_names(), undoing.restore_lines)
-            else:
-                num_images = _undo_files(path, new, undoing, images)
-            for file, lines in sorted(undoing.blocks.items()):
-                if lines:
-                    what = f"is missing, but {FIXES} has a change of it"
-                    raise RecordError(f"{path / file}:{min(lines)}", what, _NEEDS_THE_COPY)
+        if is_converted:
+            num_images = undo_converted(path, new, undoing.old_names(), undoing.restore_lines)
+        else:
+            num_images = _undo_files(path, new, undoing, images)
+        for file, lines in sorted(undoing.blocks.items()):
+            if lines:
+                what = f"is missing, but {FIXES} has a change of it"
+                raise RecordError(f"{path / file}:{min(lines)}", what, _NEEDS_THE_COPY)
     return UndoResult(out, undoing.lines, undoing.restored_lines, num_images)
 
 

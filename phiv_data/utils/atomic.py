@@ -163,6 +163,7 @@ def environment_problems(where: Path | str) -> Iterator[None]:
 def must_stay(path: Path) -> Iterator[None]:
     """EnvironmentProblem where `path` is gone at the end, or another one: what was found in it is no verdict then.
 
+    Inside `atomic_folder`, so that nothing is published of it.
     A network disk that goes away for a moment has the same look as a folder of missing files.
     """
     before = _identity(path)
@@ -172,7 +173,7 @@ def must_stay(path: Path) -> Iterator[None]:
         if before and _identity(path) != before:
             raise _moved_away(path) from error
         raise
-    if before and _identity(path) != before:
+    if before is None or _identity(path) != before:
         raise _moved_away(path)
 
 

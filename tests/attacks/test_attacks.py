@@ -88,15 +88,19 @@ def test_a_disk_that_fails_is_no_empty_folder_and_no_bad_file(
     assert prepared.resumes(work) is None
 
 
-@pytest.mark.parametrize("scene", ["validate", "validate-plain", "export-hub", "fix", "undo", "convert-jsonl"])
-def test_an_input_that_is_moved_away_and_back_is_not_called_damaged(scene: str, bench: Bench, folder: Path) -> None:
+@pytest.mark.parametrize(
+    "scene", ["validate", "validate-plain", "export-hub", "fix", "undo", "undo-plain", "convert-jsonl"]
+)
+def test_an_input_moved_away_and_back_is_not_called_damaged(scene: str, bench: Bench, folder: Path) -> None:
     prepared = bench.prepared(scene)
     reads = [k for k, what in enumerate(prepared.operations, start=1) if what.startswith(f"read {prepared.input}/")]
-    work = prepared.copy(folder)
-    done = run_forked(prepared.scene.argv, work, Fault(str(work), reads[0], "vanish", moved=prepared.input))
-    assert prepared.one_line(done) is None, done
-    Path(f"{work}-{prepared.input}").rename(work / prepared.input)
-    assert prepared.resumes(work) is None
+    for at in (reads[0], reads[len(reads) // 2]):
+        work = prepared.copy(folder / str(at))
+        done = run_forked(prepared.scene.argv, work, Fault(str(work), at, "vanish", moved=prepared.input))
+        assert prepared.one_line(done) is None, done
+        assert prepared.half_published(work) is None
+        Path(f"{work}-{prepared.input}").rename(work / prepared.input)
+        assert prepared.resumes(work) is None
 
 
 def test_places_are_chosen_from_every_form_of_operation_before_any_twice() -> None:
