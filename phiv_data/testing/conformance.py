@@ -114,7 +114,7 @@ def assert_valid(path: Path | str, *, strict: bool = False, max_shown: int = 20,
         return report
     shown = report.model_copy(update={"issues": found[:max_shown], "truncated": False})
     *lines, verdict = text.render(shown).splitlines()
-    if left := report.num_errors + (report.num_warnings if strict else 0) - len(lines):
+    if left := report.num_errors + (report.num_warnings if strict else 0) - len(shown.issues):
         lines.append(f"... and {left} more: phiv-validate lists them")
     raise AssertionError("\n".join([verdict, *lines]))
 

@@ -238,13 +238,14 @@ def test_assert_valid_gives_the_report_and_fails_with_the_first_findings(place: 
     assert verdict.startswith(
         f"{place}/bad.jsonl: 31 rows, 0 images: 30 errors, 1 warning (30 PV001 invalid-json, 1 PV222 "
     )
-    assert [issue.split(": ")[0] for issue in issues] == ["bad.jsonl:1", "bad.jsonl:2", "bad.jsonl:3"]
+    found = [line.split(": ")[0] for line in issues if line.startswith("bad.jsonl")]
+    assert found == ["bad.jsonl:1", "bad.jsonl:2", "bad.jsonl:3"]
     assert more == "... and 27 more: phiv-validate lists them"
 
 
 def test_assert_valid_minds_warnings_when_asked(place: Path) -> None:
     (place / "odd.jsonl").write_text(LINES[4] + "\n", encoding="utf-8")
     assert assert_valid("odd.jsonl", images=False).num_warnings == 1
-    with pytest.raises(AssertionError, match=r"valid, 1 warning .*\nodd\.jsonl:1: .* \[warning PV222 [a-z-]+\]$"):
+    with pytest.raises(AssertionError, match=r"valid, 1 warning .*\nodd\.jsonl:1: .* \[warning PV222 [a-z-]+\]\n"):
         assert_valid("odd.jsonl", images=False, strict=True)
     assert assert_valid("odd.jsonl", images=False, strict=True, ignore=["PV222"]).ok
