@@ -325,7 +325,7 @@ def test_rows_of_another_kind_say_what_they_are(text: str, message: str, tmp_pat
 def test_a_missing_image_comes_with_what_was_likely_meant(tmp_path: Path) -> None:
     draw(tmp_path / "images/a/0.png")
     draw(tmp_path / "b.png")
-    rows = [record(0, images=["A/0.PNG"]), record(1, images=["b.png"]), record(2, images=["c/a/0.png"])]
+    rows = [record(0, images=["A/0.PNG"]), record(1, images=["b.png"]), record(2, images=["c/a/0.png"]), record(3)]
     run(write(tmp_path / "train.jsonl", *rows), tmp_path / "out")
     first, second, third = [reject.reason for reject in rejects(tmp_path / "out")]
     assert first == "no file 'A/0.PNG' below images/. Did you mean 'a/0.png'?"
