@@ -45,7 +45,6 @@ LOSSES: dict[str, str] = {
     "image_offsets": "`image_offsets` of images at the very front of the text (they come back as images before it)",
     "image_token": "`<image>` as text, for processors whose image token it is (LLaVA, SmolVLM: it ends their training)",
     "image_places": "where in its turn an image stands, for LLaVA itself (it moves `<image>` to the front)",
-    "img_tags": "`<img>...</img>` around other tags in rows without images (ms-swift takes it for an image's path)",
     "literal_marker": r"`<image>`, `<video>`, `<audio>` or `<img>` as text (written `<\image>`: else it means one)",
     "many_images": "more than one image a row, for LLaVA itself (it opens one; LLaVA-NeXT opens all)",
     "system": "a system prompt LLaVA would read (it is written as `system_prompt`, which lmms-finetune reads)",

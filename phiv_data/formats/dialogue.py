@@ -145,11 +145,11 @@ def text_reader(marker: str) -> ReadText:
 def refuse_img_tags(messages: Sequence[Message], fields: Fields) -> None:
     """RejectInput for text that names its image as Qwen-VL does, in a format that does not read it."""
     for message in messages:
-        text, _ = join_pieces(message.pieces or ())
-        for tag in IMG_TAG.finditer(text):
-            if is_image_text(tag[1]):
-                what, hint = f"the text names an image as {truncated_repr(tag[0])}", "phiv-convert swift reads that"
-                raise RejectRow(fields.where, "marker-mismatch", what, message.content_path, hint)
+        # Piece by piece: an escaped tag is a piece of its own, so it is none here.
+        texts = [piece for piece in message.pieces or () if isinstance(piece, str)]
+        for tag in (tag for text in texts for tag in IMG_TAG.finditer(text) if is_image_text(tag[1])):
+            what, hint = f"the text names an image as {truncated_repr(tag[0])}", "phiv-convert swift reads that"
+            raise RejectRow(fields.where, "marker-mismatch", what, message.content_path, hint)
 
 
 def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
@@ -206,7 +206,7 @@ def _place(
 
 def unescape_markers(text: str) -> Iterator[Piece]:
     """The text of a row without images: a marker in it is text, escaped or not."""
-    yield "".join(piece if isinstance(piece, str) else MARKER for piece in read_markers(text))
+    yield from (piece if isinstance(piece, str) else MARKER for piece in read_markers(text))
 
 
 def _add_missing_places(

@@ -23,8 +23,8 @@ from phiv_data.formats.dialogue import (
     unescape_markers,
 )
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
-from phiv_data.formats.rendering import chat, images_of, marker_losses, written_turns
-from phiv_data.formats.text import IMG_TAG, MARKER, Image, Piece, escape
+from phiv_data.formats.rendering import chat, marker_losses
+from phiv_data.formats.text import IMG_TAG, MARKER, Image, Piece
 from phiv_data.storage.record_errors import list_keys, truncated_repr
 from phiv_schemas import Conversation
 
@@ -67,11 +67,7 @@ def render(conversation: Conversation) -> dict[str, Any]:
 
 def losses(conversation: Conversation) -> tuple[str, ...]:
     """Codes of what a row cannot carry of the conversation; `LOSSES` explains them."""
-    found, turns = marker_losses(conversation), written_turns(conversation)
-    texts = [text for turn in turns for text in (turn.user, turn.assistant or "")]
-    if not images_of(conversation) and any(IMG_TAG.search(escape(text)) for text in texts):
-        found = tuple(sorted((*found, "img_tags")))
-    return found
+    return marker_losses(conversation)
 
 
 def _is_pair(item: Any) -> bool:

@@ -4,10 +4,10 @@ r"""Text with `<image>` markers to user text and image offsets, and back: LLaVA,
     "Is <image> larger than <image>?"       "Is  larger than ?", offsets 3, 16: characters of the text without markers
     "What does <\image> mean?"              "What does <image> mean?", no image: the marker is escaped
 
-A literal `<image>`, `<video>` or `<audio>` is written with one more backslash, so that nobody takes it for the place of
-one, and read with one less; so is the `<img>` of `<img>a.jpg</img>`. `<\image>` itself becomes `<\\image>`. So every
-text and every placement has one rendering, and comes back from it, but for one case: images at offset 0 of a text that
-begins with a newline read like the plain form, which they equal.
+A literal `<image>`, `<video>`, `<audio>` or `<img>` is written with one more backslash, so that nobody takes it for the
+place of one, and read with one less. `<\image>` itself becomes `<\\image>`. So every text and every placement has one
+rendering, and comes back from it, but for one case: images at offset 0 of a text that begins with a newline read like
+the plain form, which they equal.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from itertools import pairwise
 from phiv_schemas import Turn
 
 MARKER = "<image>"
-# `<img>a.jpg</img>` is an image to ms-swift; what is between holds no other marker, so escaping does not change it.
-_TOKEN = re.compile(r"<(\\*)(image|video|audio|img(?=>[^<]{1,4096}</img>))>")
+_TOKEN = re.compile(r"<(\\*)(image|video|audio|img)>")  # `<img>a.jpg</img>` is an image to ms-swift
 
 IMG_TAG = re.compile(r"<img>(.+?)</img>", re.DOTALL)
 """Qwen-VL's form of an image, which ms-swift reads: its path in the text."""
@@ -55,9 +54,11 @@ Piece = str | Image
 
 
 def read_markers(text: str) -> Iterator[Piece]:
-    """The pieces of a text with markers; escaped ones are text again."""
+    """The pieces of a text with markers; escaped ones are text again, each a piece of its own."""
     start = 0
     for token in _TOKEN.finditer(text):
+        if not token[1] and token[0] != MARKER:
+            continue  # neither a place for an image nor escaped
         yield text[start : token.start()]
         yield Image() if token[0] == MARKER else f"<{token[1][1:]}{token[2]}>"
         start = token.end()

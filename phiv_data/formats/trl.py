@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, refuse_img_tags, take_images
+from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, take_images
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, common_losses, written_turns
 from phiv_data.formats.text import MARKER, Image, Piece, normalize_offsets, split_at
@@ -35,8 +35,6 @@ def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
     if has_images and any(marker in piece for piece in pieces if isinstance(piece, str)):
         refs, messages = _move_to_markers(messages, refs, marker)
         return build_row(fields, messages, refs, _as_text, normalize=normalize_offsets)
-    if not refs:
-        refuse_img_tags(messages, fields)
     is_plain_text = all(isinstance(message.get("content"), str | None) for _, message in column)
     return build_row(
         fields, messages, refs, _as_text, unmarked="" if is_plain_text else None, normalize=_none_if_leading

@@ -185,13 +185,11 @@ def test_text_that_a_processor_takes_for_an_image_is_declared() -> None:
 def test_text_that_ms_swift_takes_for_a_path_is_declared() -> None:
     path = conversation(Turn(images=(), user="Is <img>a.jpg</img> HTML, and <img>?", assistant="No"))
     record = swift.render(path)
-    assert record["messages"][0]["content"] == r"Is <\img>a.jpg</img> HTML, and <img>?"
+    assert record["messages"][0]["content"] == r"Is <\img>a.jpg</img> HTML, and <\img>?"
     assert swift.losses(path) == ("literal_marker",)
     assert only(swift.parse(record, "row")).user == path.turns[0].user
-    nested = Turn(images=(), user="<img>a < b</img>", assistant="No")
-    assert swift.losses(conversation(nested)) == ("img_tags",)
-    assert swift.losses(conversation(Turn(images=("a",), user=nested.user, assistant="No"))) == ()
-    assert sharegpt.losses(conversation(nested)) == ()
+    nested = conversation(Turn(images=(), user="<img>a <image> < b</img>", assistant="No"))
+    assert only(swift.parse(swift.render(nested), "row")).user == nested.turns[0].user
 
 
 def test_what_llava_itself_does_not_read_of_images_is_declared() -> None:
@@ -209,7 +207,6 @@ def test_every_loss_is_explained() -> None:
         "image_offsets",
         "image_places",
         "image_token",
-        "img_tags",
         "literal_marker",
         "many_images",
         "system",
@@ -599,8 +596,10 @@ def test_swift_reads_images_in_the_text_of_every_kind_of_row() -> None:
     pair = {"conversation": [{"human": text, "assistant": "Yes"}]}
     for record in (one(text), pair, {"query": text, "response": "Yes"}):
         assert only(swift.parse(record, "row")) == wanted
-    for name in ("llava", "sharegpt", "trl"):
+    for name in ("llava", "sharegpt"):
         assert "phiv-convert swift" in reason(name, one(text))
+        escaped = one(text.replace("<img>", r"<\img>"))
+        assert only(FORMATS[name].parse(escaped, "row")).user == text
         assert only(FORMATS[name].parse(one("In XML, <img>x</img>"), "row")).user == "In XML, <img>x</img>"
 
 

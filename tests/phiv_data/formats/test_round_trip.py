@@ -39,7 +39,6 @@ def test_no_loss_is_declared_that_does_not_happen(name: str, conversation: Conve
         "empty_system",
         "image_places",
         "image_token",
-        "img_tags",
         "literal_marker",
         "many_images",
         "system",
