@@ -39,6 +39,10 @@ _CODES_OF_READER = ("PV001", "PV003", "PV004", "PV005", "PV501", "PV502", "PV503
 """Issues of these name the row's own JSON paths already."""
 
 
+_LOADER_FILES = frozenset({"dataset_dict.json", "state.json"})
+"""What `datasets` writes beside its Arrow files."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatFile:
     """A file of rows, and the format they are read as. `entry`: that of the file in dataset_info.json."""
@@ -121,7 +125,8 @@ def describe_formats(files: Iterable[ChatFile]) -> Iterator[str]:
 
 def _row_files(folder: Path) -> list[Path]:
     names = sorted(name for name in folder.iterdir() if name.suffix in SUFFIXES and name.is_file())
-    return [name for name in names if name.name not in {INFO, *NON_RECORD_FILES} and not name.name.startswith(".")]
+    others = {INFO, *NON_RECORD_FILES, *_LOADER_FILES}
+    return [name for name in names if name.name not in others and not name.name.startswith(".")]
 
 
 def _sharegpt_entry(path: Path, entries: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
