@@ -80,10 +80,8 @@ def validate(
     in `ignore` are left out. `row_rules` are asked beside the usual rules. With `source`, a folder or archives, every
     image of a converted folder is compared with what it was made from (`provenance`). `num_workers` processes share the
     work (0: this one; None: one per core, if there is much to do); the report does not depend on them. `on_rows(n)` is
-    called as rows are done.
-
-    `input_format` is "phiv", an external chat format ("llava", "sharegpt", "swift", "trl"), or "auto", which decides
-    by the first rows (`formats.detect`).
+    called as rows are done. `input_format` is "phiv", an external chat format ("llava", "sharegpt", "swift", "trl"), or
+    "auto", which decides by the first rows (`formats.detect`).
 
     Raises UsageError when there is nothing to check.
     """
