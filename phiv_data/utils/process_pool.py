@@ -35,6 +35,8 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _SPAWN = multiprocessing.get_context("spawn")
+# The tracker removes what a stop in the middle of a start leaves behind; there is nothing for a person to do.
+_NO_LEAK_WARNING = "ignore::UserWarning:multiprocessing.resource_tracker"
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 """Signals of a crash. SIGBUS is none: a disk that fails under a mapped file gives it."""
 
@@ -179,6 +181,8 @@ def _work_alone(sender: Connection, function: Callable[[Any, Any], Any], shared:
 
 
 def _start_pool(function: Callable[[S, Any], R], shared: S, num_workers: int) -> ProcessPoolExecutor:
+    if _NO_LEAK_WARNING not in sys.warnoptions:  # which Python hands on to the tracker of semaphores when it starts it
+        sys.warnoptions.append(_NO_LEAK_WARNING)
     return ProcessPoolExecutor(num_workers, _SPAWN, initializer=_start_worker, initargs=(function, shared))
 
 

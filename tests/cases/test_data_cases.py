@@ -14,6 +14,7 @@ CHECKS: dict[str, Callable[[CaseRun], None]] = {}
 SHARED = shared_folder()
 NAMES = sorted(p.name for p in (SHARED / "cases/data").iterdir() if (p / "cmd").is_file()) if SHARED else []
 LONGEST_LINE = 600
+NOT_YET = {"parquet_messages": pytest.mark.xfail(strict=True, reason="no converter of chat rows reads Parquet yet")}
 
 
 def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
@@ -23,7 +24,7 @@ def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
 
 
 @pytest.mark.skipif(not NAMES, reason="needs the shared cases (set PHIV_SHARED to their folder)")
-@pytest.mark.parametrize("name", NAMES or ["none"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=NOT_YET.get(n, ())) for n in NAMES or ["none"]])
 def test_case(name: str, tmp_path: Path) -> None:
     run = run_case(SHARED / "cases/data" / name, tmp_path)
     for call in run.calls:
@@ -122,12 +123,12 @@ def kto_label_false(run: CaseRun) -> None:
 
 @case
 def marker_of_another_tool(run: CaseRun) -> None:
-    rejects = run.rejects("o")
+    rejects = [line for line in convert(run, 0).splitlines() if ": rejected, " in line]
     assert len(rejects) + len(run.rows("o")) == 2
     assert all(
         "--marker" in convert(run, 0) or turn["images"] for row in run.rows("o") for turn in row["conversations"]
     )
-    assert all("<|image" in reject["reason"] and "--marker" in reject["reason"] for reject in rejects)
+    assert all("<|image" in line and "--marker" in line for line in rejects)
     kept = [row for row in run.rows("p") if "<|image" in row["conversations"][0]["user"]]
     assert not kept or "<|image" in convert(run, 1)
 
@@ -253,7 +254,7 @@ def ucf_no_classind(run: CaseRun) -> None:
 @case
 def videos_column_renamed(run: CaseRun) -> None:
     assert not run.rows("o")
-    assert [reject["code"] for reject in run.rejects("o")] == ["unsupported-media"] * 2
+    assert "2 unsupported-media of 2 inputs" in convert(run, 0)
     assert run.calls[0].code == 1
 
 

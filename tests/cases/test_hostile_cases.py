@@ -17,6 +17,16 @@ SHARED = shared_folder()
 TRAINING = ("checkpoint_errors_with_tracebacks", "eval_of_nan_weights", "zero2_checkpoint_runs_code")
 FOUND = sorted(p.name for p in (SHARED / "cases/hostile").iterdir() if (p / "cmd").is_file()) if SHARED else []
 NAMES = [name for name in FOUND if name not in TRAINING]
+# These hit a moment of a running command, or a limit that depends on the libraries: scripts/cases runs them.
+MOMENTS = dict.fromkeys(
+    (
+        "low_memory_marks_inputs_crashed",
+        "source_gone_midway",
+        "staged_picture_of_zeros",
+        "worker_killed_while_writing_shards",
+    ),
+    pytest.mark.soak,
+)
 
 
 def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
@@ -26,7 +36,7 @@ def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
 
 
 @pytest.mark.skipif(not NAMES, reason="needs the shared cases (set PHIV_SHARED to their folder)")
-@pytest.mark.parametrize("name", NAMES or ["none"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=MOMENTS.get(n, ())) for n in NAMES or ["none"]])
 def test_case(name: str, tmp_path: Path) -> None:
     run = run_case(SHARED / "cases/hostile" / name, tmp_path, record=False)
     if name not in RAISING:

@@ -24,6 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 from zlib import crc32
 
 from phiv_data.storage.jsonl import NO_ID, NO_SOURCE
@@ -187,7 +188,8 @@ class LabelCounts:
         """Why the answers of no source are classes; "" where those of one are, or there are none."""
         if self.sources is None:
             return f"more than {MAX_SOURCES} sources"
-        reasons = [self._why_no_classes(name, group_spellings(one or {})) for name, one in self.sources.items()]
+        by_source = sorted(self.sources.items(), key=itemgetter(0))  # of as many, the same one, however merged
+        reasons = [self._why_no_classes(name, group_spellings(one or {})) for name, one in by_source]
         return "" if "" in reasons else max(reasons, key=reasons.count, default="")
 
     def _why_no_classes(self, source: str, classes: list[AnswerClass]) -> str:

@@ -41,7 +41,7 @@ def test_losses_go_to_stderr_once_and_the_result_to_stdout(
         f"{tmp_path / 'out'}: exported (cauldron)",
         "  train       3 rows        6 images",
         "  val         2 rows        4 images",
-        "  2 files: data/train-00000-of-00001.parquet, data/val-00000-of-00001.parquet",
+        "  3 files: README.md, data/train-00000-of-00001.parquet, data/val-00000-of-00001.parquet",
     ]
 
 

@@ -63,7 +63,8 @@ def test_the_hook_stops_a_commit_of_bad_lines_and_lets_good_ones_pass(place: Pat
     assert "mine.jsonl:2: not valid JSON" in stopped.stderr
     assert "mine.jsonl:4: $.conversations[0]: assistant 'b' is not one of answers" in stopped.stderr
     assert "two words.jsonl: 1 row, 0 images: valid" in stopped.stderr
-    assert "PV101" not in stopped.stderr, "images are not looked for"
+    assert "[PV101" not in stopped.stderr, "images are not looked for"
+    assert "(images): image files were not opened" in stopped.stderr
     (place / "mine.jsonl").write_text(LINES[0] + "\n")
     before = set(place.rglob("*"))
     assert commit().returncode == 0

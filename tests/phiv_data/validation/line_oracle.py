@@ -72,8 +72,9 @@ def _without_absent(value: Any) -> Any:
 def check_file(path: Path, chunks: list[tuple[bytes, bool]]) -> int:
     """A file of chunks, each a line or, where newlines got into it, several; True: known to be good. Counts bad lines.
 
-    Every line must give in its file what it gives alone, under its true number, and a good one no error. The first
-    chunk must be good: the first line's marks are a matter of their own.
+    Every line must give in its file what it gives alone, under its true number, and a good one no error; only a
+    validation lets it lack `id` and `source`. The first chunk must be good: the first line's marks are a matter of
+    their own.
     """
     path.write_bytes(b"\n".join(chunk for chunk, _ in chunks))
     good, number = set[int](), 1
@@ -82,20 +83,35 @@ def check_file(path: Path, chunks: list[tuple[bytes, bool]]) -> int:
         number += 1 + chunk.count(b"\n")
     raw_lines = path.read_bytes().split(b"\n")
     alone: dict[int, Line] = {}
+    own: dict[int, Line] = {}
     for number, raw in enumerate(raw_lines, start=1):
         if raw.strip():
-            alone[number] = parse_line(raw.rstrip(b"\r"), path.name, number, is_cut=number == len(raw_lines))
+            text, is_cut = raw.rstrip(b"\r"), number == len(raw_lines)
+            alone[number] = parse_line(text, path.name, number, is_cut=is_cut)
+            own[number] = parse_line(text, path.name, number, is_cut=is_cut, may_lack_names=True)
+            check_names(alone[number], own[number])
     together = {line.number: line for line in read_lines(path)}
     assert {n: (line.conversation, line.issues) for n, line in together.items()} == {
         n: (line.conversation, line.issues) for n, line in alone.items()
     }
     report = validate(path, images=False, max_issues=10**6)
     errors = [issue for issue in report.issues if issue.code in STRUCTURE]
-    assert sorted(map(_facts, errors)) == sorted(_facts(issue) for line in alone.values() for issue in line.issues)
+    assert sorted(map(_facts, errors)) == sorted(_facts(issue) for line in own.values() for issue in line.issues)
+    unnamed = {number for number in own if own[number].conversation and not alone[number].conversation}
+    assert report.counts().get("PV404", 0) == bool(unnamed)
     assert report.rows == len(alone)
     bad = {issue.line for issue in errors}
     assert not good & bad
     return len(bad)
+
+
+def check_names(line: Line, own: Line) -> None:
+    """A line that may lack its names differs from one that may not by its missing id and source alone."""
+    if own.conversation is None or line.conversation is not None:
+        assert (own.conversation, own.issues) == (line.conversation, line.issues)
+    else:
+        assert own.issues == ()
+        assert {(issue.code, issue.json_path) for issue in line.issues} <= {("PV002", "$.id"), ("PV002", "$.source")}
 
 
 def _facts(issue: Issue) -> tuple[int, str, str, str]:

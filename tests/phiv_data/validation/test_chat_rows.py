@@ -305,12 +305,15 @@ def test_names_of_dataset_info_are_read(tmp_path: Path) -> None:
 def test_what_goes_wrong_before_the_rows_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must be one of"):
         validate(put(tmp_path / "rows.json", [chat("q")]), input_format="coco")
-    with pytest.raises(UsageError, match="no rows of a format that phiv can detect"):
+    with pytest.raises(UsageError, match=r"holds rows of no format that phiv reads \(keys bbox\)"):
         validate(put(tmp_path / "coco.json", [{"bbox": [1, 2]}]))
 
 
-def test_a_jsonl_that_no_tool_knows_is_read_as_phivs(tmp_path: Path) -> None:
-    assert "PV002" in validate(put(tmp_path / "rows.jsonl", [{"text": "The sky is blue."}])).counts()
+def test_a_jsonl_that_no_tool_knows_is_named_or_read_as_phivs(tmp_path: Path) -> None:
+    rows = put(tmp_path / "rows.jsonl", [{"text": "The sky is blue."}])
+    with pytest.raises(UsageError, match=r"holds rows of no format that phiv reads \(keys text\)"):
+        validate(rows)
+    assert "PV002" in validate(rows, input_format="phiv").counts()
     assert "PV002" in validate(put(tmp_path / "rows.jsonl", [chat("q")]), input_format="phiv").counts()
 
 

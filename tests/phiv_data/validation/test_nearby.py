@@ -41,9 +41,11 @@ def test_a_name_in_another_spelling_or_folder(tmp_path: Path, there: str, named:
 
 def test_nothing_is_said_of_what_is_nowhere(tmp_path: Path) -> None:
     put(tmp_path / "images" / "a.jpg")
-    for name in ("b/other.jpg", "x" * 400 + ".jpg"):
+    shown = {name: repr(name) for name in ("b/other.jpg", "x" * 394 + ".jpg")}
+    shown["x" * 400 + ".jpg"] = "'" + "x" * 396 + "..."
+    for name, quoted in shown.items():
         ((message, hint),) = missing(tmp_path, name)
-        assert (message, hint) == (f"no such image {name!r} under images/", "")
+        assert (message, hint) == (f"no such image {quoted} under images/", "")
 
 
 @pytest.mark.parametrize("has_images", [True, False])

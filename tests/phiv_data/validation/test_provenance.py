@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
-from data_builders import rewrite_shard, samples, write_dataset
+from data_builders import rewrite_shard, samples, seal_manifest, write_dataset
 from media_tools import number_image, numbered_clip
 from PIL import Image
 from toy_converter import ToyOptions, draw_toy_source
@@ -23,6 +23,7 @@ from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.media import video
 from phiv_data.media.images import encode_jpeg
+from phiv_data.storage.dataset import read_manifest
 from phiv_data.storage.sample import EncodedImage
 from phiv_data.validation import validate
 from phiv_data.validation.core.finding import Settings
@@ -326,8 +327,9 @@ def test_a_quality_that_the_manifest_does_not_name_is_counted(
     frames: Path, clips: Path, changed: Callable[..., Path]
 ) -> None:
     out = changed(frames, "val", lambda image: image)
-    manifest = out / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("jpeg_quality", "q"))
+    manifest = read_manifest(out)
+    text = manifest.model_dump_json().replace("jpeg_quality", "q")
+    seal_manifest(out, type(manifest).model_validate_json(text))
     assert messages(validate(out, source=clips)) == [
         f"16 images were not compared with the source: {provenance.OTHER_PROGRAM}"
     ]

@@ -142,7 +142,7 @@ def test_merge_is_associative_and_commutative_and_has_an_identity(make: Any, giv
 @given(files(max_lines=30), st.integers(1, 2000), limits)
 def test_the_size_of_the_pieces_does_not_show(make: Any, lines: list[bytes], piece_bytes: int, max_issues: int) -> None:
     data = make([lines], max_issues, True)
-    path, options = data.path(0), {"images_root": data.images, "max_issues": max_issues}
+    path, options = data.path(0), {"images_root": data.images, "max_issues": max_issues, "input_format": "phiv"}
     whole = validate(path, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsonl_range, "PIECE_BYTES", piece_bytes)
