@@ -17,7 +17,7 @@ from phiv_converters.docvqa.convert import choose_answer
 from phiv_converters.docvqa.options import DocvqaOptions
 from phiv_converters.synthetic.documents import make_synthetic_docvqa
 from phiv_data import validate
-from phiv_data.convert.engine import Outcome, convert
+from phiv_data.convert.engine import NothingWritten, Outcome, convert
 from phiv_data.testing import Case, Check, conformance_checks
 from phiv_schemas import Conversation, EnvironmentProblem, Reject, SourceError, UsageError
 
@@ -292,7 +292,8 @@ def test_test_questions_are_left_out_unless_asked_for(synthetic: Path, tmp_path:
 @pytest.mark.parametrize("answers", [[], None, [""], ["", " "]])
 def test_empty_answers_are_no_answers(tmp_path: Path, answers: list[str] | None) -> None:
     source = release(tmp_path / "in", {"test": [question(1, "a_1.png", answers=answers)]})
-    assert run(source, tmp_path / "out").manifest.accounting.unlabeled == 1
+    with pytest.raises(NothingWritten, match=r"\(1 without an answer of 1 inputs\)"):
+        run(source, tmp_path / "out")
 
 
 def train_only(folder: Path, documents: range) -> Path:

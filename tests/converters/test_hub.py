@@ -48,7 +48,8 @@ def test_rows_that_break_the_format_and_images_that_do_not_decode_are_rejects(tm
     file = exported(tmp_path / "case") / "data/train-00000-of-00001.parquet"
     table = pq.read_table(file)
     rows = table.to_pylist()
-    rows[0]["conversations"][0]["images"] = ["../up.png"]
+    rows.append(rows[0] | {"id": "train-3"})  # a good row: without one, nothing is written
+    rows[0] = rows[0] | {"conversations": [rows[0]["conversations"][0] | {"images": ["../up.png"]}]}
     rows[2]["media"] = []
     rows[1]["images"][0]["bytes"] = rows[1]["images"][0]["bytes"][:-20]
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), file)

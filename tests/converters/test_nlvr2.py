@@ -19,7 +19,7 @@ from phiv_converters.nlvr2.convert import recipe_question
 from phiv_converters.nlvr2.official_hashes import average_hash
 from phiv_converters.nlvr2.options import WORDINGS, Nlvr2Options
 from phiv_data import validate
-from phiv_data.convert.engine import convert
+from phiv_data.convert.engine import NothingWritten, convert
 from phiv_schemas import Conversation, EnvironmentProblem, Manifest, SourceError, UsageError
 
 PREFIX = "The first image is the image on the left, the second image is the image on the right. "
@@ -391,7 +391,8 @@ def test_broken_images_do_not_get_in(tmp_path: Path) -> None:
 def test_unlabeled_sentences_of_a_pair_come_last_and_are_written_on_demand(tmp_path: Path) -> None:
     rows = {"test2": [row("test2-1-0-0", "a", None), row("test2-1-0-1", "b", "True")]}
     options = Nlvr2Options(official(tmp_path / "in", rows), group="pair", prompt="plain")
-    assert convert(options, tmp_path / "a", num_workers=0).manifest.accounting.unlabeled == 1
+    with pytest.raises(NothingWritten, match=r"\(1 without an answer of 1 inputs\)"):
+        convert(options, tmp_path / "a", num_workers=0)
     convert(options, tmp_path / "b", num_workers=0, include_unlabeled=True)
     (found,) = read(tmp_path / "b", "test2")
     assert [turn.assistant for turn in found.turns] == ["True", None]
@@ -568,5 +569,6 @@ def test_real_rows_with_some_images_are_accounted(shared: Path, tmp_path: Path) 
     assert missing > 0
     (source / "util/hashes").mkdir(parents=True)
     (source / "util/hashes/dev_hashes.json").write_bytes((real / "util/hashes/dev_hashes.json").read_bytes())
-    with_hashes = run(tmp_path / "out2", source).accounting
-    assert with_hashes.rejected == {"hash-mismatch": 40 - missing, "missing-image": missing}
+    counts = rf"\({40 - missing} hash-mismatch, {missing} missing-image of 40 inputs\)"
+    with pytest.raises(NothingWritten, match=counts):
+        run(tmp_path / "out2", source)

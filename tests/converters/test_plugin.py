@@ -76,7 +76,7 @@ def test_a_broken_package_is_reported_and_disturbs_no_other(installed: Path, sou
     (site / "broken-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (site / "broken-1.0.dist-info/entry_points.txt").write_text("[phiv.converters]\nbroken = no_such_module:Options\n")
     done = run([sys.executable, "-c", CONVERT, "pets", "--source", str(source), "--out_dir", "out"], tmp_path, site)
-    assert "converter left out: broken (no_such_module:Options): ModuleNotFoundError" in done.stderr
+    assert "phiv-convert: plugin left out: broken (no_such_module:Options): ModuleNotFoundError" in done.stderr
     assert "4 written" in done.stdout
 
 

@@ -151,7 +151,17 @@ def damaged(tmp_path: Path) -> EncodedRows:
     content = shard.read_bytes()
     assert content.count(image) == 1
     shard.write_bytes(content.replace(image, bytes(len(image))))
-    return EncodedRows(ConversationDataset(tmp_path / "data", "train"), TINY, PROCESSOR, selection)
+    dataset = ConversationDataset(tmp_path / "data", "train", verify="none")  # else its sha256 is found to differ
+    return EncodedRows(dataset, TINY, PROCESSOR, selection)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_of_other_bytes_is_named_with_its_row(damaged: EncodedRows, num_workers: int) -> None:
+    checked = replace(damaged, dataset=ConversationDataset(damaged.dataset.path, "train"))
+    with pytest.raises(RowError, match=r"^train-0000000001: .*image 'train/000001\.0\.0\.png' was changed") as caught:
+        list(make_loader(checked, sampler_over(checked), num_workers=num_workers))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

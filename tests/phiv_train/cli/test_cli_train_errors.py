@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from training import call, flags, settings
 
+from phiv_schemas.manifest import Manifest
 from phiv_train.families.tiny import FAMILY, build_tiny
 
 
@@ -22,7 +23,7 @@ def broken(demo: Path, tmp_path: Path, change: str) -> Path:
     elif change == "empty":
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest["splits"][-1] |= {"rows": 0, "num_images": 0, "shards": []}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_bytes(Manifest.model_validate(manifest).to_bytes())
     elif change == "cut":
         shard.write_bytes(shard.read_bytes()[:-100])
     elif change == "flipped":
