@@ -22,13 +22,16 @@ from hypothesis import strategies as st
 from integration_rows import OF_ONE_RECORD, line, mutated_lines
 
 from phiv_data.integrations.stream import iter_validated
+from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.shards import schema, to_row
+from phiv_data.utils.lines import BOM
 from phiv_data.validation import validate
 from phiv_schemas import Conversation, EnvironmentProblem, Issue, RecordError, UsageError
 
 ROWS = samples("val", 3)
 GOOD = [row.conversation for row in ROWS]
 BAD: dict[str, Any] = {"id": 3, "source": "s", "conversations": []}
+NAMES = ("$.id", "$.source")
 EMPTY_ANSWER = {"id": "e", "source": "s", "conversations": [{"images": [], "user": "q", "assistant": " "}]}  # PV211
 CONTROL = {"id": "c", "source": "s", "conversations": [{"images": [], "user": "a\x7f", "assistant": "b"}]}  # a warning
 
@@ -58,22 +61,34 @@ def test_records_that_the_format_allows_and_no_rule_minds_pass_in_every_form(rec
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_a_stream_of_lines_has_the_findings_of_a_file_of_them(tmp_path_factory: Any, random: Random) -> None:
-    lines = [*mutated_lines(random, 4), *mutated_lines(random, 4)]  # their ids stand twice
+    lines = [raw for raw in (*mutated_lines(random, 4), *mutated_lines(random, 4)) if means_the_same(raw)]  # ids twice
     first = line("first").encode()  # a mark of UTF-16 means something at the start of a file only
     path = tmp_path_factory.mktemp("file") / "x.jsonl"
     path.write_bytes(b"\n".join([first, *lines, b""]))
     in_file = [issue for issue in validate(path, images=False).issues if issue.code in {*OF_ONE_RECORD, "PV201"}]
     stream = iter_validated([first, *lines], "collect", name="x.jsonl")
     kept = list(stream)
-    marked = {n for n, raw in enumerate(lines, start=2) if raw.startswith(b"\xef\xbb\xbf")}  # PV006: any may be first
-    assert plain(stream.report().issues, marked) == plain(in_file, marked)
+    assert plain(stream.report().issues) == plain(in_file)
     assert len(kept) + stream.num_skipped == stream.num_records
 
 
-def plain(issues: list[Issue], but: set[int]) -> list[Issue]:
-    """Those of other lines; where an id was seen first is said in other words of a stream."""
+def means_the_same(raw: bytes) -> bool:
+    """Whether a line is no other thing in a file: there a mark is an error after line 1, and names may be missing."""
+    is_nameless = parse_line(raw, "", 1, may_lack_names=True).conversation and not parse_line(raw, "", 1).conversation
+    return not raw.startswith(BOM) and not is_nameless
+
+
+def plain(issues: list[Issue]) -> list[Issue]:
+    """Where an id was seen first is said in other words of a stream."""
     short = [re.sub(r"(first seen) .*", r"\1", issue.message) for issue in issues]
-    return [i.model_copy(update={"message": m}) for i, m in zip(issues, short, strict=True) if i.line not in but]
+    return [issue.model_copy(update={"message": message}) for issue, message in zip(issues, short, strict=True)]
+
+
+def test_a_row_without_id_is_bad_in_a_stream_whose_good_rows_are_named_conversations() -> None:
+    nameless = b'{"conversations": [{"images": [], "user": "q", "assistant": "a"}]}'
+    checked = iter_validated([nameless], "collect")
+    assert list(checked) == []
+    assert [(issue.code, issue.json_path) for issue in checked.report().issues] == [("PV002", name) for name in NAMES]
 
 
 def test_raise_stops_at_the_first_bad_record_and_names_it() -> None:
