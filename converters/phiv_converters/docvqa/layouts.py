@@ -18,11 +18,10 @@ from pathlib import Path
 from phiv_converters.base import hint_for_converted
 from phiv_converters.docvqa.questions import SPLITS, DocvqaLayout, QuestionFile
 from phiv_converters.docvqa.tables import find_table_layout
-from phiv_data.sources.archives import extract
 from phiv_data.sources.folders import entries, walk
 from phiv_data.sources.hf_layout import named_tables, standard_split
-from phiv_data.sources.image_index import index_images
-from phiv_data.utils.atomic import environment_problems, sha256_file
+from phiv_data.sources.image_index import index_images, unpack
+from phiv_data.utils.atomic import environment_problems
 from phiv_schemas import SourceError
 
 _NAME = re.compile(r"^(train|val|test)_v\d.*\.json$", re.IGNORECASE)
@@ -113,5 +112,4 @@ def _unpack_archives(root: Path, work_dir: Path) -> list[Path]:
     pages = (file.name for _, files in walk(root) for file in files)
     if wanted and any(name.lower().endswith((".png", ".jpg", ".jpeg")) for name in pages):
         wanted = [path for path in wanted if "qas" in path.name.lower()]
-    folders = [work_dir / f"unpacked-{sha256_file(path)[:16]}" for path in wanted]
-    return [folder if folder.is_dir() else extract(path, folder) for path, folder in zip(wanted, folders, strict=True)]
+    return [unpack(path, work_dir) for path in wanted]

@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,10 +149,21 @@ def test_a_folder_is_itself_and_an_archive_is_unpacked_once(tmp_path: Path) -> N
     assert open_source(tmp_path, tmp_path / "work") == tmp_path
     folder = open_source(archive, tmp_path / "work", sha256=sources_sha256(archive))
     assert (folder / "one").read_bytes() == b"1"
-    (folder / "mark").touch()
+    inode = folder.stat().st_ino
     assert open_source((archive,), tmp_path / "work") == folder
-    assert (folder / "mark").exists()
     assert unpack(archive, tmp_path / "work") == folder
+    assert folder.stat().st_ino == inode
+
+
+def test_an_unpacked_folder_that_lost_or_changed_a_file_is_unpacked_again(tmp_path: Path) -> None:
+    archive = tar(tmp_path / "a.tar.gz", one=b"1", two=b"22")
+    folder = unpack(archive, tmp_path / "work")
+    lose, cut, add = (folder / "one").unlink, partial((folder / "two").write_bytes, b"2"), (folder / "three").touch
+    lose_record = next((tmp_path / "work").glob(".*")).unlink
+    for damage in (lose, cut, add, lose_record):
+        damage()
+        assert unpack(archive, tmp_path / "work") == folder
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"one": b"1", "two": b"22"}
 
 
 def test_several_archives_lie_in_one_folder_whatever_their_order(tmp_path: Path) -> None:
@@ -159,7 +171,7 @@ def test_several_archives_lie_in_one_folder_whatever_their_order(tmp_path: Path)
     with zipfile.ZipFile(two, "w") as archive:
         archive.writestr("two", b"2")
     folder = open_source((one, two), tmp_path / "work")
-    assert {path.name for path in folder.rglob("*") if path.is_file()} == {"one", "two"}
+    assert {path.name for path in folder.rglob("[!.]*") if path.is_file()} == {"one", "two"}
     assert open_source([two, one], tmp_path / "work") == folder
     assert sources_sha256((one, two)) == sources_sha256((two, one)) != sources_sha256(one)
     assert sources_sha256((one, tmp_path)) is None
