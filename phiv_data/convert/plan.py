@@ -225,5 +225,5 @@ def _check_keys(name: str, split: _ListedSplit, items_dir: Path) -> None:
     with open_seen_index(items_dir / "keys.sqlite") as seen:
         for _, offset in split.tasks:
             for item in load_items(ConversionTask(0, split.name, 0, 0, split.path, offset)):
-                if not seen.register_id(item.key):
+                if not seen.register_id(item.key.encode("utf-8", "surrogatepass")):  # a name on disk need not be UTF-8
                     raise SourceError(name, f"input {item.key!r} is listed twice in {split.name!r}")

@@ -35,7 +35,7 @@ class SeenIndex:
     _db: sqlite3.Connection
     num_registered: int = 0
 
-    def register_id(self, row_id: str) -> bool:
+    def register_id(self, row_id: str | bytes) -> bool:
         """True when no row had this id."""
         return self._db.execute("INSERT OR IGNORE INTO ids VALUES (?)", (row_id,)).rowcount == 1
 

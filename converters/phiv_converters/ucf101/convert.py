@@ -134,8 +134,7 @@ class Ucf101(Release):
             if other is not clip:
                 what = f"its frames would have the names of those of {str(other.path)!r}"
                 raise SourceError(str(clip.path), what, "Rename one")
-            key = clip.key.encode("utf-8", "backslashreplace").decode()  # a name on disk need not be UTF-8
-            items.append(Item(clip.split, key, clip.path, clip))
+            items.append(Item(clip.split, clip.key, clip.path, clip))
         made = self.layout.made_splits if fraction else ()
         warnings = (*listing.warnings, *([_made_warning(made, Counter(item.split for item in items))] if made else ()))
         return Inputs(items, absent=len(listing.absent), warnings=warnings)
