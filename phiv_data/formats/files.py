@@ -11,12 +11,8 @@ import base64
 import binascii
 import codecs
 import json
-import os
 import re
-import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
@@ -215,92 +211,3 @@ def decode_data_uri(ref: str, where: str) -> bytes:
 def shorten(text: str, length: int = 120) -> str:
     """Enough of a reference to find it by."""
     return text if len(text) <= length else text[: length - 3] + "..."
-
-
-# Images that are nearly where a row says ----------------------------------------------------------------------------
-
-
-def suggest_image(ref: str, roots: Sequence[Root], flag: str, strip_flag: str = "") -> str:
-    """What a path that leads to no file was likely meant to be, as a sentence; "" where nothing is near.
-
-    `flag` names the folder that paths start from, `strip_flag` how many folders of them are left out.
-    """
-    path = strip_folders(ref, 0)
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if not parts or len(path) > _MAX_PATH or "\0" in path:
-        return ""
-    for root, _ in roots:
-        for spelling in dict.fromkeys((path, unquote(path))):
-            if (near := _closest_path(root, spelling)) and near != path:
-                return f"Did you mean {near!r}?"
-    for root, _ in roots:
-        if found := next((parent for parent in _parents(root) if _exists(parent / path)), None):
-            return f"Pass {flag} {_shown(found)}: it is there"
-        if count := next((i for i in range(1, len(parts)) if _exists(root / "/".join(parts[i:]))), 0):
-            what = f"It is there as {'/'.join(parts[count:])!r}"
-            return f"{what}: pass {strip_flag} {count}" if strip_flag else what
-    return ""
-
-
-_MAX_PATH, _MAX_ENTRIES, _MAX_PARENTS = 1000, 20_000, 4
-
-
-def _parents(folder: Path) -> list[Path]:
-    """The folders above one, and that of the command."""
-    return [*folder.absolute().parents[:_MAX_PARENTS], Path.cwd()]
-
-
-def _shown(folder: Path) -> str:
-    """A folder as a person would write it: from that of the command where it is in it."""
-    return folder.relative_to(Path.cwd()).as_posix() if folder.is_relative_to(Path.cwd()) else folder.as_posix()
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _closest_path(root: Path, path: str) -> str:
-    """The path of a file below `root` that differs in upper case, Unicode form or suffix only; "" for none."""
-    found: list[str] = []
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    for i, part in enumerate(parts):
-        folder = root.joinpath(*found)
-        names = _names_of(folder)
-        near = names.get(_plain(part), [])
-        if not near and i == len(parts) - 1:
-            near = names.get(_stem(part), [])
-        if not near or part == "..":
-            return ""
-        found.append(part if part in near else near[0])
-    return "/".join(found) if _exists(root.joinpath(*found)) else ""
-
-
-@lru_cache(maxsize=64)
-def _names_of(folder: Path) -> dict[str, list[str]]:
-    """The entries of a folder by their names and stems in plain form; none of one that is too large."""
-    try:
-        with os.scandir(folder) as scan:
-            entries = [entry.name for entry in islice(scan, _MAX_ENTRIES + 1)]
-    except (OSError, ValueError):
-        return {}
-    by_key: dict[str, list[str]] = {}
-    for name in sorted(entries) if len(entries) <= _MAX_ENTRIES else ():
-        by_key.setdefault(_plain(name), []).append(name)
-        by_key.setdefault(_stem(name), []).append(name)
-    return by_key
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _stem(name: str) -> str:
-    """A name without the suffix of an image, and with a mark of that, so that it is no other file's name."""
-    stem, dot, suffix = _plain(name).rpartition(".")
-    return f"{stem}/" if dot and suffix in _IMAGE_SUFFIXES else f"{_plain(name)}/"
-
-
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "gif", "bmp", "webp", "tif", "tiff")

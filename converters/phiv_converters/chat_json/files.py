@@ -21,13 +21,14 @@ from phiv_data.formats.files import (
     locate_image,
     read_entries,
     shorten,
-    suggest_image,
+    strip_folders,
 )
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_layout import split_word
 from phiv_data.sources.image_index import read_image
+from phiv_data.sources.nearby import suggest_image
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
 
@@ -201,7 +202,7 @@ def find_image(ref: str, roots: Sequence[Root], strip: int, where: str) -> tuple
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "no name of a file"
         raise RejectInput(where, "missing-image", f"no file {shown} ({reason})") from error
     if found is None:
-        near = suggest_image(ref, roots, "--images", "--strip_folders")
+        near = suggest_image(strip_folders(ref, 0), [root for root, _ in roots], "--images", "--strip_folders")
         hint = near or "Pass the folder that its path starts from as --images"
         raise RejectInput(where, "missing-image", f"no file {shown} in the source. {hint}")
     path, name = found

@@ -35,9 +35,10 @@ from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_converters.val_split import val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.formats.detect import detect_format
-from phiv_data.formats.files import explain_shape, shorten, suggest_image
+from phiv_data.formats.files import explain_shape, shorten
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image, read_image
+from phiv_data.sources.nearby import suggest_image
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.sample import Draft, EncodedImage
 from phiv_data.utils.atomic import sha256_file
@@ -174,7 +175,7 @@ def _load_image(root: Path, path: str, stamp: tuple[int, ...] | None) -> Encoded
     """
     file, shown = root / path, f"{shorten(path)!r} below {root.absolute().name}/"
     if not file.exists():
-        near = suggest_image(path, [(root, "")], "--images")
+        near = suggest_image(path, [root], "--images")
         raise RejectInput(path, "missing-image", f"no file {shown}{f'. {near}' if near else ''}")
     try:
         return checked_image(path, read_image(file, path), path, source=path)

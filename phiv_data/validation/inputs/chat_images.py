@@ -15,13 +15,14 @@ from phiv_data.formats.files import (
     is_url,
     locate_image,
     shorten,
-    suggest_image,
+    strip_folders,
 )
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.nearby import suggest_image
 from phiv_data.storage.record_errors import quote_path
 from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
-from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode
+from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode, raise_if_of_machine
 from phiv_schemas import Issue
 
 MAX_IMAGE_BYTES = 2**26
@@ -51,10 +52,12 @@ class ChatImageChecks(ImageChecks):
             located = locate_image(path, self._roots, 0)
             is_file = located is not None and stat.S_ISREG(located[0].stat().st_mode)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                raise_if_of_machine(error, path)
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "no name of a file"
             return broken("PV101", f"no such image {shorten(path)!r} ({reason})")
         if located is None:
-            hint = suggest_image(path, self._roots, "--images_root")
+            hint = suggest_image(strip_folders(path, 0), [root for root, _ in self._roots], "--images_root")
             if not hint and not is_absolute(path):
                 hint = "Pass the folder that its path starts from as --images_root"
             return ImageFacts(found=(Finding("PV101", None, f"no such image {quote_path(path)}", hint),))

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from phiv_data.media.images import MAX_PIXELS, decode_whole
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.nearby import suggest_image
 from phiv_data.storage.record_errors import quote_path
+from phiv_data.utils.atomic import find_environment_problem
 from phiv_data.validation.core.finding import DecodedImage, Finding, ImageFacts
 from phiv_data.validation.core.key_index import Key, digest
 from phiv_data.validation.imaging.perceptual_hash import perceptual_hash
 from phiv_data.validation.inputs.checksums import ChecksumTable
-from phiv_data.validation.inputs.nearby import other_root, similar_path
 from phiv_data.validation.rules.registry import IMAGE_RULES
 
 MAX_CACHED = 2**15  # images whose facts are kept, for rows that share them
@@ -54,13 +55,16 @@ def broken(code: str, message: str, sha256: bytes = b"") -> ImageFacts:
     return ImageFacts(None, "", sha256, (Finding(code, None, message),))
 
 
+def raise_if_of_machine(error: OSError, path: str) -> None:
+    """EnvironmentProblem for a disk that fails or does not answer. A missing permission is a finding."""
+    if not isinstance(error, PermissionError) and (problem := find_environment_problem(error, path)):
+        raise problem from error
+
+
 def missing_image(root: Path, path: str) -> Finding:
     """PV101, with where the image is, if that is near."""
     what = f"no such image {quote_path(path)} under {root.name}/"
-    if start := other_root(root, path):
-        return Finding("PV101", None, what, f"Pass --images_root {start}: images of this name are there")
-    similar = similar_path(root, path)
-    return Finding("PV101", None, f"{what}; did you mean {quote_path(similar)}?" if similar else what)
+    return Finding("PV101", None, what, suggest_image(path, [root], "--images_root"))
 
 
 def image_key(path: str, facts: ImageFacts, item: int) -> Key:
@@ -132,7 +136,8 @@ class ImageChecks:
                 status = os.stat(full)  # noqa: PTH116  # see above
         except PermissionError as error:
             return broken("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
-        except OSError:
+        except OSError as error:
+            raise_if_of_machine(error, path)
             return ImageFacts(found=(missing_image(self._root, path),))
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             return broken("PV101", f"is not a file ({quote_path(path)})")
@@ -143,6 +148,7 @@ class ImageChecks:
             with open(full, "rb", buffering=0) as file:  # noqa: PTH123  # Path.open takes as long as the system calls
                 data = file.read()
         except OSError as error:
+            raise_if_of_machine(error, path)
             return broken("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
         sha256 = hashlib.sha256(data).digest()
         if self.checksums is not None and (listed := self.checksums.get(path)) != sha256:

@@ -386,7 +386,7 @@ def test_a_missing_image_comes_with_what_was_likely_meant(tmp_path: Path) -> Non
         issue for issue in validate(put(tmp_path / "rows.jsonl", rows)).issues if issue.code == "PV101"
     ]
     assert first.hint == "Did you mean 'img/a.jpg'?"
-    assert second.hint == "It is there as 'img/a.jpg'"
+    assert second.hint == "Did you mean 'img/a.jpg'?"
     assert len(third.message) < 200
 
 

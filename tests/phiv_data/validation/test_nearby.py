@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_builders import image_bytes
 
 from phiv_data.validation import validate
+from phiv_schemas.errors import EnvironmentProblem
 
 
 def missing(folder: Path, *paths: str) -> list[tuple[str, str]]:
@@ -35,8 +39,8 @@ def put(path: Path) -> None:
 )
 def test_a_name_in_another_spelling_or_folder(tmp_path: Path, there: str, named: str) -> None:
     put(tmp_path / "images" / there)
-    ((message, _),) = missing(tmp_path, named)
-    assert message.endswith(f"did you mean {there!r}?")
+    ((_, hint),) = missing(tmp_path, named)
+    assert hint == f"Did you mean {there!r}?"
 
 
 def test_nothing_is_said_of_what_is_nowhere(tmp_path: Path) -> None:
@@ -61,6 +65,22 @@ def test_the_folder_that_paths_start_from(tmp_path: Path, root: str, has_images:
 
 def test_a_file_that_comes_later_is_seen(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    assert "did you mean" not in missing(tmp_path, "A.JPG")[0][0]
+    assert missing(tmp_path, "A.JPG")[0][1] == ""
     put(tmp_path / "images" / "a.jpg")
-    assert "did you mean" in missing(tmp_path, "A.JPG")[0][0]
+    assert missing(tmp_path, "A.JPG")[0][1] == "Did you mean 'a.jpg'?"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOMEM])
+def test_a_disk_that_fails_is_no_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    put(tmp_path / "images" / "a.png")
+    assert missing(tmp_path, "a.png") == []
+    lstat = os.lstat
+
+    def fail(path: Any, *args: Any, **how: Any) -> os.stat_result:
+        if str(path).endswith("a.png"):
+            raise OSError(number, os.strerror(number), str(path))
+        return lstat(path, *args, **how)
+
+    monkeypatch.setattr(os, "lstat", fail)
+    with pytest.raises(EnvironmentProblem, match=r"a\.png"):
+        missing(tmp_path, "a.png")
