@@ -51,8 +51,8 @@ def assemble(job: ConversionJob) -> AssembledFiles:
             for path, sha256 in seen_index.registered():
                 hashes.write(f"{sha256}  images/{path}\n".encode())
         assembled.identical = seen_index.identical_sources()
-    assembled.rejects = _info("rejects.jsonl", rejects)
-    assembled.image_hashes = _info("images.sha256", hashes)
+    assembled.rejects = file_info("rejects.jsonl", rejects)
+    assembled.image_hashes = file_info("images.sha256", hashes)
     return assembled
 
 
@@ -74,7 +74,7 @@ def _assemble_split(
                 rejects.write(f"{reject.model_dump_json()}\n".encode())
                 assembled.rejected[reject.code] += 1
     images = seen_index.num_registered - images_before
-    assembled.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=_info(name, jsonl))
+    assembled.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=file_info(name, jsonl))
 
 
 def _note(job: ConversionJob, seen_index: SeenIndex, row: WrittenRow) -> None:
@@ -96,7 +96,8 @@ def _tasks_of(job: ConversionJob, split: str) -> list[ConversionTask]:
     return [task for task in job.plan.tasks if task.split == split]
 
 
-def _info(path: str, writer: HashingWriter) -> FileInfo:
+def file_info(path: str, writer: HashingWriter) -> FileInfo:
+    """The size and hash of a file that was just written, under its name in the dataset."""
     return FileInfo(path=path, size_bytes=writer.size_bytes, sha256=writer.sha256)
 
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from phiv_data.convert.assemble import finish_dataset
+from phiv_data.convert.assemble import file_info, finish_dataset
 from phiv_data.export.dataset import ExportedDataset
 from phiv_data.repair.images import ImageCopies, copy_with_old_name
 from phiv_data.repair.lines import FixLog, fix_lines
@@ -23,7 +23,7 @@ from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.storage.shards import write_shard
 from phiv_data.utils.atomic import HashingWriter, atomic_write, sha256_file
 from phiv_data.validation.inputs.checksums import read_checksums
-from phiv_schemas import Conversation, FileInfo, Manifest, ShardError
+from phiv_schemas import Conversation, Manifest, ShardError
 
 OnRows = Callable[[int], object]
 RewriteLines = Callable[[Path, Path], HashingWriter]
@@ -113,12 +113,8 @@ def _rewrite(
         for shard in split.shards:
             pairs = zip(dataset.samples(shard), records, strict=False)  # in this order, no record is lost at the end
             shards.append(write_shard(out / shard.path, _with_new_records(pairs, renamed), root=out))
-        splits.append(split.model_copy(update={"jsonl": _info(split.jsonl.path, written), "shards": shards}))
-    return {"image_hashes": _info(hashes, file), "splits": splits}
-
-
-def _info(name: str, written: HashingWriter) -> FileInfo:
-    return FileInfo(path=name, size_bytes=written.size_bytes, sha256=written.sha256)
+        splits.append(split.model_copy(update={"jsonl": file_info(split.jsonl.path, written), "shards": shards}))
+    return {"image_hashes": file_info(hashes, file), "splits": splits}
 
 
 def _with_new_records(pairs: Iterator[tuple[Sample, Conversation]], renamed: RenamedPaths) -> Iterator[Sample]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from phiv_data.formats.files import SUFFIXES
+from phiv_data.formats.files import SUFFIXES, explain_encoding, explain_shape
 from phiv_data.storage.dataset import MANIFEST
 from phiv_data.storage.record_errors import list_keys
 from phiv_data.utils.lines import BOM, UTF16_MARKS
@@ -137,21 +137,19 @@ def _name_json(path: Path) -> tuple[str, str] | None:
     """What a JSON file is that holds no rows of a format, and what to do."""
     if path.stat().st_size > _MAX_JSON_BYTES:
         return None
-    raw = path.read_bytes().removeprefix(BOM)
     try:
-        text = raw.decode().strip()
-    except UnicodeDecodeError as error:
-        return f"is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}", "Save it as UTF-8"
-    try:
-        value, end = json.JSONDecoder().raw_decode(text)
+        value = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        return None
-    if text[end:].lstrip().startswith("{"):
-        hint = f"Write each on one line: jq -c . {path.name} > {path.stem}.jsonl"
-        return "is several JSON objects one after another, with line breaks inside", hint
-    if text[end:].strip():
-        return None
-    return _name_object(value, path) if isinstance(value, dict) else _name_list(value)
+        return explain_shape(path) or explain_encoding(path)
+    if not isinstance(value, dict):
+        return _name_list(value)
+    keys = value.keys()
+    if "annotations" in keys and keys & {"images", "categories"}:
+        return "holds the annotations of COCO", _OWN_ROWS
+    if "questions" in keys:
+        return "holds the questions of VQA", _OWN_ROWS
+    another = f"is one JSON object (keys {list_keys(keys)}), not rows of data", "Pass the file of rows"
+    return explain_shape(path) or another
 
 
 def _name_list(value: Any) -> tuple[str, str] | None:
@@ -162,25 +160,6 @@ def _name_list(value: Any) -> tuple[str, str] | None:
     if "data" in keys and keys & {"annotations", "completions", "predictions"}:
         return "is an export of Label Studio", _OWN_ROWS
     return f"holds rows of no format that phiv reads (keys {list_keys(keys)})", _OWN_ROWS
-
-
-def _name_object(value: Mapping[str, Any], path: Path) -> tuple[str, str]:
-    """What one JSON object is."""
-    keys = value.keys()
-    if "annotations" in keys and keys & {"images", "categories"}:
-        return "holds the annotations of COCO", _OWN_ROWS
-    if "questions" in keys:
-        return "holds the questions of VQA", _OWN_ROWS
-    if keys & _ROW_KEYS:
-        return "is one row over several lines", f"Write it on one line: jq -c . {path.name} > {path.stem}.jsonl"
-    lists = [key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-    if len(lists) == 1:
-        hint = f"Write them as JSON lines: jq -c '.[\"{lists[0]}\"][]' {path.name} > {path.stem}.jsonl"
-        return f"is one JSON object with its rows under {lists[0]!r}", hint
-    if value and all(isinstance(row, dict) and row.keys() & _ROW_KEYS for row in value.values()):
-        hint = f"Write them as JSON lines: jq -c '.[]' {path.name} > {path.stem}.jsonl"
-        return "is one JSON object of rows by their ids", hint
-    return f"is one JSON object (keys {list_keys(keys)}), not rows of data", "Pass the file of rows"
 
 
 # Folders ------------------------------------------------------------------------------------------------------------
