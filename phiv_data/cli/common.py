@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
 from phiv_data.utils.atomic import environment_problems, find_environment_problem
+from phiv_data.utils.signals import on_stop
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
 
@@ -17,9 +17,13 @@ from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
 def run(program: str, command: Callable[[], int]) -> int:
     """Run `command` and return its exit code; a PhivError becomes one line on stderr and its own code.
 
-    SIGTERM acts as Ctrl-C: what is done so far is kept, and the code is 130.
+    SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 act as Ctrl-C: what is done so far is kept, and the code is 130.
     """
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    with on_stop(_interrupt):
+        return _run(program, command)
+
+
+def _run(program: str, command: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 loses no report
     try:
@@ -45,8 +49,6 @@ def run(program: str, command: Callable[[], int]) -> int:
             raise
         say(f"{program}: {problem}", to=sys.stderr)
         return problem.exit_code
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -7,8 +7,6 @@
 A call kills its worker where it does so alone, in a fresh process, and again: by a crash (SIGSEGV, SIGABRT, an exit).
 A worker that is killed from outside (full memory, an operator) or does not start is the machine's problem, and no
 verdict on the call.
-
-Workers are spawned, never forked: a forked child inherits locks and threads of decoders.
 """
 
 from __future__ import annotations
@@ -23,18 +21,17 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
 from phiv_data.utils.atomic import is_memory_short
+from phiv_data.utils.signals import SPAWN, held
 from phiv_schemas.errors import EnvironmentProblem
 
 S = TypeVar("S")
 R = TypeVar("R")
 
-_SPAWN = multiprocessing.get_context("spawn")
 # The tracker removes what a stop in the middle of a start leaves behind; there is nothing for a person to do.
 _NO_LEAK_WARNING = "ignore::UserWarning:multiprocessing.resource_tracker"
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
@@ -131,10 +128,10 @@ def _run_alone(function: Callable[[S, Any], R], shared: S, argument: object) -> 
 
     EnvironmentProblem where the process does not start, is killed from outside or crashes while memory is short.
     """
-    results, sender = _SPAWN.Pipe(duplex=False)
-    process = _SPAWN.Process(target=_work_alone, args=(sender, function, shared, argument))
+    results, sender = SPAWN.Pipe(duplex=False)
+    process = SPAWN.Process(target=_work_alone, args=(sender, function, shared, argument))
     started, memory_is_short = False, False
-    with _hold_signals():
+    with held():
         process.start()
     try:
         sender.close()  # the child's copy is now the only one: its death ends the pipe
@@ -183,7 +180,8 @@ def _work_alone(sender: Connection, function: Callable[[Any, Any], Any], shared:
 def _start_pool(function: Callable[[S, Any], R], shared: S, num_workers: int) -> ProcessPoolExecutor:
     if _NO_LEAK_WARNING not in sys.warnoptions:  # which Python hands on to the tracker of semaphores when it starts it
         sys.warnoptions.append(_NO_LEAK_WARNING)
-    return ProcessPoolExecutor(num_workers, _SPAWN, initializer=_start_worker, initargs=(function, shared))
+    with held():
+        return ProcessPoolExecutor(num_workers, SPAWN, initializer=_start_worker, initargs=(function, shared))
 
 
 def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> Iterator[tuple[int, Any]]:
@@ -191,7 +189,7 @@ def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> It
     running: dict[Future[Any], int] = {}
     while True:
         try:
-            with _hold_signals():
+            with held():
                 for i in islice(indices, window - len(running)):
                     running[pool.submit(_call, i)] = i
             if not running:
@@ -206,34 +204,11 @@ def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> It
             yield running.pop(future), future.result()
 
 
-@contextmanager
-def _hold_signals() -> Iterator[None]:
-    """While workers are started, both stop signals wait; SIGINT is blocked, which the workers inherit from birth.
-
-    Otherwise a stop in these milliseconds would leave half-started workers that print tracebacks, or get lost.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    stops = (signal.SIGINT, signal.SIGTERM)
-    previous = {which: signal.signal(which, lambda number, frame: held.append(number)) for which in stops}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        for which, handler in previous.items():
-            signal.signal(which, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    for number in held:
-        signal.raise_signal(number)
-
-
 _worker: tuple[Callable[[Any, Any], Any], Any]
 
 
 def _start_worker(function: Callable[[Any, Any], Any], shared: Any) -> None:
-    """Runs in a new worker: Ctrl-C is the parent's (blocked since birth), and it ends when the parent is gone."""
+    """Runs in a new worker: signals to the group are the parent's, and it ends when the parent is gone."""
     global _worker
     _worker = (function, shared)
     hush_memory_errors()

@@ -155,20 +155,19 @@ def make_loader(
 ) -> DataLoader[Any]:
     """The loader of one process. Any `num_workers` gives the same batches, and none touches torch's global generator.
 
-    Workers are spawned, never forked: threads of the parent (tokenizers, gloo, CUDA) would be lost in a fork. torch
-    seeds Python's, numpy's and its own generators in each from `seed`; encoding uses none of them.
+    torch seeds Python's, numpy's and its own generators in each worker from `seed`; encoding uses none of them.
     """
     import torch
-    from torch.utils.data import DataLoader
 
-    return DataLoader(
-        rows,  # type: ignore[arg-type]  # a map-style dataset by its methods; this module needs no torch to import
+    from phiv_train.batching.workers import WorkerLoader
+
+    return WorkerLoader(
+        rows,
         batch_sampler=sampler,
         collate_fn=Collate(rows.family, rows.processor, layout),
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
         pin_memory=pin_memory,
-        multiprocessing_context="spawn" if num_workers else None,
         generator=torch.Generator().manual_seed(seed),
     )
 

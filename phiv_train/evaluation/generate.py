@@ -26,13 +26,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import GenerationConfig
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas import Conversation
 from phiv_schemas.errors import PhivError, UsageError
 from phiv_train.batching.lengths import sizes_of
+from phiv_train.batching.workers import WorkerLoader
 from phiv_train.evaluation.metrics import METRICS, ClassTable, class_table, get_metric, mean_score
 from phiv_train.families.base import Encoded, Family
 
@@ -234,11 +235,10 @@ def _generate(
     config = _greedy(processor, max_new_tokens)
     total = sum(map(len, prompts.batches))
     answers: Answers = {}
-    loader = DataLoader(
+    loader = WorkerLoader(
         prompts,
         batch_size=None,
         num_workers=num_workers,
-        multiprocessing_context="spawn" if num_workers else None,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # its own, so that the random state of training stays
     )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from phiv_data.media.reject import RejectInput
 from phiv_data.media.video.frames import Source, VideoFrame, VideoInfo
 from phiv_data.utils.extras import install_hint
+from phiv_data.utils.signals import held
 from phiv_schemas.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class _Child:
         if self._process is None or self._process.poll() is not None:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             # -P keeps this folder off the child's path; the script needs nothing of phiv.
-            self._process = subprocess.Popen([sys.executable, "-P", str(_CHILD)], **pipes)
+            with held():  # a child that Ctrl-C ends would look like a clip that crashes the decoder
+                self._process = subprocess.Popen([sys.executable, "-P", str(_CHILD)], **pipes)
         return self._process
 
 

@@ -20,6 +20,7 @@ from phiv_data.utils.process_pool import (
     run_isolated,
     run_local,
 )
+from phiv_data.utils.signals import SPAWN, STOPS, held, on_stop
 from phiv_schemas import EnvironmentProblem
 
 
@@ -141,7 +142,7 @@ def _return_index(shared: object, index: int) -> int:
     return index
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", STOPS)
 def test_a_signal_while_workers_start_comes_after(stop: signal.Signals) -> None:
     events: list[str] = []
     previous = signal.signal(stop, lambda number, frame: events.append("signal"))
@@ -152,14 +153,38 @@ def test_a_signal_while_workers_start_comes_after(stop: signal.Signals) -> None:
     assert events == ["pickled", "signal"]
 
 
-def _interrupt_self(folder: Path, index: int) -> bool:
-    signal.raise_signal(signal.SIGINT)
+def _stop_self(folder: Path, index: int) -> bool:
+    for stop in STOPS:
+        os.kill(os.getpid(), stop)
     time.sleep(0.05)
     return True
 
 
-def test_a_worker_does_not_hear_ctrl_c(tmp_path: Path) -> None:
-    assert dict(run_local(_interrupt_self, tmp_path, range(3), 2)) == {0: True, 1: True, 2: True}
+def test_a_worker_leaves_stop_signals_to_the_main_process(tmp_path: Path) -> None:
+    assert dict(run_local(_stop_self, tmp_path, range(3), 2)) == {0: True, 1: True, 2: True}
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def test_a_process_that_is_deaf_to_signals_ends_by_terminate() -> None:
+    with held():
+        process = SPAWN.Process(target=_sleep, args=(600,))
+        process.start()
+    os.kill(process.pid or 0, signal.SIGTERM)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_sighup_stays_ignored_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with on_stop(lambda number, frame: pytest.fail("was heard")), held():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # The default number of workers ------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import torch
 from mixed_data import Exchange, any_rows, converted
 
 from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.utils.signals import STOPS
 from phiv_schemas.errors import RecordError
 from phiv_train.batching.lengths import fit, measure
 from phiv_train.batching.loader import Collate, EncodedRows, RowError, make_loader
@@ -92,6 +95,18 @@ def test_batches_hold_the_rows_of_the_plan_and_do_not_depend_on_workers(rows: En
         assert np.array_equal(one["input_ids"][0].numpy(), expected)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_workers_leave_stop_signals_to_the_main_process(rows: EncodedRows) -> None:
+    loader = iter(make_loader(rows, sampler_over(rows), num_workers=1))
+    for child in multiprocessing.active_children():  # before it has even started
+        for stop in STOPS:
+            os.kill(child.pid or 0, stop)
+    next(loader)
+    for child in multiprocessing.active_children():
+        for stop in STOPS:
+            os.kill(child.pid or 0, stop)
+    assert len(list(loader)) == len(sampler_over(rows)) - 1
 
 
 def test_a_resumed_loader_gives_the_remaining_batches(rows: EncodedRows) -> None:
