@@ -27,6 +27,7 @@ from phiv_data.storage.sample import Sample
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation, to_sample, update_rows_digest
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas import Conversation, Manifest, ShardError, ShardInfo, check_image_path
+from phiv_schemas.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,7 @@ class ConversationDataset(Sequence[Sample]):
     `verify="size"` compares sizes at once, the rows of a shard with the manifest when it is first touched, and the
     bytes of an image with its sha256 when it is read; "sha256" reads every shard at once; "none" trusts the files.
 
-    ShardError when the conversion is unfinished, the split unknown, or a shard missing, cut or changed.
+    ShardError when the conversion is unfinished, or a shard missing, cut or changed; UsageError for an unknown split.
     """
 
     def __init__(self, path: Path | str, split: str, *, verify: Verify = "size") -> None:
@@ -73,7 +74,7 @@ class ConversationDataset(Sequence[Sample]):
         self._manifest_sha256 = sha256_file(self.path / MANIFEST)
         if (found := self.manifest.split(split)) is None:
             there = ", ".join(one.name for one in self.manifest.splits) or "none"
-            raise ShardError(str(self.path), f"no split {split!r} (found: {there})")
+            raise UsageError(str(self.path), f"no split {split!r} (found: {there})")
         if found.rows and not found.shards:
             raise ShardError(str(self.path), f"split {split!r} has no shards", "Convert it without --no_arrow")
         for shard in found.shards:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from phiv_data.storage.dataset import ConversationDataset, Verify, read_manifest
 from phiv_data.storage.sample import Sample
 from phiv_schemas import ShardError
+from phiv_schemas.errors import UsageError
 
 ROWS = {"train": samples("train", 230), "val": samples("val", 3, 230), "test": list[Sample]()}
 
@@ -134,7 +135,7 @@ def test_an_unfinished_conversion_is_refused(own: Path) -> None:
 
 
 def test_an_unknown_split_names_those_there_are(out: Path) -> None:
-    with pytest.raises(ShardError, match=r"no split 'valid' \(found: train, val, test\)"):
+    with pytest.raises(UsageError, match=r"no split 'valid' \(found: train, val, test\)"):
         ConversationDataset(out, "valid")
 
 

@@ -138,7 +138,7 @@ def test_an_adapter_folder_alone_is_enough(phiv_eval: Any, folder: Path, checkpo
     ("flags", "code", "line"),
     [
         ([], 2, "--model_name_or_path: is missing. Pass a checkpoint, or an adapter with --adapter"),
-        (["--model_name_or_path", "tiny", "--split", "dev"], 1, "no split 'dev' (found: train, val, test)"),
+        (["--model_name_or_path", "tiny", "--split", "dev"], 2, "no split 'dev' (found: train, val, test)"),
         (["--model_name_or_path", "tiny", "--limit", 0], 2, "--limit: must be at least 1 (found 0)"),
         (["--model_name_or_path", "tiny", "--family", "gpt"], 2, "--family: no family 'gpt'"),
         (["--adapter", "nowhere"], 2, "nowhere: is no adapter (no adapter_config.json)"),

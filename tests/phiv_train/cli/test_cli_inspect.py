@@ -178,7 +178,7 @@ def test_a_canvas_is_its_crops_laid_row_by_row() -> None:
     [
         (["11", "--family", "tiny"], 2, "11: split 'train' has 11 rows. Rows are counted from 0"),
         (["train-9", "--family", "tiny"], 2, "train-9: no row with this id in split 'train'"),
-        (["0", "--split", "dev", "--family", "tiny"], 1, "no split 'dev' (found: train, val, test)"),
+        (["0", "--split", "dev", "--family", "tiny"], 2, "no split 'dev' (found: train, val, test)"),
         (["0", "--family", "tiny", "--num_crops", "0"], 2, "--num_crops: must be 1 to 16 (found 0)"),
         (["0", "--family", "tiny", "--image_option", "num_crops"], 2, "'num_crops' is not KEY=VALUE"),
         (
