@@ -128,7 +128,7 @@ def packed(prepared: PreparedRun) -> Trainer:
     loader = make_loader(rows, PlanSampler(prepared.schedule), num_workers=prepared.num_workers)
     images = prepared.selection.lengths.images
     return PhivTrainer(
-        config, Run(prepared.family, prepared.processor, parts, prepared.schedule, images), model, loader
+        config, Run(prepared.family, prepared.processor, parts, prepared.schedule, images, 1), model, loader
     )
 
 

@@ -35,4 +35,5 @@ class PlanSampler:
     def __iter__(self) -> Iterator[list[PlannedRow]]:
         for step in range(self.start, self.schedule.num_steps):
             plan, inside = self.schedule.locate(step)
-            yield from map(plan.rows, plan.packs_for_rank(inside, self.rank, self.world_size))
+            for pack in plan.packs_for_rank(inside, self.rank, self.world_size):
+                yield from self.schedule.micro_batches(plan, pack)

@@ -48,8 +48,8 @@ class CheckpointMetadata:
 
     `plan`: hash of the plan of batches (data, order, packing). `spec`: the processor's hash. `sharding`: how the
     optimizer's state is stored: `whole`, `fsdp2`, or `zero2-x4`, which only as many processes can read back.
-    `packs_per_step`: of the plan, kept when the number of processes changes. `files`: all others of the folder, those
-    of every rank, by path; filled in when the metadata is written.
+    `packs_per_step` and `batch_size_per_gpu`: of the plan, kept when the number of processes or that setting changes.
+    `files`: all others of the folder, those of every rank, by path; filled in when the metadata is written.
     """
 
     step: int
@@ -57,6 +57,7 @@ class CheckpointMetadata:
     spec: str
     sharding: str
     packs_per_step: int
+    batch_size_per_gpu: int
     files: Mapping[str, SavedFile] = field(default_factory=dict)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +15,26 @@ from phiv_train.cli.options import EvalOptions
 from phiv_train.config import make_folder
 from phiv_train.evaluation.report import as_text, write_result
 from phiv_train.families.base import get_family
+from phiv_train.training import launcher
 from phiv_train.training.quiet import quiet_libraries
 
 
 def evaluate_split(options: EvalOptions) -> None:
     """Check everything cheap before anything heavy is imported or loaded, then evaluate and report."""
+    launcher.check_environment()
     if options.output is not None:
         make_folder("--output", options.output.absolute().parent)
     dataset = ConversationDataset(options.data_dir, options.split)
     source = find_source(options.model_name_or_path, adapter=options.adapter, family=options.family)
+    quiet_libraries()
     import torch
 
     on_gpu = options.device == "auto" and torch.cuda.is_available()
     if not on_gpu:  # deepspeed, which comes with accelerate, else searches for an accelerator and warns on stdout
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from phiv_train.evaluation.generate import evaluate, progress_bar
+    from phiv_train.training.distributed import process_group
 
-    quiet_libraries()
     precision = options.precision if options.precision != "auto" else "bfloat16" if on_gpu else "float32"
     model, processor = load_model(
         source,
@@ -41,13 +42,12 @@ def evaluate_split(options: EvalOptions) -> None:
         dtype=precision,
         attn_implementation="flash_attention_2" if options.use_flash_attention else "sdpa",
     )
-    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    model.to(f"cuda:{local_rank}" if on_gpu else "cpu")
+    rank = launcher.rank()
+    model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu")
     if rank == 0 and (line := _mismatch(source, processor)):
         say(f"phiv-eval: {line}", to=sys.stderr)
     with (
-        _process_group(on_gpu, local_rank, world_size),
+        process_group(on_gpu),
         progress_bar("evaluate", disable=None if rank == 0 else True) as on_batch,
     ):
         result = evaluate(
@@ -71,7 +71,7 @@ def evaluate_split(options: EvalOptions) -> None:
             "data_dir": str(options.data_dir),
             "limit": options.limit,
             "precision": precision,
-            "world_size": world_size,
+            "world_size": launcher.world_size(),
             **processor.image_options,
             "spec_hash": processor.spec_hash,
         }
@@ -93,21 +93,3 @@ def _mismatch(source: Source, processor: Any) -> str | None:
             f" trained with {source.spec_hash[:12]}). Scores may be lower for it"
         )
     return None
-
-
-@contextmanager
-def _process_group(on_gpu: bool, local_rank: int, world_size: int) -> Iterator[None]:
-    """torch.distributed while evaluating, when torchrun started us."""
-    if world_size == 1:
-        yield
-        return
-    import torch
-    import torch.distributed as dist
-
-    if on_gpu:
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

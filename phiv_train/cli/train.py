@@ -12,13 +12,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from phiv_data.cli.common import run
 from phiv_data.utils.extras import needs_extra
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_INTERRUPTED, EXIT_OK
 from phiv_train.cli.config import parse
+from phiv_train.config import TrainConfig, make_folder
 from phiv_train.presets import table
+from phiv_train.training.launcher import check_environment
+from phiv_train.training.output_lock import locked
+from phiv_train.training.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from phiv_train.training.run import TrainResult
 
 
 def main() -> int:
@@ -35,18 +43,26 @@ def run_command(argv: Sequence[str]) -> int:
         say(*table().splitlines())
         return EXIT_OK
     config = parse(argv)
+    check_environment()
+    quiet_libraries()
     if config.dry_run:
         from phiv_train.training.dry_run import report
 
         say(*report(config).splitlines())
         return EXIT_OK
+    make_folder("--output_dir", config.output_dir)
+    with locked(config.output_dir):
+        return EXIT_INTERRUPTED if _train(config).stopped else EXIT_OK
+
+
+def _train(config: TrainConfig) -> TrainResult:
     import torch
 
     if not torch.cuda.is_available():  # transformers imports deepspeed, which would search for a GPU and warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from phiv_train.training.run import train
 
-    return EXIT_INTERRUPTED if train(config).stopped else EXIT_OK
+    return train(config)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.signals import on_stop
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import UsageError
 from phiv_train.training.trainable import GradientAudit
@@ -103,33 +106,36 @@ class StopOnNonFinite(TrainerCallback):  # type: ignore[misc]  # transformers is
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """SIGTERM or Ctrl-C ends the run after the current step, with a checkpoint. A second signal ends it at once."""
+    """A stop signal ends the run after the current step, with a checkpoint; Ctrl-C once more ends it at once.
+
+    A second signal of another kind changes nothing: clusters send SIGUSR1 or SIGTERM some time before they kill, and
+    again meanwhile. `requested`: one came while `listening`. `stopped`: it has ended the training.
+    """
 
     def __init__(self, any_rank: Callable[[bool], bool] = bool) -> None:
         self.requested, self._any_rank = False, any_rank
         self.stopped = False
+        self._since = 0.0
+        # torchrun's, which hands signals on. Without it nobody would: it dies of SIGUSR1, for one.
+        self._agent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        orphaned = self._agent not in (None, os.getppid())
         # Every rank must stop at the same step, whichever of them got the signal.
-        if self._any_rank(self.requested) and state.global_step < state.max_steps:
+        if self._any_rank(self.requested or orphaned) and state.global_step < state.max_steps:
             self.stopped = True
             control.should_save = control.should_training_stop = True
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """Catch the signals inside the block."""
-        previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        return on_stop(self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
+            say("", "phiv-train: stopping after this step, with a checkpoint (Ctrl-C: at once)", to=sys.stderr)
+        elif signum == signal.SIGINT and time.monotonic() > self._since + 1:  # not the same one, by another way
             raise KeyboardInterrupt
-        self.requested = True
-        say("", "phiv-train: stopping after this step, with a checkpoint (once more: at once)", to=sys.stderr)
 
 
 class AuditFirstStep(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here

@@ -10,14 +10,20 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.config import TrainConfig
+from phiv_train.training.launcher import rank, world_size
 
 # The DeepSpeed configuration of Microsoft's recipe, without the defaults of its fp16 section.
 ZERO2: dict[str, Any] = {
@@ -47,14 +53,61 @@ ZERO2: dict[str, Any] = {
 }
 
 
-def world_size() -> int:
-    """Number of processes of this run, from torchrun's environment."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+# Waiting longer than this for another process means that it hangs: rank 0 alone writes final/, in minutes at most.
+RANK_TIMEOUT_S = 1800.0
 
 
-def rank() -> int:
-    """Number of this process, from torchrun's environment."""
-    return int(os.environ.get("RANK", "0"))
+@contextmanager
+def process_group(on_gpu: bool) -> Iterator[None]:
+    """torch.distributed inside the block, where torchrun started this process.
+
+    EnvironmentProblem where another process ended, or gave no sign for PHIV_RANK_TIMEOUT seconds (30 minutes).
+    """
+    if "LOCAL_RANK" not in os.environ:
+        yield
+        return
+    timeout_s = _rank_timeout()
+    try:
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout_s))
+        yield
+        dist.destroy_process_group()  # after an error others may wait for ever for this one
+    except (RuntimeError, ValueError) as error:
+        if (problem := _lost_rank(error, timeout_s)) is None:
+            raise
+        raise problem from error
+
+
+def _rank_timeout() -> float:
+    """Seconds that a process waits for another."""
+    text = os.environ.get("PHIV_RANK_TIMEOUT", str(RANK_TIMEOUT_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < 1e9:
+        raise UsageError("PHIV_RANK_TIMEOUT", f"must be a number of seconds, 1 or more (found {text!r})")
+    return seconds
+
+
+def _lost_rank(error: Exception, timeout_s: float) -> EnvironmentProblem | None:
+    """The problem of another process behind torch's error; None for any other error. gloo's are plain RuntimeErrors."""
+    text = str(error).lower()
+    where = f"rank {rank()} of {world_size()}"
+    if "timed out" in text or "timeout" in text:
+        what = f"another process of this run gave no sign for {timeout_s:g} s: it hangs, or did not start"
+        return EnvironmentProblem(where, what, "See what each prints last; the same command resumes")
+    if isinstance(error, dist.DistError) or re.search(r"gloo|connection (closed|reset|refused)|broken pipe", text):
+        what = "another process of this run has ended"
+        return EnvironmentProblem(where, what, "See what it prints; the same command resumes")
+    return None
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 def choose_sharding(config: TrainConfig, on_gpu: bool) -> str:
@@ -65,8 +118,9 @@ def choose_sharding(config: TrainConfig, on_gpu: bool) -> str:
         return "zero2" if full else "whole"
     if config.distributed == "zero2" and not has_deepspeed:
         raise EnvironmentProblem("--distributed zero2", "the deepspeed package is missing", "Install phiv[gpu]")
-    if config.distributed == "fsdp2" and "WORLD_SIZE" not in os.environ:
-        raise UsageError("--distributed fsdp2", "needs several processes", "Start with torchrun --nproc_per_node N")
+    if config.distributed in ("zero2", "fsdp2") and "LOCAL_RANK" not in os.environ:
+        where = f"--distributed {config.distributed}"
+        raise UsageError(where, "needs several processes", "Start with torchrun --nproc_per_node N")
     return "whole" if config.distributed == "ddp" else config.distributed
 
 

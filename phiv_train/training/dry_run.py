@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from phiv_train.config import TrainConfig
 from phiv_train.presets import warmup_warning
-from phiv_train.training import distributed as sharding
+from phiv_train.training import launcher
 from phiv_train.training.memory import Workload, estimates, gigabytes
 from phiv_train.training.prepare import PreparedRun, prepare
 from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
@@ -20,7 +20,7 @@ def report(config: TrainConfig) -> str:
     parts = family.components(model)
     summaries = [plan.summary() for plan in prepared.schedule.plans]
     work = Workload(max(s.max_pack_tokens for s in summaries), max(s.max_pack_image_tokens for s in summaries))
-    half, size = prepared.dtype in ("bfloat16", "float16"), sharding.world_size()
+    half, size = prepared.dtype in ("bfloat16", "float16"), launcher.world_size()
     rows = estimates(model, parts, config, work, half=half, sharding=prepared.sharding, world_size=size)
     apply_strategy(model, family, parts, config)
     trainable = trainable_table(part_sizes(model, parts, config))
@@ -37,7 +37,7 @@ def plan_text(prepared: PreparedRun) -> str:
     config, schedule = prepared.config, prepared.schedule
     summaries = [plan.summary() for plan in schedule.plans]
     first = summaries[0]
-    accumulation = schedule.accumulation(sharding.world_size())
+    accumulation = schedule.accumulation(launcher.world_size())
     warmup = config.num_warmup_steps(schedule.num_steps)
     lengths, rows = prepared.selection.lengths, prepared.selection.rows
     image_share = lengths.image_tokens[rows].sum() / lengths.tokens[rows].sum()
@@ -49,7 +49,8 @@ def plan_text(prepared: PreparedRun) -> str:
         f" {image_share:.1%} of them images",
         "steps": f"{schedule.num_steps} ({_each([s.steps for s in summaries])} per epoch), {warmup} of them warm-up",
         "a step": f"{first.rows_per_step:.1f} rows on average (batch_size {config.batch_size})"
-        f" in {first.packs_per_step} packs: {sharding.world_size()} processes x {accumulation} accumulated",
+        f" in {accumulation * launcher.world_size()} packs: {launcher.world_size()} processes x {accumulation}"
+        " accumulated",
         "fill": f"{full}{first.padding:.1%} padding{odd}",
         "worst batch": f"{max(s.max_pack_tokens for s in summaries):,} positions,"
         f" {max(s.max_pack_image_tokens for s in summaries):,} of images; it runs first",

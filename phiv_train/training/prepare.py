@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,7 +27,7 @@ from phiv_train.checkpoints.resolve import Source, find_source, load_processor
 from phiv_train.checkpoints.store import find_checkpoint, read_metadata
 from phiv_train.config import IMAGE_PARTS, TrainConfig
 from phiv_train.families.base import Family, Layout, get_family
-from phiv_train.training import distributed
+from phiv_train.training import distributed, launcher
 
 BAD_FILE = "bad_rows.jsonl"
 USUAL_FILL = 0.98
@@ -36,7 +36,10 @@ USUAL_FILL = 0.98
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything about a run that is known before weights are loaded. `dtype`: name of the compute precision."""
+    """Everything about a run that is known before weights are loaded.
+
+    `batch_size_per_gpu`: of the schedule, as the run began. `dtype`: name of the compute precision.
+    """
 
     config: TrainConfig
     source: Source
@@ -45,6 +48,7 @@ class PreparedRun:
     dataset: ConversationDataset
     selection: Fitted
     schedule: Schedule
+    batch_size_per_gpu: int
     on_gpu: bool
     dtype: str
     sharding: str
@@ -86,7 +90,7 @@ def prepare(config: TrainConfig) -> PreparedRun:
     family, processor = get_family(source.family), load_processor(source, image_options=config.image_options)
     # The rows to train on: measured, and within max_length.
     num_rows = None if config.full_train else config.max_train_rows
-    cache = None if config.dry_run or distributed.rank() else config.output_dir
+    cache = None if config.dry_run or launcher.rank() else config.output_dir
     lengths = measure(dataset, family, processor, num_rows=num_rows, on_bad=config.on_bad, cache_dir=cache)
     selection = fit(
         dataset,
@@ -99,13 +103,11 @@ def prepare(config: TrainConfig) -> PreparedRun:
     )
     if not selection.lengths.images.any():  # weight decay would only shrink the parts that images alone train
         config = config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
-    known = find_checkpoint(config)
-    planned = (
-        config if known is None else config.model_copy(update={"packs_per_step": read_metadata(known).packs_per_step})
-    )
-    schedule = make_schedule(planned, selection, distributed.world_size())
+    schedule, batch_size_per_gpu = plan_run(config, selection, launcher.world_size())
     chosen = distributed.choose_sharding(config, on_gpu)
-    return PreparedRun(config, source, family, processor, dataset, selection, schedule, on_gpu, dtype, chosen)
+    return PreparedRun(
+        config, source, family, processor, dataset, selection, schedule, batch_size_per_gpu, on_gpu, dtype, chosen
+    )
 
 
 def check_splits(config: TrainConfig) -> None:
@@ -169,9 +171,24 @@ def write_left_out_rows(prepared: PreparedRun) -> None:
                 file.write(json.dumps({"id": dataset.conversation(row).id, "reason": reason}).encode() + b"\n")
 
 
+def plan_run(config: TrainConfig, selection: Fitted, world_size: int) -> tuple[Schedule, int]:
+    """The schedule, and the batch_size_per_gpu that it was planned with.
+
+    A run that resumes keeps the packs of its checkpoint. Where batch_size_per_gpu is smaller now, as after a lack of
+    memory, each is run in parts; where it is larger, packs stay as they are.
+    """
+    if (folder := find_checkpoint(config)) is None:
+        return make_schedule(config, selection, world_size), config.batch_size_per_gpu
+    begun, now = read_metadata(folder), config.batch_size_per_gpu
+    kept = {"packs_per_step": begun.packs_per_step, "batch_size_per_gpu": begun.batch_size_per_gpu}
+    schedule = make_schedule(config.model_copy(update=kept), selection, world_size)
+    by_tokens = config.packing and config.max_length  # which then is the size of packs, not batch_size_per_gpu
+    parts = 1 if by_tokens else math.ceil(begun.batch_size_per_gpu / now)
+    return replace(schedule, parts=parts), begun.batch_size_per_gpu
+
+
 def make_schedule(config: TrainConfig, selection: Fitted, world_size: int) -> Schedule:
-    """The plans of all epochs; later epochs than max_steps reaches are not made. A run resumed with another
-    number of processes keeps its packs per step, and so the order of its rows."""
+    """The plans of all epochs; later epochs than max_steps reaches are not made."""
     tokens, images = selection.lengths.tokens, selection.lengths.vision_cost
     if not len(selection.rows):
         hint = "Raise --max_length" if any("long" in reason for reason in selection.skipped) else ""

@@ -3,17 +3,21 @@
     result = train(config)
     result.stopped, result.steps, result.final      # True when a signal ended it; then the same command resumes
 
+Stop signals: during an evaluation, and before there is anything to save, the run ends at once. During training and
+saving it ends after the current step, with a checkpoint.
+
 <output_dir>/final/              the model or adapter, its processor, phiv_config.json
 <output_dir>/checkpoint-N/       see checkpoints/store.py
 <output_dir>/eval_before.json, eval_after.json, metrics.jsonl, runs/ (TensorBoard)
+<output_dir>/.phiv-lock          held while a run writes here
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from phiv_data.storage.dataset import ConversationDataset
-from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
+from phiv_data.storage.dataset import MANIFEST, ConversationDataset
+from phiv_data.utils.atomic import TMP_PREFIX, environment_problems, sha256_file
 from phiv_data.utils.terminal import say
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
@@ -44,80 +48,100 @@ from phiv_train.config import IMAGE_PARTS, TrainConfig, make_folder
 from phiv_train.evaluation.generate import evaluate, progress_bar
 from phiv_train.evaluation.report import write_result
 from phiv_train.presets import warmup_warning
-from phiv_train.training import distributed
+from phiv_train.training import distributed, launcher
+from phiv_train.training.callbacks import any_rank
+from phiv_train.training.output_lock import locked
 from phiv_train.training.prepare import BAD_FILE, PreparedRun, prepare, write_left_out_rows
 from phiv_train.training.quiet import quiet_libraries
 from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
 from phiv_train.training.trainer import PhivTrainer, Run, refuse_data_parallel, training_arguments
 
-FINAL = "final"
+FINAL, AFTER = "final", "eval_after.json"
 
 
 @dataclass(frozen=True, eq=False)
 class TrainResult:
     """What a run did: the model as it is in memory, finished optimizer steps, and the folder of the final model.
 
-    `stopped`: a signal ended the run before its last step; then `final` is None.
+    `stopped`: a signal ended the run before its end; `final` is None where that was before its last step. `model` is
+    None where nothing was left to do.
     """
 
-    model: nn.Module
+    model: nn.Module | None
     steps: int
     stopped: bool = False
     final: Path | None = None
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train as `config` says. PhivError for wrong data, settings or environment."""
+    """Train as `config` says. PhivError for wrong data, settings or environment, or where another run writes there."""
     quiet_libraries()
     make_folder("--output_dir", config.output_dir)
-    prepared = prepare(config)
-    config = prepared.config
-    run = Run(
-        family=prepared.family,
-        processor=prepared.processor,
-        parts={},
-        schedule=prepared.schedule,
-        images_of_row=prepared.selection.lengths.images,
-        sharding=prepared.sharding,
-        dtype=getattr(torch, prepared.dtype),
-        on_gpu=prepared.on_gpu,
-    )
-    folder = find_checkpoint(config)
-    for problem in find_damaged_checkpoints(config):
-        _log(f"damaged checkpoint skipped: {problem.where}: {problem.what}")
-    start = 0 if folder is None else verify_checkpoint(folder, config, run.metadata(0)).step
-    # Before there is a process group: transformers' files of a model made on the spot are written by rank 0 alone.
-    model, processor = _load_model(prepared)
+    with locked(config.output_dir):
+        prepared = prepare(config)
+        config = prepared.config
+        run = Run(
+            family=prepared.family,
+            processor=prepared.processor,
+            parts={},
+            schedule=prepared.schedule,
+            images_of_row=prepared.selection.lengths.images,
+            batch_size_per_gpu=prepared.batch_size_per_gpu,
+            sharding=prepared.sharding,
+            dtype=getattr(torch, prepared.dtype),
+            on_gpu=prepared.on_gpu,
+        )
+        folder = find_checkpoint(config)
+        for problem in find_damaged_checkpoints(config):
+            _log(f"damaged checkpoint skipped: {problem.where}: {problem.what}")
+        start = 0 if folder is None else verify_checkpoint(folder, config, run.metadata(0)).step
+        steps, final = run.schedule.num_steps, config.output_dir / FINAL
+        if start == steps and is_of_run(final, config, run.metadata(steps)) and _is_evaluated(config):
+            _log(f"this run is finished: {steps} steps, {final}. --resume never starts it over")
+            return TrainResult(None, steps, final=final)
+        # Before there is a process group: transformers' files of a model made on the spot are written by rank 0 alone.
+        model, processor = _load_model(prepared)
+        with distributed.process_group(prepared.on_gpu):
+            return _train(prepared, run, model, processor, folder, start)
+
+
+def _train(
+    prepared: PreparedRun, run: Run, model: nn.Module, processor: Any, folder: Path | None, start: int
+) -> TrainResult:
+    """Evaluate, train from step `start`, of the checkpoint `folder`, save and evaluate; on every rank."""
+    config, steps = prepared.config, run.schedule.num_steps
     args = training_arguments(config, run)
     refuse_data_parallel(args)
-    with _process_group():
-        if distributed.rank() == 0:
-            clean_output_dir(config.output_dir, everything=config.resume == "never")
-            if folder is None:
-                write_left_out_rows(prepared)
-        _wait()
+    if launcher.rank() == 0:
+        clean_output_dir(config.output_dir, everything=config.resume == "never")
         if folder is None:
-            _evaluate(prepared, model, processor, "eval_before.json")
-        run = dataclasses.replace(run, parts=prepared.family.components(model))
-        apply_strategy(model, run.family, run.parts, config)
-        _log_run(prepared, model, run, folder)
-        if start < prepared.schedule.num_steps:
-            trainer = _make_trainer(prepared, model, run, start, args)
+            (config.output_dir / AFTER).unlink(missing_ok=True)  # of an earlier run, whose checkpoints are gone
+            write_left_out_rows(prepared)
+    distributed.wait()
+    if folder is None:
+        _evaluate(prepared, model, processor, "eval_before.json")
+    run = dataclasses.replace(run, parts=prepared.family.components(model))
+    apply_strategy(model, run.family, run.parts, config)
+    _log_run(prepared, model, run, folder)
+    if start < steps:
+        trainer = _make_trainer(prepared, model, run, start, args)
+        with trainer.stop.listening():
             trainer.train(resume_from_checkpoint=str(folder) if folder else None)
-            steps = trainer.state.global_step
-            if trainer.stopped:
-                _log(f"stopped after step {steps}, run the same command to resume")
-                return TrainResult(model, steps, stopped=True)
+            if trainer.stop.stopped:
+                _log(f"stopped after step {trainer.state.global_step}, run the same command to resume")
+                return TrainResult(model, trainer.state.global_step, stopped=True)
             _write_final(prepared, run, lambda folder: trainer.save_model(str(folder)))
-        else:
-            assert folder is not None
-            load_weights(model, folder)
-            steps = prepared.schedule.num_steps
-            # The run may have died after its last checkpoint; or `final/` was lost since, or is another run's.
-            if distributed.rank() == 0 and not is_of_run(config.output_dir / FINAL, config, run.metadata(steps)):
-                _write_final(prepared, run, lambda folder: save_weights(run.family, model, run.processor, folder))
-        _wait()
-        _evaluate(prepared, model, processor, "eval_after.json")
+        if any_rank(trainer.stop.requested):  # during the last save, which ends no earlier for it
+            _log("stopped before the evaluation, run the same command for it")
+            return TrainResult(model, steps, stopped=True, final=config.output_dir / FINAL)
+    else:
+        assert folder is not None
+        load_weights(model, folder)
+        # The run may have died after its last checkpoint; or `final/` was lost since, or is another run's.
+        if launcher.rank() == 0 and not is_of_run(config.output_dir / FINAL, config, run.metadata(steps)):
+            _write_final(prepared, run, lambda folder: save_weights(run.family, model, run.processor, folder))
+    distributed.wait()
+    _evaluate(prepared, model, processor, AFTER)
     return TrainResult(model, steps, final=config.output_dir / FINAL)
 
 
@@ -148,7 +172,7 @@ def _make_trainer(prepared: PreparedRun, model: nn.Module, run: Run, start: int,
         on_bad=config.on_bad,
         bad_file=config.output_dir.absolute() / BAD_FILE,
     )
-    rank, world_size = distributed.rank(), distributed.world_size()
+    rank, world_size = launcher.rank(), launcher.world_size()
     loader = make_loader(
         rows,
         PlanSampler(prepared.schedule, start=start, rank=rank, world_size=world_size),
@@ -167,7 +191,7 @@ def _write_final(prepared: PreparedRun, run: Run, save: Callable[[Path], None]) 
     beside = output_dir / f"{TMP_PREFIX}{FINAL}"
     with remove_on_failure(beside), environment_problems(output_dir / FINAL):
         save(beside)
-        if distributed.rank() == 0:
+        if launcher.rank() == 0:
             write_metadata(beside, config, run.metadata(prepared.schedule.num_steps))
             _log(f"saved {publish(beside, output_dir, FINAL)}")
 
@@ -178,7 +202,7 @@ def _evaluate(prepared: PreparedRun, model: nn.Module, processor: Any, name: str
     if not config.eval:
         return
     split = ConversationDataset(config.data_dir, config.eval_split, verify=config.verify)
-    with progress_bar(name.removesuffix(".json"), disable=not config.tqdm or distributed.rank() > 0) as on_batch:
+    with progress_bar(name.removesuffix(".json"), disable=not config.tqdm or launcher.rank() > 0) as on_batch:
         result = evaluate(
             model,
             prepared.family,
@@ -191,11 +215,33 @@ def _evaluate(prepared: PreparedRun, model: nn.Module, processor: Any, name: str
             num_workers=prepared.num_workers,
             on_batch=on_batch,
         )
-    if distributed.rank() == 0:
-        write_result(result, config.output_dir / name, quantization="4bit" if config.use_qlora else None)
+    if launcher.rank() == 0:
+        write_result(result, config.output_dir / name, **_eval_settings(config))
         scores = ", ".join(f"{metric} {score:.4f}" for metric, score in result.metrics.items())
         say(f"{name}: {scores} ({len(result.predictions)} questions of {split.split})")
         sys.stdout.flush()
+
+
+def _eval_settings(config: TrainConfig) -> dict[str, Any]:
+    """What an evaluation of this run depends on, besides its weights."""
+    return {
+        "quantization": "4bit" if config.use_qlora else None,
+        "asked_metric": config.metric,
+        "max_rows": config.max_eval_rows,
+        "data_sha256": sha256_file(config.data_dir / MANIFEST),
+    }
+
+
+def _is_evaluated(config: TrainConfig) -> bool:
+    """True when `eval_after.json` is what this run would write again, or evaluation is off."""
+    if not config.eval:
+        return True
+    wanted = _eval_settings(config) | {"split": config.eval_split, "max_new_tokens": config.max_new_tokens}
+    try:
+        found = json.loads((config.output_dir / AFTER).read_text(encoding="utf-8"))["settings"]
+        return all(found[name] == value for name, value in wanted.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _log_run(prepared: PreparedRun, model: nn.Module, run: Run, folder: Path | None) -> None:
@@ -217,7 +263,7 @@ def _log_run(prepared: PreparedRun, model: nn.Module, run: Run, folder: Path | N
         f"{schedule.num_steps} steps of {plan.packs_per_step} packs{fill}, {plan.rows_per_step:.1f} rows a step;"
         f" the largest pack has {plan.max_pack_tokens} tokens"
     )
-    if distributed.rank() == 0:
+    if launcher.rank() == 0:
         say(*trainable_table(sizes).splitlines(), to=sys.stderr)
     if abs(plan.rows_per_step - config.batch_size) > 0.2 * config.batch_size:
         _log(f"a step takes {plan.rows_per_step:.1f} rows on average, not batch_size {config.batch_size}")
@@ -226,21 +272,11 @@ def _log_run(prepared: PreparedRun, model: nn.Module, run: Run, folder: Path | N
         _log(line)
     if folder is not None:
         _log(f"resuming from {folder}")
+        if (begun := prepared.batch_size_per_gpu) != (now := config.batch_size_per_gpu):
+            how = f"each pack is run in {schedule.parts} parts" if schedule.parts > 1 else "packs stay as they are"
+            _log(f"the run was begun with batch_size_per_gpu {begun}, now {now}: {how}")
 
 
 def _log(line: str) -> None:
-    if distributed.rank() == 0:
+    if launcher.rank() == 0:
         say(f"phiv-train: {line}", to=sys.stderr)
-
-
-@contextmanager
-def _process_group() -> Iterator[None]:
-    """Leave the process group in order, when there is one and the run ended in order."""
-    yield
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def _wait() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()

@@ -41,7 +41,7 @@ from phiv_train.checkpoints.store import CheckpointMetadata, prune, publish, rem
 from phiv_train.checkpoints.weights import has_adapter, load_weights, read_weights, report_unreadable, save_weights
 from phiv_train.config import TrainConfig
 from phiv_train.families.base import Family, training_inputs
-from phiv_train.training import distributed
+from phiv_train.training import distributed, launcher
 from phiv_train.training.callbacks import (
     AuditFirstStep,
     MetricsLog,
@@ -62,13 +62,17 @@ _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_wit
 
 @dataclass(frozen=True)
 class Run:
-    """What a run needs besides model and data. `dtype`: compute precision. `images_of_row` int64 [rows]."""
+    """What a run needs besides model and data.
+
+    `images_of_row` int64 [rows]. `batch_size_per_gpu`: of the plan, as the run began. `dtype`: compute precision.
+    """
 
     family: Family
     processor: Any
     parts: Parts
     schedule: Schedule
     images_of_row: NDArray[np.int64]
+    batch_size_per_gpu: int
     sharding: str = "whole"
     dtype: torch.dtype = torch.float32
     on_gpu: bool = False
@@ -76,23 +80,24 @@ class Run:
     def metadata(self, step: int) -> CheckpointMetadata:
         """The metadata of this run's checkpoint after `step`."""
         # ZeRO-2's optimizer state is read by as many processes only.
-        sharding = f"zero2-x{distributed.world_size()}" if self.sharding == "zero2" else self.sharding
+        sharding = f"zero2-x{launcher.world_size()}" if self.sharding == "zero2" else self.sharding
         return CheckpointMetadata(
             step,
             plan=self.schedule.sha256,
             spec=self.processor.spec_hash,
             sharding=sharding,
             packs_per_step=self.schedule.plans[0].spec.packs_per_step,
+            batch_size_per_gpu=self.batch_size_per_gpu,
         )
 
 
 def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
-    """transformers' settings for this run. Starts the process group under torchrun."""
+    """transformers' settings for this run; under torchrun, after the process group has started."""
     steps = run.schedule.num_steps
     return TrainingArguments(
         output_dir=str(config.output_dir),
         per_device_train_batch_size=1,  # one micro-batch of the plan
-        gradient_accumulation_steps=run.schedule.accumulation(distributed.world_size()),
+        gradient_accumulation_steps=run.schedule.accumulation(launcher.world_size()),
         max_steps=steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
@@ -125,7 +130,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
 class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """One run. `loader` yields this process's micro-batches of the whole run, in the plan's order.
 
-    UsageError where transformers would use nn.DataParallel. `stopped`: a signal ended the run early.
+    UsageError where transformers would use nn.DataParallel. A stop signal while `stop.listening()` ends it early.
     """
 
     def __init__(
@@ -144,6 +149,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         self.finite = StopOnNonFinite(any_rank)
         callbacks = [TrueEpoch(run.schedule), self.finite, MetricsLog(config.output_dir), self.stop]
         callbacks += [AuditFirstStep(model)]
+        uses_cache: bool = model.config.use_cache  # type: ignore[union-attr,assignment]  # transformers' model
         super().__init__(
             model=model,
             args=args,
@@ -152,18 +158,10 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             callbacks=callbacks + ([ProgressBar()] if config.tqdm else []),
         )
         self.remove_callback(PrinterCallback)
+        # transformers switches it off, in every config.json saved from here; training_inputs does it for each batch.
+        model.config.use_cache = uses_cache  # type: ignore[union-attr]
         self._plain_model = model
         self._writing: Path | None = None
-
-    @property
-    def stopped(self) -> bool:
-        """True when a signal ended the run before its last step."""
-        return self.stop.stopped
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As transformers'. SIGTERM and Ctrl-C end it with a checkpoint."""
-        with self.stop.listening():
-            return super().train(resume_from_checkpoint, **kwargs)
 
     # -- public hooks of transformers' Trainer ----------------------------------------------------------------------
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -195,7 +193,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
                 if self.args.should_save:
                     say(f"phiv-train: {what}: all of its rows are bad", to=sys.stderr)
                 count = torch.ones_like(torch.as_tensor(count))
-            place = (self.state.global_step, distributed.rank(), distributed.world_size())
+            place = (self.state.global_step, launcher.rank(), launcher.world_size())
             self.meter.add(self.run.schedule.work(*place, self.run.images_of_row))
         return [training_inputs(self.run.family, sample) for sample in samples], count
 
@@ -256,7 +254,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         if self.run.sharding != "fsdp2":
             load_weights(self._plain_model, folder)
             return
-        state: dict[str, Any] = read_weights(folder, self._plain_model) if distributed.rank() == 0 else {}
+        state: dict[str, Any] = read_weights(folder, self._plain_model) if launcher.rank() == 0 else {}
         strict = not has_adapter(self._plain_model)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=strict)
         set_model_state_dict(self._plain_model, state, options=options)
@@ -264,7 +262,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.run.sharding == "fsdp2":
             state = get_optimizer_state_dict(self._plain_model, self._plain_optimizer(), options=_GATHER)
-            if distributed.rank() == 0:
+            if launcher.rank() == 0:
                 torch.save(state, Path(output_dir) / FSDP2_OPTIMIZER)
             if self.args.should_save:
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
@@ -277,7 +275,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         folder = Path(checkpoint)
         if self.run.sharding == "fsdp2":
             # Read on rank 0, for any number of processes.
-            file, first = folder / FSDP2_OPTIMIZER, distributed.rank() == 0
+            file, first = folder / FSDP2_OPTIMIZER, launcher.rank() == 0
             state = torch.load(file, weights_only=True, mmap=True) if first else {}
             options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
             set_optimizer_state_dict(self._plain_model, self._plain_optimizer(), state, options=options)

@@ -33,3 +33,61 @@ def test_case(name: str, tmp_path: Path) -> None:
     assert "Traceback" not in run.stdout + run.stderr, run.stderr
     assert all(len(line) < LONGEST_LINE for line in (run.stdout + run.stderr).splitlines()), "a line too long to read"
     CHECKS[name](run)
+
+
+@case
+def ctrl_c_reaches_workers(run: CaseRun) -> None:
+    lines = run.stdout.splitlines()
+    stops = [line for line in lines if line.startswith("rc ")]
+    assert len(stops) == 2
+    assert all(line.startswith("rc 130 checkpoint ['checkpoint-") and line.count("checkpoint-") == 1 for line in stops)
+    assert lines.count("traceback False") == 2
+
+
+@case
+def two_runs_one_output(run: CaseRun) -> None:
+    assert run.stdout.splitlines()[-2:] == ["second 2", "first 0"]
+    refusals = [line for line in run.stderr.splitlines() if "another run is writing into" in line]
+    assert len(refusals) == 1
+    assert (run.out / "run/final/phiv_checkpoint.json").is_file()
+
+
+@case
+def smaller_batch_on_resume(run: CaseRun) -> None:
+    _, first, second = run.calls
+    assert (first.code, second.code) == (0, 0)
+    assert "begun with batch_size_per_gpu 2, now 1: each pack is run in 2 parts" in second.stderr or (
+        "this run is finished" in second.stderr
+    )
+
+
+@case
+def finished_run_again(run: CaseRun) -> None:
+    _, first, second = run.calls
+    assert (first.code, second.code) == (0, 0)
+    assert "eval_after.json: " in first.stdout
+    assert "this run is finished" in second.stderr
+    assert second.stdout == ""
+
+
+@case
+def zero2_one_process(run: CaseRun) -> None:
+    last = run.calls[-1]
+    assert last.code == 2
+    expected = "phiv-train: --distributed zero2: needs several processes. Start with torchrun --nproc_per_node N"
+    assert last.stderr.splitlines() == [expected]
+
+
+@case
+def world_size_without_torchrun(run: CaseRun) -> None:
+    _, *calls = run.calls
+    assert [call.code for call in calls] == [2, 2, 2, 2]
+    for call, name in zip(calls, [*["WORLD_SIZE"] * 3, "ACCELERATE_USE_DEEPSPEED"], strict=True):
+        (line,) = call.stderr.splitlines()
+        assert line.startswith(f"phiv-train: {name}: ")
+        assert "torchrun" in line
+
+
+@case
+def bitsandbytes_noise(run: CaseRun) -> None:
+    assert run.stdout.splitlines()[-1] == "0"

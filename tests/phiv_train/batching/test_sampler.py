@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,6 +45,20 @@ def steps(run: Schedule, world: int, start: int = 0) -> list[list[PlannedRow]]:
         sorted(row for batches in ranks for pack in batches[s * per_rank : (s + 1) * per_rank] for row in pack)
         for s in range(run.num_steps - start)
     ]
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_packs_in_parts_are_the_rows_of_the_same_steps(parts: int) -> None:
+    whole, split = schedule(), replace(schedule(), parts=parts)
+    assert split.sha256 == whole.sha256
+    for rank in (0, 1):
+        packs = list(PlanSampler(whole, rank=rank, world_size=2))
+        batches = list(PlanSampler(split, rank=rank, world_size=2))
+        assert len(batches) == split.num_steps * split.accumulation(2) == parts * len(packs)
+        assert all(batches)
+        for number, pack in enumerate(packs):
+            rows = [row for batch in batches[parts * number : parts * (number + 1)] for row in batch if row.weight]
+            assert sorted(rows) == sorted(row for row in pack if row.weight)
 
 
 def test_len_counts_what_iterating_yields() -> None:

@@ -170,7 +170,7 @@ def test_files_in_folders_are_listed_and_others_may_be_added(demo: Path, copy: P
 
 def test_metadata_without_files_is_not_trusted(copy: Path) -> None:
     (copy / "checkpoint-3/phiv_checkpoint.json").write_text(
-        '{"step": 3, "plan": "a", "spec": "b", "sharding": "whole", "packs_per_step": 6}'
+        '{"step": 3, "plan": "a", "spec": "b", "sharding": "whole", "packs_per_step": 6, "batch_size_per_gpu": 1}'
     )
     with pytest.raises(UsageError, match=r"phiv_checkpoint.json: cannot be read \(.*files.*\)\. Use an older"):
         read_metadata(copy / "checkpoint-3")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ranks
+import torch
 from training import distance, final, flags, losses, run, settings, torchrun
 
+from phiv_schemas.errors import UsageError
+from phiv_train.training import distributed
 from phiv_train.training import run as run_module
+from phiv_train.training.launcher import check_environment
 
 STEPS: dict[str, Any] = {
     "batch_size": 8,
@@ -113,3 +118,70 @@ def test_a_signal_to_one_rank_stops_both(demo: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
     assert list(tmp_path.glob("checkpoint-*/phiv_checkpoint.json"))
+
+
+@pytest.mark.soak
+def test_a_rank_that_hangs_ends_the_job_with_a_line(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHIV_RANK_TIMEOUT", "10")
+    script = str(Path(__file__).parents[1] / "hanging_rank.py")
+    done = torchrun(2, script, *flags(settings(demo, tmp_path / "out", **STEPS | {"save_steps": 1})))
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("phiv-train: rank 0 of 2: ")]
+    what = "another process of this run gave no sign for 10 s: it hangs, or did not start"
+    assert lines == [f"phiv-train: rank 0 of 2: {what}. See what each prints last; the same command resumes"]
+    assert list(tmp_path.glob("out/checkpoint-1/phiv_checkpoint.json"))
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (
+            RuntimeError("[gloo/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation"),
+            "gave no sign for 5 s",
+        ),
+        (RuntimeError("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:3901"), "has ended"),
+        (torch.distributed.DistNetworkError("failed to recv, got 0 bytes"), "has ended"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    ],
+)
+def test_a_lost_process_is_no_other_error(error: Exception, what: str | None) -> None:
+    problem = distributed._lost_rank(error, 5)
+    assert problem is None if what is None else problem is not None and what in str(problem)
+
+
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE: this variable of the environment is set (2), but not RANK, LOCAL_RANK, MAS"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE: this variable of the environment must be a number (found '')"),
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE: this variable of the environment must be a number (found 'abc')"),
+        ({"RANK": "3"}, "RANK: this variable of the environment is set (3), but not WORLD_SIZE, LOCAL_RANK, MAS"),
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK: this variable of the environment is set (0), but not WORLD_SIZE, RANK, MAS"),
+        (LAUNCHED | {"RANK": "2"}, "RANK: is 2 of 2 processes (WORLD_SIZE)"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE: processes of MPI do not find each other"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED: this variable of the environment (true)"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "ACCELERATE_MIXED_PRECISION: this variable of the environment (bf16)"),
+        (LAUNCHED, None),
+        ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "localhost"}, None),  # a cluster's job of one process
+        ({"ACCELERATE_USE_CPU": "False", "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DEBUG_MODE": "true"}, None),
+    ],
+)
+def test_variables_of_a_launcher_that_did_not_start_this_are_refused(
+    variables: dict[str, str], line: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        monkeypatch.delenv(name)  # which transformers sets in this process
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if line is None:
+        check_environment()
+        return
+    with pytest.raises(UsageError) as caught:
+        check_environment()
+    assert str(caught.value).startswith(line)
+    assert "torchrun" in str(caught.value)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from reference_loop import History, reference_loop
 from torch import Tensor
 from training import distance, equal, final, losses, run, settings, start
@@ -21,6 +22,7 @@ from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
 from phiv_train.config import TrainConfig
+from phiv_train.training.callbacks import StopOnSignal
 from phiv_train.training.prepare import PreparedRun, prepare
 from phiv_train.training.run import train
 from phiv_train.training.trainable import apply_strategy
@@ -52,7 +54,8 @@ def train_in_double(config: TrainConfig) -> History:
     rows = EncodedRows(prepared.dataset, prepared.family, prepared.processor, prepared.selection)
     loader = make_loader(rows, PlanSampler(prepared.schedule), layout=prepared.layout)  # type: ignore[arg-type]
     images = prepared.selection.lengths.images
-    this = Run(prepared.family, prepared.processor, parts, prepared.schedule, images, dtype=torch.float64)
+    size = prepared.batch_size_per_gpu
+    this = Run(prepared.family, prepared.processor, parts, prepared.schedule, images, size, dtype=torch.float64)
     trainer = PhivTrainer(config, this, model, loader)
     keep = KeepGradients(model)
     trainer.add_callback(keep)
@@ -180,7 +183,7 @@ def test_a_killed_run_resumes_as_if_never_stopped(demo: Path, tmp_path: Path, un
     assert not list(tmp_path.glob(".phiv-tmp-*"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_ends_the_run_with_a_checkpoint(
     demo: Path,
     tmp_path: Path,
@@ -204,10 +207,81 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     assert equal(final(tmp_path), final(uninterrupted))
 
 
-def test_a_finished_run_started_again_changes_nothing(demo: Path, uninterrupted: Path) -> None:
+def test_a_signal_during_the_last_save_ends_the_run_before_its_evaluation(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(demo, tmp_path, max_steps=1, eval=True, max_new_tokens=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainerCallback, "on_save", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        result = train(config)
+    assert (result.stopped, result.final) == (True, tmp_path / "final")
+    assert "stopped before the evaluation, run the same command for it" in capsys.readouterr().err
+    assert not (tmp_path / "eval_after.json").exists()
+    weights = final(tmp_path)
+    assert not train(config).stopped
+    assert (tmp_path / "eval_after.json").is_file()
+    assert equal(final(tmp_path), weights)
+
+
+def test_ctrl_c_once_more_ends_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 0.5, 3.0])
+    monkeypatch.setattr("phiv_train.training.callbacks.time.monotonic", lambda: next(now))
+    stop = StopOnSignal()
+    with stop.listening():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # the cluster again: nothing changes
+        signal.raise_signal(signal.SIGINT)  # torchrun hands on what the terminal has sent as well
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert stop.requested
+
+
+def test_a_second_run_in_a_folder_is_refused(demo: Path, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".phiv-lock"), pytest.raises(UsageError) as caught:
+        run(demo, tmp_path, max_steps=1, resume="never")
+    assert str(caught.value).startswith(f"--output_dir: another run is writing into {str(tmp_path)!r}. Wait for it")
+    assert [path.name for path in tmp_path.iterdir()] == [".phiv-lock"]
+    run(demo, tmp_path, max_steps=1)
+
+
+def test_a_finished_run_started_again_says_so_and_changes_nothing(
+    demo: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (uninterrupted / "metrics.jsonl").read_bytes()
     assert equal(run(demo, uninterrupted, **_RESUMABLE), final(uninterrupted))
+    assert "phiv-train: this run is finished: 6 steps" in capsys.readouterr().err
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_is_evaluated_again_only_where_that_gives_something_else(demo: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"max_steps": 1, "eval": True, "max_new_tokens": 2, "max_eval_rows": 2}
+    run(demo, tmp_path, **changes)
+    after = tmp_path / "eval_after.json"
+    first = after.stat().st_ino
+    run(demo, tmp_path, **changes)
+    assert after.stat().st_ino == first
+    run(demo, tmp_path, **changes | {"max_eval_rows": 3})
+    assert json.loads(after.read_text())["counts"]["rows"] == 3
+    after.unlink()
+    run(demo, tmp_path, **changes)
+    assert json.loads(after.read_text())["counts"]["rows"] == 2
+
+
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
+def test_a_smaller_batch_size_per_gpu_takes_the_same_steps(
+    demo: Path, tmp_path: Path, packing: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"packing": packing, "max_steps": 4, "save_steps": 1, "save_total_limit": 9}
+    straight = run(demo, tmp_path / "straight", batch_size_per_gpu=3, **changes)
+    (tmp_path / "resumed").mkdir()
+    shutil.copytree(tmp_path / "straight/checkpoint-1", tmp_path / "resumed/checkpoint-1")
+    smaller = run(demo, tmp_path / "resumed", batch_size_per_gpu=2, **changes)
+    assert "begun with batch_size_per_gpu 3, now 2: each pack is run in 2 parts" in capsys.readouterr().err
+    assert distance(smaller, straight) < 1e-4
+    shutil.rmtree(tmp_path / "resumed/checkpoint-4")  # and once more, from a checkpoint of the smaller one
+    again = run(demo, tmp_path / "resumed", batch_size_per_gpu=1, **changes)
+    assert "begun with batch_size_per_gpu 3, now 1: each pack is run in 3 parts" in capsys.readouterr().err
+    assert distance(again, straight) < 1e-4
 
 
 def test_old_checkpoints_are_pruned_and_an_unfinished_one_is_not_resumed(demo: Path, tmp_path: Path) -> None:
