@@ -183,13 +183,13 @@ def roots_of(file: ChatFile, images: Path | None) -> tuple[Root, ...]:
     return (*beside, (folder / "images", name)) if (folder / "images").is_dir() else beside
 
 
-def find_image(ref: str, roots: Sequence[Root], strip: int, where: str) -> tuple[str, bytes]:
+def find_image(ref: str | bytes, roots: Sequence[Root], strip: int, where: str) -> tuple[str, bytes]:
     """An image's name under images/, without its split, and its bytes.
 
     RejectInput `missing-image` where it is not there or an address, `bad-row` where a `data:` URI is broken.
     """
-    if is_data_uri(ref):
-        data = decode_data_uri(ref, where)
+    if isinstance(ref, bytes) or is_data_uri(ref):
+        data = ref if isinstance(ref, bytes) else decode_data_uri(ref, where)
         suffix = image_size(data, where=where).format.lower().replace("jpeg", "jpg")
         return f"data/{hashlib.sha256(data).hexdigest()[:32]}.{suffix}", data  # bytes without a name: their hash
     shown = repr(shorten(ref))

@@ -1,0 +1,93 @@
+"""Examples: questions about images and their answers, however a source keeps them, and the drafts they become.
+
+    Example(images=("cats/1.jpg",), question="What is it?", answer="a cat")
+
+An image is a path (looked for below the roots), an encoded image, or a `data:` URI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phiv_converters.chat_json.files import find_image
+from phiv_data.formats.files import Root, locate_image, shorten
+from phiv_data.media.reject import RejectInput
+from phiv_data.sources.image_index import checked_image
+from phiv_data.storage.record_errors import truncated_repr
+from phiv_data.storage.sample import Draft
+from phiv_schemas import Turn
+from phiv_schemas.conversation import check_name
+
+ImageRef = str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question, the images it is about, and what is answered: `answer` is learned, `answers` are all accepted ones.
+
+    `answer` is None where the source knows none.
+    """
+
+    images: tuple[ImageRef, ...]
+    question: str
+    answer: str | None
+    answers: tuple[str, ...] = ()
+    id: str | None = None
+
+
+def image_files(images: Iterable[ImageRef], roots: Sequence[Root]) -> list[Path]:
+    """The files of those images that are paths and are there."""
+    files = []
+    for ref in images:
+        try:
+            found = locate_image(ref, roots, 0) if isinstance(ref, str) else None
+        except (OSError, ValueError):
+            continue  # the draft is rejected
+        files += [found[0]] if found else []
+    return files
+
+
+def example_draft(example: Example, split: str, where: str, roots: Sequence[Root]) -> Draft:
+    """One turn about the example's images. RejectInput where one of them cannot be used, or there is no question."""
+    if not example.question.strip():
+        raise RejectInput(where, "bad-row", "the question is empty")
+    images = []
+    for ref in example.images:
+        name, data = find_image(ref, roots, 0, where)
+        try:
+            images.append(checked_image(f"{split}/{name}", data, where, source=name))
+        except RejectInput as reject:
+            shown = repr(shorten(ref)) if isinstance(ref, str) else "of bytes"
+            raise RejectInput(where, reject.code, f"image {shown}: {reject.reason}") from reject
+    answers = example.answers
+    if answers and example.answer is not None and example.answer not in answers:
+        answers = (example.answer, *answers)
+    paths = tuple(image.meta.path for image in images)
+    turn = Turn(images=paths, user=example.question, assistant=example.answer, answers=answers or None)
+    if example.id is not None:
+        try:
+            check_name(example.id)
+        except ValueError as error:
+            raise RejectInput(
+                where, "bad-row", f"its id {truncated_repr(example.id)} cannot be kept: {error}"
+            ) from error
+    return Draft((turn,), tuple(images), id=example.id)
+
+
+def text_of_cell(value: Any, what: str, where: str) -> str | None:
+    """A cell as text; None for an empty one. Numbers and booleans are written as in JSON.
+
+    RejectInput `bad-row` where it is a list or an object.
+    """
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):  # NaN differs from itself
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    if hasattr(value, "isoformat"):  # a date of a spreadsheet
+        return str(value.isoformat())
+    raise RejectInput(where, "bad-row", f"{what} is no text (found {truncated_repr(value)})")

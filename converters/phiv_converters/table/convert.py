@@ -1,0 +1,284 @@
+"""Tables of your own: images, questions and answers in csv, tsv, xlsx, parquet, Arrow or flat JSON.
+
+    phiv-convert table --source qa.csv --out_dir out
+    phiv-convert table --source data/ --question "Which bird is it?" --answer species --out_dir out
+    phiv-convert table --source imagefolder/ --out_dir out        metadata.csv, .jsonl or .parquet beside the images
+
+Before, a line of `qa.csv`:
+
+    image,question,answer
+    photos/1.jpg,Which bird is it?,a wren
+
+After, a record:
+
+    {"id": "train-0000000000", "source": "qa", "conversations": [{"images": ["train/photos/1.jpg"],
+      "user": "Which bird is it?", "assistant": "a wren"}]}
+
+What a column is, its name and cells say; it is printed in one line, and changed by flags. A column of classes becomes
+answers to "Classify the image into one of the following classes: ...", captions to "Describe the image.".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from importlib.metadata import version
+from itertools import islice
+from math import nan
+from pathlib import Path
+from typing import Any
+
+from phiv_converters.base import row_digest
+from phiv_converters.examples import Example, ImageRef, example_draft, image_files, text_of_cell
+from phiv_converters.table.columns import Columns, answer_list, fill_prompt, guess_columns, image_refs, is_image_name
+from phiv_converters.table.files import Row, RowFile, find_row_files, read
+from phiv_converters.table.options import TableOptions
+from phiv_converters.val_split import JoinedGroups, group_position, val_limit, val_warning
+from phiv_data.convert.base import Converter, Inputs, Item
+from phiv_data.formats.files import Root
+from phiv_data.media.reject import RejectInput
+from phiv_data.sources.hf_layout import standard_split
+from phiv_data.sources.hf_tables import class_names, read_row
+from phiv_data.storage.sample import Draft
+from phiv_schemas.errors import SourceError
+
+SAMPLE_ROWS = 200
+MAX_CLASSES = 1000
+
+SAMPLE_ROWS, SAMPLE_TABLE_ROWS = 200, 20  # rows of a table may hold megabytes
+MAX_CLASSES = 1000
+
+
+def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
+    """Find the tables, and what their columns are. The classes that a question lists are read from all rows."""
+    files, unread = find_row_files(flags.source)
+    columns: Columns | None = None
+    every: dict[str, None] = {}
+    labels, embedded = dict[str, dict[str, tuple[str, ...]]](), dict[str, tuple[str, ...]]()
+    for file in files:
+        sample = islice(read(file), SAMPLE_TABLE_ROWS if file.table else SAMPLE_ROWS)
+        rows = [row.values for row in sample if not row.problem]
+        names = file.table.columns if file.table else tuple(dict.fromkeys(name for row in rows for name in row))
+        every |= dict.fromkeys(names)
+        if not rows and not file.table:
+            continue
+        if any(map(is_image_name, names)):
+            raise SourceError(
+                f"{file.path}:1", "its first line is a row of data", "Its first line must name the columns"
+            )
+        columns = columns or guess_columns(flags, names, rows)
+        if file.kind != "json" and (missing := [name for name in columns.names if name not in names]):
+            what = f"has no column {missing[0]!r}, as {files[0].name} has (found {', '.join(names)[:200]})"
+            raise SourceError(str(file.path), what, "Pass tables of the same columns")
+        if file.table:
+            labels[file.name] = class_names(file.table)
+            embedded[file.name] = tuple(name for name in columns.image if any(_holds_bytes(row[name]) for row in rows))
+    if columns is None:
+        raise SourceError(str(flags.source), "its tables have no rows", "Pass a table of rows")
+    if flags.name is None:
+        flags = replace(flags, name=re.sub(r"[^\w.-]+", "_", flags.source.absolute().stem).strip("_.-") or "table")
+    return with_classes(TableRows(flags, files, columns, labels, embedded, _warnings(columns, every, unread)))
+
+
+def with_classes(table: TableRows) -> TableRows:
+    """The same with the answers of all rows in its question, where that lists them."""
+    if "{classes}" not in table.columns.prompt:
+        return table
+    prompt = table.columns.prompt.replace("{classes}", ", ".join(table.find_classes()))
+    return replace(table, columns=replace(table.columns, prompt=prompt))
+
+
+def _holds_bytes(cell: Any) -> bool:
+    cells = cell if isinstance(cell, list) else [cell]
+    return any(isinstance(one.get("bytes") if isinstance(one, dict) else one, bytes) for one in cells)
+
+
+def _warnings(columns: Columns, names: Iterable[str], unread: Sequence[str]) -> tuple[str, ...]:
+    """What each column is taken for, and what is left alone."""
+    lines = []
+    if left := [name for name in names if name not in columns.names]:
+        lines.append(f"columns that are not read: {', '.join(left)[:300]}")
+    if unread:
+        more = f", and {len(unread) - 5} more" if len(unread) > 5 else ""
+        lines.append(f"files that are not read: {', '.join(unread[:5])}{more}")
+    return tuple(lines)
+
+
+@dataclass(frozen=True)
+class TableRows(Converter):
+    """Opened tables: lists their rows, and turns one with its images into a draft.
+
+    By file: `labels` are the names behind the integers of ClassLabel columns, `embedded` the columns of encoded images.
+    """
+
+    flags: TableOptions
+    files: tuple[RowFile, ...]
+    columns: Columns
+    labels: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    embedded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """That of --name, or of the source."""
+        assert self.flags.name is not None, "open_table gives it"
+        return self.flags.name
+
+    def describe(self) -> str:
+        """The files, and what their columns are."""
+        kinds = " and ".join(sorted({file.path.suffix[1:].lower() for file in self.files}))
+        return f"{len(self.files)} {kinds} file{'s' * (len(self.files) > 1)}: {self.columns.describe()}"
+
+    def options(self) -> dict[str, Any]:
+        """Everything that affects the output."""
+        columns = asdict(self.columns) | {"image": list(self.columns.image)}
+        files = {file.name: file.split for file in self.files}
+        return {"columns": columns, "files": files, "name": self.name, "val_fraction": self.flags.val_fraction}
+
+    def versions(self) -> dict[str, str]:
+        """Images are copied, so only Pillow, which checks them, matters."""
+        return {"pillow": version("pillow")}
+
+    def find_classes(self) -> list[str]:
+        """Every answer there is, sorted. SourceError where there are too many for a question to list."""
+        column, classes = self.columns.answer, dict[str, None]()
+        for file in self.files:
+            for row in read(file, () if column is None else (column,)):
+                answer = None if row.problem else self._answers(row.values, file, self._key(file, row))[0]
+                classes |= {answer: None} if answer is not None else {}
+                if len(classes) > MAX_CLASSES:
+                    what = f"has over {MAX_CLASSES} different values: no classes that a question could list"
+                    raise SourceError(f"column {column}", what, "Pass --question")
+        return sorted(classes)
+
+    def inputs(self) -> Inputs:
+        """Every row in the order of the files, also those that cannot be used: they are rejected."""
+        positions = self._positions()
+        limit = val_limit(positions, self.flags.val_fraction)
+        warnings = self.warnings
+        if positions:
+            groups = (
+                f"values of {self.columns.group}" if self.columns.group else "groups of rows with an image in common"
+            )
+            warnings += (val_warning(sum(position < limit for position in positions), len(positions), groups),)
+        return Inputs(self._items(positions, limit), warnings=warnings)
+
+    def draft(self, item: Item) -> Draft:
+        """A row and its images."""
+        index, number, values, problem = item.payload
+        file = self.files[index]
+        if problem:
+            raise RejectInput(item.key, "bad-row", problem)
+        if file.table is not None:
+            values = read_row(file.table, number - 1, self.columns.names)
+        refs = tuple(self._image_refs(values, item.key))
+        if not refs:
+            raise RejectInput(item.key, "missing-image", f"its {' and '.join(self.columns.image)} is empty")
+        answer, answers = self._answers(values, file, item.key)
+        text = partial(self._text, values, file, item.key)
+        question = text(self.columns.question) if self.columns.question else fill_prompt(self.columns, text)
+        row_id = text(self.columns.id) if self.columns.id else None
+        if self.columns.id and row_id is None:
+            raise RejectInput(item.key, "bad-row", f"its {self.columns.id!r}, the id to keep, is empty")
+        return example_draft(
+            Example(refs, question or "", answer, answers, row_id), item.split, item.key, self._roots(file)
+        )
+
+    # Listing -----------------------------------------------------------------------------------------------------
+
+    def _items(self, positions: Sequence[float], limit: float) -> Iterator[Item]:
+        position_of_train = iter(positions)
+        for index, row, split in self._rows():
+            file, key = self.files[index], self._key(self.files[index], row)
+            if positions and split == "train":
+                split = "val" if next(position_of_train) < limit else split
+            try:
+                images = image_files(self._image_refs(row.values, key), self._roots(file))
+            except RejectInput:  # the draft says it
+                images = []
+            if file.table is None:
+                payload = index, row.number, dict(row.values), row.problem
+                yield Item(split, key, (row_digest(row.values, row.problem), *images), payload)
+            else:
+                size = file.path.stat().st_size // max(file.table.num_rows, 1)
+                yield Item(split, key, (file.path, *images), (index, row.number, None, ""), size)
+
+    def _rows(self, *, with_bytes: bool = False) -> Iterator[tuple[int, Row, str]]:
+        """(number of the file, row, split) of every row; by default without the images that a table contains."""
+        column = self.columns.split
+        for index, file in enumerate(self.files):
+            hidden = () if with_bytes else self.embedded.get(file.name, ())
+            for row in read(file, tuple(name for name in self.columns.names if name not in hidden)):
+                split = file.split or "train"
+                if column and not row.problem:
+                    key = self._key(file, row)
+                    named = self._text(row.values, file, key, column)
+                    if named is None:
+                        raise SourceError(key, f"its {column!r} is empty", "Give each row a split")
+                    split = standard_split(named.strip())
+                yield index, row, split
+
+    def _positions(self) -> array[float]:
+        """The positions in 0..1 of the rows of train, from which val is made; none where the source has a val."""
+        joined, names = JoinedGroups(), list[str]()
+        if not self.flags.val_fraction or any(file.split == "val" for file in self.files):
+            return array("d")
+        for index, row, split in self._rows(with_bytes=self.columns.group is None):
+            if split == "val":
+                return array("d")
+            if split == "train":
+                shared = self._shared(row, self.files[index])
+                names.append(shared[0] if shared else "")
+                if len(shared) > 1:
+                    joined.join(shared)
+        return array("d", (group_position(joined.name(name)) if name else nan for name in names))
+
+    def _shared(self, row: Row, file: RowFile) -> list[str]:
+        """What keeps a row together with others: its value of --group, or its images; nothing of a rejected one."""
+        key = self._key(file, row)
+        if row.problem:
+            return []
+        try:
+            if self.columns.group:
+                return [self._text(row.values, file, key, self.columns.group) or key]
+            refs = list(self._image_refs(row.values, key))
+        except RejectInput:
+            return []
+        folder = file.name.rpartition("/")[0]
+        return [f"{folder}/{r}" if isinstance(r, str) else hashlib.sha256(r).hexdigest() for r in refs]
+
+    # Cells -------------------------------------------------------------------------------------------------------
+
+    def _key(self, file: RowFile, row: Row) -> str:
+        return f"{file.name}:{row.number}"
+
+    def _roots(self, file: RowFile) -> tuple[Root, ...]:
+        """--images, then the folder of the table."""
+        folder, name = file.path.parent, file.name.rpartition("/")[0]
+        return ((folder, name),) if self.flags.images is None else ((self.flags.images, ""), (folder, name))
+
+    def _image_refs(self, values: Mapping[str, Any], where: str) -> Iterator[ImageRef]:
+        for column in self.columns.image:
+            yield from image_refs(values.get(column), where)
+
+    def _text(self, values: Mapping[str, Any], file: RowFile, where: str, column: str) -> str | None:
+        """A cell as text; of a column of classes the class's name."""
+        value, classes = values.get(column), self.labels.get(file.name, {}).get(column)
+        if classes is not None and isinstance(value, int) and 0 <= value < len(classes):
+            return classes[value]
+        return text_of_cell(value, repr(column), where)
+
+    def _answers(self, values: Mapping[str, Any], file: RowFile, where: str) -> tuple[str | None, tuple[str, ...]]:
+        """(the answer to learn, every accepted one) of a row; (None, ()) where it has none."""
+        accepted = answer_list(values.get(self.columns.answers), where) if self.columns.answers else ()
+        column = self.columns.answer
+        if column is None:
+            return (accepted[0] if accepted else None), accepted
+        if isinstance(values.get(column), list):
+            several = answer_list(values.get(column), where)
+            return (several[0] if several else None), accepted or several
+        return self._text(values, file, where, column), accepted

@@ -1,0 +1,52 @@
+"""Options of the converter for tables. Light: `phiv-convert --help` imports this."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from phiv_converters.flags import VAL_FRACTION, check_fraction
+from phiv_data.convert.base import ConverterOptions
+from phiv_schemas.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TableOptions(ConverterOptions):
+    """Tables of images, questions and answers (csv, tsv, xlsx, parquet, Arrow, flat json) to conversations."""
+
+    opener = "phiv_converters.table.convert:open_table"
+
+    source: Path
+    """A table, or a folder with some: *.csv, *.tsv, *.xlsx, *.parquet, *.arrow, save_to_disk folders, or JSON (lines or
+    an array) of flat objects. Of a folder with metadata.csv, .jsonl or .parquet these are read."""
+    images: Path | None = None
+    """Folder that the paths of images start from. The table's own folder is searched too."""
+    image: tuple[str, ...] = ()
+    """Columns with the images: paths, several in a list or separated by ';', bytes, data URIs. By default those whose
+    cells are images."""
+    question: str | None = None
+    """Column with the question; or the question itself, which is then asked of every row, and may hold {classes} and
+    {NAME} of a column. By default the column's usual names (question, query, prompt, ...)."""
+    answer: str | None = None
+    """Column with the answer that is learned. By default its usual names (answer, label, caption, ...)."""
+    answers: str | None = None
+    """Column with every accepted answer, as a list. By default the column answers."""
+    id: str | None = None
+    """Column with ids to keep. By default phiv numbers the rows."""
+    split: str | None = None
+    """Column with each row's split. By default a column split, or what names of files and folders say, else train."""
+    group: str | None = None
+    """Column of what rows of one split have in common (a patient, a document), for the val that is made. By default
+    rows with an image in common stay together."""
+    val_fraction: float = VAL_FRACTION
+    """Where there is no val: about this share of train becomes it, whole groups by a hash."""
+    name: str | None = None
+    """Name of the dataset: what its files are called, and the source of its rows. By default that of the source."""
+
+    def __post_init__(self) -> None:
+        check_fraction("--val_fraction", self.val_fraction)
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise UsageError("--name", f"must be letters, digits, '_', '-' or '.' (found {self.name!r})")
+        if self.images is not None and not self.images.is_dir():
+            raise UsageError("--images", f"no such folder {str(self.images)!r}", "Check the path")
