@@ -10,6 +10,7 @@ other rows there are, so a part of a dataset splits as the whole does.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf, nextafter
@@ -35,6 +36,17 @@ def val_limit(positions: Iterable[float], fraction: float) -> float:
     if not fraction or lowest >= highest:
         return 0.0
     return min(max(fraction, nextafter(lowest, 1)), highest)
+
+
+def class_limits(members: Iterable[tuple[str, float]], fraction: float) -> dict[str, float]:
+    """`val_limit` for each class of (class, position) pairs: a class of five or more is in train and in val.
+
+    Of a smaller class `fraction` itself decides, so that train keeps most of it.
+    """
+    positions: dict[str, array[float]] = {}
+    for name, position in members:
+        positions.setdefault(name, array("d")).append(position)
+    return {name: val_limit(found, fraction) if len(found) >= 5 else fraction for name, found in positions.items()}
 
 
 def val_warning(num_val: int, num_rows: int, groups: str) -> str:

@@ -31,17 +31,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from phiv_converters.base import Release
+from phiv_converters.clips import clip_images
 from phiv_converters.synthetic.clips import make_synthetic_ucf101
 from phiv_converters.ucf101.layouts import SPLITS, Clip, Ucf101Layout, find_layout, list_clips
 from phiv_converters.ucf101.options import HUB_SHA256, PROMPT, SHARING, Ucf101Options
 from phiv_converters.val_split import val_warning
 from phiv_data.convert.base import Inputs, Item
-from phiv_data.media.images import encode_jpeg
-from phiv_data.media.reject import RejectInput, hash_input
-from phiv_data.media.video import decoder_version, library_versions, sample_frames
+from phiv_data.media.reject import RejectInput
+from phiv_data.media.video import library_versions
 from phiv_data.sources.hub import download
 from phiv_data.sources.image_index import open_source
-from phiv_data.storage.sample import Draft, encoded_image
+from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn, check_image_path
 from phiv_schemas.errors import SourceError, UsageError
 from phiv_schemas.sharing import Sharing
@@ -144,26 +144,14 @@ class Ucf101(Release):
         clip: Clip = item.payload
         if not _is_sound(clip.label):
             raise RejectInput(item.key, "bad-name", "the name of its class folder is not UTF-8, or not part of a path")
-        sha256 = hash_input(clip.path, item.key)
-        _, frames = sample_frames(
+        images = clip_images(
             clip.path,
+            f"{clip.split}/{clip.label}/{clip.path.stem}",
+            clip.key,
             self.flags.num_frames,
+            jpeg_quality=self.flags.jpeg_quality,
             decoder=self.flags.decoder,
             on_corrupt=self.flags.on_corrupt,
-        )
-        images = tuple(
-            encoded_image(
-                f"{clip.split}/{clip.label}/{clip.path.stem}.{k}.jpg",
-                encode_jpeg(frame.image, self.flags.jpeg_quality),
-                size=(frame.width, frame.height),
-                format="JPEG",
-                source=clip.key,
-                source_sha256=sha256,
-                frame_index=frame.index,
-                timestamp=frame.timestamp,
-                decoder=decoder_version(self.flags.decoder),
-            )
-            for k, frame in enumerate(frames)
         )
         turn = Turn(images=tuple(image.meta.path for image in images), user=self.prompt, assistant=clip.label)
         return Draft((turn,), images)

@@ -1,0 +1,127 @@
+"""Folders of your own: images or clips, one folder for each class, or with lists of labels.
+
+    phiv-convert folder --source photos --out_dir out                       photos/cat/1.jpg, photos/train/cat/1.jpg
+    phiv-convert folder --source clips --num_frames 4 --out_dir out         clips/jump/a.mp4: evenly spaced frames
+    phiv-convert folder --source clips --labels train.csv val.csv --out_dir out
+    phiv-convert folder --source imagefolder --out_dir out                  with metadata.csv: as phiv-convert table
+
+Before, an image in the folder of its class:
+
+    photos/train/cat/1.jpg
+
+After, a record:
+
+    {"id": "train-0000000000", "source": "photos", "conversations": [{"images": ["train/cat/1.jpg"],
+      "user": "Classify the image into one of the following classes: cat, dog.", "assistant": "cat"}]}
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from phiv_converters.clips import clip_images
+from phiv_converters.folder.layout import FolderListing, Media, list_folders, list_labelled
+from phiv_converters.folder.options import FolderOptions
+from phiv_converters.table.columns import CLASSES
+from phiv_converters.table.convert import open_table
+from phiv_converters.table.files import is_metadata
+from phiv_converters.table.options import TableOptions
+from phiv_converters.val_split import class_limits, group_position, val_warning
+from phiv_data.convert.base import Converter, Inputs, Item
+from phiv_data.media.images import count_images
+from phiv_data.media.video import library_versions
+from phiv_data.sources.folders import walk
+from phiv_data.sources.image_index import load_image, read_image
+from phiv_data.storage.sample import Draft, EncodedImage
+from phiv_schemas import Turn
+from phiv_schemas.errors import SourceError, UsageError
+
+
+def open_folder(flags: FolderOptions, work_dir: Path) -> Converter:
+    """Find the files and their classes; of a folder with metadata, its rows."""
+    if not flags.source.is_dir():
+        raise SourceError("--source", f"no such folder {str(flags.source)!r}", "Check the path")
+    if not flags.labels and any(is_metadata(file.name) for _, files in walk(flags.source) for file in files):
+        table = TableOptions(flags.source, question=flags.question, val_fraction=flags.val_fraction, name=flags.name)
+        return open_table(table, work_dir)
+    listing = list_labelled(flags.source, flags.labels) if flags.labels else list_folders(flags.source)
+    present = sorted({media.label for media in listing.media})
+    for name in flags.classes:
+        if name not in present:
+            close = get_close_matches(name, present, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"The source has: {', '.join(present)}"
+            raise UsageError("--classes", f"no class {name!r}", hint)
+    name = flags.name or re.sub(r"[^\w.-]+", "_", flags.source.absolute().name).strip("_.-") or "folder"
+    return Folder(flags, listing, tuple(sorted(set(flags.classes)) or present), name)
+
+
+@dataclass(frozen=True)
+class Folder(Converter):
+    """Listed files: turns an image, or the frames of a clip, into a question about its class."""
+
+    flags: FolderOptions
+    listing: FolderListing
+    classes: tuple[str, ...]
+    name: str
+
+    def describe(self) -> str:
+        """How classes and splits were found, and how many there are."""
+        return f"{len(self.classes)} classes of images or clips ({self.listing.why})"
+
+    def options(self) -> dict[str, Any]:
+        """Everything that affects the output."""
+        names = ("question", "num_frames", "val_fraction")
+        return {name: getattr(self.flags, name) for name in names} | {"classes": list(self.classes), "name": self.name}
+
+    def versions(self) -> dict[str, str]:
+        """Pillow, which checks images and writes frames; where there are clips also the decoder's."""
+        has_clips = any(media.is_clip for media in self.listing.media)
+        return {"pillow": version("pillow")} | (library_versions("pyav") if has_clips else {})
+
+    def inputs(self) -> Inputs:
+        """The files of the chosen classes, in the order of their names."""
+        media = [one for one in self.listing.media if one.label in self.classes]
+        limits = self._limits(media)
+        items = [self._item(one, limits) for one in media]
+        warnings = self.listing.warnings
+        if limits:
+            made = sum(item.split == "val" for item in items)
+            warnings += (val_warning(made, sum(not one.split or one.split == "train" for one in media), "files"),)
+        return Inputs(items, absent=self.listing.absent, warnings=warnings)
+
+    def _item(self, media: Media, limits: dict[str, float]) -> Item:
+        split = media.split or "train"
+        if split == "train" and group_position(media.name) < limits.get(media.label, 0.0):
+            split = "val"
+        return Item(split, media.name, (media.label.encode("utf-8", "surrogatepass"), media.path), media)
+
+    def _limits(self, media: list[Media]) -> dict[str, float]:
+        """Below which position files of each class are val; none where there is a val, or none is to be made."""
+        if not self.flags.val_fraction or any(one.split == "val" for one in media):
+            return {}
+        trains = ((one.label, group_position(one.name)) for one in media if one.split in ("", "train"))
+        return class_limits(trains, self.flags.val_fraction)
+
+    def draft(self, item: Item) -> Draft:
+        """One file as one turn."""
+        media: Media = item.payload
+        images, kind = self._images(media, item)
+        question = self.flags.question or CLASSES.replace("image", kind, 1)
+        question = question.replace("{classes}", ", ".join(self.classes))
+        turn = Turn(images=tuple(image.meta.path for image in images), user=question, assistant=media.label)
+        return Draft((turn,), images)
+
+    def _images(self, media: Media, item: Item) -> tuple[tuple[EncodedImage, ...], str]:
+        """The images of a file, and what they are: a moving GIF is a clip."""
+        name = media.name.removeprefix(f"{item.split}/")
+        is_clip = media.is_clip
+        if not is_clip and name.lower().endswith(".gif"):
+            is_clip = count_images(read_image(media.path, media.name), "GIF") > 1
+        if is_clip:
+            return clip_images(media.path, f"{item.split}/{name}", media.name, self.flags.num_frames), "video"
+        return (load_image(media.path, f"{item.split}/{name}", source=media.name),), "image"

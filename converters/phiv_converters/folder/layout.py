@@ -1,0 +1,182 @@
+"""What the files of a folder are: each image or clip with its class and split, by its folders or by lists of labels."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from phiv_converters.examples import text_of_cell
+from phiv_converters.table.columns import IMAGE_SUFFIXES
+from phiv_converters.table.files import KINDS, Row, RowFile, read
+from phiv_data.sources.folders import walk
+from phiv_data.sources.hf_layout import split_word, standard_split
+from phiv_data.sources.hf_tables import find_tables
+from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.lines import numbered_lines
+from phiv_schemas.errors import SourceError
+
+CLIP_SUFFIXES = ("avi", "mp4", "m4v", "mkv", "webm", "mov", "mpg", "mpeg", "wmv", "flv", "ts", "3gp", "ogv")
+FILE_COLUMNS = (
+    "path",
+    "file_name",
+    "filename",
+    "file",
+    "video",
+    "clip",
+    "image",
+    "video_path",
+    "youtube_id",
+    "id",
+    "name",
+)
+LABEL_COLUMNS = ("template", "label", "class", "class_name", "category", "action")
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a clip: its path, its name below the source, its class and split ("" where none is named)."""
+
+    path: Path
+    name: str
+    label: str
+    split: str
+
+    @property
+    def is_clip(self) -> bool:
+        """True for a video file."""
+        return _suffix(self.name) in CLIP_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class FolderListing:
+    """All media that have a class, in the order of their names (of lists: in theirs), and what was left alone."""
+
+    media: tuple[Media, ...]
+    why: str
+    warnings: tuple[str, ...] = ()
+    absent: int = 0
+
+
+def list_folders(root: Path) -> FolderListing:
+    """Files by the folder that holds them. SourceError where no file is in a class's folder."""
+    names, others = _media_below(root)
+    tops = {name.split("/")[0] for name in names if "/" in name}
+    has_splits = bool(tops) and all(split_word(top) for top in tops)
+    media, unclassed = [], []
+    for name in names:
+        parts = name.split("/")[:-1]
+        split = standard_split(parts[0]) if has_splits and parts else ""
+        classes = parts[1:] if has_splits else parts
+        if classes:
+            media.append(Media(root / name, name, classes[-1], split))
+        else:
+            unclassed.append(name)
+    if not media:
+        found = f"{len(unclassed)} files and no folder of a class" if unclassed else "no images or clips"
+        raise SourceError(str(root), f"holds {found}", "Put them into a folder for each class, or pass --labels")
+    warnings = [_count("files in no folder of a class are left alone", unclassed)] if unclassed else []
+    depths = Counter(name.count("/") for name in names if name not in unclassed)
+    if len(depths) > 1:
+        deep = next(one.name for one in media if one.name.count("/") == max(depths))
+        warnings.append(f"files lie at {len(depths)} depths: a class is the folder that holds the file ({deep})")
+    if others:
+        warnings.append(_count("files that are neither images nor clips are left alone", others))
+    return FolderListing(
+        tuple(media), "splits and classes by folder" if has_splits else "classes by folder", tuple(warnings)
+    )
+
+
+def list_labelled(root: Path, lists: Sequence[Path]) -> FolderListing:
+    """Files by lists of labels. Entries without a file are counted as absent, files without an entry named."""
+    names, _ = _media_below(root)
+    by_name: dict[str, list[str]] = {}
+    for name in names:
+        for alias in _aliases(name):
+            by_name.setdefault(alias, []).append(name)
+    media, absent, listed = list[Media](), list[str](), set[str]()
+    for path in lists:
+        word = split_word(path.stem)
+        of_list = word[0] if word else ""
+        for number, entry, label, split in _entries(path):
+            found = next((by_name[alias] for alias in (entry, *_aliases(entry)) if alias in by_name), [])
+            if len(found) > 1:
+                what = f"{entry!r} could be {len(found)} files ({', '.join(map(repr, found[:2]))})"
+                raise SourceError(f"{path}:{number}", what, "Name it with its folder")
+            if not found:
+                absent.append(entry)
+                continue
+            listed.update(found)
+            media.append(Media(root / found[0], found[0], label, split or of_list))
+    if not media:
+        what = f"none of its {len(absent)} entries has a file" if absent else "has no entries"
+        raise SourceError(str(lists[0]), what, "Pass the folder of the files as --source")
+    warnings = [_count("files in no list are left alone", unlisted)] if (unlisted := sorted({*names} - listed)) else []
+    warnings += [_count("entries of the lists without a file", absent)] if absent else []
+    return FolderListing(
+        tuple(media), f"classes by {', '.join(path.name for path in lists)}", tuple(warnings), len(absent)
+    )
+
+
+def _media_below(root: Path) -> tuple[list[str], list[str]]:
+    """(images and clips, other files) by their sorted names below `root`."""
+    media, others = list[str](), list[str]()
+    for folder, files in walk(root):
+        for file in files:
+            name = (folder / file.name).relative_to(root).as_posix()
+            (media if _suffix(name) in {*IMAGE_SUFFIXES, *CLIP_SUFFIXES} else others).append(name)
+    return sorted(media), sorted(others)
+
+
+def _entries(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """(line, file, label, split) of each entry of a list."""
+    if path.suffix.lower() not in KINDS:
+        with environment_problems(path), path.open("rb") as file:
+            for number, _, raw in numbered_lines(file):
+                line = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()
+                name, _, text = line.rpartition("\t" if "\t" in line else " ")
+                if line and not name:
+                    raise SourceError(f"{path}:{number}", "is no path, blank and label", "Write 'path label' a line")
+                if line:
+                    yield number, name.strip(), text, ""
+        return
+    kind = KINDS[path.suffix.lower()]
+    table = next(iter(find_tables(path)), None) if kind == "table" else None
+    for row in read(RowFile(path, path.name, kind, "", table)):
+        where = f"{path}:{row.number}"
+        if row.problem:
+            raise SourceError(where, row.problem, "Fix the list")
+        plain = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in row.values}
+        entry, label = (_cell(row, plain, columns, where) for columns in (FILE_COLUMNS, LABEL_COLUMNS))
+        if entry is None or label is None:
+            what = f"has no {'file' if entry is None else 'label'} (found {', '.join(row.values)[:200]})"
+            raise SourceError(
+                where, what, f"Name its column {' or '.join((FILE_COLUMNS if entry is None else LABEL_COLUMNS)[:3])}"
+            )
+        if "template" in plain:  # of Something-Something, whose classes are "Putting something", without brackets
+            label = label.replace("[", "").replace("]", "")
+        split = _cell(row, plain, ("split", "subset"), where) or ""
+        yield row.number, entry, label, split and standard_split(split)
+
+
+def _cell(row: Row, plain: Mapping[str, str], columns: Sequence[str], where: str) -> str | None:
+    """The first of `columns` that the row has, as text."""
+    name = next((plain[column] for column in columns if column in plain), None)
+    return None if name is None else text_of_cell(row.values[name], repr(name), where)
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    """What an entry of a list may call a file: its path, its name, that without the suffix, that of a Kinetics clip."""
+    base = PurePosixPath(name.replace("\\", "/"))
+    cut = re.sub(r"_\d{6}_\d{6}$", "", base.stem)
+    return tuple(dict.fromkeys((base.as_posix(), base.name, base.stem, cut)))
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2].lower()
+
+
+def _count(what: str, names: Sequence[str]) -> str:
+    return f"{what}: {len(names)} (first: {names[0]!r})"

@@ -1,0 +1,43 @@
+"""Options of the converter for folders of images or clips. Light: `phiv-convert --help` imports this."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from phiv_converters.flags import VAL_FRACTION, check_fraction, check_range
+from phiv_data.convert.base import ConverterOptions
+from phiv_schemas.errors import UsageError
+
+
+@dataclass(frozen=True)
+class FolderOptions(ConverterOptions):
+    """Images or clips in [split/]Class/ folders, or with a list of labels, to classification conversations."""
+
+    opener = "phiv_converters.folder.convert:open_folder"
+
+    source: Path
+    """Folder of images (jpg, png, webp, tiff, ...) and clips (avi, mp4, mkv, webm, mov, ...). The class of a file is
+    the folder that holds it; where all folders at the top are called train, val, test or such, they are splits."""
+    labels: tuple[Path, ...] = ()
+    """Lists of the files and their classes instead: csv or tsv (columns path, file_name, video or youtube_id; label or
+    class; split), json or jsonl (id and label or template), txt (path, blank, label). A list is of the split that its
+    name says."""
+    question: str | None = None
+    """The question of every row; {classes} becomes the list of all classes. By default "Classify the image (or video)
+    into one of the following classes: {classes}."."""
+    classes: tuple[str, ...] = ()
+    """Convert these classes only; the question then lists only them."""
+    num_frames: int = 8
+    """Frames per clip, evenly spaced over those that decode."""
+    val_fraction: float = VAL_FRACTION
+    """Where there is no val: about this share of each class of train becomes it, by a hash of the file's name."""
+    name: str | None = None
+    """Name of the dataset: what its files are called, and the source of its rows. By default that of the folder."""
+
+    def __post_init__(self) -> None:
+        check_range("--num_frames", self.num_frames, 1, 10_000)
+        check_fraction("--val_fraction", self.val_fraction)
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise UsageError("--name", f"must be letters, digits, '_', '-' or '.' (found {self.name!r})")
