@@ -1,0 +1,108 @@
+"""Annotation files about images: COCO captions, VQA v2 questions, Label Studio exports.
+
+    phiv-convert coco --source annotations/captions_val2017.json --images val2017 --out_dir out
+    phiv-convert vqa --source vqa/ --images coco/ --out_dir out          questions and annotations, found in pairs
+    phiv-convert label_studio --source export.json --images photos --out_dir out
+
+Before, in `captions_val2017.json`:
+
+    {"images": [{"id": 7, "file_name": "000007.jpg"}], "annotations": [{"image_id": 7, "caption": "A dog."}]}
+
+After, a record:
+
+    {"id": "val-0000000000", "source": "coco", "conversations": [{"images": ["val/000007.jpg"],
+      "user": "Describe the image.", "assistant": "A dog.", "answers": ["A dog."]}]}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from phiv_converters.annotations.coco import read_coco
+from phiv_converters.annotations.label_studio import read_label_studio
+from phiv_converters.annotations.options import AnnotationOptions
+from phiv_converters.annotations.vqa import read_vqa
+from phiv_converters.table.columns import CLASSES, DESCRIBE, Columns
+from phiv_converters.table.convert import TableRows, with_classes
+from phiv_converters.table.files import Row, RowFile, read
+from phiv_converters.table.options import TableOptions
+from phiv_data.sources.folders import walk
+from phiv_data.sources.hf_layout import split_word
+from phiv_data.sources.image_index import ImageIndex, index_images
+from phiv_schemas.errors import SourceError
+
+_SUBTYPE = re.compile(r"(train|val|test)(-dev|-std)?\d{4}")
+_NAMES = {"coco": "captions", "vqa": "questions", "label_studio": ""}
+
+
+def open_annotations(flags: AnnotationOptions, work_dir: Path) -> TableRows:
+    """Find the annotation files of the format, and the images by their names."""
+    if not flags.source.exists():
+        raise SourceError("--source", f"no such file or folder {str(flags.source)!r}", "Check the path")
+    root = flags.source if flags.source.is_dir() else flags.source.parent
+    found = [
+        folder / file.name for folder, files in walk(root) for file in files if file.name.lower().endswith(".json")
+    ]
+    sources = (
+        [flags.source] if flags.source.is_file() else [path for path in found if _NAMES[flags.format] in path.name]
+    )
+    if not sources:
+        what = f"no *{_NAMES[flags.format]}*.json in {str(root)!r}"
+        raise SourceError("--source", what, "Pass the annotation file")
+    images = flags.images or root
+    index = index_images(images)
+    files = []
+    for path in sources:
+        reader = partial(_with_paths, _reader(flags.format, path, found), index)
+        word = split_word(path.stem) or _SUBTYPE.search(path.stem)
+        split = word[0] if isinstance(word, tuple) else word[1] if word else ""
+        files.append(RowFile(path, path.relative_to(root).as_posix(), "json", split, reader=reader))
+    first = next((row.values for file in files for row in read(file) if not row.problem), None)
+    if first is None:
+        raise SourceError(str(flags.source), f"holds no rows of {flags.format}", "Pass the annotation file")
+    has_question = first.get("question") is not None
+    prompt = flags.question or (CLASSES if flags.format == "label_studio" else DESCRIBE)
+    columns = Columns(
+        image=("image",),
+        question="question" if has_question else None,
+        prompt="" if has_question else prompt,
+        answer="answer" if "answer" in first else None,
+        answers="answers",
+    )
+    table = TableOptions(flags.source, images=images, val_fraction=flags.val_fraction, name=flags.name or flags.format)
+    return with_classes(TableRows(table, tuple(files), columns))
+
+
+def _reader(format: str, path: Path, found: Sequence[Path]) -> Callable[[], Iterator[Row]]:
+    """What reads the rows of a file; of VQA also the annotations of the same images, by the files' names."""
+    if format == "coco":
+        return partial(read_coco, path)
+    if format == "label_studio":
+        return partial(read_label_studio, path)
+    match = _SUBTYPE.search(path.stem)
+    subtype = match[0] if match else ""
+    answers = [one for one in found if "annotations" in one.name and one.parent == path.parent and subtype in one.name]
+    if len(answers) > 1:
+        raise SourceError(str(path), f"{len(answers)} files could be its annotations", "Leave one in the folder")
+    return partial(read_vqa, path, answers[0] if answers else None, subtype)
+
+
+def _with_paths(rows: Callable[[], Iterator[Row]], index: ImageIndex) -> Iterator[Row]:
+    """The rows, with each image's path below the index's root; a name of several files makes a bad row."""
+    for row in rows():
+        named, problem = row.values.get("image"), row.problem
+        paths = []
+        for name in named if isinstance(named, list) else [named]:
+            files = _files_of(name, index) if isinstance(name, str) else []
+            paths.append(files[0].relative_to(index.root).as_posix() if len(files) == 1 else name)
+            if len(files) > 1:
+                problem = problem or f"{len(files)} files are called {name!r}: leave one of them in --images"
+        yield Row(row.number, {**row.values, "image": paths}, problem)
+
+
+def _files_of(name: str, index: ImageIndex) -> list[Path]:
+    """The files that an image's name may mean, also without what Label Studio puts before uploaded names."""
+    return index.candidates(name) or index.candidates(re.sub(r"(^|/)[0-9a-f]{8}-", r"\1", name))

@@ -1,0 +1,60 @@
+"""Options of the converters for annotation files. Light: `phiv-convert --help` imports this."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from phiv_converters.flags import VAL_FRACTION, check_fraction
+from phiv_data.convert.base import ConverterOptions
+from phiv_schemas.errors import UsageError
+
+
+@dataclass(frozen=True)
+class AnnotationOptions(ConverterOptions):
+    """What the options of the annotation formats have in common."""
+
+    opener = "phiv_converters.annotations.convert:open_annotations"
+
+    format: ClassVar[str]
+
+    source: Path
+    """An annotation file, or a folder with some; a split that a file's name says is its split."""
+    images: Path | None = None
+    """Folder of the images, which are found in it by their names. By default that of the annotation file."""
+    question: str | None = None
+    """The question, where the annotations have none; {classes} becomes the list of all answers."""
+    val_fraction: float = VAL_FRACTION
+    """Where there is no val: about this share of train becomes it, whole images by a hash."""
+    name: str | None = None
+    """Name of the dataset: what its files are called, and the source of its rows. By default the format's."""
+
+    def __post_init__(self) -> None:
+        check_fraction("--val_fraction", self.val_fraction)
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise UsageError("--name", f"must be letters, digits, '_', '-' or '.' (found {self.name!r})")
+        if self.images is not None and not self.images.is_dir():
+            raise UsageError("--images", f"no such folder {str(self.images)!r}", "Check the path")
+
+
+@dataclass(frozen=True)
+class CocoOptions(AnnotationOptions):
+    """COCO captions (captions_train2017.json) to conversations: a row an image, all its captions accepted."""
+
+    format: ClassVar[str] = "coco"
+
+
+@dataclass(frozen=True)
+class VqaOptions(AnnotationOptions):
+    """VQA v2 questions and annotations (v2_OpenEnded_..._questions.json, ..._annotations.json) to conversations."""
+
+    format: ClassVar[str] = "vqa"
+
+
+@dataclass(frozen=True)
+class LabelStudioOptions(AnnotationOptions):
+    """Label Studio exports (JSON, JSON_MIN) of choices and texts about images to conversations."""
+
+    format: ClassVar[str] = "label_studio"
