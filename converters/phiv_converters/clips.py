@@ -15,8 +15,8 @@ def clip_images(
     stem: str,
     key: str,
     num_frames: int,
+    jpeg_quality: int,
     *,
-    jpeg_quality: int = 75,
     decoder: Decoder = "pyav",
     on_corrupt: OnCorrupt = "reject",
 ) -> tuple[EncodedImage, ...]:

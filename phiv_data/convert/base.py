@@ -88,6 +88,10 @@ class ConverterOptions:
         """Of the converter: another one makes another output. By default a hash of its source code."""
         return code_version(type(self), self.opener)
 
+    def chosen(self) -> ConverterOptions:
+        """The options to convert with: these, or those of another converter that was found for the source."""
+        return self
+
     def identity(self) -> dict[str, Any] | None:
         """Options that alone prove a finished output is theirs (fixed archives, demo); None: list the inputs."""
         return None

@@ -82,6 +82,7 @@ def convert(
     workers = default_workers() if num_workers is None else num_workers
     if workers < 0:
         raise UsageError("--num_workers", f"must be 0 or more (found {workers})")
+    options = options.chosen()
     output_options = {"arrow": arrow, "include_unlabeled": include_unlabeled}
     with locked(out_dir) as workspace:
         # An earlier run may have been stopped while it moved the finished files into place.

@@ -132,7 +132,7 @@ def _common_tail(one: str, other: str) -> int:
 # Archives --------------------------------------------------------------------------------------------------------
 
 
-_ROWS_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow")
+_ROWS_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv", ".tsv", ".xlsx")
 
 
 def is_archive(path: Path) -> bool:

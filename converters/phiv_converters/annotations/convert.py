@@ -72,7 +72,8 @@ def open_annotations(flags: AnnotationOptions, work_dir: Path) -> TableRows:
         answer="answer" if "answer" in first else None,
         answers="answers",
     )
-    table = TableOptions(flags.source, images=images, val_fraction=flags.val_fraction, name=flags.name or flags.format)
+    name = flags.name or flags.format
+    table = TableOptions(flags.source, images, question=flags.question, val_fraction=flags.val_fraction, name=name)
     return with_classes(TableRows(table, tuple(files), columns))
 
 

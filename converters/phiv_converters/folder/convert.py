@@ -41,6 +41,8 @@ from phiv_data.storage.sample import Draft, EncodedImage
 from phiv_schemas import Turn
 from phiv_schemas.errors import SourceError, UsageError
 
+JPEG_QUALITY = 75  # of frames, as the recipe's
+
 
 def open_folder(flags: FolderOptions, work_dir: Path) -> Converter:
     """Find the files and their classes; of a folder with metadata, its rows."""
@@ -76,7 +78,8 @@ class Folder(Converter):
     def options(self) -> dict[str, Any]:
         """Everything that affects the output."""
         names = ("question", "num_frames", "val_fraction")
-        return {name: getattr(self.flags, name) for name in names} | {"classes": list(self.classes), "name": self.name}
+        own = {name: getattr(self.flags, name) for name in names}
+        return own | {"classes": list(self.classes), "name": self.name, "jpeg_quality": JPEG_QUALITY}
 
     def versions(self) -> dict[str, str]:
         """Pillow, which checks images and writes frames; where there are clips also the decoder's."""
@@ -123,5 +126,6 @@ class Folder(Converter):
         if not is_clip and name.lower().endswith(".gif"):
             is_clip = count_images(read_image(media.path, media.name), "GIF") > 1
         if is_clip:
-            return clip_images(media.path, f"{item.split}/{name}", media.name, self.flags.num_frames), "video"
+            frames = clip_images(media.path, f"{item.split}/{name}", media.name, self.flags.num_frames, JPEG_QUALITY)
+            return frames, "video"
         return (load_image(media.path, f"{item.split}/{name}", source=media.name),), "image"

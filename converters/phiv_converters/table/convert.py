@@ -136,8 +136,9 @@ class TableRows(Converter):
     def options(self) -> dict[str, Any]:
         """Everything that affects the output."""
         columns = asdict(self.columns) | {"image": list(self.columns.image)}
-        files = {file.name: file.split for file in self.files}
-        return {"columns": columns, "files": files, "name": self.name, "val_fraction": self.flags.val_fraction}
+        names = ("question", "answer", "answers", "id", "split", "group", "val_fraction", "name")
+        own = {name: getattr(self.flags, name) for name in names} | {"image": list(self.flags.image)}
+        return {"columns": columns, "files": {file.name: file.split for file in self.files}} | own
 
     def versions(self) -> dict[str, str]:
         """Images are copied, so only Pillow, which checks them, matters."""

@@ -149,7 +149,7 @@ class Ucf101(Release):
             f"{clip.split}/{clip.label}/{clip.path.stem}",
             clip.key,
             self.flags.num_frames,
-            jpeg_quality=self.flags.jpeg_quality,
+            self.flags.jpeg_quality,
             decoder=self.flags.decoder,
             on_corrupt=self.flags.on_corrupt,
         )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 from phiv_data.media.images import encode_jpeg
 from phiv_data.media.reject import RejectInput
 from phiv_data.media.video import decoder_version, frames_at, library_versions
-from phiv_data.sources.image_index import open_source
+from phiv_data.sources.image_index import is_archive, open_source
 from phiv_data.storage.dataset import MANIFEST, read_manifest
 from phiv_data.storage.record_errors import short_repr
 from phiv_data.storage.shards import ShardRow, open_shard
@@ -142,7 +142,7 @@ def plan_sources(
     new_folder: Callable[[], Path],
     compare_inputs: CompareInputs | None = None,
 ) -> SourcePlan | None:
-    """A comparison of what phiv-convert wrote to `path` with `source`: a folder, or archives, which are unpacked.
+    """A comparison of what phiv-convert wrote to `path` with `source`: a folder, a file of rows, or archives.
 
     `compare_inputs` compares rows: PV312 where the source has others now, PV313 where it cannot compare them. Of a
     manifest that names no converter only images are compared.
@@ -151,7 +151,11 @@ def plan_sources(
     """
     if not (path / MANIFEST).is_file():
         raise UsageError("--source", f"{path} holds no {MANIFEST}", "Pass the folder that phiv-convert wrote")
-    root = open_source(Path(source) if isinstance(source, str) else source, new_folder())
+    source = Path(source) if isinstance(source, str) else source
+    if isinstance(source, Path) and source.is_file() and not is_archive(source):
+        root = source.parent  # a file of rows, whose images lie around it
+    else:
+        root = open_source(source, new_folder())
     try:
         manifest = read_manifest(path)
     except ShardError:

@@ -1,0 +1,30 @@
+"""The command that reads a source, found by its shape.
+
+phiv-convert auto --source photos --out_dir out
+phiv-convert: photos: images in 4 folders: phiv-convert folder --source photos
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from phiv_data.convert.base import ConverterOptions
+from phiv_data.formats.recognise import recognise
+from phiv_data.utils.terminal import say
+from phiv_schemas.errors import SourceError
+
+
+def choose_options(source: Path) -> ConverterOptions:
+    """The options of that command for `source`, after a line that says which. SourceError where none is known."""
+    if not source.exists():
+        raise SourceError("--source", f"no such file or folder {str(source)!r}", "Check the path")
+    found = recognise(source)
+    if found is None:
+        what = "is of no shape that a command of phiv-convert reads"
+        raise SourceError(str(source), what, "docs/own_data.md shows them")
+    say(f"phiv-convert: {source}: {found.what}: phiv-convert {found.command} --source {source}", to=sys.stderr)
+    (point,) = entry_points(group="phiv.converters", name=found.command)
+    options: ConverterOptions = point.load()(source=source)
+    return options

@@ -1,0 +1,105 @@
+"""`phiv-convert auto`: the shape of a source names the command, and its output is that command's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from shared_data import shared_folder
+
+from phiv_converters.auto.options import AutoOptions
+from phiv_converters.folder.options import FolderOptions
+from phiv_data.convert.engine import convert
+from phiv_data.formats.recognise import recognise
+from phiv_data.validation import validate
+from phiv_schemas import SourceError
+
+SHARED = shared_folder()
+
+
+def put(root: Path, name: str, value: Any) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith((".jpg", ".png", ".mp4")):
+        Image.new("RGB", (16, 12)).save(root / name, "PNG")
+    else:
+        (root / name).write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+CHAT = [{"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}], "images": []}]
+SHAPES: list[tuple[str | None, dict[str, Any]]] = [
+    ("folder", {"cat/1.jpg": "", "dog/2.jpg": ""}),
+    ("folder", {"train/1.jpg": "", "train/metadata.csv": "file_name,text\n1.jpg,a\n"}),
+    ("table", {"qa.csv": "image,answer\na.png,b\n", "a.png": ""}),
+    ("table", {"qa.jsonl": {"image": "a.png", "answer": "b"}}),
+    ("coco", {"annotations/captions_val.json": {"images": [], "annotations": [{"caption": "x", "image_id": 1}]}}),
+    ("vqa", {"questions.json": {"questions": [{"question": "x"}]}, "annotations.json": {"annotations": []}}),
+    ("label_studio", {"e.json": [{"id": 1, "data": {"image": "a.png"}, "annotations": []}]}),
+    ("label_studio", {"e.json": [{"id": 1, "image": "a.png", "label": "x", "annotator": 1}]}),
+    ("jsonl", {"mine.jsonl": {"conversations": [{"images": [], "user": "q", "assistant": "a"}]}}),
+    ("llava", {"l.json": [{"image": "a.png", "conversations": [{"from": "human", "value": "<image>q"}]}]}),
+    ("trl", {"t.json": CHAT}),
+    ("docvqa", {"val_v1.0.json": {"dataset_name": "SP-DocVQA", "data": [{"question": "x"}]}}),
+    ("nlvr2", {"data/train.json": {"identifier": "train-1-0-0", "sentence": "x", "label": "True"}}),
+    ("hateful_memes", {"train.jsonl": {"id": 1, "img": "img/1.png", "text": "x", "label": 0}}),
+    ("ucf101", {"ucfTrainTestlist/classInd.txt": "1 A\n", "UCF-101/A/v_A_g01_c01.avi": "x"}),
+    (None, {"boxes.json": {"images": [], "annotations": [{"bbox": []}], "categories": []}}),
+    (None, {"notes.txt": "x"}),
+]
+
+
+@pytest.mark.parametrize(("command", "files"), SHAPES, ids=[f"{c}-{i}" for i, (c, _) in enumerate(SHAPES)])
+def test_a_shape_names_its_command(command: str | None, files: dict[str, Any], tmp_path: Path) -> None:
+    for name, value in files.items():
+        put(tmp_path, name, value)
+    found = recognise(tmp_path)
+    assert (found and found.command) == command
+
+
+@pytest.mark.skipif(SHARED is None, reason="needs the shared samples (set PHIV_SHARED to their folder)")
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("ucf101", "ucf101"),
+        ("docvqa", "docvqa/val"),
+        ("nlvr2", "nlvr2"),
+        ("hateful_memes", "hateful_memes"),
+        ("llava", "formats/llava_official"),
+    ],
+)
+def test_published_datasets_are_recognised(command: str, name: str) -> None:
+    assert SHARED is not None
+    found = recognise(SHARED / "samples" / name)
+    assert found is not None
+    assert found.command == command
+
+
+def test_the_output_is_that_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(4):
+        put(tmp_path, f"photos/{'ab'[i % 2]}/{i}.png", "")
+    outputs = []
+    options: list[Callable[[Path], Any]] = [AutoOptions, FolderOptions]
+    for i, make in enumerate(options):
+        convert(make(tmp_path / "photos"), tmp_path / f"out{i}", num_workers=0)
+        outputs.append({p.name: p.read_bytes() for p in (tmp_path / f"out{i}").iterdir() if p.is_file()})
+    assert outputs[0] == outputs[1]
+    assert "phiv-convert folder --source" in capsys.readouterr().err
+    assert validate(tmp_path / "out0", source=tmp_path / "photos").ok
+
+
+def test_a_table_is_compared_with_its_source(tmp_path: Path) -> None:
+    put(tmp_path, "qa.csv", "image,question,answer\na.png,q,b\n")
+    put(tmp_path, "a.png", "")
+    convert(AutoOptions(tmp_path / "qa.csv"), tmp_path / "out", num_workers=0)
+    assert not validate(tmp_path / "out", source=tmp_path / "qa.csv").issues
+    put(tmp_path, "qa.csv", "image,question,answer\na.png,q,c\n")
+    assert [issue.code for issue in validate(tmp_path / "out", source=tmp_path / "qa.csv").issues] == ["PV312"]
+
+
+def test_an_unknown_shape_is_one_line(tmp_path: Path) -> None:
+    put(tmp_path, "notes.txt", "x")
+    with pytest.raises(SourceError, match="no shape that a command"):
+        convert(AutoOptions(tmp_path), tmp_path / "out")
