@@ -14,7 +14,6 @@ CHECKS: dict[str, Callable[[CaseRun], None]] = {}
 SHARED = shared_folder()
 NAMES = sorted(p.name for p in (SHARED / "cases/data").iterdir() if (p / "cmd").is_file()) if SHARED else []
 LONGEST_LINE = 600
-NOT_YET = {"parquet_messages": pytest.mark.xfail(strict=True, reason="no converter of chat rows reads Parquet yet")}
 
 
 def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
@@ -24,7 +23,7 @@ def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
 
 
 @pytest.mark.skipif(not NAMES, reason="needs the shared cases (set PHIV_SHARED to their folder)")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=NOT_YET.get(n, ())) for n in NAMES or ["none"]])
+@pytest.mark.parametrize("name", NAMES or ["none"])
 def test_case(name: str, tmp_path: Path) -> None:
     run = run_case(SHARED / "cases/data" / name, tmp_path)
     for call in run.calls:

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -617,3 +619,22 @@ def test_a_row_costs_less_than_a_hundred_bytes_of_memory(tmp_path: Path) -> None
     found, grown = map(int, run.stdout.split())
     assert found == count
     assert grown < 100 * count, f"{grown / count:.0f} bytes a row, of a file of 600 bytes a row"
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_table_gives_the_records_of_the_same_rows_in_json(place: str, tmp_path: Path) -> None:
+    data = draw(tmp_path / "a.png")
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
+    rows = [
+        {"messages": [*turns, {"role": "assistant", "content": [{"type": "text", "text": f"{i}"}]}]} for i in range(3)
+    ]
+    struct = [row | {"images": [{"bytes": data, "path": "a.png"}]} for row in rows]
+    (tmp_path / "t/data").mkdir(parents=True)
+    file = tmp_path / "t/data/train-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(struct), file)
+    uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    write_lines(tmp_path / "train.jsonl", [row | {"images": [uri]} for row in rows])
+    convert(TrlOptions(file if place == "file" else tmp_path / "t"), tmp_path / "table", num_workers=0)
+    convert(TrlOptions(tmp_path / "train.jsonl"), tmp_path / "json", num_workers=0)
+    assert (tmp_path / "table/trl_train.jsonl").read_bytes() == (tmp_path / "json/trl_train.jsonl").read_bytes()
+    assert next((tmp_path / "table/images").rglob("*.png")).read_bytes() == data

@@ -15,8 +15,8 @@ After, a record (and the image's file, copied byte for byte):
     {"id": "train-0000000000", "source": "llava", "conversations": [{"images": ["train/coco/1.jpg"],
       "user": "What is it?", "assistant": "A bus."}]}
 
-Files of JSON lines or one JSON array. `phiv_data.formats` defines what a row of each format may contain and what
-becomes of it; this package finds the files and their images.
+Files of JSON lines or one JSON array, and tables with the same columns. `phiv_data.formats` defines what a row of each
+format may contain and what becomes of it; this package finds the files and their images.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from phiv_converters.chat_json.files import (
     find_described,
     find_files,
     find_image,
+    read_chat_row,
+    read_chat_rows,
     roots_of,
     row_key,
 )
@@ -46,7 +48,6 @@ from phiv_data.formats.detect import detect_format
 from phiv_data.formats.files import explain_shape, locate_image, shorten
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image
-from phiv_data.sources.json_stream import read_json_array, read_json_lines, read_value
 from phiv_data.storage.record_errors import truncated_repr
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
@@ -116,8 +117,7 @@ class ChatJson(Converter):
         rank = {split: i for i, split in enumerate(self.splits)}
         for i, file in sorted(enumerate(self.files), key=lambda indexed: (rank[indexed[1].split], indexed[0])):
             parse = row_parser(self.flags, file)
-            read = read_json_array if file.is_array else read_json_lines
-            for row in read(file.path):
+            for row in read_chat_rows(file):
                 images, where = list[Path](), row_key(file, row.line)
                 try:
                     if row.problem:
@@ -136,9 +136,10 @@ class ChatJson(Converter):
     def _no_rows(self, first: RejectInput) -> SourceError:
         """The error of files none of which holds a row of the format: what they are instead."""
         path = next(file.path for file in self.files if first.where.startswith(f"{file.name}:"))
-        if problem := explain_shape(path):
+        is_table = any(file.table is not None for file in self.files)
+        if problem := None if is_table else explain_shape(path):
             return SourceError(str(path), *problem)
-        other = detect_format(path)
+        other = None if is_table else detect_format(path)
         if other == "phiv":
             return SourceError(str(path), "these are phiv's own rows", "Use phiv-convert jsonl")
         known = other is not None and other != self.name
@@ -160,7 +161,7 @@ class ChatJson(Converter):
         """A row and its images."""
         index, offset, length = item.payload
         file, where = self.files[index], item.key
-        row = row_parser(self.flags, file)(read_value(file.path, offset, length, where=where), where)
+        row = row_parser(self.flags, file)(read_chat_row(file, offset, length, where), where)
         by_ref, roots = {}, roots_of(file, self.flags.images)
         for ref in dict.fromkeys(row.image_refs):
             name, data = find_image(ref, roots, self.flags.strip_folders, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections import Counter
@@ -26,8 +27,10 @@ from phiv_data.formats.files import (
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
-from phiv_data.sources.hf_layout import split_word
+from phiv_data.sources.hf_layout import split_word, standard_split
+from phiv_data.sources.hf_tables import Table, find_tables, iter_rows, read_row
 from phiv_data.sources.image_index import read_image
+from phiv_data.sources.json_stream import JsonRow, read_json_array, read_json_lines, read_value
 from phiv_data.sources.nearby import suggest_image
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
@@ -53,10 +56,13 @@ class ChatFile:
     sha256: str
     why: str = ""
     entry: dict[str, Any] | None = None
+    table: Table | None = None
 
     @property
     def kind(self) -> str:
         """What it is, for a person."""
+        if self.table is not None:
+            return f"{self.table.kind} table"
         return ("JSON array" if self.is_array else "JSON lines") + (", by dataset_info.json" if self.entry else "")
 
 
@@ -69,19 +75,54 @@ def find_files(source: Path, split: str | None) -> tuple[ChatFile, ...]:
     else:
         folders = [path for path in _list_folder(source) if path.is_dir()]
         paths, root = _files_in(source) or [file for folder in folders for file in _files_in(folder)], source
+    if tables := find_tables(source) if not paths or paths == [source] else ():
+        return tuple(_of_table(table, root, split) for table in tables)
     if not paths:
-        raise SourceError(str(source), "no *.json or *.jsonl file in it or its folders", "Pass the file of rows")
+        raise SourceError(str(source), "no JSON, Parquet or Arrow file in it or its folders", "Pass the file of rows")
     named = {path: path.relative_to(root) for path in paths}
     splits = _splits_of(named, split)
     files = []
     for path, name in named.items():
         if path.suffix.lower() not in SUFFIXES:
-            raise SourceError(str(path), "is no *.json or *.jsonl file", "Pass the file of rows")
+            raise SourceError(str(path), "is no JSON, Parquet or Arrow file", "Pass the file of rows")
         with environment_problems(path):
             files.append(
                 ChatFile(path, name.as_posix(), splits[path][0], is_array(path), sha256_file(path), splits[path][1])
             )
     return tuple(sorted(files, key=lambda file: file.name))  # as the keys of their rows are sorted
+
+
+def _of_table(table: Table, root: Path, split: str | None) -> ChatFile:
+    """A table of rows; its split is by the names of its file and folders, as the hub has them."""
+    name = table.path.relative_to(root).as_posix()
+    with environment_problems(table.path):
+        sha256 = sha256_file(table.path)
+    return ChatFile(table.path, name, split or standard_split(table.split), False, sha256, "by name", table=table)
+
+
+def read_chat_rows(file: ChatFile) -> Iterator[JsonRow]:
+    """The rows of a file in order; of a table as JSON has them, at offsets that are their places."""
+    if file.table is None:
+        yield from (read_json_array if file.is_array else read_json_lines)(file.path)
+        return
+    for place, row in enumerate(iter_rows(file.table, file.table.columns)):
+        yield JsonRow(place + 1, place, 0, as_json(row))
+
+
+def read_chat_row(file: ChatFile, offset: int, length: int, where: str) -> Any:
+    """The row at an offset that `read_chat_rows` gave."""
+    if file.table is None:
+        return read_value(file.path, offset, length, where=where)
+    return as_json(read_row(file.table, offset))
+
+
+def as_json(value: Any) -> Any:
+    """A cell of a table as a chat format has it in JSON: bytes in base64, without the keys that a struct lacks."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items() if item is not None}
+    return [as_json(item) for item in value] if isinstance(value, list) else value
 
 
 def _splits_of(names: dict[Path, Path], split: str | None) -> dict[Path, tuple[str, str]]:

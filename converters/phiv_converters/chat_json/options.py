@@ -20,7 +20,7 @@ class ChatJsonOptions(ConverterOptions):
 
     source: Path
     """File of rows (one JSON array, or JSON lines), or a folder: its *.json and *.jsonl files, or else those of the
-    folders in it."""
+    folders in it; or Parquet and Arrow tables with the same columns."""
     images: Path | None = None
     """Folder that the paths of images start from. The folder of the file of rows is searched too."""
     strip_folders: int = 0

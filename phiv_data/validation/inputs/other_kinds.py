@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.formats.files import SUFFIXES, explain_encoding, explain_shape
+from phiv_data.formats.recognise import recognise
 from phiv_data.storage.dataset import MANIFEST
 from phiv_data.storage.record_errors import list_keys
 from phiv_data.utils.lines import BOM, UTF16_MARKS
@@ -29,10 +30,7 @@ _UNPACK = "Unpack or convert it first: phiv-convert reads many formats"
 _OWN_ROWS = "Write a JSON object a row, as docs/own_data.md shows, then: phiv-convert jsonl"
 _BINARY = {
     LFS_MARK: ("is a Git LFS pointer: the content was not downloaded", "Run git lfs pull"),
-    b"PAR1": (
-        "is a Parquet file, not jsonl",
-        "phiv-convert swift, trl, docvqa or cauldron reads tables",
-    ),
+    b"PAR1": ("is a Parquet file, not jsonl", _UNPACK),
     b"ARROW1": ("is an Arrow IPC file, where phiv's shards are Arrow IPC streams, not jsonl", _UNPACK),
     b"\x1f\x8b": ("is gzip, not jsonl", _UNPACK),
     b"PK\x03\x04": ("is a zip archive, not jsonl", _UNPACK),
@@ -58,16 +56,22 @@ def find_rows(path: Path, input_format: str = "auto") -> list[ChatFile]:
     UsageError that names the kind where `path` holds no rows.
     """
     if path.is_file() and path.suffix != ".arrow" and (kind := _name_file(path, input_format)):
-        raise UsageError(str(path), *kind)
+        raise UsageError(str(path), kind[0], _way_out(path, kind[1]))
     try:
         files = find_chat_files(path, input_format)
     except (UsageError, SourceError) as error:
         if path.is_file() and error.where == str(path) and (kind := _name_json(path)):
-            raise UsageError(str(path), *kind) from error
+            raise UsageError(str(path), kind[0], _way_out(path, kind[1])) from error
         raise
     if path.is_dir() and not files and input_format == "auto" and (kind := _name_folder(path)):
-        raise UsageError(str(path), *kind)
+        raise UsageError(str(path), kind[0], _way_out(path, kind[1]))
     return files
+
+
+def _way_out(path: Path, hint: str) -> str:
+    """The command that converts `path`, where one is known; else `hint`."""
+    found = recognise(path) if _OWN_ROWS in hint or _UNPACK in hint else None
+    return f"Convert it: phiv-convert {found.command} --source {path} --out_dir OUT" if found else hint
 
 
 def _name_file(path: Path, input_format: str) -> tuple[str, str] | None:
