@@ -40,7 +40,7 @@ from phiv_data.storage.sample import Draft, EncodedImage, encoded_image
 from phiv_schemas import Turn
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
-from phiv_train.config import TrainConfig, make_folder
+from phiv_train.config import TrainConfig
 from phiv_train.families.phi3_vision.pixels import pixels_from_crops
 from phiv_train.training.prepare import PreparedRun, prepare
 from phiv_train.training.quiet import quiet_libraries
@@ -120,7 +120,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]  # transformers is untyped h
 def packed(prepared: PreparedRun) -> Trainer:
     """phiv-train's trainer, put together as run.py does."""
     config = prepared.config
-    make_folder("--output_dir", config.output_dir)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
     model, _ = prepared.family.load(config.model_name_or_path, image_options={"num_crops": config.num_crops})
     parts = prepared.family.components(model)
     apply_strategy(model, prepared.family, parts, config)

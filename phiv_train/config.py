@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, mode
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_data.utils.image_options import collect_image_options
 from phiv_schemas.errors import UsageError
+from phiv_train.spellings import find_setting
 
 if TYPE_CHECKING:
     from typing import Self
@@ -55,7 +56,7 @@ class TrainConfig(BaseModel):
     verify: Literal["size", "sha256"] = "size"
     """How shards are compared with the manifest before the run; sha256 reads them whole."""
     max_train_rows: Annotated[int, Field(ge=1)] | None = None
-    """Train on the first rows of the split only."""
+    """Train on this many rows only, spread evenly over the split; the same ones every time."""
     full_train: bool = False
     """Train on all rows of the split, even if max_train_rows is set. In Microsoft's recipe it selected DocVQA's full
     set instead of 1,000 pages; here data_dir decides that."""
@@ -75,8 +76,9 @@ class TrainConfig(BaseModel):
     """Packs (micro-batches) per optimizer step, over all processes. By default the fewest that hold batch_size rows."""
     max_image_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most image tokens in one forward pass: limits the memory of the vision tower."""
-    on_too_long: Literal["error", "skip", "trim_images"] = "error"
-    """What to do with rows longer than max_length: stop, skip them, or drop some of their images. Both are counted."""
+    on_too_long: Literal["error", "skip", "trim_images", "trim_or_skip"] = "error"
+    """What to do with rows longer than max_length: stop, skip them, drop some of their images and stop where that is
+    not enough, or skip only those. All are counted."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do with rows without an answer and with unreadable images: stop, or skip them and list them in
     bad_rows.jsonl."""
@@ -87,9 +89,10 @@ class TrainConfig(BaseModel):
     """KEY=VALUE: an image option of the family, by default the checkpoint's. May be given several times; --num_crops N
     is num_crops=N."""
     num_train_epochs: Annotated[int, Field(ge=1)] = 1
-    """Passes over the data."""
+    """Passes over the data, unless max_steps is given."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many optimizer steps; the learning rate schedule ends there too."""
+    """Optimizer steps of the run, in place of num_train_epochs; where the data gives fewer, it is gone over again. The
+    learning rate schedule ends there too."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Order of the data, dropout and adapter weights."""
     num_workers: Annotated[int, Field(ge=0)] | None = None
@@ -175,10 +178,12 @@ class TrainConfig(BaseModel):
     # -- evaluation ---------------------------------------------------------------------------------------------------
     eval: bool = True
     """Evaluate before and after training (`--no_eval` to switch off)."""
+    eval_data_dir: LaxPath | None = None
+    """Folder of another converted dataset to evaluate on. By default data_dir."""
     eval_split: str = "val"
     """Split to evaluate on."""
     max_eval_rows: Annotated[int, Field(ge=1)] | None = None
-    """Evaluate on the first rows of the split only."""
+    """Evaluate on this many rows only, spread evenly over the split; the same ones every time."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 8
     """Questions answered at once, per process."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
@@ -188,16 +193,23 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _split_commas(cls, values: Any) -> Any:
-        """`--freeze vision,projector` is `--freeze vision projector`."""
+    def _take_usual_forms(cls, values: Any) -> Any:
+        """`--freeze vision,projector` is `--freeze vision projector`, `--report_to none` is no tracker; in a file a
+        list may be one name or null, and 3.0 is a whole number."""
         if not isinstance(values, Mapping):
             return values
-        split = dict(values)
-        for key in {"freeze", "lora_parts", "report_to"} & values.keys():
-            names = [values[key]] if isinstance(values[key], str) else values[key]
+        usual = dict(values)
+        for key in {"freeze", "lora_parts", "report_to", "image_option"} & values.keys():
+            names = [values[key]] if isinstance(values[key], str) else values[key] or ()
             if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-                split[key] = tuple(name for part in names for name in part.split(",") if name)
-        return split
+                parts = names if key == "image_option" else [name for part in names for name in part.split(",")]
+                usual[key] = tuple(name for name in parts if name)
+        if usual.get("report_to") == ("none",):
+            usual["report_to"] = ()
+        for key, value in values.items():
+            if isinstance(value, float) and value.is_integer() and key in cls.model_fields:
+                usual[key] = int(value)
+        return usual
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
@@ -224,6 +236,11 @@ class TrainConfig(BaseModel):
     def alpha(self) -> int:
         """LoRA's alpha."""
         return self.lora_alpha or round(self.lora_rank * self.lora_alpha_ratio)
+
+    @property
+    def eval_dir(self) -> Path:
+        """Folder of the dataset to evaluate on."""
+        return self.eval_data_dir or self.data_dir
 
     @property
     def unused_lora_settings(self) -> list[str]:
@@ -278,6 +295,7 @@ FREE_ON_RESUME = frozenset(
         "tqdm",
         "dry_run",
         "eval",
+        "eval_data_dir",
         "eval_split",
         "max_eval_rows",
         "eval_batch_size",
@@ -289,15 +307,6 @@ FREE_ON_RESUME = frozenset(
         "data_dir",
     }
 )
-
-
-def make_folder(flag: str, folder: Path) -> None:
-    """The folder that `flag` names. EnvironmentProblem or UsageError where it cannot be made."""
-    try:
-        with environment_problems(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(flag, f"{str(folder)!r} cannot be a folder ({error.strerror})") from error
 
 
 def write_config(config: TrainConfig, path: Path) -> None:
@@ -330,8 +339,11 @@ def to_usage_error(error: ValidationError, where: str) -> UsageError:
     first = error.errors(include_url=False, include_context=False)[0]
     key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or "[" not in part)
     if first["type"] == "extra_forbidden":
-        close = get_close_matches(key, TrainConfig.model_fields, n=1)
-        hint = f"Did you mean {close[0]}?" if close else "phiv-train --help lists the settings"
+        hint = "phiv-train --help lists the settings"
+        if setting := find_setting(key.replace("-", "_"), TrainConfig.model_fields):
+            hint = f"Use {setting}".replace("--", "")
+        elif close := get_close_matches(key, TrainConfig.model_fields, n=1):
+            hint = f"Did you mean {close[0]}?"
         return UsageError(f"{where}: {key}", "no such setting", hint)
     found = "" if first["type"] == "missing" or not key else f" (found {first['input']!r})"
     what = first["msg"].removeprefix("Value error, ")

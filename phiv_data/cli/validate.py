@@ -9,6 +9,7 @@ from tyro.conf import FlagCreatePairsOff
 
 from phiv_data.cli.common import run
 from phiv_data.cli.validate_options import ValidateOptions
+from phiv_data.utils.outputs import check_output_file, check_output_folder
 from phiv_schemas.errors import UsageError
 
 
@@ -35,14 +36,14 @@ def _validate(argv: list[str]) -> int:
 
 
 def _check_outputs(options: ValidateOptions) -> None:
-    """UsageError where a report would replace data."""
-    for flag, out in (("--output", options.output), ("--report_dir", options.report_dir)):
-        real = out and out.resolve()
-        if out is None or real is None or not out.exists():
-            continue
-        if out.is_dir() != (flag == "--report_dir"):
-            raise UsageError(flag, f"{out} is a {'folder' if out.is_dir() else 'file'}", "Choose another name")
-        inside = any(real.is_relative_to(path.resolve()) for path in options.paths if path.is_dir())
-        is_data = inside and (real.suffix in (".jsonl", ".arrow", ".sha256") or real.name == "manifest.json")
-        if flag == "--output" and (is_data or any(real == path.resolve() for path in options.paths)):
-            raise UsageError(flag, f"{out} is part of the data to check", "Choose another name")
+    """PhivError where a report cannot be written, or would replace data: before hours of checking."""
+    if options.report_dir is not None:
+        check_output_folder("--report_dir", options.report_dir)
+    if (out := options.output) is None:
+        return
+    real = out.resolve()
+    inside = any(real.is_relative_to(path.resolve()) for path in options.paths if path.is_dir())
+    is_data = inside and (real.suffix in (".jsonl", ".arrow", ".sha256") or real.name == "manifest.json")
+    if out.exists() and (is_data or any(real == path.resolve() for path in options.paths)):
+        raise UsageError("--output", f"{out} is part of the data to check", "Choose another name")
+    check_output_file("--output", out)

@@ -74,7 +74,7 @@ class ConversationDataset(Sequence[Sample]):
         self._manifest_sha256 = sha256_file(self.path / MANIFEST)
         if (found := self.manifest.split(split)) is None:
             there = ", ".join(one.name for one in self.manifest.splits) or "none"
-            raise UsageError(str(self.path), f"no split {split!r} (found: {there})")
+            raise UsageError(str(self.path), f"no split {split!r} (found: {there})", "Pass one (--split)")
         if found.rows and not found.shards:
             raise ShardError(str(self.path), f"split {split!r} has no shards", "Convert it without --no_arrow")
         for shard in found.shards:

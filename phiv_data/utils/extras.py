@@ -12,6 +12,8 @@ from phiv_schemas.errors import EnvironmentProblem
 
 def install_hint(extra: str) -> str:
     """The command that installs an extra of this phiv: from the clone, where it is one."""
+    if extra == "flash":  # its build imports torch, which pip hides from builds unless asked not to
+        return f'Run, with nvcc on PATH: {sys.executable} -m pip install --no-build-isolation "flash-attn>=2.6"'
     root = Path(__file__).resolve().parents[2]
     if (root / "pyproject.toml").is_file():
         return f'Run: {sys.executable} -m pip install -e "{root}[{extra}]"'

@@ -40,7 +40,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Schedule:
-    """All optimizer steps of a run. `max_steps` ends it earlier; it never makes it longer.
+    """All optimizer steps of a run; with `max_steps` it ends there. `plans` reach at least as far.
 
     `parts`: micro-batches that every pack is run in, by a run that resumes with a smaller batch_size_per_gpu: the rows
     of a step and its gradient stay.
@@ -88,6 +88,15 @@ class Schedule:
             return 0.0
         plan, inside = self.locate(step - 1)
         return plan.epoch + (inside + 1) / plan.num_steps
+
+    def rows_until(self, step: int) -> int:
+        """Rows that the first `step` steps of the run take."""
+        epoch = bisect_right(self._ends, step)
+        rows = sum(len(plan.order) for plan in self.plans[:epoch])
+        if epoch == len(self.plans):
+            return rows
+        plan, inside = self.locate(step)
+        return rows + int(plan.offsets[inside * plan.spec.packs_per_step])
 
     def work(self, step: int, rank: int, world_size: int, images_of_row: NDArray[np.int64]) -> Work:
         """What one process runs in a step."""

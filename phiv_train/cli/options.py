@@ -33,7 +33,7 @@ class EvalOptions:
     turns: Literal["last", "first", "all"] = "last"
     """Which turns of a conversation the model answers, with the true answers of earlier turns in the prompt."""
     limit: int | None = None
-    """Evaluate the first rows of the split only."""
+    """Evaluate this many rows only, spread evenly over the split; the same ones every time."""
     family: str | None = None
     """Model family; by default read from the checkpoint."""
     num_crops: int | None = None

@@ -9,10 +9,11 @@ from typing import Any
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.utils.image_options import collect_image_options
+from phiv_data.utils.outputs import check_output_file
 from phiv_data.utils.terminal import say
+from phiv_train.batching.lengths import spread_rows
 from phiv_train.checkpoints.resolve import Source, find_source, load_model, load_processor
 from phiv_train.cli.options import EvalOptions
-from phiv_train.config import make_folder
 from phiv_train.evaluation.report import as_text, write_result
 from phiv_train.families.base import get_family
 from phiv_train.training import launcher
@@ -22,10 +23,10 @@ from phiv_train.training.quiet import quiet_libraries
 def evaluate_split(options: EvalOptions) -> None:
     """Check everything cheap before anything heavy is imported or loaded, then evaluate and report."""
     launcher.check_environment()
-    if options.output is not None:
-        make_folder("--output", options.output.absolute().parent)
     dataset = ConversationDataset(options.data_dir, options.split)
     source = find_source(options.model_name_or_path, adapter=options.adapter, family=options.family)
+    path = options.output or source.folder / f"eval_{options.split}.json"
+    check_output_file("--output", path)
     quiet_libraries()
     import torch
 
@@ -55,7 +56,7 @@ def evaluate_split(options: EvalOptions) -> None:
             get_family(source.family),
             processor,
             dataset,
-            rows=range(min(options.limit or len(dataset), len(dataset))),
+            rows=spread_rows(len(dataset), options.limit).tolist(),
             metric=options.metric,
             turns=options.turns,
             batch_size=options.batch_size,
@@ -75,7 +76,6 @@ def evaluate_split(options: EvalOptions) -> None:
             **processor.image_options,
             "spec_hash": processor.spec_hash,
         }
-        path = options.output or source.folder / f"eval_{options.split}.json"
         write_result(result, path, **settings)
         say(*as_text(result).splitlines(), str(path))
 

@@ -16,6 +16,7 @@ from phiv_data.storage.dataset import ConversationDataset, read_manifest
 from phiv_data.storage.sample import Sample
 from phiv_data.utils.atomic import atomic_write
 from phiv_data.utils.image_options import collect_image_options
+from phiv_data.utils.outputs import check_output_folder
 from phiv_data.utils.terminal import printable, say, write_document
 from phiv_schemas.errors import UsageError
 from phiv_train.checkpoints.resolve import find_source, load_processor
@@ -29,6 +30,8 @@ _GREEN, _BLUE, _PLAIN = "\x1b[1;32m", "\x1b[34m", "\x1b[0m"
 def show_row(options: InspectOptions) -> None:
     """Print the row on stdout, and save its images where `options` say so."""
     image_options = collect_image_options(options.image_option, options.num_crops)
+    if options.save_images is not None:
+        check_output_folder("--save_images", options.save_images)
     dataset, row = find_row(options)
     source = find_source(options.model_name_or_path, family=options.family)
     processor = load_processor(source, image_options=image_options)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from phiv_data.cli.common import run
 from phiv_data.utils.extras import needs_extra
+from phiv_data.utils.outputs import make_output_folder
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_INTERRUPTED, EXIT_OK
 from phiv_train.cli.config import parse
-from phiv_train.config import TrainConfig, make_folder
+from phiv_train.config import TrainConfig
 from phiv_train.presets import table
 from phiv_train.training.launcher import check_environment
 from phiv_train.training.output_lock import locked
@@ -50,7 +51,7 @@ def run_command(argv: Sequence[str]) -> int:
 
         say(*report(config).splitlines())
         return EXIT_OK
-    make_folder("--output_dir", config.output_dir)
+    make_output_folder("--output_dir", config.output_dir)
     with locked(config.output_dir):
         return EXIT_INTERRUPTED if _train(config).stopped else EXIT_OK
 

@@ -18,10 +18,11 @@ import torch
 
 from phiv_data.storage.dataset import ConversationDataset, read_manifest
 from phiv_data.utils.atomic import atomic_write
+from phiv_data.utils.extras import install_hint
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.batching.bin_packing import Ints
 from phiv_train.batching.lengths import Fitted, fit, measure
-from phiv_train.batching.plan import PlanSpec, make_plan
+from phiv_train.batching.plan import Plan, PlanSpec, make_plan
 from phiv_train.batching.schedule import Schedule
 from phiv_train.checkpoints.resolve import Source, find_source, load_processor
 from phiv_train.checkpoints.store import find_checkpoint, read_metadata
@@ -79,10 +80,12 @@ def prepare(config: TrainConfig) -> PreparedRun:
     check_splits(config)
     dataset = ConversationDataset(config.data_dir, config.train_split, verify=config.verify)
     if config.eval:
-        ConversationDataset(config.data_dir, config.eval_split, verify=config.verify)
+        ConversationDataset(config.eval_dir, config.eval_split, verify=config.verify)
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    dtype = check_precision(config, on_gpu)
-    check_trackers(config)
+    dtype = config.compute_dtype(on_gpu)
+    if not config.dry_run:  # it plans runs of other machines too, and says what is missing on this one
+        check_precision(config, on_gpu)
+        check_trackers(config)
     source = find_source(config.model_name_or_path, family=config.family)
     if source.adapter is not None:
         hint = f"Pass its base, {source.base!r}; an adapter is trained on a base model"
@@ -104,7 +107,8 @@ def prepare(config: TrainConfig) -> PreparedRun:
     if not selection.lengths.images.any():  # weight decay would only shrink the parts that images alone train
         config = config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
     schedule, batch_size_per_gpu = plan_run(config, selection, launcher.world_size())
-    chosen = distributed.choose_sharding(config, on_gpu)
+    planned_only = config.dry_run and config.distributed in ("zero2", "fsdp2")
+    chosen = config.distributed if planned_only else distributed.choose_sharding(config, on_gpu)
     return PreparedRun(
         config, source, family, processor, dataset, selection, schedule, batch_size_per_gpu, on_gpu, dtype, chosen
     )
@@ -112,39 +116,41 @@ def prepare(config: TrainConfig) -> PreparedRun:
 
 def check_splits(config: TrainConfig) -> None:
     """UsageError where the split to train on, or the one to evaluate, is not there or has no rows."""
-    rows = {split.name: split.rows for split in read_manifest(config.data_dir).splits}
-    found = ", ".join(f"{name} of {count} rows" for name, count in rows.items()) or "none"
-    flags = [("--train_split", config.train_split), *([("--eval_split", config.eval_split)] if config.eval else [])]
-    for flag, split in flags:
+    evaluated = [("--eval_split", config.eval_dir, config.eval_split)] if config.eval else []
+    for flag, folder, split in [("--train_split", config.data_dir, config.train_split), *evaluated]:
+        rows = {one.name: one.rows for one in read_manifest(folder).splits}
         if rows.get(split):
             continue
-        hint = f"Pass {flag} with one that has rows"
-        if flag == "--eval_split":
-            hint += ", or --no_eval; phiv-convert --val_fraction makes a val of train"
+        found = ", ".join(f"{name} of {count} rows" for name, count in rows.items()) or "none"
         what = "has no rows" if split in rows else "is not there"
-        raise UsageError(str(config.data_dir), f"the split {split!r} of {flag} {what} (found: {found})", hint)
+        hint = f"Pass {flag} NAME with one that has rows"
+        if flag == "--eval_split":
+            hint += (
+                ", --eval_data_dir with another folder, or --no_eval; phiv-convert --val_fraction makes a val of train"
+            )
+        raise UsageError(str(folder), f"the split {split!r} of {flag} {what} (found: {found})", hint)
 
 
-def check_precision(config: TrainConfig, on_gpu: bool) -> str:
-    """Name of the compute precision. PhivError for what this machine or the packages on it cannot do."""
+def check_precision(config: TrainConfig, on_gpu: bool) -> None:
+    """PhivError for a precision or a kind of weights that this machine or the packages on it cannot do."""
     dtype = config.compute_dtype(on_gpu)
     if dtype == "float16" and config.use_flash_attention:
         raise UsageError("--use_flash_attention", "does not work in float16 (NaN)", "Use bf16")
     if config.use_flash_attention and find_spec("flash_attn") is None:
         what = "the flash-attn package is missing"
-        raise EnvironmentProblem("--use_flash_attention", what, "Install phiv[gpu], or leave the flag out (sdpa)")
+        hint = f"{install_hint('flash')}, or leave the flag out (sdpa)"
+        raise EnvironmentProblem("--use_flash_attention", what, hint)
     if config.use_flash_attention and not on_gpu:
         raise EnvironmentProblem("--use_flash_attention", "needs a GPU (none is used)", "Leave the flag out (sdpa)")
     if config.use_qlora and find_spec("bitsandbytes") is None:
-        hint = "Install phiv[gpu], or use --use_lora without 4 bit"
+        hint = f"{install_hint('qlora')}, or use --use_lora without 4 bit"
         raise EnvironmentProblem("--use_qlora", "the bitsandbytes package is missing", hint)
     if config.lora and find_spec("peft") is None:
-        raise EnvironmentProblem("--use_lora", "the peft package is missing", "Install phiv[train]")
+        raise EnvironmentProblem("--use_lora", "the peft package is missing", install_hint("train"))
     if dtype == "float16" and not on_gpu:
         raise UsageError("--precision", "float16 needs a GPU (none is used)", "Use bfloat16 or float32")
     if dtype == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UsageError("--bf16", "this GPU has no bfloat16", "Leave it out: float16 is used then")
-    return dtype
 
 
 def check_trackers(config: TrainConfig) -> None:
@@ -188,7 +194,7 @@ def plan_run(config: TrainConfig, selection: Fitted, world_size: int) -> tuple[S
 
 
 def make_schedule(config: TrainConfig, selection: Fitted, world_size: int) -> Schedule:
-    """The plans of all epochs; later epochs than max_steps reaches are not made."""
+    """The plans of all epochs: of num_train_epochs, or as many as max_steps takes."""
     tokens, images = selection.lengths.tokens, selection.lengths.vision_cost
     if not len(selection.rows):
         hint = "Raise --max_length" if any("long" in reason for reason in selection.skipped) else ""
@@ -197,11 +203,11 @@ def make_schedule(config: TrainConfig, selection: Fitted, world_size: int) -> Sc
         what = f"{config.packs_per_step} packs a step for {len(selection.rows)} rows"
         raise UsageError("--packs_per_step", what, "Use fewer, or leave it out")
     spec = plan_spec(config, tokens[selection.rows], world_size)
-    plans = []
-    for epoch in range(config.num_train_epochs):
-        plans.append(make_plan(tokens, images, spec, epoch=epoch, rows=selection.rows))
-        if config.max_steps is not None and sum(plan.num_steps for plan in plans) >= config.max_steps:
-            break
+    plans: list[Plan] = []
+    steps = 0
+    while len(plans) < config.num_train_epochs if config.max_steps is None else steps < config.max_steps:
+        plans.append(make_plan(tokens, images, spec, epoch=len(plans), rows=selection.rows))
+        steps += plans[-1].num_steps
     return Schedule(tuple(plans), config.max_steps)
 
 

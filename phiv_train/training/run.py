@@ -27,7 +27,9 @@ from torch import nn
 
 from phiv_data.storage.dataset import MANIFEST, ConversationDataset
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems, sha256_file
+from phiv_data.utils.outputs import check_output_file, make_output_folder
 from phiv_data.utils.terminal import say
+from phiv_train.batching.lengths import spread_rows
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
 from phiv_train.checkpoints.resolve import load_model
@@ -44,7 +46,7 @@ from phiv_train.checkpoints.store import (
     write_metadata,
 )
 from phiv_train.checkpoints.weights import load_weights, save_weights
-from phiv_train.config import IMAGE_PARTS, TrainConfig, make_folder
+from phiv_train.config import IMAGE_PARTS, TrainConfig
 from phiv_train.evaluation.generate import evaluate, progress_bar
 from phiv_train.evaluation.report import write_result
 from phiv_train.presets import warmup_warning
@@ -56,7 +58,8 @@ from phiv_train.training.quiet import quiet_libraries
 from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
 from phiv_train.training.trainer import PhivTrainer, Run, refuse_data_parallel, training_arguments
 
-FINAL, AFTER = "final", "eval_after.json"
+FINAL = "final"
+EVAL_BEFORE, EVAL_AFTER = "eval_before.json", "eval_after.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,9 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Train as `config` says. PhivError for wrong data, settings or environment, or where another run writes there."""
     quiet_libraries()
-    make_folder("--output_dir", config.output_dir)
+    make_output_folder("--output_dir", config.output_dir)
+    for name in (EVAL_BEFORE, EVAL_AFTER) if config.eval else ():
+        check_output_file("--output_dir", config.output_dir / name)
     with locked(config.output_dir):
         prepared = prepare(config)
         config = prepared.config
@@ -115,11 +120,11 @@ def _train(
     if launcher.rank() == 0:
         clean_output_dir(config.output_dir, everything=config.resume == "never")
         if folder is None:
-            (config.output_dir / AFTER).unlink(missing_ok=True)  # of an earlier run, whose checkpoints are gone
+            (config.output_dir / EVAL_AFTER).unlink(missing_ok=True)  # of an earlier run, whose checkpoints are gone
             write_left_out_rows(prepared)
     distributed.wait()
     if folder is None:
-        _evaluate(prepared, model, processor, "eval_before.json")
+        _evaluate(prepared, model, processor, EVAL_BEFORE)
     run = dataclasses.replace(run, parts=prepared.family.components(model))
     apply_strategy(model, run.family, run.parts, config)
     _log_run(prepared, model, run, folder)
@@ -141,7 +146,7 @@ def _train(
         if launcher.rank() == 0 and not is_of_run(config.output_dir / FINAL, config, run.metadata(steps)):
             _write_final(prepared, run, lambda folder: save_weights(run.family, model, run.processor, folder))
     distributed.wait()
-    _evaluate(prepared, model, processor, AFTER)
+    _evaluate(prepared, model, processor, EVAL_AFTER)
     return TrainResult(model, steps, final=config.output_dir / FINAL)
 
 
@@ -201,14 +206,14 @@ def _evaluate(prepared: PreparedRun, model: nn.Module, processor: Any, name: str
     config = prepared.config
     if not config.eval:
         return
-    split = ConversationDataset(config.data_dir, config.eval_split, verify=config.verify)
+    split = ConversationDataset(config.eval_dir, config.eval_split, verify=config.verify)
     with progress_bar(name.removesuffix(".json"), disable=not config.tqdm or launcher.rank() > 0) as on_batch:
         result = evaluate(
             model,
             prepared.family,
             processor,
             split,
-            rows=range(min(config.max_eval_rows or len(split), len(split))),
+            rows=spread_rows(len(split), config.max_eval_rows).tolist(),
             metric=config.metric,
             batch_size=config.eval_batch_size,
             max_new_tokens=config.max_new_tokens,
@@ -225,10 +230,11 @@ def _evaluate(prepared: PreparedRun, model: nn.Module, processor: Any, name: str
 def _eval_settings(config: TrainConfig) -> dict[str, Any]:
     """What an evaluation of this run depends on, besides its weights."""
     return {
+        "data_dir": str(config.eval_dir),
         "quantization": "4bit" if config.use_qlora else None,
         "asked_metric": config.metric,
         "max_rows": config.max_eval_rows,
-        "data_sha256": sha256_file(config.data_dir / MANIFEST),
+        "data_sha256": sha256_file(config.eval_dir / MANIFEST),
     }
 
 
@@ -238,7 +244,7 @@ def _is_evaluated(config: TrainConfig) -> bool:
         return True
     wanted = _eval_settings(config) | {"split": config.eval_split, "max_new_tokens": config.max_new_tokens}
     try:
-        found = json.loads((config.output_dir / AFTER).read_text(encoding="utf-8"))["settings"]
+        found = json.loads((config.output_dir / EVAL_AFTER).read_text(encoding="utf-8"))["settings"]
         return all(found[name] == value for name, value in wanted.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -260,8 +266,8 @@ def _log_run(prepared: PreparedRun, model: nn.Module, run: Run, folder: Path | N
     if unused := config.unused_lora_settings:
         _log(f"{', '.join(unused)} {'does' if len(unused) == 1 else 'do'} nothing without --use_lora or --use_qlora")
     _log(
-        f"{schedule.num_steps} steps of {plan.packs_per_step} packs{fill}, {plan.rows_per_step:.1f} rows a step;"
-        f" the largest pack has {plan.max_pack_tokens} tokens"
+        f"{schedule.num_steps} steps of {plan.packs_per_step} packs{fill}, {plan.rows_per_step:.1f} rows a step,"
+        f" {schedule.epoch_after(schedule.num_steps):.4g} epochs; the largest pack has {plan.max_pack_tokens} tokens"
     )
     if launcher.rank() == 0:
         say(*trainable_table(sizes).splitlines(), to=sys.stderr)

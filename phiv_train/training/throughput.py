@@ -6,7 +6,7 @@
     logs |= meter.read()                                                         # since the last read
 
 `tokens_per_s` and `images_per_s` count all processes. Steps per second are not comparable between packed and padded
-runs; these are.
+runs; these are. `run_speed` gives the figures of the whole run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 
-from phiv_train.batching.schedule import Work
+from phiv_train.batching.schedule import Schedule, Work
 
 T = TypeVar("T")
 
@@ -66,3 +66,16 @@ class Meter:
 
     def _reset(self) -> None:
         self._start, self._waited, self._work = time.perf_counter(), 0.0, Work()
+
+
+def run_speed(schedule: Schedule, first: int, last: int, seconds: float) -> dict[str, float]:
+    """Rows and steps per second of steps `first`..`last`, under transformers' names.
+
+    transformers counts the steps it was asked for, also those before a resume or after a stop, and packs as samples.
+    """
+    rows = schedule.rows_until(last) - schedule.rows_until(first)
+    seconds = max(seconds, 1e-9)
+    return {
+        "train_samples_per_second": round(rows / seconds, 3),
+        "train_steps_per_second": round((last - first) / seconds, 3),
+    }

@@ -52,7 +52,7 @@ from phiv_train.training.callbacks import (
     sum_over_ranks,
 )
 from phiv_train.training.loss import TokenLoss
-from phiv_train.training.throughput import Meter
+from phiv_train.training.throughput import Meter, run_speed
 from phiv_train.training.trainable import Parts, parameter_groups
 
 FSDP2_OPTIMIZER = "optimizer_fsdp2.pt"
@@ -161,6 +161,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         # transformers switches it off, in every config.json saved from here; training_inputs does it for each batch.
         model.config.use_cache = uses_cache  # type: ignore[union-attr]
         self._plain_model = model
+        self._first_step: int = getattr(loader.batch_sampler, "start", 0)
         self._writing: Path | None = None
 
     # -- public hooks of transformers' Trainer ----------------------------------------------------------------------
@@ -205,6 +206,8 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.meter.read()
+        if "train_runtime" in logs:
+            logs |= run_speed(self.run.schedule, self._first_step, self.state.global_step, logs["train_runtime"])
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

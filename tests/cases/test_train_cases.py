@@ -5,6 +5,7 @@ Each starts phiv-train several times, so scripts/cases runs them, not the defaul
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,3 +92,79 @@ def world_size_without_torchrun(run: CaseRun) -> None:
 @case
 def bitsandbytes_noise(run: CaseRun) -> None:
     assert run.stdout.splitlines()[-1] == "0"
+
+
+def max_steps_beyond_data(run: CaseRun) -> None:
+    last = json.loads(run.stdout.splitlines()[-1])
+    assert [call.code for call in run.calls] == [0, 0]
+    assert last["step"] == 50
+
+
+@case
+def eval_output_is_a_folder(run: CaseRun) -> None:
+    done = run.calls[-1]
+    assert done.code == 2
+    assert done.stderr.splitlines()[-1].startswith("phiv-eval: --output: ")
+    assert "is a folder" in done.stderr
+
+
+@case
+def train_alone_no_val(run: CaseRun) -> None:
+    done = run.calls[-1]
+    assert done.code == 2
+    for way in ("--no_eval", "--eval_split NAME", "phiv-convert --val_fraction"):
+        assert way in done.stderr, way
+
+
+@case
+def hint_for_long_text(run: CaseRun) -> None:
+    first, trimmed = run.calls[-2:]
+    assert first.code == trimmed.code == 1
+    for done, way in ((first, "--on_too_long skip"), (trimmed, "--on_too_long trim_or_skip")):
+        assert "frames" not in done.stderr
+        assert "images take" not in done.stderr
+        assert way in done.stderr
+
+
+@case
+def hf_spellings(run: CaseRun) -> None:
+    expected = {
+        "--lr": "--learning_rate",
+        "--bf16": "Pass --bf16 alone",
+        "--eval": "--no_eval",
+        "--gradient_accumulation_steps": "--batch_size",
+        "--per_device_train_batch_size": "--batch_size_per_gpu",
+        "--max_seq_length": "--max_length",
+        "--warmup_ratio": "--warmup_steps",
+        "--save_strategy": "--save_steps",
+        "--revision": "--model_name_or_path",
+    }
+    calls = {call.argv[-2]: call for call in run.calls[1:]}
+    for flag, way in expected.items():
+        (line,) = calls[flag].stderr.splitlines()
+        assert calls[flag].code == 2
+        assert way in line, line
+    assert calls["--num_train_epochs"].code == 0
+    assert "2, " in calls["--num_train_epochs"].stdout.split("epochs")[1].splitlines()[0]
+
+
+@case
+def yaml_one_name_for_a_list(run: CaseRun) -> None:
+    assert [call.code for call in run.calls] == [0, 0]
+    assert run.calls[1].stderr == ""
+
+
+@case
+def answers_for_unlabeled(run: CaseRun) -> None:
+    done = run.calls[-1]  # writing answers that are not scored is a feature to come
+    assert done.code == 2
+    assert "has no question with an answer" in done.stderr.splitlines()[-1]
+    assert "nothing can be scored" in done.stderr.splitlines()[-1]
+
+
+@case
+def more_epochs(run: CaseRun) -> None:
+    done = run.calls[-1]
+    assert done.code == 2
+    assert "another --output_dir" in done.stderr.splitlines()[-1]
+    assert "/a/final to train it further" in done.stderr.splitlines()[-1]

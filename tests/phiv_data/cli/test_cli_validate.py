@@ -169,3 +169,14 @@ def test_the_package_gives_its_names_lazily() -> None:
         assert name in dir(phiv_data)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = phiv_data.nothing
+
+
+def test_a_report_that_cannot_be_written_is_one_line_before_the_check(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("phiv_data.cli.checking.validate", lambda *_, **__: pytest.fail("checked first"))
+    (tmp_path / "file").touch()
+    for flag, path in (("--output", tmp_path), ("--output", tmp_path / "file/r"), ("--report_dir", tmp_path / "file")):
+        assert run(monkeypatch, out, flag, path) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"phiv-validate: {flag}: ")

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mixed_data import Exchange, any_rows, converted
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas.errors import RecordError
-from phiv_train.batching.lengths import Fitted, Lengths, fit, keep_images, measure
+from phiv_train.batching.lengths import Fitted, Lengths, fit, keep_images, measure, spread_rows
 from phiv_train.families.base import IGNORE, get_family
 from phiv_train.families.tiny import tiny_processor
 
@@ -50,10 +52,30 @@ def test_no_image_is_opened(data: ConversationDataset, monkeypatch: pytest.Monke
     assert len(measure(data, TINY, PROCESSOR)) == len(data)
 
 
-def test_only_the_first_rows_are_measured(data: ConversationDataset, lengths: Lengths) -> None:
+def test_only_the_chosen_rows_are_measured_and_kept(data: ConversationDataset, lengths: Lengths) -> None:
     some = measure(data, TINY, PROCESSOR, num_rows=5)
-    assert some.tokens.tolist() == lengths.tokens[:5].tolist()
-    assert some.image_tokens.tolist() == lengths.image_tokens[:5].tolist()
+    assert some.rows.tolist() == spread_rows(len(data), 5).tolist()
+    assert some.tokens[some.rows].tolist() == lengths.tokens[some.rows].tolist()
+    assert np.flatnonzero(some.tokens).tolist() == some.rows.tolist()
+    assert fit(data, some, TINY, PROCESSOR, max_length=10**6).rows.tolist() == some.rows.tolist()
+
+
+@given(st.integers(1, 3000), st.none() | st.integers(1, 4000))
+def test_chosen_rows_are_one_of_each_stretch(total: int, count: int | None) -> None:
+    rows = spread_rows(total, count)
+    assert len(rows) == min(total, count or total)
+    assert (np.diff(rows) > 0).all()
+    wanted = len(rows)
+    assert ((rows + 1) * wanted > np.arange(wanted) * total).all()
+    assert (rows * wanted < (np.arange(wanted) + 1) * total).all()
+    assert rows.tolist() == spread_rows(total, count).tolist()
+
+
+def test_chosen_rows_of_classes_in_order_and_of_alternating_answers_are_mixed() -> None:
+    rows = spread_rows(1010, 101)
+    assert np.bincount(rows // 10).max() <= 2
+    alternating = spread_rows(1000, 100)
+    assert 30 < (alternating % 2).sum() < 70
 
 
 def test_a_cache_is_used_for_the_same_data_and_processor_only(
@@ -111,8 +133,28 @@ def test_a_row_that_is_too_long_is_named_with_its_length_and_images(
     assert (first, over) == (40, 2)
     assert str(caught.value) == (
         f"phiv-train: 'train-0000000040' is {tokens} tokens, over max_length {tokens - 1} "
-        f"(32 images take {images}; 1 more row is too long). Use fewer frames or raise max_length"
+        f"(32 images take {images}; 1 more row is too long). Raise --max_length, use fewer images, or leave such rows "
+        "out with --on_too_long skip (trim_images drops some of their images)"
     )
+
+
+def test_a_long_text_has_a_hint_of_its_own_and_is_left_out_where_asked(tmp_path: Path) -> None:
+    data = converted(tmp_path / "data", Exchange((), "word " * 90), FRAME, Exchange())
+    lengths = measure(data, TINY, PROCESSOR)
+    limit = int(lengths.tokens[0]) - 1
+    with pytest.raises(RecordError) as caught:
+        fit(data, lengths, TINY, PROCESSOR, max_length=limit)
+    assert str(caught.value).endswith(
+        "(all of them text; 1 more row is too long). Raise --max_length, shorten its text, or leave such rows out with "
+        "--on_too_long skip"
+    )
+    with pytest.raises(
+        RecordError, match=r"\(all of them text\)\. Raise .*, or leave such .*--on_too_long trim_or_skip$"
+    ):
+        fit(data, lengths, TINY, PROCESSOR, max_length=limit, on_too_long="trim_images")
+    both = fit(data, lengths, TINY, PROCESSOR, max_length=limit, on_too_long="trim_or_skip")
+    assert str(both) == "2 rows; 1 with fewer images; left out: 1 too long"
+    assert (both.rows.tolist(), both.skipped) == ([1, 2], {"too long": (0,)})
 
 
 def test_skipped_rows_are_counted(data: ConversationDataset, lengths: Lengths) -> None:
@@ -160,7 +202,7 @@ def test_the_image_budget_trims_too(data: ConversationDataset, lengths: Lengths)
 def test_a_row_too_long_without_its_images_stays_an_error(tmp_path: Path) -> None:
     data = converted(tmp_path / "data", Exchange(((60, 40),) * 2, "why " * 400, "so"))
     lengths = measure(data, TINY, PROCESSOR)
-    with pytest.raises(RecordError, match=r"over max_length 300 even with one \(2 images take"):
+    with pytest.raises(RecordError, match=r"over max_length 300 even with one image \(2 images take"):
         fit(data, lengths, TINY, PROCESSOR, max_length=300, on_too_long="trim_images")
 
 

@@ -80,6 +80,13 @@ def test_max_steps_ends_the_run_within_an_epoch() -> None:
     assert len(PlanSampler(schedule(max_steps=3))) == 3 * PACKS
 
 
+@pytest.mark.parametrize("max_steps", [None, 3])
+def test_rows_until_counts_what_the_first_steps_take(max_steps: int | None) -> None:
+    run = schedule(epochs=2, max_steps=max_steps)
+    counts = [sum(row.weight for row in rows) for rows in steps(run, 1)]
+    assert [run.rows_until(step) for step in range(run.num_steps + 1)] == np.cumsum([0, *counts]).tolist()
+
+
 def test_prefetching_does_not_move_the_sampler() -> None:
     sampler = PlanSampler(schedule())
     begun = iter(DataLoader(AskedRows(), batch_sampler=sampler, collate_fn=list))

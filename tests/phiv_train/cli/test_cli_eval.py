@@ -12,6 +12,7 @@ import torch
 from eval_data import ask, make_dataset, mixed_rows
 
 from phiv_data.storage.dataset import ConversationDataset
+from phiv_train.batching.lengths import spread_rows
 from phiv_train.checkpoints.resolve import find_source, load_model, load_processor
 from phiv_train.checkpoints.weights import save_weights
 from phiv_train.cli import eval as cli_eval
@@ -78,10 +79,13 @@ def test_limit_split_turns_and_metrics_are_the_users(phiv_eval: Any, folder: Pat
     )
     written = json.loads(output.read_text())
     assert code == 0
-    assert written["counts"]["questions"] == 5  # three rows, the third has three turns
+    chosen = spread_rows(11, 3).tolist()
+    assert sorted({prediction["row"] for prediction in written["predictions"]}) == chosen
+    rows = [row for split, row in mixed_rows("val") if split == "val"]
+    assert written["counts"]["questions"] == sum(len(rows[row]) for row in chosen)
     assert written["metric"] == "anls"
     assert "accuracy_official" in written
-    assert "accuracy_official 0.0000\n5 questions of 3 rows" in out
+    assert f"accuracy_official 0.0000\n{written['counts']['questions']} questions of 3 rows" in out
 
 
 def test_another_number_of_crops_is_used_and_said(
@@ -138,7 +142,7 @@ def test_an_adapter_folder_alone_is_enough(phiv_eval: Any, folder: Path, checkpo
     ("flags", "code", "line"),
     [
         ([], 2, "--model_name_or_path: is missing. Pass a checkpoint, or an adapter with --adapter"),
-        (["--model_name_or_path", "tiny", "--split", "dev"], 2, "no split 'dev' (found: train, val, test)"),
+        (["--model_name_or_path", "tiny", "--split", "dev"], 2, "(found: train, val, test). Pass one (--split)"),
         (["--model_name_or_path", "tiny", "--limit", 0], 2, "--limit: must be at least 1 (found 0)"),
         (["--model_name_or_path", "tiny", "--family", "gpt"], 2, "--family: no family 'gpt'"),
         (["--adapter", "nowhere"], 2, "nowhere: is no adapter (no adapter_config.json)"),
@@ -154,6 +158,20 @@ def test_what_is_wrong_is_one_line(
     assert (found, out, len(warnings)) == (code, "", 1)
     assert line in warnings[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    phiv_eval: Any, folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phiv_train.cli.run_eval.load_model", lambda *_, **__: pytest.fail("loaded the model"))
+    code, _, warnings = phiv_eval("--data_dir", folder, "--model_name_or_path", "tiny", "--output", tmp_path)
+    assert (code, warnings) == (2, [f"phiv-eval: --output: '{tmp_path}' is a folder. Name a file, in it or elsewhere"])
+    (checkpoint / "eval_test.json").mkdir()  # where the scores go by default
+    flags = ["--data_dir", folder, "--model_name_or_path", checkpoint, "--split", "test"]
+    code, _, warnings = phiv_eval(*flags)
+    assert (code, len(warnings)) == (2, 1)
+    assert "eval_test.json' is a folder" in warnings[0]
+    (checkpoint / "eval_test.json").rmdir()
 
 
 def test_an_unconverted_folder_is_one_line(phiv_eval: Any, tmp_path: Path) -> None:

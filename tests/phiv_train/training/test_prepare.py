@@ -53,10 +53,25 @@ def test_full_train_takes_all_rows(demo: Path, tmp_path: Path) -> None:
     assert (len(few.selection.rows), len(every.selection.rows)) == (5, 24)
 
 
+def test_max_steps_goes_over_the_data_again_or_ends_within_it(demo: Path, tmp_path: Path) -> None:
+    for max_steps, epochs in ((3, 1), (4, 1), (5, 2), (9, 3)):
+        schedule = prepare(settings(demo, tmp_path, max_steps=max_steps)).schedule
+        assert (schedule.num_steps, len(schedule.plans)) == (max_steps, epochs)
+    orders = [plan.order.tolist() for plan in schedule.plans]
+    assert orders[0] != orders[1]
+    assert sorted(orders[1]) == sorted(orders[2]) == list(range(24))
+
+
+def test_rows_to_train_on_are_of_every_class(demo: Path, tmp_path: Path) -> None:
+    chosen = prepare(settings(demo, tmp_path, max_train_rows=6))
+    answers = {chosen.dataset.conversation(int(row)).turns[0].assistant for row in chosen.selection.rows}
+    assert len(answers) >= 4  # of six classes, four rows each and in order
+
+
 @pytest.mark.parametrize(
     ("package", "changes", "line"),
     [
-        ("bitsandbytes", {"use_qlora": True}, "--use_qlora: the bitsandbytes package is missing. Install phiv[gpu]"),
+        ("bitsandbytes", {"use_qlora": True}, "--use_qlora: the bitsandbytes package is missing. Run: "),
         ("peft", {"use_lora": True}, "--use_lora: the peft package is missing"),
         ("flash_attn", {"use_flash_attention": True}, "--use_flash_attention: the flash-attn package is missing"),
     ],

@@ -125,8 +125,7 @@ _RESUMABLE: dict[str, Any] = {
     "use_lora": True,
     "lora_rank": 4,
     "lora_dropout": 0.3,
-    "max_steps": 6,
-    "num_train_epochs": 2,
+    "max_steps": 6,  # of four in an epoch: the data is gone over again
     "save_steps": 1,
     "save_total_limit": 9,
 }
@@ -336,6 +335,17 @@ def test_the_log_has_the_figures_of_every_step(uninterrupted: Path) -> None:
     assert all(line.keys() >= {*figures.split(), "peak_memory_gb", "epoch"} for line in steps)
     assert all(0 < line["fill_percent"] <= 100 and line["padding_percent"] == 0 for line in steps)
     assert steps[-1]["epoch"] == pytest.approx(1.5, abs=0.3)
+
+
+def test_the_speed_is_of_the_steps_that_were_run(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    shutil.copytree(uninterrupted / "checkpoint-4", tmp_path / "checkpoint-4")
+    train(settings(demo, tmp_path, **_RESUMABLE))
+    for folder, steps, rows in ((uninterrupted, 6, 24 + 12), (tmp_path, 2, 12)):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        (whole,) = [line for line in lines if "train_runtime" in line]
+        seconds = whole["train_runtime"]
+        assert whole["train_steps_per_second"] * seconds == pytest.approx(steps, rel=1e-2)
+        assert whole["train_samples_per_second"] * seconds == pytest.approx(rows, rel=0.1)
 
 
 def test_tensorboard_gets_the_figures(demo: Path, tmp_path: Path) -> None:
