@@ -19,6 +19,7 @@ from tyro.conf import UseAppendAction
 
 from phiv_data.utils.atomic import environment_problems
 from phiv_schemas.errors import UsageError
+from phiv_train.cli.words import read_words
 from phiv_train.config import Names, TrainConfig, to_usage_error, validate_config
 from phiv_train.presets import preset_settings
 
@@ -51,7 +52,9 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     parser = argparse.ArgumentParser("phiv-train", add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe")
     parser.add_argument("--config", type=Path)
-    sources, flags = parser.parse_known_args(argv)
+    types: dict[str, Any] = {name: field.annotation for name, field in TrainConfig.model_fields.items()}
+    types |= {f"no_{name}": bool for name, kind in types.items() if kind is bool}
+    sources, flags = parser.parse_known_args(read_words(argv, types, "phiv-train"))
     settings = preset_settings(sources.recipe) if sources.recipe else {}
     if sources.config:
         settings |= read_yaml(sources.config)

@@ -5,6 +5,10 @@ Exit codes: 0 evaluated, 1 the data has problems, 2 wrong usage, 3 the environme
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from typing import get_type_hints
+
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
@@ -12,11 +16,17 @@ from phiv_data.cli.common import run
 from phiv_data.utils.extras import needs_extra
 from phiv_schemas.errors import EXIT_OK, UsageError
 from phiv_train.cli.options import EvalOptions
+from phiv_train.cli.words import read_words
 
 
 def main() -> int:
     """Entry point of `phiv-eval`."""
-    return run("phiv-eval", lambda: _evaluate(tyro.cli(EvalOptions, prog="phiv-eval", config=(FlagCreatePairsOff,))))
+    return run("phiv-eval", lambda: _evaluate(_parse(sys.argv[1:])))
+
+
+def _parse(argv: Sequence[str]) -> EvalOptions:
+    words = read_words(argv, get_type_hints(EvalOptions), "phiv-eval")
+    return tyro.cli(EvalOptions, prog="phiv-eval", args=words, config=(FlagCreatePairsOff,))
 
 
 @needs_extra("train")

@@ -6,6 +6,9 @@ Exit codes: 0 shown, 1 the row cannot be encoded, 2 usage, 3 something of the en
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
+from typing import get_type_hints
 
 import tyro
 from tyro.conf import FlagCreatePairsOff
@@ -14,12 +17,17 @@ from phiv_data.cli.common import run
 from phiv_data.utils.extras import needs_extra
 from phiv_schemas.errors import EXIT_OK, UsageError
 from phiv_train.cli.options import InspectOptions
+from phiv_train.cli.words import read_words
 
 
 def main() -> int:
     """Entry point of `phiv-inspect`."""
-    config = (FlagCreatePairsOff,)
-    return run("phiv-inspect", lambda: _inspect(tyro.cli(InspectOptions, prog="phiv-inspect", config=config)))
+    return run("phiv-inspect", lambda: _inspect(_parse(sys.argv[1:])))
+
+
+def _parse(argv: Sequence[str]) -> InspectOptions:
+    words = read_words(argv, get_type_hints(InspectOptions), "phiv-inspect")
+    return tyro.cli(InspectOptions, prog="phiv-inspect", args=words, config=(FlagCreatePairsOff,))
 
 
 @needs_extra("train")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 
 from phiv_schemas.errors import UsageError
 from phiv_train.cli.config import parse
+from phiv_train.cli.options import EvalOptions
 from phiv_train.config import FREE_ON_RESUME, TrainConfig, binding_settings, read_config, validate_config, write_config
+from phiv_train.spellings import _ROWS, find_setting
 
 RECIPE_COMMAND = (
     "--data_dir d --model_name_or_path m --output_dir o --batch_size 64 --batch_size_per_gpu 2 --num_crops 16 "
@@ -72,9 +76,28 @@ def test_names_may_be_written_with_commas_or_spaces() -> None:
     assert rates == {"vision": 2e-6}
 
 
+def test_a_file_may_write_one_name_for_a_list_and_whole_numbers_as_floats(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "freeze: vision\nreport_to: none\nlora_parts:\nimage_option: a=1,2\nnum_train_epochs: 3.0\nwd: 1.0\n"
+    )
+    config = parse(["--config", str(file), "--data_dir", "d"])
+    assert (config.freeze, config.report_to, config.lora_parts) == (("vision",), (), ())
+    assert (config.image_option, config.num_train_epochs, config.wd) == (("a=1,2",), 3, 1.0)
+    assert not recwarn.list
+    assert capsys.readouterr() == ("", "")
+    file.write_text("report_to: tensorboard,wandb\n")
+    assert parse(["--config", str(file), "--data_dir", "d"]).report_to == ("tensorboard", "wandb")
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
+        ("lr: 1e-4", "run.yaml: lr: no such setting. Use learning_rate X"),
+        ("gradient-accumulation-steps: 4", "run.yaml: gradient_accumulation_steps: no such setting. Use batch_size N"),
+        ("num_train_epochs: 2.5", "run.yaml: num_train_epochs: "),
         ("lora_rnk: 4", "run.yaml: lora_rnk: no such setting. Did you mean lora_rank?"),
         ("lora_rank: four", "run.yaml: lora_rank: input should be a valid integer (found 'four')"),
         ("num_crops: 17", "run.yaml: num_crops: input should be less than or equal to 16 (found 17)"),
@@ -98,12 +121,45 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, line: str) -> None:
         ("--precision float16 --use_flash_attention", "phiv-train: precision float16 does not work with"),
         ("--use_qlora --distributed zero2", "phiv-train: use_qlora does not work with distributed=zero2"),
         ("--config nowhere.yaml", "--config: no such file 'nowhere.yaml'"),
+        ("--lr 1e-4", "--lr: is no flag of phiv-train. Use --learning_rate X"),
+        ("--lr=1e-4", "--lr: is no flag of phiv-train. Use --learning_rate X"),
+        ("--max-seq-length 2048", "--max-seq-length: is no flag of phiv-train. Use --max_length N"),
+        ("--val_size 0.1", "Use phiv-convert --val_fraction X"),
+        ("--revision main", "Use --model_name_or_path DIR, with the folder that `hf download"),
+        ("--bf16 True", "--bf16: is a switch and takes no value (found 'True'). Pass --bf16 alone"),
+        ("--bf16=1", "--bf16: is a switch and takes no value (found '1'). Pass --bf16 alone"),
+        ("--eval False", "--eval: is a switch and takes no value (found 'False'). Leave it out, or pass --no_eval"),
+        ("--no-eval true", "--no-eval: is a switch and takes no value (found 'true'). Pass --no-eval alone"),
+        ("--num_train_epochs 2.5", "must be a whole number (found '2.5'). For a part of an epoch use --max_steps"),
+        ("--max_steps few", "--max_steps: must be a whole number (found 'few')"),
+        ("--learning_rate small", "--learning_rate: must be a number (found 'small')"),
     ],
 )
 def test_a_wrong_value_is_one_line(flags: str, line: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(["--data_dir", "d", *flags.split()])
     assert line in str(caught.value)
+
+
+def test_words_that_mean_the_same_are_taken() -> None:
+    for flags in ("--num_train_epochs 2.0", "--num-train-epochs=2.0"):
+        assert parse(["--data_dir", "d", *flags.split()]).num_train_epochs == 2
+    config = parse(
+        ["--data_dir", "d", "--report_to", "none", "--learning_rate", "1", "--max_steps", "None", "--freeze", "true"]
+    )
+    assert (config.report_to, config.learning_rate, config.max_steps, config.freeze) == ((), 1.0, None, ("true",))
+
+
+@pytest.mark.parametrize("options", [TrainConfig, EvalOptions])
+def test_every_hint_of_another_trainers_name_is_a_flag(options: type) -> None:
+    """What is advised exists, and no flag of phiv's own is taken for another trainer's."""
+    known = set(typing.get_type_hints(options))
+    for setting, _, names in _ROWS:
+        flags = re.findall(r"(?<!\S)--(?:no_)?(\w+)", setting)
+        if setting.startswith("phiv-convert") or flags[0] in known:
+            for name in names.split():
+                assert (find_setting(name, known) is not None) != (name in known)
+        assert flags[0] in {*TrainConfig.model_fields, *typing.get_type_hints(EvalOptions), "val_fraction"}
 
 
 def test_an_unknown_flag_is_refused_with_the_likely_one(capsys: pytest.CaptureFixture[str]) -> None:
