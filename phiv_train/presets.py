@@ -10,13 +10,20 @@ reports for its own trainer (DocVQA and hateful memes with Phi-3-vision, NLVR2 w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
 from phiv_schemas.errors import UsageError
 
+_WHOSE_SCORES = (
+    "Scores are those that Microsoft's page reports for its own trainer, not measured by phiv; for UCF-101 it has none."
+    " Those with * were reached by Phi-3-vision, the model before: phiv trains Phi-3.5-vision with the same settings."
+)
 RECIPE_WARMUP = 50
 """Steps of warm-up that Microsoft's recipe always takes."""
 
@@ -82,20 +89,39 @@ def preset_settings(name: str) -> dict[str, Any]:
     return dict(preset.settings)
 
 
-def table() -> str:
-    """All presets, one per line, with the score reported for each."""
-    lines = [f"{'preset':26} {'metric':9} {'reported':>8}  settings"]
-    for preset in PRESETS.values():
-        score = "-" if preset.score is None else f"{preset.score:.2f}"
-        flags = []
-        for key, value in preset.settings.items():
-            if isinstance(value, bool):
-                flags.append(f"--{key}" if value else f"--no-{key}")
-            else:
-                flags.append(f"--{key} {value:g}" if isinstance(value, float) else f"--{key} {value}")
-        lines.append(f"{preset.name:26} {preset.metric:9} {score:>8}  {' '.join(flags)}")
-    lines.append("Scores are those that Microsoft's page reports for its own trainer, not measured by phiv.")
-    return "\n".join(lines)
+def table(width: int = 100) -> str:
+    """All presets by dataset, in `width` columns: the reported score of each, and its settings; those that all presets
+    of a dataset have stand in the heading."""
+    lines = []
+    for dataset, group in groupby(PRESETS.values(), lambda preset: preset.name.partition("-")[0]):
+        presets = list(group)
+        first, *others = (set(preset.settings.items()) for preset in presets)
+        shared = {key for key, _ in first.intersection(*others)} if others else set()
+        common = {key: value for key, value in presets[0].settings.items() if key in shared}
+        lines += _wrapped(f"{dataset} {_flags(common)}", width, "    ")
+        for preset in presets:
+            mark = "*" if preset.model == "Phi-3-vision" else " "
+            score = "" if preset.score is None else f"{preset.score:.2f}{mark} {preset.metric}"
+            own = {key: value for key, value in preset.settings.items() if key not in shared}
+            lines += _wrapped(f"  {preset.name:25} {score:16}  {_flags(own)}", width, " " * 46)
+        lines.append("")
+    return "\n".join([*lines, *_wrapped(_WHOSE_SCORES, width, "")])
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    """`text` in lines that part no flag from its value."""
+    lines = wrap(re.sub(r"(--\w+) (?=[^-\s])", r"\1\0", text), width, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("\0", " ") for line in lines]
+
+
+def _flags(settings: Mapping[str, Any]) -> str:
+    flags = []
+    for key, value in settings.items():
+        if isinstance(value, bool):
+            flags.append(f"--{key}" if value else f"--no_{key}")
+        else:
+            flags.append(f"--{key} {value:g}" if isinstance(value, float) else f"--{key} {value}")
+    return " ".join(flags)
 
 
 def warmup_warning(num_steps: int, warmup: int) -> str | None:

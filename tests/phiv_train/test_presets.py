@@ -36,6 +36,25 @@ def test_the_table_shows_every_preset_and_whose_scores_they_are() -> None:
     text = table()
     assert all(name in text for name in PRESETS)
     assert "not measured by phiv" in text
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    scores = {words[0]: words[1] for line in lines if len(words := line.split()) > 1 and words[0] in PRESETS}
+    assert {name for name, score in scores.items() if score.endswith("*")} == {
+        name for name, preset in PRESETS.items() if preset.model == "Phi-3-vision"
+    }
+    assert scores["nlvr2-full"] == "89.40"
+    assert scores["docvqa-lora"] == "82.46*"
+
+
+def test_the_table_parts_no_flag_from_its_value() -> None:
+    words = [line.split() for line in table().splitlines() if "--" in line]
+    settings = {
+        (key, f"{value:g}") for p in PRESETS.values() for key, value in p.settings.items() if type(value) is float
+    }
+    assert all(
+        [f"--{key}", value] in [line[i : i + 2] for line in words for i in range(len(line))] for key, value in settings
+    )
+    assert all(f"--{key}" in table() or f"--no_{key}" in table() for p in PRESETS.values() for key in p.settings)
 
 
 def test_an_unknown_preset_names_the_likely_one() -> None:
