@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from phiv_data.utils.extras import install_hint
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.config import TrainConfig
 from phiv_train.training.launcher import rank, world_size
@@ -117,7 +118,7 @@ def choose_sharding(config: TrainConfig, on_gpu: bool) -> str:
         full = not config.lora and on_gpu and world_size() > 1 and has_deepspeed
         return "zero2" if full else "whole"
     if config.distributed == "zero2" and not has_deepspeed:
-        raise EnvironmentProblem("--distributed zero2", "the deepspeed package is missing", "Install phiv[gpu]")
+        raise EnvironmentProblem("--distributed zero2", "the deepspeed package is missing", install_hint("deepspeed"))
     if config.distributed in ("zero2", "fsdp2") and "LOCAL_RANK" not in os.environ:
         where = f"--distributed {config.distributed}"
         raise UsageError(where, "needs several processes", "Start with torchrun --nproc_per_node N")

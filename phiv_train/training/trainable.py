@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phiv_data.utils.extras import install_hint
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.checkpoints.weights import ADAPTER
 from phiv_train.config import IMAGE_PARTS, TrainConfig
@@ -207,7 +208,7 @@ def _add_lora(model: nn.Module, targets: list[str], config: TrainConfig) -> None
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise EnvironmentProblem("--use_lora", "the peft package is missing", "Install phiv[train]") from error
+        raise EnvironmentProblem("--use_lora", "the peft package is missing", install_hint("train")) from error
     modules, base = dict(model.named_modules()), config.model_name_or_path
     if absent := [target for target in targets if target not in modules]:
         raise UsageError("family", f"{absent[0]!r} is no module of the model ({len(absent)} such names)")

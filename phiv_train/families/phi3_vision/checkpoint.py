@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
+from phiv_data.utils.extras import install_hint
 from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
 from phiv_train.families.hub import local_folder
 from phiv_train.families.phi3_vision.attention import PACKED_SDPA
@@ -180,7 +181,7 @@ def check_attention(attn_implementation: str, *dtypes: torch.dtype) -> None:
         raise UsageError("attn_implementation", found, "Use bfloat16, or sdpa")
     if not is_flash_attn_2_available():
         what = "the flash-attn package or a GPU is missing"
-        raise EnvironmentProblem(attn_implementation, what, "Install phiv[gpu], or use sdpa")
+        raise EnvironmentProblem(attn_implementation, what, f"{install_hint('flash')}, or use sdpa")
 
 
 def attention_by_part(attn_implementation: str) -> str | dict[str, str]:
@@ -297,7 +298,7 @@ def _make_4bit_config(dtype: torch.dtype, skip: Sequence[str]) -> Any:
     from transformers.utils import is_bitsandbytes_available
 
     if not is_bitsandbytes_available():
-        raise EnvironmentProblem("4bit", "the bitsandbytes package is missing", "Install phiv[gpu]")
+        raise EnvironmentProblem("4bit", "the bitsandbytes package is missing", install_hint("qlora"))
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -86,7 +86,11 @@ class Phi3Vision:
         return Processor.from_folder(local_folder(path, revision, weights=False), **(image_options or {}))
 
     def skeleton(self, path: str) -> Phi3VForConditionalGeneration:
-        config = phi3_vision.read_config(local_folder(path, weights=False))
+        """The published model's sizes are the defaults of its configuration: no file is read for them."""
+        if path == self.default_model and not Path(path).is_dir():
+            config = phi3_vision.Phi3VConfig()
+        else:
+            config = phi3_vision.read_config(local_folder(path, weights=False))
         model: Phi3VForConditionalGeneration = phi3_vision.build_skeleton(config)
         return model
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from eval_data import ask, make_dataset
 from training import STRATEGIES, call, flags, losses, settings
 
 from phiv_converters.own_jsonl.options import JsonlOptions
@@ -15,13 +16,18 @@ from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_train.cli import eval as cli_eval
+from phiv_train.config import TrainConfig
 from phiv_train.families.tiny import FAMILY, build_tiny
+from phiv_train.presets import PRESETS, preset_settings
+from phiv_train.training.dry_run import report
 
 
 def test_one_command_trains_evaluates_and_logs(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = flags(settings(demo, tmp_path, max_steps=2, eval=True, max_new_tokens=4, max_eval_rows=3, tqdm=True))
+    mini = make_dataset(tmp_path / "mini", [("val", (ask(colour),)) for colour in ("Red", "Blue", "Red", "Green")])
+    changes = {"max_steps": 2, "eval": True, "max_new_tokens": 4, "max_eval_rows": 3, "tqdm": True}
+    words = flags(settings(demo, tmp_path, eval_data_dir=mini, **changes))
     assert call(monkeypatch, *words) == 0
     out, err = capsys.readouterr()
     assert [line.split(":")[0] for line in out.splitlines()] == ["eval_before.json", "eval_after.json"]
@@ -30,6 +36,8 @@ def test_one_command_trains_evaluates_and_logs(
     report = json.loads((tmp_path / "eval_after.json").read_text())
     assert len(report["generated_texts_unique"]) == len(report["answers_unique"]) == 3
     assert "accuracy" in report
+    assert {answer["answer"] for answer in report["answers_unique"]} == {"Red", "Blue", "Green"}
+    assert report["settings"]["data_dir"] == str(mini)  # not the set that it trains on
     assert sorted(losses(tmp_path)) == [1, 2]
     before = (tmp_path / "eval_before.json").stat().st_mtime_ns
     assert call(monkeypatch, *words) == 0
@@ -68,6 +76,43 @@ def test_a_dry_run_of_the_real_model_needs_its_json_files_only(
     totals = {row[0]: float(row[-2]) for row in rows}
     assert totals["qlora"] < totals["lora"] < totals["frozen"] < totals["full"]
     assert totals["full"] > 16 * 4.1  # weights, gradients and two averages in float32
+
+
+def test_every_preset_is_planned_on_a_machine_without_a_gpu(demo: Path, tmp_path: Path) -> None:
+    for name in PRESETS:
+        settings_of = preset_settings(name) | {"model_name_or_path": "tiny", "num_crops": 1, "dry_run": True}
+        text = report(TrainConfig(data_dir=demo, output_dir=tmp_path / "out", **settings_of))
+        assert "worst batch" in text
+        assert ("not here     --use_flash_attention: " in text) == bool(settings_of.get("use_flash_attention"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_models_files_the_rest_is_planned(
+    demo: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    words = f"--recipe docvqa-qlora --data_dir {demo} --output_dir {tmp_path / 'out'} --dry_run"
+    assert call(monkeypatch, *words.split()) == 0
+    offline_out = capsys.readouterr().out
+    assert f"{demo} train: 24 rows" in offline_out
+    assert "steps        about 2," in offline_out
+    assert "not planned  lengths, packs and activations: microsoft/Phi-3.5-vision-instruct: " in offline_out
+    assert call(monkeypatch, *words.split(), "--model_name_or_path", str(shared / "phi-3.5-vision")) == 0
+    table = capsys.readouterr().out.split("part ")[1].split("\nmemory")[0]
+    assert table in offline_out  # of the published config.json
+
+
+def test_a_model_that_nothing_is_known_of_is_not_planned(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    words = f"--data_dir {demo} --model_name_or_path some/model --family phi3_vision --dry_run"
+    assert call(monkeypatch, *words.split()) == 3
+    assert capsys.readouterr().err.startswith("phiv-train: some/model: no such folder, and the hub does not give it")
+
+
+def offline(*_: object, **__: object) -> str:
+    raise OSError("no network")
 
 
 def test_a_step_of_bad_rows_does_not_end_a_run_that_skips_them(
