@@ -173,10 +173,9 @@ def verify_checkpoint(folder: Path, config: TrainConfig, expected: CheckpointMet
     if differing := [key for key in now if before.get(key) != now[key]]:
         shown = "; ".join(f"{key}={before.get(key)!r}, this run has {now[key]!r}" for key in differing[:2])
         more = f"; and {len(differing) - 2} more" if len(differing) > 2 else ""
-        if set(differing) <= {"num_train_epochs", "max_steps"}:
-            hint = "The learning rate schedule fixes a run's length. Use another --output_dir, "
-            final = folder.parent / "final"
-            hint += "to train that long" if config.lora else f"with --model_name_or_path {final} to train it further"
+        final = folder.parent / "final"
+        if set(differing) <= {"num_train_epochs", "max_steps"} and not config.lora and final.is_dir():
+            hint = f"To train {final} further, use another --output_dir with --model_name_or_path {final}"
         raise UsageError(str(folder), f"was made with other settings ({shown}{more})", hint)
     if found.spec != expected.spec:
         raise UsageError(str(folder), "was made with another tokenizer or image settings (the spec hash differs)", hint)

@@ -27,7 +27,7 @@ from torch import nn
 
 from phiv_data.storage.dataset import MANIFEST, ConversationDataset
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems, sha256_file
-from phiv_data.utils.outputs import check_output_file, make_output_folder
+from phiv_data.utils.outputs import check_output_file, check_output_folder, make_output_folder
 from phiv_data.utils.terminal import say
 from phiv_train.batching.lengths import spread_rows
 from phiv_train.batching.loader import EncodedRows, make_loader
@@ -51,7 +51,7 @@ from phiv_train.evaluation.generate import evaluate, progress_bar
 from phiv_train.evaluation.report import write_result
 from phiv_train.presets import warmup_warning
 from phiv_train.training import distributed, launcher
-from phiv_train.training.callbacks import any_rank
+from phiv_train.training.callbacks import METRICS_FILE, any_rank
 from phiv_train.training.output_lock import locked
 from phiv_train.training.prepare import BAD_FILE, PreparedRun, prepare, write_left_out_rows
 from phiv_train.training.quiet import quiet_libraries
@@ -80,7 +80,8 @@ def train(config: TrainConfig) -> TrainResult:
     """Train as `config` says. PhivError for wrong data, settings or environment, or where another run writes there."""
     quiet_libraries()
     make_output_folder("--output_dir", config.output_dir)
-    for name in (EVAL_BEFORE, EVAL_AFTER) if config.eval else ():
+    check_output_folder("--output_dir", config.output_dir / FINAL)
+    for name in (EVAL_BEFORE, EVAL_AFTER, METRICS_FILE):
         check_output_file("--output_dir", config.output_dir / name)
     with locked(config.output_dir):
         prepared = prepare(config)

@@ -143,6 +143,9 @@ def test_of_an_unlabeled_row_the_prompt_is_shown(phiv_inspect: Any, folder: Path
 
 
 def test_images_are_saved_as_stored_and_as_cut(phiv_inspect: Any, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _, lines = phiv_inspect(folder, 1, "--family", "tiny", "--save_images", tmp_path / "file")
+    assert (code, lines[0].split("(")[0]) == (2, f"phiv-inspect: --save_images: '{tmp_path}/file' cannot be a folder ")
     code, _, _ = phiv_inspect(folder, 1, "--family", "tiny", "--num_crops", 4, "--save_images", tmp_path / "seen")
     sample = ConversationDataset(folder, "train")[1]
     encoded = FAMILY.encode(sample.conversation, [image.open() for image in sample.images], PROCESSOR)

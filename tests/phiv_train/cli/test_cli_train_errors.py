@@ -83,6 +83,12 @@ def test_an_output_folder_that_cannot_be_is_one_line(
     words = f"--data_dir {demo} --model_name_or_path tiny --output_dir {tmp_path / 'file'}"
     assert call(monkeypatch, *words.split()) == 2
     assert capsys.readouterr().err.startswith("phiv-train: --output_dir: ")
+    for name, make in (("final", Path.touch), ("eval_after.json", Path.mkdir), ("metrics.jsonl", Path.mkdir)):
+        folder = tmp_path / f"out_{name}"
+        folder.mkdir()
+        make(folder / name)
+        assert call(monkeypatch, *words.split(), "--output_dir", str(folder)) == 2
+        assert f"{name}' " in capsys.readouterr().err
     assert call(monkeypatch, *words.split(), "--batch_size", "0") == 2
     assert capsys.readouterr().err == "phiv-train: batch_size: input should be greater than or equal to 1 (found 0)\n"
 

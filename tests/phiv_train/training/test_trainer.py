@@ -167,6 +167,10 @@ def test_resuming_full_training_is_equal(demo: Path, tmp_path: Path) -> None:
     (tmp_path / "resumed").mkdir()
     shutil.copytree(tmp_path / "straight/checkpoint-2", tmp_path / "resumed/checkpoint-2")
     assert equal(run(demo, tmp_path / "resumed", **changes), straight)
+    with pytest.raises(
+        UsageError, match=r"To train \S+/final further, use another --output_dir with --model_name_or_path"
+    ):
+        run(demo, tmp_path / "straight", **changes | {"max_steps": 8})
 
 
 def test_a_killed_run_resumes_as_if_never_stopped(demo: Path, tmp_path: Path, uninterrupted: Path) -> None:
