@@ -30,7 +30,7 @@ def test_every_setting_is_read_by_a_run(demo: Path, tmp_path: Path) -> None:
 
     train(watched("lora", **STRATEGIES["lora"]))
     train(watched("padded", packing=False))
-    report(watched("dry", dry_run=True))
+    report(watched("dry", dry_run=True, max_steps=None))
     assert set(TrainConfig.model_fields) - read == set()
 
 
