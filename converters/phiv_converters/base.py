@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from phiv_data.convert.base import Converter
+from phiv_data.export.record import read_export
 from phiv_data.sources.folders import is_output
 from phiv_data.sources.hf_tables import Table, missing_shards
 from phiv_data.sources.hub import download_folder
 from phiv_data.sources.image_index import is_archive, open_source
+from phiv_schemas.errors import SourceError
 
 
 class HubFolder(NamedTuple):
@@ -39,8 +41,20 @@ def open_release(
     """The folder or file of rows to read: `source` itself, its archive unpacked below `work_dir`, or a download."""
     if source is None:
         return download_folder(hub.repo, hub.folder, hint=hint)
+    refuse_exports(source)
     is_row_file = source.is_file() and not is_archive(source)
     return source if is_row_file else open_source(source, work_dir, password=password)
+
+
+def refuse_exports(source: Path, *formats: str) -> None:
+    """SourceError where `source` is what phiv-export wrote in another format than these.
+
+    Most converters could read some of it, but only its own one gives the same splits, ids and sources again.
+    """
+    export = read_export(source)
+    if export is not None and export.format not in formats:
+        hint = f"phiv-convert {export.format} --source {source} --out_dir NEW makes a dataset of it again"
+        raise SourceError("--source", f"{str(source)!r} is an export of phiv in another format", hint)
 
 
 def hint_for_converted(root: Path, name: str) -> str:
@@ -53,7 +67,7 @@ def hint_for_converted(root: Path, name: str) -> str:
 
 def warn_of_missing_shards(tables: Sequence[Table]) -> tuple[str, ...]:
     """A warning where names of tables announce files that are not there: `train-00000-of-00017.parquet` alone."""
-    lost = missing_shards(tables)
+    lost = missing_shards(table.path for table in tables)
     return (f"{len(lost)} files of the dataset are not here (first: {lost[0]})",) if lost else ()
 
 

@@ -21,10 +21,9 @@ from typing import Any
 
 from phiv_data.export.base import ExportReport, Writer
 from phiv_data.export.dataset import open_dataset
+from phiv_data.export.record import RECORD
 from phiv_data.utils.atomic import atomic_folder, atomic_write, environment_problems, must_stay
 from phiv_schemas import FileInfo, UsageError
-
-RECORD = ".phiv-export.json"  # hidden: tools that search the folder for rows or tables skip it
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,15 @@ _USE = (
 )
 
 
+RECORD_NAME = "json"
+"""What follows the key in the name of a row's record."""
+
+
+def stem_of(split: str) -> str:
+    """The names of a split's tars and keys begin with it: keys end at the first dot."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", split)
+
+
 @dataclass(frozen=True)
 class WebDataset:
     """Tar shards for the webdataset library: key.json, key.0.jpg, ..."""
@@ -45,12 +54,12 @@ class WebDataset:
 
     def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
         """One tar per shard, and a card with every column that any row has."""
-        stems = {split.name: re.sub(r"[^A-Za-z0-9_-]", "_", split.name) for split in dataset.splits}
+        stems = {split.name: stem_of(split.name) for split in dataset.splits}
         check_distinct(dataset, stems)
         columns = set[str]()
         for split in dataset.splits:
             yield from _write_split(dataset, split, stems[split.name], out, columns)
-        features = {"json": _record_features()} | dict.fromkeys(sorted(columns, key=_by_number), IMAGE)
+        features = {RECORD_NAME: _record_features()} | dict.fromkeys(sorted(columns, key=_by_number), IMAGE)
         data_files = {name: f"{stem}-?????-of-?????.tar" for name, stem in stems.items()}
         yield write_card(dataset, out, data_files, features, _USE)
 
@@ -93,7 +102,7 @@ def _add_sample(tar: tarfile.TarFile, key: str, sample: Sample, files: list[str]
         "media": [image.meta.model_dump(mode="json", exclude_none=True) for image in sample.images],
         "files": files,
     }
-    _add(tar, f"{key}.json", json.dumps(record).encode())
+    _add(tar, f"{key}.{RECORD_NAME}", json.dumps(record).encode())
     for name, image in zip(files, sample.images, strict=True):
         _add(tar, f"{key}.{name}", image.data)
 

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from phiv_data.media.video.containers import is_known_video
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
@@ -88,6 +88,37 @@ def extract(archive: Path, target: Path, *, limits: Limits | None = None, passwo
         if not check.files:
             raise SourceError(where, "the archive holds no files", _AGAIN)
     return target
+
+
+class TarMember(NamedTuple):
+    """A file in a tar that is not compressed: the `size` bytes at `offset`."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def tar_members(archive: Path) -> Iterator[TarMember]:
+    """The files in a plain tar, one at a time, to be read in place. SourceError for links, and where it is damaged."""
+    with environment_problems(archive), archive.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    if head[257:262] != b"ustar" and head != bytes(tarfile.BLOCKSIZE):  # which is one without members
+        found, hint = _describe_impostor(head)
+        is_packed = head.startswith(_IMPOSTORS[0][0])
+        what, hint = ("it is compressed", "Decompress it first") if is_packed else (found, hint)
+        raise SourceError(str(archive), f"is no tar ({what})", hint)
+    with (
+        _damage_as_source_error(archive),
+        environment_problems(archive),
+        tarfile.open(archive, "r:", tarinfo=_StrictTarInfo) as source,
+    ):
+        while (member := source.next()) is not None:
+            if not member.isreg():
+                raise _UntrustedHeaderError(f"member {member.name[:80]!r} is no file")
+            if member.offset_data + member.size > archive.stat().st_size:
+                raise tarfile.ReadError("unexpected end of data")
+            yield TarMember(member.name, member.offset_data, member.size)
+            source.members.clear()  # type: ignore[attr-defined]  # as in _untar
 
 
 def _is_tar(archive: Path) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +117,9 @@ def class_names(table: Table) -> dict[str, tuple[str, ...]]:
     return {name: tuple(names) for name, names in labels.items()}
 
 
-def missing_shards(tables: Sequence[Table]) -> tuple[str, ...]:
-    """Names of the files that `-00000-of-00006` announces and that are not among `tables`."""
-    present = {table.path for table in tables}
+def missing_shards(files: Iterable[Path]) -> tuple[str, ...]:
+    """Names of the files that `-00000-of-00006` announces and that are not among `files`."""
+    present = set(files)
     missing: set[str] = set()
     for path in present:
         if match := re.search(r"-(\d+)-of-(\d+)(?=\.\w+$)", path.name):

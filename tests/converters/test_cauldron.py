@@ -270,6 +270,7 @@ def test_the_demo_goes_there_and_back(demo: Path, tmp_path: Path) -> None:
 
 def test_an_export_of_another_format_is_distinguished_from_a_cauldron(demo: Path, tmp_path: Path) -> None:
     export(Hub(), demo, tmp_path / "hub")
+    (tmp_path / "hub/.phiv-export.json").unlink()
     with pytest.raises(SourceError, match="has no column texts"):
         run(CauldronOptions(tmp_path / "hub"), tmp_path / "back")
 

@@ -239,7 +239,8 @@ def test_files_of_two_words_for_a_split_are_two_splits(tmp_path: Path) -> None:
 def test_files_of_an_export_are_the_splits_of_their_names(tmp_path: Path) -> None:
     names = {"train.json": "train", "test_seen.json": "test_seen", "test_unseen.json": "test_unseen", "x.json": "x"}
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/.phiv-export.json").write_text(json.dumps({"files": [{"path": name} for name in names]}))
+    record = {"format": "llava", "dataset": "d", "rows": {}, "files": [{"path": name} for name in names]}
+    (tmp_path / "in/.phiv-export.json").write_text(json.dumps(record))
     assert splits_of(tmp_path, *names, "added_val.json") == names | {"added_val.json": "val"}
 
 

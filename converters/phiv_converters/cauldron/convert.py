@@ -30,7 +30,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from phiv_converters.base import hint_for_converted, warn_of_missing_shards
+from phiv_converters.base import hint_for_converted, refuse_exports, warn_of_missing_shards
 from phiv_converters.cauldron.options import CauldronOptions
 from phiv_converters.val_split import JoinedGroups, group_position, val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
@@ -54,6 +54,7 @@ def open_cauldron(flags: CauldronOptions, work_dir: Path) -> CauldronConverter:
     fixed = flags.identity()
     if not flags.source.exists():
         raise SourceError("--source", f"no such file or folder {str(flags.source)!r}", "Check the path")
+    refuse_exports(flags.source, "cauldron")
     root = open_source(flags.source, work_dir, sha256=fixed["source"]) if fixed else flags.source
     tables = find_tables(root)
     if not tables:

@@ -29,6 +29,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from phiv_converters.base import refuse_exports
 from phiv_converters.chat_json.files import (
     ChatFile,
     describe_splits,
@@ -59,6 +60,7 @@ SPLIT_ORDER = ("train", "val", "test")
 
 def open_chat_json(flags: ChatJsonOptions, work_dir: Path) -> ChatJson:
     """Find the files of rows, and for sharegpt their entries of dataset_info.json."""
+    refuse_exports(flags.source, *FORMATS)
     if isinstance(flags, SharegptOptions):
         files = find_described(flags.source, flags.split, flags.dataset)
     else:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phiv_data.export.record import read_export
 from phiv_data.formats.files import (
     INFO,
     SUFFIXES,
@@ -35,8 +35,6 @@ from phiv_data.sources.nearby import suggest_image
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
 
-EXPORT_RECORD = ".phiv-export.json"
-"""Lists what phiv-export wrote: files that are named by their splits."""
 MAX_FILES_NAMED = 20
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -132,7 +130,8 @@ def _splits_of(names: dict[Path, Path], split: str | None) -> dict[Path, tuple[s
     """
     if split:
         return dict.fromkeys(names, (split, "by --split"))
-    exported = {path for folder in {path.parent for path in names} for path in _exported_files(folder)}
+    records = {folder: read_export(folder) for folder in {path.parent for path in names}}
+    exported = {folder / file for folder, record in records.items() if record for file in record.files}
     words = {}
     for path, name in names.items():
         found = (split_word(part) for part in (path.stem, *name.parent.parts))
@@ -149,15 +148,6 @@ def _splits_of(names: dict[Path, Path], split: str | None) -> dict[Path, tuple[s
         else:
             chosen[path] = "train", ""
     return chosen
-
-
-def _exported_files(folder: Path) -> Iterator[Path]:
-    """The files that phiv-export wrote there, by its own list."""
-    try:
-        record = json.loads((folder / EXPORT_RECORD).read_bytes())
-        yield from [folder / file["path"] for file in record["files"]]
-    except (OSError, ValueError, LookupError, TypeError):
-        return  # none, or no list
 
 
 def find_described(source: Path, split: str | None, dataset: str | None) -> tuple[ChatFile, ...]:

@@ -2,31 +2,24 @@
 
     phiv-convert hub --source ucf101_hub --out_dir out
 
-Nothing is lost: ids, sources, turns, the names of images and where they come from are those of the rows. Every image is
-decoded once, and its size, format and hash are taken from its bytes.
+Nothing is lost (own_rows.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from phiv_converters.base import refuse_exports
 from phiv_converters.hub.options import HubOptions
+from phiv_converters.own_rows import export_of, files_sha256, ordered_splits, row_to_draft, warn_of_other_counts
 from phiv_data.convert.base import Converter, Inputs, Item
-from phiv_data.export.engine import RECORD
-from phiv_data.media.reject import RejectInput
+from phiv_data.export.record import ExportRecord
 from phiv_data.sources.hf_tables import Table, find_tables, missing_shards, read_row
-from phiv_data.sources.image_index import checked_image
-from phiv_data.storage.record_errors import schema_issues
-from phiv_data.storage.sample import Draft, EncodedImage
-from phiv_data.storage.shards import hf_features, to_sample
-from phiv_schemas import ImageMeta
-from phiv_schemas.conversation import check_name
+from phiv_data.storage.sample import Draft
+from phiv_data.storage.shards import hf_features
 from phiv_schemas.errors import SourceError
 
 
@@ -34,6 +27,7 @@ def open_hub(flags: HubOptions, work_dir: Path) -> HubTables:
     """Find the tables and check their columns. SourceError where there is none, or one of other rows."""
     if not flags.source.exists():
         raise SourceError("--source", f"no such file or folder {str(flags.source)!r}", "Check the path")
+    refuse_exports(flags.source, "hub")
     tables = find_tables(flags.source)
     if not tables:
         raise SourceError("--source", f"no tables in {str(flags.source)!r}", "Pass a folder that phiv-export hub wrote")
@@ -41,11 +35,7 @@ def open_hub(flags: HubOptions, work_dir: Path) -> HubTables:
         if missing := [name for name in hf_features() if name not in table.columns]:
             what = f"has no column {' and '.join(missing)} (found: {', '.join(table.columns)[:200]})"
             raise SourceError(str(table.path), what, "This converter reads what phiv-export hub wrote")
-    try:
-        name = check_name(json.loads((flags.source / RECORD).read_bytes())["dataset"])
-    except (OSError, ValueError, TypeError, LookupError):  # a download, or one of the files
-        name = "hub"
-    return HubTables(flags, tables, name)
+    return HubTables(flags, tables, export_of(flags.source, "hub"))
 
 
 @dataclass(frozen=True)
@@ -54,13 +44,18 @@ class HubTables(Converter):
 
     flags: HubOptions
     tables: tuple[Table, ...]
-    name: str
-    splits: tuple[str, ...] = field(init=False)
+    export: ExportRecord
 
-    def __post_init__(self) -> None:
-        found = {table.split for table in self.tables}
-        first = [name for name in ("train", "val", "test") if name in found]
-        object.__setattr__(self, "splits", (*first, *sorted(found - set(first))))
+    @property
+    def name(self) -> str:
+        """That of the exported dataset."""
+        return self.export.dataset
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of the tables, and exported ones without rows."""
+        empty = [split for split, rows in self.export.rows.items() if not rows]
+        return ordered_splits([*(table.split for table in self.tables), *empty])
 
     def describe(self) -> str:
         """How many files there are."""
@@ -68,8 +63,7 @@ class HubTables(Converter):
 
     def options(self) -> dict[str, Any]:
         """The names, sizes and rows of the files."""
-        files = [[table.path.name, table.path.stat().st_size, table.num_rows] for table in self.tables]
-        return {"tables_sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest()}
+        return {"tables_sha256": files_sha256([(table.path, table.num_rows) for table in self.tables])}
 
     def versions(self) -> dict[str, str]:
         """None but the core's: bytes are copied."""
@@ -77,36 +71,23 @@ class HubTables(Converter):
 
     def inputs(self) -> Inputs:
         """Every row of every table, in the order of the splits and files."""
-        if missing := missing_shards(self.tables):
+        if missing := missing_shards(table.path for table in self.tables):
             what = f"{len(missing)} files are not there, the first is {missing[0]}"
             raise SourceError(str(self.flags.source), what, "Download or export it again")
         rank = {split: i for i, split in enumerate(self.splits)}
         order = sorted(range(len(self.tables)), key=lambda i: (rank[self.tables[i].split], self.tables[i].path.name))
-        return Inputs(
+        items = (
             Item(table.split, f"{table.path.name}:{row:08d}", table.path, (number, row), size)
             for number, table in ((number, self.tables[number]) for number in order)
             for size in [table.path.stat().st_size // max(table.num_rows, 1)]
             for row in range(table.num_rows)
         )
+        rows = Counter[str]()
+        for table in self.tables:
+            rows[table.split] += table.num_rows
+        return Inputs(items, warnings=warn_of_other_counts(self.export, rows, self.flags.source))
 
     def draft(self, item: Item) -> Draft:
         """One row as it is."""
         number, row = item.payload
-        try:
-            sample = to_sample(read_row(self.tables[number], row, tuple(hf_features())))
-        except ValidationError as error:
-            first = schema_issues(error, item.key)[0]
-            raise RejectInput(item.key, "bad-row", f"{first.json_path}: {first.message}") from error
-        except (ValueError, TypeError) as error:  # not as many images as facts about them; a column that is null
-            raise RejectInput(item.key, "bad-row", f"images and media do not agree ({error})") from error
-        images = tuple(_checked(image, item.key) for image in sample.images)
-        c = sample.conversation
-        return Draft(c.turns, images, c.system, source=c.source, id=c.id)
-
-
-def _checked(image: EncodedImage, where: str) -> EncodedImage:
-    """The image with what its bytes say, and where it comes from as the row has it."""
-    checked = checked_image(image.meta.path, image.data, where)
-    own = dict(checked.meta)
-    provenance = {key: value for key, value in dict(image.meta).items() if own[key] is None}
-    return EncodedImage(ImageMeta(**(own | provenance)), image.data)
+        return row_to_draft(read_row(self.tables[number], row, tuple(hf_features())), item.key)

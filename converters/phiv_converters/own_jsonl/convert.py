@@ -28,7 +28,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from phiv_converters.base import file_stamp
+from phiv_converters.base import file_stamp, refuse_exports
 from phiv_converters.own_jsonl.files import SplitFile, find_split_files, is_split_name
 from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines, can_be_file
 from phiv_converters.own_jsonl.options import JsonlOptions
@@ -49,6 +49,7 @@ from phiv_schemas.errors import SourceError, UsageError
 
 def open_jsonl(flags: JsonlOptions, work_dir: Path) -> Jsonl:
     """Find the files and their splits."""
+    refuse_exports(flags.source)
     files = find_split_files(flags.source, flags.split)
     folder = flags.source if flags.source.is_dir() else flags.source.parent
     if flags.images is not None and not flags.images.is_dir():

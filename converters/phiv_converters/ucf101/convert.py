@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from phiv_converters.base import Release
+from phiv_converters.base import Release, refuse_exports
 from phiv_converters.clips import clip_images
 from phiv_converters.synthetic.clips import make_synthetic_ucf101
 from phiv_converters.ucf101.layouts import SPLITS, Clip, Ucf101Layout, find_layout, list_clips
@@ -58,6 +58,7 @@ def open_ucf101(flags: Ucf101Options, work_dir: Path) -> Ucf101:
         hint = "Pass --source (UCF101_subset folder or archive, or UCF-101/ with ucfTrainTestlist/), or --demo"
         root = open_source(download(HUB_REPO, HUB_FILE, sha256=HUB_SHA256, hint=hint), work_dir, sha256=HUB_SHA256)
     else:
+        refuse_exports(flags.source)
         root = open_source(flags.source, work_dir, sha256=fixed["source"] if fixed else None)
     return Ucf101(flags, find_layout(root, flags.fold, str(flags.source or HUB_FILE)), fixed)
 

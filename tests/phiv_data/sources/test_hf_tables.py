@@ -212,7 +212,7 @@ def test_tables_are_sorted_and_other_files_left_out(tmp_path: Path) -> None:
         "a/test-00000-of-00001",
         "b/train-00000-of-00001",
     ]
-    assert missing_shards(tables) == ("train-00002-of-00003.parquet",)
+    assert missing_shards(table.path for table in tables) == ("train-00002-of-00003.parquet",)
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
