@@ -11,6 +11,7 @@ Stopped anywhere and started again, it ends with the same bytes as never stopped
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from phiv_data.convert.staging import (
     publish,
     take_back_if_damaged,
 )
-from phiv_data.convert.tasks import ConversionJob, run_task, try_rows
+from phiv_data.convert.tasks import ConversionJob, check_images, run_task, try_rows
 from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated
 from phiv_data.utils.progress import Progress
 from phiv_schemas import EnvironmentProblem, Manifest, PhivError, Reject, ShardInfo, SourceError, UsageError
@@ -167,7 +168,13 @@ def _make_files(
             assembled = assemble(job)
             if not any(assembled.task_rows.values()):
                 raise _nothing_written(job, assembled)
-            return assembled, _run_shards(job, assembled, num_workers, progress) if arrow else []
+            if arrow:  # which reads every image
+                return assembled, _run_shards(job, assembled, num_workers, progress)
+            os.sync()
+            for _, result in run_isolated(check_images, job, range(len(job.plan.tasks)), num_workers):
+                if isinstance(result, Killed):
+                    raise EnvironmentProblem("worker processes", "one crashes on staged images", "Free memory")
+            return assembled, []
         except StagedDamage as damage:
             damaged = damage
     what = f"does not keep what is written: {damaged} has changed"

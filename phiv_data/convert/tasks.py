@@ -66,17 +66,25 @@ def _is_done(job: ConversionJob, task: ConversionTask) -> bool:
     After a power cut, those that did not reach the disk are found here and made again.
     """
     try:
-        found = {meta.path: meta for row in load_report(job, task).rows for meta in row.media}
-        for meta in found.values():
-            _read_staged(job, meta)
+        check_images(job, task.index)
     except (OSError, ValueError):
         return False
     return True
 
 
+def check_images(job: ConversionJob, index: int) -> None:
+    """Read every image of a finished task. StagedDamage where one is not as it was written."""
+    found = {meta.path: meta for row in load_report(job, job.plan.tasks[index]).rows for meta in row.media}
+    for meta in found.values():
+        _read_staged(job, meta)
+
+
 def _read_staged(job: ConversionJob, meta: ImageMeta) -> bytes:
     """The bytes of a staged image. StagedDamage where they are not those that were written."""
-    data = (job.workspace.staged_images / meta.path).read_bytes()
+    try:
+        data = (job.workspace.staged_images / meta.path).read_bytes()
+    except FileNotFoundError as error:
+        raise StagedDamage(meta.path) from error
     if hashlib.sha256(data).hexdigest() != meta.sha256:
         raise StagedDamage(meta.path)
     return data

@@ -267,23 +267,29 @@ def test_damage_in_a_half_published_output_is_made_again(
     assert contents(out) == contents(tmp_path / "straight")
 
 
-def test_an_image_that_changes_while_shards_are_written_is_made_again(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("arrow", [True, False])
+@pytest.mark.parametrize("damage", [zero, flip, Path.unlink])
+def test_an_image_that_changes_after_it_was_written_is_made_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], arrow: bool
 ) -> None:
     out, assemble, damaged = tmp_path / "out", engine.assemble, []
 
     def damaging(job: engine.ConversionJob) -> object:
         if not damaged:
-            damaged.append(zero(out / ".phiv/stage/images/train/b.png"))
+            damaged.append(damage(out / ".phiv/stage/images/train/b.png"))
         return assemble(job)
 
     monkeypatch.setattr(engine, "assemble", damaging)
-    convert(ToyOptions(source), out, num_workers=0)
-    convert(ToyOptions(source), tmp_path / "straight", num_workers=0)
+    convert(ToyOptions(source), out, num_workers=0, arrow=arrow)
+    assert damaged
+    convert(ToyOptions(source), tmp_path / "straight", num_workers=0, arrow=arrow)
     assert contents(out) == contents(tmp_path / "straight")
 
 
-def test_a_disk_that_keeps_nothing_is_one_line(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arrow", [True, False])
+def test_a_disk_that_keeps_nothing_is_one_line(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrow: bool
+) -> None:
     out, assemble = tmp_path / "out", engine.assemble
 
     def damaging(job: engine.ConversionJob) -> object:
@@ -292,7 +298,7 @@ def test_a_disk_that_keeps_nothing_is_one_line(source: Path, tmp_path: Path, mon
 
     monkeypatch.setattr(engine, "assemble", damaging)
     with pytest.raises(EnvironmentProblem, match=r"does not keep what is written: train/b\.png has changed"):
-        convert(ToyOptions(source), out, num_workers=0)
+        convert(ToyOptions(source), out, num_workers=0, arrow=arrow)
 
 
 def test_images_put_in_place_after_a_run_are_noticed(tmp_path: Path) -> None:
