@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from phiv_data.utils.atomic import environment_problems, find_environment_problem
+from phiv_data.utils.atomic import environment_problems, find_environment_problem, hush_memory_errors
 from phiv_data.utils.signals import on_stop
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
@@ -19,6 +19,7 @@ def run(program: str, command: Callable[[], int]) -> int:
 
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 act as Ctrl-C: what is done so far is kept, and the code is 130.
     """
+    hush_memory_errors()
     with on_stop(_interrupt):
         return _run(program, command)
 

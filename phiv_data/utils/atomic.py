@@ -16,8 +16,11 @@ import os
 import re
 import secrets
 import shutil
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -206,6 +209,21 @@ def find_environment_problem(error: BaseException | None, where: Path | str) -> 
     return None
 
 
+@cache
+def hush_memory_errors() -> None:
+    """Have Python print no traceback of full memory where it cannot be raised: in a thread, or while it cleans up.
+
+    The call that ran out of memory fails by itself, and says so in one line.
+    """
+    unraisable, in_thread = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook = lambda args: None if _is_of_memory(args.exc_value) else unraisable(args)
+    threading.excepthook = lambda args: None if _is_of_memory(args.exc_value) else in_thread(args)
+
+
+def _is_of_memory(error: BaseException | None) -> bool:
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)
+
+
 def is_memory_short() -> bool:
     """True where `PROBE_BYTES` more cannot be had: then a crash says nothing of the data that it came with."""
     try:
@@ -223,7 +241,7 @@ def _translated(error: BaseException, where: Path | str) -> EnvironmentProblem |
         number = errno.ENOMEM if isinstance(error, MemoryError) and is_memory_short() else None
     elif isinstance(error, MemoryError) or _is_library_not_loaded(error):
         number = errno.ENOMEM
-    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+    elif isinstance(error, RuntimeError) and _is_of_memory(error):
         number = errno.EAGAIN
     elif not isinstance(error, OSError):
         return None

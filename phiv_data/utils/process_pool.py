@@ -5,8 +5,8 @@
     find_killers(function, shared, items)         which items of such a call kill a process, found by halving
 
 A call kills its worker where it does so alone, in a fresh process, and again: by a crash (SIGSEGV, SIGABRT, an exit).
-A worker that is killed from outside (full memory, an operator) or does not start is the machine's problem, and no
-verdict on the call.
+A worker that is killed from outside (full memory, an operator), finds memory full or does not start is the machine's
+problem, and no verdict on the call.
 """
 
 from __future__ import annotations
@@ -25,17 +25,36 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
-from phiv_data.utils.atomic import is_memory_short
-from phiv_data.utils.signals import SPAWN, held
+from phiv_data.utils.atomic import find_environment_problem, hush_memory_errors, is_memory_short
+from phiv_data.utils.signals import Spawn, SpawnedProcess, held
 from phiv_schemas.errors import EnvironmentProblem
 
 S = TypeVar("S")
 R = TypeVar("R")
 
+
+class _Worker(SpawnedProcess):
+    """A process that leaves without a word where memory is full, be it while it reports."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except MemoryError:
+            _leave()
+
+
+class _WorkerContext(Spawn):
+    Process = _Worker
+
+
+_SPAWN = _WorkerContext()
 # The tracker removes what a stop in the middle of a start leaves behind; there is nothing for a person to do.
 _NO_LEAK_WARNING = "ignore::UserWarning:multiprocessing.resource_tracker"
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 """Signals of a crash. SIGBUS is none: a disk that fails under a mapped file gives it."""
+
+_FREE_MEMORY = "Free memory or use fewer workers, then run the same again"
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 class WorkerDied(Exception):
@@ -128,8 +147,9 @@ def _run_alone(function: Callable[[S, Any], R], shared: S, argument: object) -> 
 
     EnvironmentProblem where the process does not start, is killed from outside or crashes while memory is short.
     """
-    results, sender = SPAWN.Pipe(duplex=False)
-    process = SPAWN.Process(target=_work_alone, args=(sender, function, shared, argument))
+    results, sender = _SPAWN.Pipe(duplex=False)
+    work = pickle.dumps((function, shared))
+    process = _SPAWN.Process(target=_work_alone, args=(sender, work, argument))
     started, memory_is_short = False, False
     with held():
         process.start()
@@ -164,12 +184,12 @@ def _machine_death(exit_code: int, *, started: bool, memory_is_short: bool) -> E
         what = "one crashed while memory was short"
     else:
         return None
-    return EnvironmentProblem("worker processes", what, "Free memory or use fewer workers, then run the same again")
+    return EnvironmentProblem("worker processes", what, _FREE_MEMORY)
 
 
-def _work_alone(sender: Connection, function: Callable[[Any, Any], Any], shared: Any, argument: object) -> None:
+def _work_alone(sender: Connection, work: bytes, argument: object) -> None:
     """Runs in a new process: says that it has started, then gives what the call returns or raises."""
-    _start_worker(function, shared)
+    _start_worker(work)
     sender.send(is_memory_short())
     try:
         sender.send((_call(argument), None))
@@ -180,8 +200,9 @@ def _work_alone(sender: Connection, function: Callable[[Any, Any], Any], shared:
 def _start_pool(function: Callable[[S, Any], R], shared: S, num_workers: int) -> ProcessPoolExecutor:
     if _NO_LEAK_WARNING not in sys.warnoptions:  # which Python hands on to the tracker of semaphores when it starts it
         sys.warnoptions.append(_NO_LEAK_WARNING)
+    work = pickle.dumps((function, shared))
     with held():
-        return ProcessPoolExecutor(num_workers, SPAWN, initializer=_start_worker, initargs=(function, shared))
+        return ProcessPoolExecutor(num_workers, _SPAWN, initializer=_start_worker, initargs=(work,))
 
 
 def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> Iterator[tuple[int, Any]]:
@@ -194,7 +215,9 @@ def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> It
                     running[pool.submit(_call, i)] = i
             if not running:
                 return
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, _SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+            if not done and not _is_managed(pool):
+                raise EnvironmentProblem("worker processes", "they cannot be managed", _FREE_MEMORY)
             for future in done:
                 if isinstance(future.exception(), BrokenProcessPool):
                     future.result()
@@ -204,25 +227,39 @@ def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> It
             yield running.pop(future), future.result()
 
 
+def _is_managed(pool: ProcessPoolExecutor) -> bool:
+    """False where the thread that hands calls to the workers has died, as it does where memory is too full for a
+    thread: no call would ever end. Its workers, which wait for calls, are killed then."""
+    manager: Any = pool._executor_manager_thread
+    if manager is None or manager.is_alive():
+        return True
+    for worker in pool._processes.values():
+        worker.kill()
+    return False
+
+
 _worker: tuple[Callable[[Any, Any], Any], Any]
 
 
-def _start_worker(function: Callable[[Any, Any], Any], shared: Any) -> None:
-    """Runs in a new worker: signals to the group are the parent's, and it ends when the parent is gone."""
-    global _worker
-    _worker = (function, shared)
-    hush_memory_errors()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _start_worker(work: bytes) -> None:
+    """Runs in a new worker: signals to the group are the parent's, and it ends when the parent is gone.
 
-
-def hush_memory_errors() -> None:
-    """Have Python print no traceback of a MemoryError that cannot be raised: in a thread, or while it cleans up.
-
-    The call that ran out of memory fails by itself, and says so in one line.
+    `work` is the pickled function with its shared argument: to read it loads libraries, which takes memory.
     """
-    unraisable, in_thread = sys.unraisablehook, threading.excepthook
-    sys.unraisablehook = lambda args: None if issubclass(args.exc_type, MemoryError) else unraisable(args)
-    threading.excepthook = lambda args: None if issubclass(args.exc_type, MemoryError) else in_thread(args)
+    global _worker
+    hush_memory_errors()
+    try:
+        _worker = pickle.loads(work)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    except Exception as error:
+        if find_environment_problem(error, "memory"):
+            _leave()
+        raise
+
+
+def _leave() -> None:
+    """End this process as a full machine would. To report takes memory; the parent runs the call again, alone."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _end_with_parent() -> None:
@@ -236,9 +273,13 @@ def _call(argument: object) -> Any:
     function, shared = _worker
     try:
         return function(shared, argument)
+    except MemoryError:
+        _leave()
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))
+        except MemoryError:
+            _leave()
         except Exception:  # the parent could not read it, and would take the worker for dead
             raise RuntimeError("".join(traceback.format_exception(error))) from None
         raise

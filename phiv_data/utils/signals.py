@@ -64,7 +64,7 @@ class _Popen(popen_spawn_posix.Popen):
         self.kill()
 
 
-class _Process(SpawnProcess):
+class SpawnedProcess(SpawnProcess):
     """A spawned process that leaves stop signals to its parent, when it is started in `held`."""
 
     @staticmethod
@@ -72,10 +72,10 @@ class _Process(SpawnProcess):
         return _Popen(process)
 
 
-class _Spawn(SpawnContext):
+class Spawn(SpawnContext):
     """Spawned, never forked: a forked child inherits locks and threads (decoders, tokenizers, gloo, CUDA)."""
 
-    Process = _Process
+    Process = SpawnedProcess
 
 
-SPAWN = _Spawn()
+SPAWN = Spawn()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing.queues
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from multiprocessing.popen_spawn_posix import Popen
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from phiv_data.utils import process_pool
+from phiv_data.utils.atomic import hush_memory_errors
 from phiv_data.utils.process_pool import (
     Killed,
     WorkerDied,
@@ -90,6 +96,60 @@ def test_a_worker_killed_from_outside_costs_no_result(tmp_path: Path) -> None:
     assert dict(run_isolated(_die_the_first_time, tmp_path, range(5), 2)) == {i: i for i in range(5)}
 
 
+def fill_memory(shared: str, i: int) -> int:
+    raise MemoryError
+
+
+class Unreportable(Exception):
+    """Memory is full when it is reported."""
+
+    def __reduce__(self) -> Any:
+        raise MemoryError
+
+
+def report_without_memory(shared: str, i: int) -> int:
+    raise Unreportable
+
+
+class Large:
+    """Memory is full when a worker reads it."""
+
+    def __reduce__(self) -> Any:
+        return fill_memory, ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "shared", "what"),
+    [
+        (fill_memory, "", r"one was killed \(signal 9\), as happens when memory is full"),
+        (report_without_memory, "", r"one was killed \(signal 9\), as happens when memory is full"),
+        (_exit_at_three, Large(), "they do not start"),
+    ],
+)
+def test_a_worker_whose_memory_is_full_leaves_without_a_word(
+    function: Any, shared: Any, what: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(EnvironmentProblem, match=what):
+        list(run_isolated(function, shared, range(2), 1))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_pool_without_memory_for_its_threads_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def no_thread(queue: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    hush_memory_errors.__wrapped__()
+    monkeypatch.setattr(multiprocessing.queues.Queue, "_start_thread", no_thread)
+    monkeypatch.setattr(process_pool, "_SECONDS_BETWEEN_LOOKS", 0.05)
+    with pytest.raises(EnvironmentProblem, match="they cannot be managed"):
+        list(run_isolated(_exit_at_three, None, range(2), 1))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_exception_is_raised_as_it_is() -> None:
     with pytest.raises(ValueError, match="no 0"):
         list(run_isolated(_raise, None, [0], 1))
@@ -126,31 +186,26 @@ def test_items_that_kill_only_sometimes_are_an_environment_problem(tmp_path: Pat
 # Stop signals -----------------------------------------------------------------------------------------------------
 
 
-class _SignalWhenPickled:
-    """Raises a stop signal in the parent while it starts a worker: that is when it pickles this."""
-
-    def __init__(self, stop: signal.Signals, events: list[str]) -> None:
-        self.stop, self.events = stop, events
-
-    def __reduce__(self) -> tuple[type[int], tuple[()]]:
-        signal.raise_signal(self.stop)
-        self.events.append("pickled")
-        return int, ()
-
-
 def _return_index(shared: object, index: int) -> int:
     return index
 
 
 @pytest.mark.parametrize("stop", STOPS)
-def test_a_signal_while_workers_start_comes_after(stop: signal.Signals) -> None:
-    events: list[str] = []
+def test_a_signal_while_workers_start_comes_after(stop: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    events, launch = list[str](), Popen._launch
+
+    def stopped(process: Any, worker: Any) -> None:
+        signal.raise_signal(stop)
+        launch(process, worker)
+        events.append("started")
+
+    monkeypatch.setattr(Popen, "_launch", stopped)
     previous = signal.signal(stop, lambda number, frame: events.append("signal"))
     try:
-        assert dict(run_local(_return_index, _SignalWhenPickled(stop, events), [0], 1)) == {0: 0}
+        assert dict(run_local(_return_index, None, [0], 1)) == {0: 0}
     finally:
         signal.signal(stop, previous)
-    assert events == ["pickled", "signal"]
+    assert events == ["started", "signal"]
 
 
 def _stop_self(folder: Path, index: int) -> bool:
