@@ -9,10 +9,13 @@ The log has a line for each change. The first change of each line also holds the
 
     {"file": "val.jsonl", "line": 2, "fix": "missing", "json_path": "$.conversations[0].assistant", "after": null,
      "line_before": "{\"id\": ...}\n"}
+
+Its last line is a digest of the others, `{"sha256": ...}`: a log that was cut, or emptied, must not undo a part alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -188,14 +191,53 @@ def copy_old_log(path: Path, files: Iterable[str], out: HashingWriter) -> None:
     if path.is_file():
         names = set(files)
         with path.open("rb") as lines:
-            for number, raw in enumerate(lines, start=1):
-                try:
-                    entry = parse_log_entry(raw)
-                except ValueError:
-                    hint = "Move it away: the copy then cannot be undone further than this"
-                    raise UsageError(f"{path}:{number}", "is not a line of the log of fixes", hint) from None
-                if entry.file in names:
-                    out.write(raw)
+            try:
+                out.writelines(raw for raw, entry in read_log(lines) if entry.file in names)
+            except DamagedLog as damage:
+                hint = "Move it away: the copy then cannot be undone further than this"
+                raise UsageError(f"{path}:{damage.line}", damage.what, hint) from None
+
+
+def end_log(out: HashingWriter) -> None:
+    """Write the last line."""
+    out.write(_last_line(out.sha256))
+
+
+def _last_line(sha256: str) -> bytes:
+    return f"{json.dumps({'sha256': sha256})}\n".encode()
+
+
+def is_log_entry(raw: bytes) -> bool:
+    """False for the last line of a log."""
+    return not raw.startswith(b'{"sha256"')
+
+
+class DamagedLog(ValueError):
+    """A log that is not as --fix wrote it: `what` is wrong with its line `line`."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(line, what)
+        self.line, self.what = line, what
+
+
+def read_log(lines: Iterable[bytes]) -> Iterator[tuple[bytes, LogEntry]]:
+    """The lines of a log, less the last, and what they say. DamagedLog, be it after them all, where it is not whole."""
+    digest, last, number = hashlib.sha256(), b"", 0
+    for number, raw in enumerate(lines, start=1):
+        if last:
+            raise DamagedLog(number, "is not a line of the log of fixes, which ends before it")
+        if not is_log_entry(raw):
+            last = raw
+            continue
+        try:
+            entry = parse_log_entry(raw)
+        except ValueError:
+            raise DamagedLog(number, "is not a line of the log of fixes") from None
+        digest.update(raw)
+        yield raw, entry
+    if last != _last_line(digest.hexdigest()):
+        what = "is not the digest of the lines before it" if last else "is missing: the log was cut or emptied"
+        raise DamagedLog(number + (not last), what)
 
 
 class LogEntry(NamedTuple):

@@ -14,13 +14,14 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
 from phiv_data.repair import records
 from phiv_data.repair.converted import is_converted_folder, undo_converted
 from phiv_data.repair.images import copy_with_old_name
-from phiv_data.repair.lines import parse_log_entry, without_marks
+from phiv_data.repair.lines import DamagedLog, is_log_entry, parse_log_entry, read_log, without_marks
 from phiv_data.storage.dataset import FIXES, NON_RECORD_FILES
 from phiv_data.utils.atomic import HashingWriter, atomic_folder, atomic_write, must_stay
 from phiv_schemas import RecordError, UsageError
@@ -107,21 +108,16 @@ class _Undo:
 
     def __post_init__(self) -> None:
         start = 0
-        for number, raw in enumerate(self.log, start=1):
-            try:
-                entry = parse_log_entry(raw)
-            except ValueError:
-                what = "is not a line of the log that --fix writes"
-                raise RecordError(f"{self.log.name}:{number}", what, _NEEDS_THE_COPY) from None
-            lines = self.blocks.setdefault(entry.file, {})
-            if entry.line_before is not None:
-                lines.setdefault(entry.line, []).append(start)
-            elif entry.line not in lines:
-                what = "has no `line_before`: the copy was fixed by an older phiv"
-                raise RecordError(f"{self.log.name}:{number}", what, "Fix the original again with this one")
-            if entry.change.fix == "suffix":
-                self.renamed[str(entry.change.after)] = str(entry.change.before)
-            start += len(raw)
+        try:
+            for raw, entry in read_log(self.log):
+                lines = self.blocks.setdefault(entry.file, {})
+                if entry.line_before is not None:
+                    lines.setdefault(entry.line, []).append(start)
+                if entry.change.fix == "suffix":
+                    self.renamed[str(entry.change.after)] = str(entry.change.before)
+                start += len(raw)
+        except DamagedLog as damage:
+            raise RecordError(f"{self.log.name}:{damage.line}", damage.what, _NEEDS_THE_COPY) from None
 
     def old_names(self) -> dict[str, str]:
         """The path of each renamed image, to the one it had before the first fix."""
@@ -153,7 +149,8 @@ class _Undo:
         self.log.seek(start)
         first = parse_log_entry(self.log.readline())
         before, changes = first.line_before or b"", [first.change]
-        for entry in map(parse_log_entry, self.log):
+        for raw_entry in takewhile(is_log_entry, self.log):
+            entry = parse_log_entry(raw_entry)
             if entry.line_before is not None or entry[:2] != first[:2]:
                 break
             changes.append(entry.change)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_line_that_was_fixed_twice_is_as_before_the_first(tmp_path: Path) -> N
     renamed = (tmp_path / "one" / "val.jsonl", line.replace(b'"images": []', b'"images": ["a.jpg"]'))
     write(tmp_path / "one", {"val.jsonl": renamed[1]}, {"a.jpg": PNG})
     fix(tmp_path / "one", tmp_path / "two")  # only the suffix
-    log = map(parse_log_entry, (tmp_path / "two" / FIXES).read_bytes().splitlines())
+    log = map(parse_log_entry, (tmp_path / "two" / FIXES).read_bytes().splitlines()[:-1])
     assert [entry.change.fix for entry in log] == [
         "missing", "missing", "order", "order", "suffix"
     ]  # fmt: skip
@@ -172,11 +173,13 @@ def edit(old: bytes, new: bytes, name: str = "val.jsonl") -> object:
     return change
 
 
-def no_line_before(folder: Path) -> None:
-    entries = [json.loads(line) for line in (folder / FIXES).read_bytes().splitlines()]
-    for entry in entries:
-        entry.pop("line_before", None)
-    (folder / FIXES).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+def log_of(change: Callable[[list[bytes]], list[bytes]]) -> object:
+    """The log with other lines."""
+
+    def write_log(folder: Path) -> None:
+        (folder / FIXES).write_bytes(b"".join(change((folder / FIXES).read_bytes().splitlines(keepends=True))))
+
+    return write_log
 
 
 BAD_COPIES = {
@@ -187,7 +190,13 @@ BAD_COPIES = {
     "a file is missing": (lambda folder: (folder / "train.jsonl").unlink(), r"train.jsonl:1: is missing, but"),
     "the log is not JSON": (edit(b"{", b"", FIXES), r"phiv-fixes.jsonl:1: is not a line of the log"),
     "the log has another value": (edit(b'"line": 1', b'"line": []', FIXES), r"phiv-fixes.jsonl:1: is not a line of"),
-    "an older log": (no_line_before, r"phiv-fixes.jsonl:1: has no `line_before`: the copy was fixed by an older phiv"),
+    "an empty log": (log_of(lambda lines: []), r"phiv-fixes.jsonl:1: is missing: the log was cut or emptied"),
+    "a log without its end": (log_of(lambda lines: lines[:-1]), r"phiv-fixes.jsonl:\d+: is missing: the log was cut"),
+    "a log that lost a line": (
+        log_of(lambda lines: lines[:-2] + lines[-1:]),
+        r"phiv-fixes.jsonl:\d+: is not the digest",
+    ),
+    "a log with more": (log_of(lambda lines: lines + lines[:1]), r"phiv-fixes.jsonl:\d+: .* which ends before it"),
     "no log": (lambda folder: (folder / FIXES).unlink(), r"fixed: has no phiv-fixes.jsonl: it is not a copy"),
     "an image is a link": (
         lambda folder: [(folder / "images/b.png").unlink(), (folder / "images/b.png").symlink_to("a.png")],
