@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from phiv_data.convert.base import Converter
 from phiv_data.export.record import read_export
-from phiv_data.sources.folders import is_output
+from phiv_data.sources.folders import find_files, is_output
 from phiv_data.sources.hf_tables import Table, missing_shards
 from phiv_data.sources.hub import download_folder
 from phiv_data.sources.image_index import is_archive, open_source
@@ -59,7 +59,7 @@ def refuse_exports(source: Path, *formats: str) -> None:
 
 def hint_for_converted(root: Path, name: str) -> str:
     """What to do with a folder that is no raw dataset, but was converted by phiv or by the recipe; else ""."""
-    is_recipe = (root / "images").is_dir() and any(root.glob("*_train.jsonl"))
+    is_recipe = (root / "images").is_dir() and bool(find_files(root, "*_train.jsonl"))
     if not is_recipe and not is_output(root):
         return ""
     return f"It is a converted dataset: phiv-convert jsonl --source {name} --out_dir NEW makes it whole"

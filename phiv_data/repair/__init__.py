@@ -37,6 +37,7 @@ from phiv_data.repair.lines import (
 )
 from phiv_data.repair.records import RenamedPaths
 from phiv_data.repair.undoing import UndoResult, undo
+from phiv_data.sources.folders import find_files
 from phiv_data.storage.dataset import FIXES, MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import atomic_folder, atomic_write, must_stay
 from phiv_data.validation.inputs.jsonl_range import SPLIT_NAMES, split_of
@@ -126,7 +127,7 @@ def _files_to_fix(path: Path, input_format: str) -> list[Path]:
     if external := find_rows(path, input_format):
         hint = f"Convert it first: phiv-convert {external[0].format} --source {path}"
         raise UsageError(str(path), f"has {external[0].format} rows, and --fix fixes phiv's own format", hint)
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*.jsonl") if file.is_file())
+    files = [path] if path.is_file() else [file for file in find_files(path, "*.jsonl") if file.is_file()]
     files = [file for file in files if file.suffix != ".arrow" and file.name not in NON_RECORD_FILES]
     if not files:
         raise UsageError(str(path), "has no jsonl file to fix", "Pass one, or a folder that phiv-convert wrote")

@@ -22,6 +22,7 @@ from phiv_data.repair import records
 from phiv_data.repair.converted import is_converted_folder, undo_converted
 from phiv_data.repair.images import copy_with_old_name
 from phiv_data.repair.lines import DamagedLog, is_log_entry, parse_log_entry, read_log, without_marks
+from phiv_data.sources.folders import find_files, raise_error
 from phiv_data.storage.dataset import FIXES, NON_RECORD_FILES
 from phiv_data.utils.atomic import HashingWriter, atomic_folder, atomic_write, must_stay
 from phiv_schemas import RecordError, UsageError
@@ -74,23 +75,18 @@ def undo(path: Path | str, out: Path | str, *, images: bool = True, on_rows: OnR
 
 def _undo_files(path: Path, new: Path, undoing: _Undo, images: bool) -> int:
     """Write the jsonl files and images of a folder without a manifest; returns the number of images."""
-    names = {file.name for file in path.glob("*.jsonl") if file.is_file()} - NON_RECORD_FILES
+    names = {file.name for file in find_files(path, "*.jsonl") if file.is_file()} - NON_RECORD_FILES
     for name in sorted(names | {name for name in undoing.blocks if (path / name).is_file()}):
         undoing.restore_lines(path / name, new / name)
     count = 0
     if images and (path / "images").is_dir():
         old_names = undoing.old_names()
-        for folder, _, files in os.walk(path / "images", onerror=_raise):
+        for folder, _, files in os.walk(path / "images", onerror=raise_error):
             for file in files:
                 image = Path(folder, file).relative_to(path / "images").as_posix()
                 copy_with_old_name(path / "images", new / "images", image, old_names)
                 count += 1
     return count
-
-
-def _raise(error: OSError) -> None:
-    """By itself, os.walk passes over a folder that it cannot list."""
-    raise error
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from PIL import Image
 
 from phiv_data.media.images import encode_jpeg, open_image
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.folders import find_files
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES, read_manifest
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
@@ -110,8 +111,9 @@ def _sources(data: Path, images_root: Path | None, input_format: str, limit: int
         files, folder = [data], data.parent
     else:
         folder = data
-        files = sorted(file for file in data.glob("*.jsonl") if file.name not in NON_RECORD_FILES)
-        files = files or sorted(chain(data.glob("*.arrow"), data.glob("*/*.arrow"), data.glob("*/*/*.arrow")))
+        files = [file for file in find_files(data, "*.jsonl") if file.name not in NON_RECORD_FILES]
+        patterns = ("*.arrow", "*/*.arrow", "*/*/*.arrow")
+        files = files or sorted(file for pattern in patterns for file in find_files(data, pattern))
     root = images_root or folder / "images"
     found = []
     for file in (file for file in files if file.is_file()):

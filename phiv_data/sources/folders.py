@@ -1,6 +1,7 @@
 """What belongs to a source's folders: everything but hidden entries and outputs of phiv.
 
     entries(folder)                 of one folder, by name
+    find_files(folder, "*/*.arrow")         its files that match; `Path.glob` has none for a folder that it cannot read
     for folder, files in walk(root): ...    files of all folders below, links followed, each folder once
     output_finder(source)(file)     of a file that was found in another way
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,6 +37,17 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     return [entry for entry in shown if not (entry.is_dir() and is_output(folder / entry.name))]
 
 
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """The files that match `pattern` from `folder` on, by name; `*` is part of one name.
+
+    EnvironmentProblem for a folder that cannot be read.
+    """
+    name, _, below = pattern.partition("/")
+    found = [entry for entry in entries(folder) if fnmatchcase(entry.name, name) and entry.is_dir() == bool(below)]
+    paths = [folder / entry.name for entry in found]
+    return [file for path in paths for file in find_files(path, below)] if below else paths
+
+
 def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
     """Each folder below `folder`, itself included, with its other entries; each once, whatever links lead there.
 
@@ -51,6 +64,11 @@ def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[tup
     for entry in found:
         if entry.is_dir():
             yield from walk(folder / entry.name, seen)
+
+
+def raise_error(error: OSError) -> None:
+    """For `os.walk`, which by itself passes over a folder that it cannot list."""
+    raise error
 
 
 def output_finder(source: Path) -> Callable[[Path], bool]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from phiv_data.media.images import image_size, open_image
 from phiv_data.media.reject import RejectInput, open_input
 from phiv_data.sources.archives import extract
-from phiv_data.sources.folders import walk
+from phiv_data.sources.folders import raise_error, walk
 from phiv_data.storage.sample import EncodedImage, encoded_image
 from phiv_data.utils.atomic import atomic_write, sha256_file
 from phiv_schemas.errors import SourceError
@@ -187,7 +187,7 @@ def unpack(archive: Path, work_dir: Path, *, sha256: str | None = None, password
 def _digest_of_sizes(folder: Path) -> str:
     """A hash of the names (of any bytes) and sizes of all files below a folder."""
     root, digest = os.fsencode(folder), hashlib.sha256()
-    for path, folders, files in os.walk(root):
+    for path, folders, files in os.walk(root, onerror=raise_error):
         folders.sort()
         for name in sorted(files):
             file = os.path.join(path, name)  # noqa: PTH118  # pathlib takes no bytes

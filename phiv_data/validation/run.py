@@ -21,6 +21,7 @@ from phiv_data.convert.reopen import compare_source
 from phiv_data.convert.staging import is_unfinished
 from phiv_data.formats.files import INFO
 from phiv_data.media.images import MAX_PIXELS
+from phiv_data.sources.folders import find_files
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import environment_problems, must_stay
 from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
@@ -196,15 +197,13 @@ def _plan_path(
         return _plan_jsonl(path.parent, [path], settings, images_root)
     if (path / MANIFEST).is_file():
         return plan_converted(path, settings, images_root, issues, new_folder)
-    if jsonl := sorted(
-        file for file in path.glob("*.jsonl") if file.name not in NON_RECORD_FILES and not file.is_dir()
-    ):
+    if jsonl := [file for file in find_files(path, "*.jsonl") if file.name not in NON_RECORD_FILES]:
         _report_no_manifest(path, issues)
         for file in jsonl:
             if not file.is_file():
                 issues.add("PV007", file.name, "cannot be read (a link that leads nowhere, or no file)")
         return _plan_jsonl(path, [file for file in jsonl if file.is_file()], settings, images_root)
-    if shards := sorted(chain(path.glob("*.arrow"), path.glob("*/*.arrow"))):
+    if shards := sorted(chain(find_files(path, "*.arrow"), find_files(path, "*/*.arrow"))):
         _report_missing_shards(path, shards, issues)
         return _plan_shards(path, shards, settings)
     if is_unfinished(path) or _traces_of_conversion(path):
@@ -262,9 +261,9 @@ def _report_no_manifest(folder: Path, issues: IssueCollector) -> None:
     else:
         severity, what = "warning", "there is none: hashes and row counts cannot be checked"
         hint = f"phiv-convert jsonl --source {folder} --out_dir OUT makes the folder whole"
-        if any(folder.glob("ucf101_*.jsonl")):
+        if find_files(folder, "ucf101_*.jsonl"):
             what = "there is none, as in what the original recipe writes: hashes and row counts cannot be checked"
-    if any(folder.glob("arrow/*/*.arrow")):
+    if find_files(folder, "arrow/*/*.arrow"):
         what += "; the shards below arrow/ were not checked"
     issues.add("PV303", MANIFEST, what, hint=hint, severity=severity)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from phiv_data.sources.folders import entries
+from phiv_data.sources.folders import entries, find_files
 from phiv_schemas import SourceError
 
 
@@ -33,7 +33,7 @@ def find_hash_files(roots: tuple[Path, ...]) -> list[Path]:
         bases = [root, root / "nlvr2", *([root.parent] if root.name == "data" or root.is_file() else [])]
         bases += [root / entry.name for entry in entries(root) if entry.is_dir()][:8] if root.is_dir() else []
         for folder in (inner for base in bases for inner in (base, base / "hashes", base / "util/hashes")):
-            found |= set(folder.glob("*_hashes.json")) if folder.is_dir() else set()
+            found |= set(find_files(folder, "*_hashes.json")) if folder.is_dir() else set()
     return sorted(found, key=lambda path: (path.name, str(path)))
 
 

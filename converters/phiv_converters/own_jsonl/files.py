@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from phiv_data.sources.folders import find_files
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.storage.dataset import NON_RECORD_FILES
 from phiv_schemas.errors import SourceError, UsageError
@@ -36,7 +37,9 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
     if split is not None:
         raise UsageError("--split", "names the split of a single file, and --source is a folder", "Pass the file")
     found: list[tuple[tuple[int, int, str], SplitFile]] = []
-    for path in sorted(path for path in source.glob("*.jsonl") if path.is_file() and path.name not in NON_RECORD_FILES):
+    for path in find_files(source, "*.jsonl"):
+        if path.name in NON_RECORD_FILES or not path.is_file():
+            continue
         match = _SPLIT.fullmatch(path.stem)
         if not match:
             what = f"the name of {path.name!r} does not end in a split ({', '.join(_ORDER)}, or one with a number)"

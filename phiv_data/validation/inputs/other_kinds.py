@@ -18,6 +18,7 @@ from typing import Any
 
 from phiv_data.formats.files import SUFFIXES, explain_encoding, explain_shape
 from phiv_data.formats.recognise import recognise
+from phiv_data.sources.folders import find_files
 from phiv_data.storage.dataset import MANIFEST
 from phiv_data.storage.record_errors import list_keys
 from phiv_data.utils.lines import BOM, UTF16_MARKS
@@ -176,8 +177,8 @@ def _name_folder(folder: Path) -> tuple[str, str] | None:
     if (
         has_rows
         or any((folder / name).exists() for name in (MANIFEST, "images.sha256"))
-        or any(folder.glob("*.arrow"))
-        or any(folder.glob("*/*.arrow"))
+        or find_files(folder, "*.arrow")
+        or find_files(folder, "*/*.arrow")
     ):
         return None
     for path in there:
