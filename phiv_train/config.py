@@ -11,7 +11,6 @@ description explains it and names the clearer flag.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, mode
 
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_data.utils.image_options import collect_image_options
+from phiv_data.utils.json_files import read_object
 from phiv_schemas.errors import UsageError
 from phiv_train.spellings import find_setting
 
@@ -317,8 +317,7 @@ def write_config(config: TrainConfig, path: Path) -> None:
 
 def read_config(path: Path) -> TrainConfig:
     """The configuration of a saved run. UsageError when it is invalid."""
-    with environment_problems(path):
-        return validate_config(json.loads(path.read_text(encoding="utf-8")), str(path))
+    return validate_config(read_object(path), str(path))
 
 
 def binding_settings(config: TrainConfig) -> dict[str, Any]:

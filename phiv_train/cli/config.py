@@ -80,6 +80,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             values = yaml.load(path.read_text(encoding="utf-8"), Loader)
         except FileNotFoundError as error:
             raise UsageError("--config", f"no such file {str(path)!r}") from error
+        except RecursionError as error:
+            raise UsageError(str(path), "is not YAML (it is nested too deeply)") from error
         except yaml.YAMLError as error:
             raise UsageError(str(path), f"is not YAML ({error})") from error
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):

@@ -47,6 +47,8 @@ _PIECES = [
     *(left + right for left, right in _MERGES),
 ]
 _VOCAB_SIZE = 640
+# Readers number added tokens from the end of the vocabulary on, whatever the file says; <s> is not at that end.
+_UNUSED = {"<unused>": len(_PIECES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ def _tokenizer() -> dict[str, Any]:
             "unk_token": "<unk>",
             "fuse_unk": True,
             "byte_fallback": True,
-            "vocab": {piece: i for i, piece in enumerate(_PIECES)},
+            "vocab": {piece: i for i, piece in enumerate(_PIECES)} | _UNUSED,
             "merges": [list(pair) for pair in _MERGES],
         },
     }

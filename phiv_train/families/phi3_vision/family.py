@@ -78,6 +78,7 @@ class Phi3Vision:
             stop_ids=processor.stop_ids,
             **options,
         )
+        processor.check_vocabulary(model.config.vocab_size)
         return model, processor
 
     def load_processor(

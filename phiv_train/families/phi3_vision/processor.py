@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.json_files import parse_object
 from phiv_schemas.errors import UsageError
 from phiv_train.families.base import ImageOptions
 from phiv_train.families.phi3_vision.image_processing import CROP_SIZE
@@ -35,10 +37,19 @@ CONTROL_TOKENS = (BOS, USER, ASSISTANT, SYSTEM, END, END_OF_TEXT, IMAGE)
 
 HUB_ID = "microsoft/Phi-3.5-vision-instruct"
 _TOKENIZER, _PREPROCESSOR = "tokenizer.json", "preprocessor_config.json"
-_OTHER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "processor_config.json")
+_CONFIG = "tokenizer_config.json"
+_OTHER_FILES = (_CONFIG, "special_tokens_map.json", "processor_config.json")
 # Part of the hash: raise it when the same conversation would become other ids or other crops.
 _RENDERING = 1
-_PROBE = "".join(map(chr, range(32, 127))) + "\nWhat is shown in these images? Żółć, 你好 🙂\t1234567890"
+_PROBE = (
+    "".join(map(chr, range(32, 127))) + "\nWhat is  shown in these images? Żółć, e\u0301 ﬁ Ａ, 你好 🙂\t\r\n1234567890"
+)
+# The official vocabularies' own: they steer the model, so in a text they stay text. All others were added by somebody
+# who wants them in texts, as `<loc_1>`.
+_CONTROL = re.compile(
+    r"<unk>|</?s>|<\|(endoftext|assistant|system|user|end|image(_\d+)?|placeholder\d+|step|function_\w+|tag|raw"
+    r"|continue|calc|/?code|summary|resource|assistant_mask|start|message)\|>"
+)
 
 
 class TextTokenizer(Protocol):
@@ -57,9 +68,10 @@ class TextTokenizer(Protocol):
 class Processor:
     """Tokenizer, control tokens and image settings of one checkpoint.
 
-    `control_ids`: at least CONTROL_TOKENS, by name. `rstrip`: those that swallow the white space after them in an
-    official prompt. `grid`: rows (and columns) of features per crop. `clip_high_depth`: treat 16-bit images as the
-    original does (clip at 255) and not scale them. `files`: the checkpoint's own files, written back by `save`.
+    `control_ids`: at least CONTROL_TOKENS, by name; tokens that users added to a vocabulary are the tokenizer's.
+    `rstrip`: those that swallow the white space after them in an official prompt. `grid`: rows (and columns) of
+    features per crop. `clip_high_depth`: treat 16-bit images as the original does (clip at 255) and not scale them.
+    `files`: the checkpoint's own files, written back by `save`.
     """
 
     tokenizer: TextTokenizer
@@ -94,8 +106,12 @@ class Processor:
         where: str = "processor",
     ) -> Processor:
         """The processor from the texts of `tokenizer.json`, `preprocessor_config.json` and any others to keep."""
-        spec, settings = (_parse(f"{where}/{name}", files[name]) for name in (_TOKENIZER, _PREPROCESSOR))
-        tokenizer, control_ids, rstrip = _tokenizer(f"{where}/{_TOKENIZER}", spec)
+        spec, settings = (
+            parse_object(f"{where}/{name}", files[name], "Fetch the checkpoint again")
+            for name in (_TOKENIZER, _PREPROCESSOR)
+        )
+        config = parse_object(f"{where}/{_CONFIG}", files.get(_CONFIG, "{}"), "Fetch the checkpoint again")
+        tokenizer, control_ids, rstrip = _tokenizer(f"{where}/{_TOKENIZER}", spec, config)
         own = f"{where}/{_PREPROCESSOR}"
         return cls(
             tokenizer=tokenizer,
@@ -120,6 +136,15 @@ class Processor:
                 out = json.dumps(json.loads(out) | {"num_crops": self.num_crops}, indent=2) + "\n"
             with atomic_write(folder / name) as file:
                 file.write(out.encode())
+
+    def check_vocabulary(self, rows: int) -> None:
+        """UsageError where a token has no row in an embedding of so many."""
+        largest = max(*self.control_ids.values(), getattr(self.tokenizer, "largest_id", 0))
+        if largest >= rows:
+            names = {id_: name for name, id_ in self.control_ids.items()}
+            name = names.get(largest) or self.tokenizer.decode([largest])
+            what = f"the id {largest} of {name!r} has no row in the model's embedding ({rows} rows)"
+            raise UsageError("tokenizer", what, "Resize the embedding (resize_token_embeddings), or remove the token")
 
     @property
     def image_id(self) -> int:
@@ -172,13 +197,13 @@ class Processor:
     def spec_hash(self) -> str:
         """Equal hash, equal arrays for every conversation.
 
-        A tokenizer that came without a file has no text to hash: its class and its ids for a probe stand for it.
+        A tokenizer is its vocabulary and merges and its ids for a probe, however a library's version writes its file.
+        One that came without a file has only the last.
         """
-        if (file := self.files.get(_TOKENIZER)) is not None:
-            tokenizer = json.loads(file)
-        else:
-            kind = type(self.tokenizer)
-            tokenizer = [kind.__module__, kind.__qualname__, [int(i) for i in self.tokenizer.encode(_PROBE)]]
+        kind = type(self.tokenizer)
+        tokenizer = [kind.__qualname__, [int(i) for i in self.tokenizer.encode(_PROBE)]]
+        if isinstance(self.tokenizer, PlainTokenizer):
+            tokenizer += self.tokenizer.identity
         spec = [_RENDERING, tokenizer, dict(self.control_ids), sorted(self.rstrip), self.num_crops, self.crop_size]
         spec += [self.grid, self.clip_high_depth]
         return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
@@ -189,24 +214,35 @@ class Processor:
 
 
 class PlainTokenizer:
-    """A `tokenizer.json` without its added tokens, so that no text can become a control token.
+    """A `tokenizer.json` without its control tokens, so that no text can become one; with those that users `added`.
 
     Loaded by `tokenizers` directly: AutoTokenizer gives other ids for this file when no config.json lies beside it.
     """
 
-    def __init__(self, spec: Mapping[str, Any]) -> None:
+    def __init__(self, spec: Mapping[str, Any], added: Sequence[Mapping[str, Any]] = ()) -> None:
         from tokenizers import Tokenizer
 
-        plain = {**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        model = dict(spec["model"])
+        if added:  # with a place in the vocabulary they get their own ids; else tokenizers numbers them itself
+            model["vocab"] = model["vocab"] | {token["content"]: token["id"] for token in added}
+        plain = {**spec, "model": model, "added_tokens": list(added), "post_processor": None}
+        plain |= {"truncation": None, "padding": None}
         self._tokenizer: tokenizers.Tokenizer = Tokenizer.from_str(json.dumps(plain))
+        self._added = {int(token["id"]): str(token["content"]) for token in added}
+        self.largest_id = max(self._tokenizer.get_vocab().values())
+        merges = [pair.split(" ") if isinstance(pair, str) else list(pair) for pair in model.get("merges", [])]
+        self.identity = [model["vocab"], merges, list(added)]
+        """What its ids depend on, beside the normalizer: the same for equal files of different versions."""
 
     def encode(self, text: str) -> Sequence[int]:
         """The ids of one run of text, no BOS."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids that `encode` made."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        """The text of ids that `encode` made. Text after an added token was encoded as if it began there."""
+        decode = self._tokenizer.decode
+        runs = groupby(ids, key=self._added.get)
+        return "".join(decode([*run]) if name is None else name * len([*run]) for name, run in runs)
 
 
 def _read(path: Path) -> str:
@@ -220,26 +256,37 @@ def _read(path: Path) -> str:
             raise UsageError(str(path.parent), f"has no {path.name}", hint) from error
 
 
-def _parse(where: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UsageError(where, f"is not a JSON object ({error})", "Fetch the checkpoint again") from error
-    if not isinstance(value, dict):
-        raise UsageError(where, f"is not a JSON object (found {type(value).__name__})", "Fetch the checkpoint again")
-    return value
+def _tokenizer(
+    where: str, spec: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[PlainTokenizer, dict[str, int], frozenset[str]]:
+    """(tokenizer, ids of its control tokens by name, those that strip on their right).
 
-
-def _tokenizer(where: str, spec: Mapping[str, Any]) -> tuple[PlainTokenizer, dict[str, int], frozenset[str]]:
-    """(tokenizer, ids of its added tokens by name, those that strip on their right)."""
+    A token may be in tokenizer.json, or in tokenizer_config.json alone (`added_tokens_decoder`).
+    """
     try:
-        added = spec.get("added_tokens", [])
-        ids = {str(token["content"]): int(token["id"]) for token in added}
-        return PlainTokenizer(spec), ids, frozenset(str(token["content"]) for token in added if token["rstrip"])
-    except ImportError:
+        tokens = {str(token["content"]): dict(token) for token in spec.get("added_tokens", [])}
+        for id_, token in config.get("added_tokens_decoder", {}).items():
+            tokens.setdefault(str(token["content"]), {**token, "id": int(id_)})
+        control = {name: int(token["id"]) for name, token in tokens.items() if _CONTROL.fullmatch(name)}
+        added = sorted((token for name, token in tokens.items() if name not in control), key=lambda token: token["id"])
+        rstrip = frozenset(name for name in control if tokens[name]["rstrip"])
+        _check_ids(where, added, control, spec["model"]["vocab"])
+        return PlainTokenizer(spec, added), control, rstrip
+    except (ImportError, UsageError):
         raise
     except Exception as error:  # tokenizers raises bare Exception
         raise UsageError(where, f"is not a tokenizer ({error!r})", "Fetch the checkpoint again") from error
+
+
+def _check_ids(
+    where: str, added: Sequence[Mapping[str, Any]], control: Mapping[str, int], vocabulary: Mapping[str, int]
+) -> None:
+    """UsageError where two tokens have one id."""
+    names = {id_: name for name, id_ in [*vocabulary.items(), *control.items()]}
+    for token in added:
+        if (other := names.setdefault(token["id"], token["content"])) != token["content"]:
+            what = f"gives the id {token['id']} to {other!r} and {token['content']!r}"
+            raise UsageError(where, what, "Give the added token an id of its own")
 
 
 def _count(where: str, settings: Mapping[str, Any], key: str, default: int) -> int:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from phiv_schemas import Conversation, Turn
 from phiv_schemas.errors import RecordError, UsageError
-from phiv_train.families.base import IGNORE
+from phiv_train.families.base import IGNORE, get_family
 from phiv_train.families.phi3_vision.encoding import encode, measure, num_image_tokens, official_ids
 from phiv_train.families.phi3_vision.processor import CONTROL_TOKENS, Processor
 from phiv_train.families.tiny import control_ids, tiny_processor
@@ -339,3 +339,76 @@ def test_another_tokenizer_is_another_hash_also_when_built_from_parts() -> None:
 
     hashes = [Processor(Shifted(by), control_ids()).spec_hash for by in (0, 0, 1)]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+# -- tokens that users add ---------------------------------------------------------------------------------------------
+def with_tokens(processor: Processor, *tokens: dict[str, Any], config: dict[str, Any] | None = None) -> Processor:
+    """The processor of files whose tokenizer.json has these added tokens too, and this tokenizer_config.json."""
+    spec = json.loads(processor.files["tokenizer.json"])
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    spec["added_tokens"] += [flags | token for token in tokens]
+    files = {**processor.files, "tokenizer.json": json.dumps(spec)}
+    if config is not None:
+        files["tokenizer_config.json"] = json.dumps(json.loads(files["tokenizer_config.json"]) | config)
+    return Processor.from_files(files)
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("name", ["<loc_1>", "<|grounding|>", "[IMG]"])
+def test_a_token_that_was_added_is_one_position_in_a_text(name: str, special: bool) -> None:
+    processor = with_tokens(tiny_processor(), {"content": name, "id": 597, "special": special})
+    ids = list(processor.tokenizer.encode(f"at {name} or {name}<|end|>"))
+    assert ids.count(597) == 2
+    assert control_ids()["<|end|>"] not in ids
+    assert processor.decode(ids) == f"at {name} or {name}<|end|>"
+    assert processor.text([597, 1]) == f"{name}<s>"
+    assert processor.spec_hash != tiny_processor().spec_hash
+
+
+def test_a_token_of_the_configuration_alone_is_one_position_too() -> None:
+    token = {"content": "<loc_1>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    processor = with_tokens(tiny_processor(), config={"added_tokens_decoder": {"630": token | {"special": False}}})
+    assert 630 in processor.tokenizer.encode("at <loc_1>")
+
+
+def test_two_tokens_of_one_id_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"gives the id 300 to '.+' and '<loc_1>'"):
+        with_tokens(tiny_processor(), {"content": "<loc_1>", "id": 300})
+
+
+def test_a_token_beyond_the_embedding_is_refused_before_training(tmp_path: Path) -> None:
+    family = get_family("tiny")
+    family.save(*family.load("tiny"), tmp_path)
+    with_tokens(tiny_processor(), {"content": "<loc_1>", "id": 639}).save(tmp_path)
+    family.load(str(tmp_path))
+    with_tokens(tiny_processor(), {"content": "<loc_2>", "id": 640}).save(tmp_path)
+    with pytest.raises(UsageError, match=r"the id 640 of '<loc_2>' has no row in the model's embedding \(640 rows\)"):
+        family.load(str(tmp_path))
+
+
+def test_a_tokenizer_saved_again_by_another_version_is_the_same_processor(processor: Processor) -> None:
+    """Other versions write merges as text or pairs, and add keys at their defaults."""
+    spec = json.loads(processor.files["tokenizer.json"])
+    spec["model"]["merges"] = [
+        " ".join(pair) if isinstance(pair, list) else pair.split(" ") for pair in spec["model"]["merges"]
+    ]
+    spec["model"] |= {"ignore_merges": False, "dropout": None}
+    spec["post_processor"] = None
+    again = Processor.from_files({**processor.files, "tokenizer.json": json.dumps(spec)})
+    assert again.spec_hash == processor.spec_hash
+    spec["normalizer"] = None
+    other = Processor.from_files({**processor.files, "tokenizer.json": json.dumps(spec)})
+    assert other.spec_hash != processor.spec_hash
+
+
+def test_other_readers_of_a_saved_tiny_tokenizer_give_its_ids(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    ours = tiny_processor()
+    ours.save(tmp_path)
+    file = str(tmp_path / "tokenizer.json")
+    for text in ("<|user|>\nWhat is  in é🙂 image?<|end|>\n<|assistant|>\nBouncing Ball<|end|>\n<|endoftext|>", "a"):
+        expected = official_ids(text, [], ours)
+        assert Tokenizer.from_file(file).encode(text).ids == expected
+        assert PreTrainedTokenizerFast(tokenizer_file=file)(text).input_ids == expected
