@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.atomic import atomic_write
 from phiv_data.utils.image_options import collect_image_options
 from phiv_data.utils.json_files import read_object
 from phiv_schemas.errors import UsageError

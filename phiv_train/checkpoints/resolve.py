@@ -10,17 +10,17 @@ folder is enough: it names its base, and the image options it was trained with c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.image_options import parse_image_options
+from phiv_data.utils.json_files import read_object
 from phiv_schemas.errors import EnvironmentProblem, UsageError
-from phiv_train.families.base import Family, family_names, get_family
+from phiv_train.families.base import Component, Family, family_names, get_family
+from phiv_train.families.hub import refuse_run_folder
 
 DEFAULT_FAMILY = "phi3_vision"
 # What a family's processor writes beside weights or an adapter, one of them at least.
@@ -30,13 +30,15 @@ _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 @dataclass(frozen=True, slots=True)
 class Source:
     """`base` is what the family loads, `adapter` a folder put on top. `processor`: the folder, hub id or name whose
-    tokenizer and image options count. `spec_hash`: of the processor it was trained with, None where none is saved."""
+    tokenizer and image options count. Where they are saved: `spec_hash` of the processor it was trained with,
+    `base_stamp` of the model that the adapter was trained on."""
 
     family: str
     base: str
     adapter: Path | None = None
     processor: str = ""
     spec_hash: str | None = None
+    base_stamp: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -48,6 +50,9 @@ class Source:
 def find_source(model: str | None = None, *, adapter: Path | None = None, family: str | None = None) -> Source:
     """The source of a name. UsageError for a folder that is not an adapter, for one that names no base, and where no
     installed family is for the model."""
+    for folder in (adapter, Path(model) if model else None):
+        if folder is not None:
+            refuse_run_folder(folder)
     if adapter is None and _is_adapter(folder := Path(model or "")):
         model, adapter = None, folder
     if adapter is not None and not _is_adapter(adapter):
@@ -60,12 +65,14 @@ def find_source(model: str | None = None, *, adapter: Path | None = None, family
         raise UsageError(str(adapter), "does not say which model it belongs to", "Pass --model_name_or_path too")
     saved = adapter or Path(base)
     has_processor = any((saved / name).is_file() for name in _PROCESSOR_FILES)
+    metadata = _json(saved / "phiv_checkpoint.json")
     return Source(
         family=family or _json(saved / "phiv_config.json").get("family") or family_of(base),
         base=base,
         adapter=adapter,
         processor=str(saved) if has_processor else base,
-        spec_hash=_json(saved / "phiv_checkpoint.json").get("spec"),
+        spec_hash=metadata.get("spec"),
+        base_stamp=metadata.get("base") if adapter is not None else None,
     )
 
 
@@ -98,22 +105,44 @@ def load_model(source: Source, *, image_options: Mapping[str, Any] | None = None
 
     `image_options` by name, as text or values; those that are not given are what the model was trained with.
     """
+    from phiv_train.checkpoints.pickles import without_code
+    from phiv_train.checkpoints.weights import check_finite, load_weights
+
     family = get_family(source.family)
     values = parse_image_options(family.name, family.image_options, image_options or {})
-    model, processor = family.load(source.base, image_options=values, **options)
+    with without_code():
+        model, processor = family.load(source.base, image_options=values, **options)
+    check_finite(source.base, dict(model.named_parameters()))
     if source.processor != source.base:
         processor = family.load_processor(source.processor, image_options=values)
     if source.adapter is not None:
-        from peft import LoraConfig, inject_adapter_in_model
-
-        from phiv_train.checkpoints.weights import ADAPTER, load_weights
-
-        lora = LoraConfig.from_pretrained(source.adapter)
-        inject_adapter_in_model(lora, model, ADAPTER)
-        model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True
+        _inject_adapter(model, source.adapter, family.components(model))
         load_weights(model, source.adapter)
     model.eval()
     return model, processor
+
+
+def _inject_adapter(model: Any, folder: Path, parts: Mapping[str, Component]) -> None:
+    """Wrap what the folder's adapter_config.json names. Modules that never run are left out, whatever it says.
+
+    Microsoft's recipe deletes CLIP's last layer, names its targets by suffix, and so has no tensors for that layer.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    from phiv_train.checkpoints.pickles import report_unreadable, without_code
+    from phiv_train.checkpoints.weights import ADAPTER
+
+    with report_unreadable(folder / "adapter_config.json"), without_code():
+        lora = LoraConfig.from_pretrained(folder)
+        if not isinstance(lora, LoraConfig):
+            raise UsageError(str(folder), f"holds a {type(lora).__name__}, not a LoRA adapter")
+        unused = tuple(prefix for part in parts.values() for prefix in part.unused)
+        idle = [name for name, _ in model.named_modules() if f"{name}.".startswith(unused)]
+        if idle := [name for name in idle if check_target_module_exists(lora, name)]:
+            lora.exclude_modules = idle
+        inject_adapter_in_model(lora, model, ADAPTER)
+    model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True
 
 
 def load_processor(source: Source, *, image_options: Mapping[str, Any] | None = None) -> Any:
@@ -145,10 +174,4 @@ def _is_adapter(folder: Path) -> bool:
 
 def _json(path: Path) -> dict[str, Any]:
     """The object of a json file, empty where there is no file. UsageError when it is broken."""
-    with environment_problems(path):
-        if not path.is_file():
-            return {}
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise UsageError(str(path), f"is not a JSON object ({error})") from error
+    return read_object(path) if path.is_file() else {}

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from phiv_data.utils.atomic import TMP_PREFIX, atomic_write, environment_problems, sha256_file, sync_folder
 from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
+from phiv_train.checkpoints.pickles import check_pickles
 from phiv_train.config import CONFIG_FILE, TrainConfig, binding_settings, read_config, write_config
 
 METADATA_FILE = "phiv_checkpoint.json"
@@ -49,7 +50,8 @@ class CheckpointMetadata:
     `plan`: hash of the plan of batches (data, order, packing). `spec`: the processor's hash. `sharding`: how the
     optimizer's state is stored: `whole`, `fsdp2`, or `zero2-x4`, which only as many processes can read back.
     `packs_per_step` and `batch_size_per_gpu`: of the plan, kept when the number of processes or that setting changes.
-    `files`: all others of the folder, those of every rank, by path; filled in when the metadata is written.
+    `base`: stamp of the model an adapter is trained on, empty for a whole model. `files`: all others of the folder,
+    those of every rank, by path; filled in when the metadata is written.
     """
 
     step: int
@@ -58,6 +60,7 @@ class CheckpointMetadata:
     sharding: str
     packs_per_step: int
     batch_size_per_gpu: int
+    base: str = ""
     files: Mapping[str, SavedFile] = field(default_factory=dict)
 
 
@@ -96,7 +99,10 @@ def read_metadata(folder: Path) -> CheckpointMetadata:
 
 
 def verify_files(folder: Path) -> CheckpointMetadata:
-    """The metadata of a checkpoint whose files are all as they were saved, else UsageError. Others may be there."""
+    """The metadata of a checkpoint whose files are all as they were saved, else UsageError. Others may be there.
+
+    Pickles must be plain data besides: whoever changed one could write metadata that fit.
+    """
     metadata = read_metadata(folder)
     for name, saved in metadata.files.items():
         path = folder / name
@@ -107,6 +113,7 @@ def verify_files(folder: Path) -> CheckpointMetadata:
                 raise UsageError(str(path), f"was cut or changed ({size} bytes, {saved.size_bytes} expected)", HINT)
             if saved.sha256 is not None and sha256_file(path) != saved.sha256:
                 raise UsageError(str(path), "was changed (its sha256 is not the one it was saved with)", HINT)
+    check_pickles(folder, is_zero2=metadata.sharding.startswith("zero2"))
     return metadata
 
 
@@ -179,6 +186,9 @@ def verify_checkpoint(folder: Path, config: TrainConfig, expected: CheckpointMet
         raise UsageError(str(folder), f"was made with other settings ({shown}{more})", hint)
     if found.spec != expected.spec:
         raise UsageError(str(folder), "was made with another tokenizer or image settings (the spec hash differs)", hint)
+    if found.base and found.base != expected.base:
+        what = f"was trained on other weights than {config.model_name_or_path!r} has now"
+        raise UsageError(str(folder), what, "Put the base back as it was, or start over with --resume never")
     if found.plan != expected.plan:
         what = "was made from another plan: the data, their lengths or the plan's rules have changed"
         raise UsageError(str(folder), what, hint)

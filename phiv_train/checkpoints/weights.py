@@ -9,22 +9,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_schemas.errors import UsageError
+from phiv_train.checkpoints.pickles import report_unreadable
 from phiv_train.families.base import Family
 
 ADAPTER = "default"  # peft's name of an adapter in the model; there is never a second one
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+# Keys of peft 0.11, the oldest that Microsoft's recipe pins; servers read some of them without a default.
+_ADAPTER_KEYS = {"peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "bias"}
+_ADAPTER_KEYS |= {"target_modules", "fan_in_fan_out", "init_lora_weights", "modules_to_save", "use_rslora", "use_dora"}
 # peft's names in files: two wrappers around the model.
 _PREFIX = "base_model.model."
 
@@ -61,6 +63,7 @@ def save_weights(
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Copy what `save_weights` wrote into a model of the same strategy. UsageError when names do not match."""
     state = read_weights(folder)
+    check_finite(str(folder), state)
     if has_adapter(model):
         from peft import set_peft_model_state_dict
 
@@ -78,33 +81,36 @@ def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tens
     from safetensors.torch import load_file
 
     with environment_problems(folder):
-        if (adapter := folder / ADAPTER_WEIGHTS).is_file():
+        if (adapter := find_adapter_weights(folder)) is not None:
             with report_unreadable(adapter):
-                named = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(adapter).items()}
+                is_pickle = adapter.suffix == ".bin"
+                state = torch.load(adapter, map_location="cpu", weights_only=True) if is_pickle else load_file(adapter)
+                named = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
             if model is None:
                 return named
             # `x.lora_A.weight` of a file is `x.lora_A.default.weight` in the model.
             return {re.sub(r"(\.lora_[AB])\.", rf"\1.{ADAPTER}.", name): tensor for name, tensor in named.items()}
-        state: dict[str, Tensor] = {}
+        state = {}
         for file in sorted(folder.glob("model*.safetensors")):
             with report_unreadable(file):
                 state |= load_file(file)
         return state
 
 
-@contextlib.contextmanager
-def report_unreadable(path: Path) -> Iterator[None]:
-    """UsageError where safetensors or torch.load cannot read `path`."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        # torch would have the user allow the file to run code.
-        pickled = isinstance(error, pickle.UnpicklingError)
-        why = "its bytes are not what torch.save writes" if pickled else (str(error) or type(error).__name__)
-        hint = "Copy it again, or use another checkpoint"
-        raise UsageError(str(path), f"cannot be read ({why.strip().splitlines()[0]})", hint) from error
+def find_adapter_weights(folder: Path) -> Path | None:
+    """The file of an adapter's tensors: safetensors, else a pickle, as older versions of peft wrote it."""
+    names = (ADAPTER_WEIGHTS, "adapter_model.bin")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """UsageError where weights hold NaN or infinity: such a model answers nonsense, and scores 0 without a word."""
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    # The extremes are NaN where any number is: one pass, and no copy of the tensor.
+    wrong = [name for name, tensor in floating.items() if not torch.isfinite(torch.stack(tensor.aminmax())).all()]
+    if wrong:
+        what = f"{len(wrong)} of {len(tensors)} tensors hold NaN or infinity (first {wrong[0]!r})"
+        raise UsageError(where, what, "Use an older checkpoint, or load it in a wider precision")
 
 
 def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None) -> None:
@@ -118,10 +124,17 @@ def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | 
         file.write(save(tensors, metadata={"format": "pt"}))
     config: Any = model.peft_config
     with atomic_write(folder / ADAPTER_CONFIG) as file:
-        text = json.dumps(
-            config[ADAPTER].to_dict() | {"inference_mode": True},
-            indent=2,
-            sort_keys=True,
-            default=lambda value: sorted(value) if isinstance(value, set) else getattr(value, "value", str(value)),
-        )
-        file.write((text + "\n").encode())
+        file.write((json.dumps(_adapter_config(config[ADAPTER]), indent=2, sort_keys=True) + "\n").encode())
+    generation: Any = model.generation_config  # servers take the ids that end an answer from here
+    generation.save_pretrained(folder)
+
+
+def _adapter_config(lora: Any) -> dict[str, Any]:
+    """What `adapter_config.json` says: what every version of peft knows, and of the rest what is not its default.
+
+    Older ones refuse keys that they do not know; newer ones have a default for each that is missing.
+    """
+    values, defaults = lora.to_dict(), type(lora)().to_dict()
+    kept = {key: value for key, value in values.items() if key in _ADAPTER_KEYS or value != defaults.get(key)}
+    plain = {key: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for key, v in kept.items()}
+    return plain | {"inference_mode": True}

@@ -81,7 +81,11 @@ def evaluate_split(options: EvalOptions) -> None:
 
 
 def _mismatch(source: Source, processor: Any) -> str | None:
-    """One line where the model was trained with other images or another tokenizer than it is evaluated with."""
+    """One line where the model was trained on another base, or with other images or another tokenizer than now."""
+    from phiv_train.checkpoints.base_stamp import stamp_base
+
+    if source.base_stamp and source.base_stamp != stamp_base(source.base):
+        return f"{source.adapter} was trained on other weights than {source.base} has. Scores may be lower for it"
     if Path(source.processor).is_dir():
         trained = load_processor(source).image_options
         for key, value in processor.image_options.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from phiv_schemas.errors import EnvironmentProblem, UsageError
@@ -16,6 +17,7 @@ def local_folder(path: str | Path, revision: str | None = None, *, weights: bool
     """
     folder = Path(path)
     if folder.is_dir():
+        refuse_run_folder(folder)
         return folder
     name = str(path)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -24,8 +26,24 @@ def local_folder(path: str | Path, revision: str | None = None, *, weights: bool
 
     patterns = [pattern for pattern in _ALLOW if weights or not pattern.endswith(".safetensors")]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if weights and not any(found.glob("*.safetensors")):  # saved with safe_serialization=False
+            snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin"])
+        return found
     except Exception as error:  # the hub client raises a dozen types; each means we have no files
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "Check the name and the network, or pass a local folder"
         raise EnvironmentProblem(name, f"no such folder, and the hub does not give it ({first})", hint) from error
+
+
+def refuse_run_folder(folder: Path) -> None:
+    """UsageError, saying where its model is, for the output folder of a run."""
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        return
+    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    newest = max(checkpoints, key=lambda path: int(path.name.partition("-")[2]), default=None)
+    if (final := folder / "final").is_dir():
+        raise UsageError(str(folder), "is the folder of a run, not a model", f"Its model is in {final}")
+    if newest is not None:
+        what = "is the folder of a run that has not finished"
+        raise UsageError(str(folder), what, f"Its newest checkpoint is {newest}")

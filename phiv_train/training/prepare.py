@@ -88,8 +88,9 @@ def prepare(config: TrainConfig) -> PreparedRun:
         check_trackers(config)
     source = find_source(config.model_name_or_path, family=config.family)
     if source.adapter is not None:
-        hint = f"Pass its base, {source.base!r}; an adapter is trained on a base model"
-        raise UsageError(config.model_name_or_path, "is an adapter, not a model", hint)
+        what = "is an adapter, not a model: a second round on an adapter is not possible yet"
+        hint = f"Pass its base, {source.base!r}, or the two merged (docs/phi3_vision.md, Adapters)"
+        raise UsageError(config.model_name_or_path, what, hint)
     family, processor = get_family(source.family), load_processor(source, image_options=config.image_options)
     # The rows to train on: measured, and within max_length.
     num_rows = None if config.full_train else config.max_train_rows

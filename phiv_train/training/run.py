@@ -32,6 +32,7 @@ from phiv_data.utils.terminal import say
 from phiv_train.batching.lengths import spread_rows
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
+from phiv_train.checkpoints.base_stamp import stamp_base
 from phiv_train.checkpoints.resolve import load_model
 from phiv_train.checkpoints.store import (
     check_free_space,
@@ -96,6 +97,7 @@ def train(config: TrainConfig) -> TrainResult:
             sharding=prepared.sharding,
             dtype=getattr(torch, prepared.dtype),
             on_gpu=prepared.on_gpu,
+            base=stamp_base(prepared.source.base) if config.lora else "",
         )
         folder = find_checkpoint(config)
         for problem in find_damaged_checkpoints(config):

@@ -31,14 +31,15 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import UsageError
 from phiv_train.batching.schedule import Schedule
+from phiv_train.checkpoints.pickles import allow_deepspeed_states, report_unreadable, without_code
 from phiv_train.checkpoints.store import CheckpointMetadata, prune, publish, remove_on_failure, write_metadata
-from phiv_train.checkpoints.weights import has_adapter, load_weights, read_weights, report_unreadable, save_weights
+from phiv_train.checkpoints.weights import check_finite, has_adapter, load_weights, read_weights, save_weights
 from phiv_train.config import TrainConfig
 from phiv_train.families.base import Family, training_inputs
 from phiv_train.training import distributed, launcher
@@ -65,6 +66,7 @@ class Run:
     """What a run needs besides model and data.
 
     `images_of_row` int64 [rows]. `batch_size_per_gpu`: of the plan, as the run began. `dtype`: compute precision.
+    `base`: stamp of the model that an adapter is trained on.
     """
 
     family: Family
@@ -76,6 +78,7 @@ class Run:
     sharding: str = "whole"
     dtype: torch.dtype = torch.float32
     on_gpu: bool = False
+    base: str = ""
 
     def metadata(self, step: int) -> CheckpointMetadata:
         """The metadata of this run's checkpoint after `step`."""
@@ -88,6 +91,7 @@ class Run:
             sharding=sharding,
             packs_per_step=self.schedule.plans[0].spec.packs_per_step,
             batch_size_per_gpu=self.batch_size_per_gpu,
+            base=self.base,
         )
 
 
@@ -163,6 +167,15 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         self._plain_model = model
         self._first_step: int = getattr(loader.batch_sampler, "start", 0)
         self._writing: Path | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As transformers', of a checkpoint that is read as data."""
+        if resume_from_checkpoint:
+            state = Path(str(resume_from_checkpoint)) / "trainer_state.json"
+            with report_unreadable(state):
+                TrainerState.load_from_json(str(state))
+        with without_code(), allow_deepspeed_states(self.run.sharding == "zero2"):
+            return super().train(resume_from_checkpoint, **kwargs)
 
     # -- public hooks of transformers' Trainer ----------------------------------------------------------------------
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -258,6 +271,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             load_weights(self._plain_model, folder)
             return
         state: dict[str, Any] = read_weights(folder, self._plain_model) if launcher.rank() == 0 else {}
+        check_finite(str(folder), state)
         strict = not has_adapter(self._plain_model)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=strict)
         set_model_state_dict(self._plain_model, state, options=options)
@@ -279,13 +293,22 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         if self.run.sharding == "fsdp2":
             # Read on rank 0, for any number of processes.
             file, first = folder / FSDP2_OPTIMIZER, launcher.rank() == 0
-            state = torch.load(file, weights_only=True, mmap=True) if first else {}
-            options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-            set_optimizer_state_dict(self._plain_model, self._plain_optimizer(), state, options=options)
-            self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
-        else:
+            with report_unreadable(file):
+                state = torch.load(file, weights_only=True, mmap=True) if first else {}
+                options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+                set_optimizer_state_dict(self._plain_model, self._plain_optimizer(), state, options=options)
+        elif self.run.sharding == "whole":
             with report_unreadable(folder / "optimizer.pt"):
-                super()._load_optimizer_and_scheduler(checkpoint)
+                device = self.args.device if launcher.world_size() > 1 else "cpu"  # as transformers does
+                state = torch.load(folder / "optimizer.pt", map_location=device, weights_only=True)
+                self._plain_optimizer().load_state_dict(state)
+        with report_unreadable(folder / "scheduler.pt"):  # DeepSpeed has read its own optimizer state by now
+            self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        number = f"_{launcher.rank()}" if launcher.world_size() > 1 else ""
+        with report_unreadable(Path(checkpoint or "") / f"rng_state{number}.pth"):
+            super()._load_rng_state(checkpoint)
 
     def _plain_optimizer(self) -> torch.optim.Optimizer:
         optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)

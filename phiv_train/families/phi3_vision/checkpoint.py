@@ -11,9 +11,9 @@ wrong shapes, shards that are not there, and an end-of-sequence id the chat temp
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
 from phiv_data.utils.extras import install_hint
+from phiv_data.utils.json_files import read_object
 from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
 from phiv_train.families.hub import local_folder
 from phiv_train.families.phi3_vision.attention import PACKED_SDPA
+from phiv_train.families.phi3_vision.components import components
 from phiv_train.families.phi3_vision.config import Phi3VConfig, from_plain
 from phiv_train.families.phi3_vision.generation import set_stop_ids
 from phiv_train.families.phi3_vision.modeling import Phi3VForConditionalGeneration, is_flash
@@ -38,6 +40,10 @@ EMBEDDING_ALIAS = "model.vision_embed_tokens.wte.weight"
 STOP_IDS = (32007, 32000)
 # Fully-qualified, so that 4-bit reaches the decoder's linear layers and nothing else.
 SKIP_4BIT = ("model.vision_embed_tokens", "model.embed_tokens", "lm_head")
+MERGE_HINT = (
+    "Save the adapters alone, or merge them into a base that was loaded without them: "
+    "peft.PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()"
+)
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -54,6 +60,8 @@ def load(
     revision: str | None = None,
 ) -> Phi3VForConditionalGeneration:
     """The model of a folder or hub id, in eval mode. Nothing is initialised at random.
+
+    CLIP layers that never run, which the recipe deletes before it trains adapters, are zeros where a file lacks them.
 
     `quantization="4bit"` (bitsandbytes NF4) spares the modules `skip_4bit`, fully-qualified, and all below them.
     `stop_ids` end a generated answer; by default <|end|> and <|endoftext|> of the real vocabulary.
@@ -72,7 +80,10 @@ def load(
     folder = local_folder(path, revision)
     config = read_config(folder)
     found = tensor_shapes(folder)
-    check_tensors(str(folder), expected_shapes(config), with_one_embedding(found))
+    expected, idle = expected_shapes(config), idle_names(config)
+    if lacks_idle := idle.isdisjoint(found):
+        expected = {name: shape for name, shape in expected.items() if name not in idle}
+    check_tensors(str(folder), expected, with_one_embedding(found))
     model, report = Phi3VForConditionalGeneration.from_pretrained(
         folder,
         config=config,
@@ -83,6 +94,11 @@ def load(
         output_loading_info=True,
     )
     assert isinstance(model, Phi3VForConditionalGeneration)
+    if lacks_idle:
+        with torch.no_grad():
+            for name in idle:
+                model.get_parameter(name).zero_()
+        report["missing_keys"] = set(report["missing_keys"]) - idle
     left = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "mismatched_keys") if report[kind]}
     assert not left, f"the headers were complete, and yet transformers reports {left}"
     quantised = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
@@ -140,10 +156,10 @@ def save(
     """
     if not isinstance(model, Phi3VForConditionalGeneration):
         found = f"a {type(model).__name__} cannot be saved as a checkpoint"
-        raise UsageError("save", found, "Merge its adapters first (merge_and_unload), or save the adapters alone")
+        raise UsageError("save", found, MERGE_HINT)
     if getattr(model, "is_quantized", False) or getattr(model, "peft_config", None):
         what = "4-bit weights" if getattr(model, "is_quantized", False) else "unmerged adapters"
-        raise UsageError("save", f"a model with {what} is not a checkpoint", "Save its adapters, or merge them")
+        raise UsageError("save", f"a model with {what} is not a checkpoint", MERGE_HINT)
     if processor is not None:
         set_stop_ids(model, processor.stop_ids)
     folder = folder.resolve()
@@ -194,13 +210,8 @@ def attention_by_part(attn_implementation: str) -> str | dict[str, str]:
 def read_config(folder: Path) -> Phi3VConfig:
     """The folder's config.json. UsageError when it is missing, broken or of another model type."""
     file = folder / "config.json"
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            str(file), f"cannot be read ({error})", "Pass a folder with a Phi-3.5-vision checkpoint"
-        ) from error
-    found = plain.get("model_type") if isinstance(plain, dict) else plain
+    plain = read_object(file, "Pass a folder with a Phi-3.5-vision checkpoint")
+    found = plain.get("model_type")
     if found != Phi3VConfig.model_type:
         what = f"model_type is {found!r}, expected {Phi3VConfig.model_type!r}"
         raise UsageError(str(file), what, "Pass a Phi-3.5-vision checkpoint")
@@ -213,17 +224,29 @@ def read_config(folder: Path) -> Phi3VConfig:
 
 
 def tensor_shapes(folder: Path) -> Shapes:
-    """Names and shapes of all tensors of a checkpoint, from the files' headers alone."""
+    """Names and shapes of all tensors of a checkpoint, from the files' headers alone; of torch's pickles as data."""
     from safetensors import SafetensorError, safe_open
 
     shapes: Shapes = {}
     for file in _weight_files(folder):
+        if file.suffix == ".bin":
+            shapes |= _pickled_shapes(file)
+            continue
         try:
             with safe_open(file, framework="pt") as tensors:
                 shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
             raise UsageError(str(file), f"is not a whole safetensors file ({error})", "Download it again") from error
     return shapes
+
+
+def _pickled_shapes(file: Path) -> Shapes:
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    except Exception as error:  # torch raises many kinds, some with advice to let the file run code
+        what = f"does not hold tensors alone, or is not whole ({type(error).__name__})"
+        raise UsageError(str(file), what, "Save it with safe_serialization=True, or download it again") from error
 
 
 def build_skeleton(config: Phi3VConfig) -> Phi3VForConditionalGeneration:
@@ -235,6 +258,13 @@ def build_skeleton(config: Phi3VConfig) -> Phi3VForConditionalGeneration:
 def expected_shapes(config: Phi3VConfig) -> Shapes:
     """Names and shapes the official layout asks of `config`."""
     return {name: tuple(tensor.shape) for name, tensor in build_skeleton(config).state_dict().items()}
+
+
+def idle_names(config: Phi3VConfig) -> set[str]:
+    """Parameters of the CLIP tower that no forward pass uses."""
+    model = build_skeleton(config)
+    unused = components(model)["vision"].unused
+    return {name for name, _ in model.named_parameters() if name.startswith(unused)}
 
 
 def with_one_embedding(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,22 +305,27 @@ def _some(names: Iterable[str], limit: int = 4) -> str:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file() and single.is_file():
-        what = "holds both model.safetensors and an index of shards, of which one is a leftover"
-        raise UsageError(str(folder), what, "Remove the older one")
-    if not index.is_file():
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index, single = folder / f"{name}.index.json", folder / name
+        if index.is_file() and single.is_file():
+            what = f"holds both {name} and an index of shards, of which one is a leftover"
+            raise UsageError(str(folder), what, "Remove the older one")
         if single.is_file():
             return [single]
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        raise UsageError(str(folder), f"no model.safetensors or its index (found: {there})", "Pass a whole checkpoint")
+        if index.is_file():
+            return _indexed_files(index)
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    raise UsageError(str(folder), f"no model.safetensors or its index (found: {there})", "Pass a whole checkpoint")
+
+
+def _indexed_files(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(read_object(index, "Download it again")["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(str(index), f"is no index of shards ({error!r})", "Download it again") from error
-    if lacking := [name for name in names if not (folder / name).is_file()]:
+    if lacking := [name for name in names if not (index.parent / name).is_file()]:
         raise UsageError(str(index), f"names files that are not there ({_some(lacking)})", "Copy the whole folder")
-    return [folder / name for name in names]
+    return [index.parent / name for name in names]
 
 
 def _make_4bit_config(dtype: torch.dtype, skip: Sequence[str]) -> Any:

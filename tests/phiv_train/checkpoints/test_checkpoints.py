@@ -158,10 +158,11 @@ def test_files_in_folders_are_listed_and_others_may_be_added(demo: Path, copy: P
     folder = copy / "checkpoint-3"
     deep = folder / "global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
     deep.parent.mkdir()
-    deep.write_bytes(b"state")
+    torch.save({"step": 3}, deep)
     config = settings(demo, copy, **LORA)
     write_metadata(folder, config, read_metadata(folder))
-    assert read_metadata(folder).files["global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"].size_bytes == 5
+    listed = read_metadata(folder).files["global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"]
+    assert listed.size_bytes == deep.stat().st_size
     (folder / "eval_val.json").write_text("{}")
     assert find_checkpoint(config) == folder
     deep.unlink()

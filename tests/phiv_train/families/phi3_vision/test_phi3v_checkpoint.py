@@ -233,8 +233,9 @@ BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
     ),
     ("cut", containing("model.safetensors", b"\x08" * 20), "not a whole safetensors file"),
     ("none", containing("model.safetensors", None), "no model.safetensors or its index (found: config.json"),
-    ("config", containing("config.json", None), "config.json: cannot be read"),
-    ("json", containing("config.json", b"{"), "config.json: cannot be read"),
+    ("config", containing("config.json", None), "config.json: is missing"),
+    ("json", containing("config.json", b"{"), "config.json: is not a JSON object"),
+    ("deep", containing("config.json", b"[" * 100_000), "config.json: is not a JSON object (it is nested too deeply)"),
     ("type", containing("config.json", b'{"model_type": "phi3"}'), "model_type is 'phi3'"),
 ]
 
@@ -385,10 +386,10 @@ def test_a_mount_point_takes_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", "[1]", r"config\.json: model_type is \[1\], expected 'phi3_v'"),
+        ("config.json", "[1]", r"config\.json: is not a JSON object \(found list\)"),
         ("config.json", '{"model_type": "phi3_v", "hidden_size": "x"}', r"config\.json: "),
         ("model.safetensors.index.json", "{}", r"index\.json: is no index of shards"),
-        ("model.safetensors.index.json", '{"weight_map": ', r"index\.json: is no index of shards"),
+        ("model.safetensors.index.json", '{"weight_map": ', r"index\.json: is not a JSON object"),
     ],
 )
 def test_broken_files_are_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
