@@ -4,6 +4,7 @@
 
 The recipe's keys come first: `answers_unique`, `generated_texts_unique` and the metric by name. For accuracy these are
 lists of `{id, answer}` and `{id, generated_text}`, for ANLS a list of accepted answers and a text per question.
+`answers_normalized` and `generated_texts_normalized` are those of accuracy as the recipe compares, and writes, them.
 Ours follow: `metric`, `counts`, `settings`, `classes`, `confusion`, `worst`, `predictions`.
 """
 
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from phiv_data.utils.atomic import atomic_write
 from phiv_data.utils.terminal import printable
-from phiv_train.evaluation.metrics import ClassTable
+from phiv_train.evaluation.metrics import ClassTable, normalize
 
 if TYPE_CHECKING:
     from phiv_train.evaluation.generate import EvalResult, Prediction
@@ -56,12 +57,20 @@ def as_dict(result: EvalResult, settings: Mapping[str, Any] | None = None) -> di
         "answers_unique": [{"id": question.id, "answer": question.answer} for question in asked],
         "generated_texts_unique": [{"id": p.question.id, "generated_text": p.text} for p in result.predictions],
     }
+    normalized = {
+        "answers_normalized": [{"id": question.id, "answer": normalize(question.answer)} for question in asked],
+        "generated_texts_normalized": [
+            {"id": p.question.id, "generated_text": normalize(p.text)} for p in result.predictions
+        ],
+    }
     if result.metric.startswith("anls"):
+        normalized = {}
         of_recipe["answers_unique"] = [list(question.answers) for question in asked]
         of_recipe["generated_texts_unique"] = [p.text for p in result.predictions]
     return {
         **of_recipe,
         **result.metrics,
+        **normalized,
         "metric": result.metric,
         "counts": counts(result),
         "settings": {**result.settings, **(settings or {})},

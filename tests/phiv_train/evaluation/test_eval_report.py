@@ -34,6 +34,8 @@ def test_accuracy_is_written_with_the_recipes_fields_and_ours(tmp_path: Path) ->
     assert written["answers_unique"] == [{"id": i, "answer": a} for i, a in zip(ids, ["A", "b", "A", "b"], strict=True)]
     texts = [{"id": i, "generated_text": t} for i, t in zip(ids, ["a", "", "cut", "B."], strict=True)]
     assert written["generated_texts_unique"] == texts
+    assert [answer["answer"] for answer in written["answers_normalized"]] == ["a", "b", "a", "b"]
+    assert [text["generated_text"] for text in written["generated_texts_normalized"]] == ["a", "", "cut", "b"]
     assert written["accuracy"] == 0.5
     assert list(written)[:3] == ["answers_unique", "generated_texts_unique", "accuracy"]
     assert written["counts"] == {"rows": 6, "questions": 4, "unlabeled": 2, "empty": 1, "cut": 1}
