@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from mixed_data import Exchange, any_rows, converted
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.utils.signals import STOPS
-from phiv_schemas.errors import RecordError
+from phiv_schemas.errors import RecordError, ShardError
 from phiv_train.batching.lengths import fit, measure
 from phiv_train.batching.loader import Collate, EncodedRows, RowError, make_loader
 from phiv_train.batching.plan import PlannedRow, PlanSpec, make_plan
@@ -259,6 +260,52 @@ def test_a_row_error_is_itself_again_after_a_workers_traceback() -> None:
         f"Caught RowError in DataLoader worker process 0.\nTraceback\nphiv_train.batching.loader.RowError: {error}\n"
     )
     assert str(received) == str(error) == str(pickle.loads(pickle.dumps(error)))
+
+
+# -- a shard that changed on the disk ----------------------------------------------------------------------------------
+def flip(path: Path, at: int) -> None:
+    """Change one bit of a file, in place: who has mapped it sees that."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_a_changed_byte_is_never_trained_on(tmp_path: Path, data: ConversationDataset, rows: EncodedRows) -> None:
+    """In any region of a shard: its row or image is an error, or nothing that a batch is made of has changed."""
+    folder = tmp_path / "data"
+    shutil.copytree(data.path, folder)
+    shard = max(folder.rglob("*.arrow"), key=lambda path: path.stat().st_size)
+    expected = [rows.encode(row) for row in range(len(data))]
+    found, size = 0, shard.stat().st_size
+    for at in range(0, size, size // 60):
+        flip(shard, at)
+        try:
+            opened = EncodedRows(ConversationDataset(folder, data.split), TINY, PROCESSOR, rows.selection)
+            for row, whole in enumerate(expected):
+                same(opened.encode(row), whole)
+        except (RecordError, ShardError):
+            found += 1
+        flip(shard, at)
+    assert found > 30
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_image_that_changes_while_it_is_mapped_is_an_error(
+    tmp_path: Path, data: ConversationDataset, rows: EncodedRows, num_workers: int
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(data.path, folder)
+    opened = EncodedRows(ConversationDataset(folder, data.split), TINY, PROCESSOR, rows.selection)
+    row = next(row for row, sample in enumerate(data) if sample.images)
+    opened.encode(row)  # its rows are checked, and the shard is mapped
+    image = data[row].images[0].data
+    shard = next(path for path in folder.rglob("*.arrow") if image in path.read_bytes())
+    flip(shard, shard.read_bytes().index(image) + len(image) // 2)
+    loader = make_loader(opened, sampler_over(opened), num_workers=num_workers)
+    with pytest.raises(RowError, match="was changed: it has another sha256"):
+        list(loader)
 
 
 def same(one: Encoded, other: Encoded) -> None:
