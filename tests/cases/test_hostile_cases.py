@@ -11,19 +11,21 @@ import pytest
 from case_runner import CaseRun, run_case
 from shared_data import shared_folder
 
-RAISING = ("pickled_dataset_after_overwrite",)  # a script of Python's that lets phiv's error through
+# A script of Python's that lets phiv's error through; torchrun, which prints a traceback of its own.
+RAISING = ("pickled_dataset_after_overwrite", "zero2_checkpoint_runs_code")
 CHECKS: dict[str, Callable[[CaseRun], None]] = {}
 SHARED = shared_folder()
-TRAINING = ("checkpoint_errors_with_tracebacks", "eval_of_nan_weights", "zero2_checkpoint_runs_code")
-FOUND = sorted(p.name for p in (SHARED / "cases/hostile").iterdir() if (p / "cmd").is_file()) if SHARED else []
-NAMES = [name for name in FOUND if name not in TRAINING]
-# These hit a moment of a running command, or a limit that depends on the libraries: scripts/cases runs them.
+NAMES = sorted(p.name for p in (SHARED / "cases/hostile").iterdir() if (p / "cmd").is_file()) if SHARED else []
+# These hit a moment of a running command or a limit that depends on the libraries, or train: scripts/cases runs them.
 MOMENTS = dict.fromkeys(
     (
+        "checkpoint_errors_with_tracebacks",
+        "eval_of_nan_weights",
         "low_memory_marks_inputs_crashed",
         "source_gone_midway",
         "staged_picture_of_zeros",
         "worker_killed_while_writing_shards",
+        "zero2_checkpoint_runs_code",
     ),
     pytest.mark.soak,
 )
@@ -38,7 +40,7 @@ def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
 @pytest.mark.skipif(not NAMES, reason="needs the shared cases (set PHIV_SHARED to their folder)")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=MOMENTS.get(n, ())) for n in NAMES or ["none"]])
 def test_case(name: str, tmp_path: Path) -> None:
-    run = run_case(SHARED / "cases/hostile" / name, tmp_path, record=False)
+    run = run_case(SHARED / "cases/hostile" / name, tmp_path, record=False, timeout_s=600)  # DeepSpeed compiles first
     if name not in RAISING:
         assert "Traceback" not in run.stdout + run.stderr, run.stderr
     CHECKS[name](run)
@@ -65,6 +67,20 @@ def class_folder_not_utf8(run: CaseRun) -> None:
     (code,) = codes(run)
     rejects = run.work / "o/rejects.jsonl"
     assert code == 2 or [json.loads(line)["code"] for line in rejects.read_text().splitlines()] == ["bad-name"]
+
+
+@case
+def checkpoint_errors_with_tracebacks(run: CaseRun) -> None:
+    lines = run.stdout.splitlines()
+    for line, name in zip(lines, ("m/tokenizer.json", "c.yaml", "scheduler.pt", "rng_state.pth"), strict=False):
+        assert re.match(rf"phiv-(eval|train): \S*{name}: ", line), lines
+    assert not (run.work / "RAN").exists()
+
+
+@case
+def eval_of_nan_weights(run: CaseRun) -> None:
+    assert "NaN" in run.stderr.splitlines()[-1]
+    assert codes(run) == [2]
 
 
 @case
@@ -112,3 +128,10 @@ def staged_picture_of_zeros(run: CaseRun) -> None:
 @case
 def worker_killed_while_writing_shards(run: CaseRun) -> None:
     assert codes(run) in ([0], [3])
+
+
+@case
+def zero2_checkpoint_runs_code(run: CaseRun) -> None:
+    assert "mp_rank_00_model_states.pt: cannot be read (it could run code" in run.stderr
+    assert codes(run) == [1]  # torchrun's own
+    assert not (run.work / "RAN").exists()

@@ -94,6 +94,7 @@ def bitsandbytes_noise(run: CaseRun) -> None:
     assert run.stdout.splitlines()[-1] == "0"
 
 
+@case
 def max_steps_beyond_data(run: CaseRun) -> None:
     last = json.loads(run.stdout.splitlines()[-1])
     assert [call.code for call in run.calls] == [0, 0]
@@ -168,3 +169,33 @@ def more_epochs(run: CaseRun) -> None:
     assert done.code == 2
     assert "another --output_dir" in done.stderr.splitlines()[-1]
     assert done.stderr.rstrip().endswith("/a/final")
+
+
+@case
+def added_tokens_of_the_base(run: CaseRun) -> None:
+    _, _, inspected, trained = run.calls
+    assert "<loc_1>" in inspected.text
+    assert inspected.code == 0
+    assert "the id 700 of '<loc_2>' has no row in the model's embedding (640 rows)" in trained.stderr
+    assert trained.code == 2
+
+
+@case
+def base_changed_under_adapter(run: CaseRun) -> None:
+    resumed, scored = run.calls[-2:]
+    assert "was trained on other weights than" in resumed.stderr
+    assert "was trained on other weights than" in scored.stderr
+    assert (resumed.code, scored.code) == (2, 0)
+
+
+@case
+def run_folder_for_final(run: CaseRun) -> None:
+    for call in run.calls[-2:]:
+        assert "is the folder of a run, not a model. Its model is in" in call.stderr
+        assert call.code == 2
+
+
+@case
+def second_lora_round(run: CaseRun) -> None:
+    assert "is an adapter, not a model: a second round on an adapter is not possible yet" in run.calls[-1].stderr
+    assert run.calls[-1].code == 2
