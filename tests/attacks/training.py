@@ -82,9 +82,14 @@ class Training:
                 os.kill(pid, number)
 
     def stop(self) -> None:
-        """Nothing of it is left."""
-        self.signal_all(signal.SIGKILL)
-        self.process.wait()
+        """Nothing of it is left; ranks outlive a torchrun that was killed."""
+        if self.process.poll() is None:
+            self.signal_all(signal.SIGKILL)
+            self.process.wait()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if str(self.folder).encode() in path.read_bytes():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def start(folder: Path, data: Path, flags: list[str], processes: int) -> Training:

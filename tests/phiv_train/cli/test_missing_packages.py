@@ -38,3 +38,24 @@ def test_a_missing_package_is_one_line_and_code_3(name: str, package: str, tmp_p
     assert done.stderr.endswith('[train]"\n')
     assert done.stderr.count("\n") == 1
     assert not done.stdout
+
+
+# Logs what bitsandbytes logs at its import on a CPU with AVX512-BF16.
+NOISY = """
+import importlib.abc, logging, sys
+class Noise(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in ("bitsandbytes", "accelerate"):
+            logging.getLogger(name + ".backends.cpu").warning("please install kernels")
+sys.meta_path.insert(0, Noise())
+from phiv_train.cli.train import main
+sys.exit(main())
+"""
+
+
+def test_libraries_log_nothing_while_they_are_imported(tmp_path: Path) -> None:
+    words = ["--data_dir", "nowhere", "--model_name_or_path", "tiny", "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", NOISY, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("phiv-train: nowhere: ")
