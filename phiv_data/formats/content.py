@@ -17,8 +17,9 @@ from phiv_data.storage.record_errors import truncated_repr
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
+_TEXTS = ("text", "value", "content")
 ReadText = Callable[[str], Iterable[Piece]]
-_REFS = ("image", "image_url", "url", "path", "source", "base64")
+_REFS = ("image", "image_url", "url", "path", "source", "base64", "value", "content")
 _BYTES = ("bytes", "base64", "b64")
 _KNOWN = {"type", "detail", "index", "cache_control", "min_pixels", "max_pixels", "resized_height", "resized_width"}
 # How the bytes of a PNG, JPEG, GIF, WebP, BMP or TIFF begin in base64; shorter text is a path.
@@ -37,8 +38,10 @@ def read_content(content: Any, fields: Fields, path: str, read_text: ReadText) -
     for i, part in enumerate(content):
         here, kind = f"{path}[{i}]", part.get("type") if isinstance(part, dict) else None
         if kind in TEXT_PARTS:
-            pieces.append(fields.text(part.get("text"), f"{here}.text"))
-            _count_unread(part, {"text"}, fields, here)
+            key = next((key for key in _TEXTS if not is_empty(part.get(key))), "text")
+            pieces.append(fields.text(part.get(key), f"{here}.{key}"))
+            _refuse_second(part, key, _TEXTS, fields, here)
+            _count_unread(part, {key}, fields, here)
         elif kind in IMAGE_PARTS:
             pieces.append(_image(part, fields, here))
         elif isinstance(kind, str) and any(word in kind for word in _OTHER):
@@ -79,6 +82,8 @@ def image_ref(value: Any, fields: Fields, path: str) -> str:
 def _image(part: dict[str, Any], fields: Fields, path: str) -> Image:
     """A place of its own, or one that names its image."""
     key = next((key for key in _REFS if part.get(key) not in (None, "")), None)
+    if key is not None:
+        _refuse_second(part, key, ("value", "content"), fields, path)
     _count_unread(part, {key}, fields, path)
     if key is None:
         return Image(path=path)
@@ -86,6 +91,13 @@ def _image(part: dict[str, Any], fields: Fields, path: str) -> Image:
     if key == "base64" and isinstance(value, str) and not value.startswith("data:"):
         value = f"data:;base64,{value}"
     return Image(image_ref(value, fields, f"{path}.{key}"), path)
+
+
+def _refuse_second(part: dict[str, Any], read: str, others: Collection[str], fields: Fields, path: str) -> None:
+    """RejectRow where another of a part's keys than the one that is read holds text or images too."""
+    for key in others:
+        if key != read and not is_empty(part.get(key)) and part[key] != part[read]:
+            raise fields.bad(f"{path} has both {read!r} and {key!r}", path, "Keep one of them")
 
 
 def _count_unread(part: dict[str, Any], read: Collection[str | None], fields: Fields, path: str) -> None:

@@ -182,6 +182,8 @@ def read_message(
     message.refuse_unread_images()
     if images and unmarked:  # a format with markers
         read_text = read_markers
+    if is_empty(content):
+        message.refuse_unread_text()
     pieces = None if content is None else read_content(content, fields, f"{path}.{key}", read_text)
     if images:
         pieces = _place(images, pieces or (), fields, images_path, unmarked)

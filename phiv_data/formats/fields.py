@@ -22,6 +22,8 @@ ANSWERS = {
     *("solution", "ground_truth", "gt_answer"),
 }
 """Keys that hold an answer, where the messages have none."""
+_PREDICTIONS = ("predict", "prediction", "predictions", "pred", "model_answer", "model_output", "model_response")
+_TEXT_KEYS = {"text", "message", "msg", "body", "utterance", "parts", "prompt", "question"}
 _WEIGHTS = ("loss", "weight", "train", "loss_weight")
 _FILES = r"(?:[_-]?(?:paths?|files?|file[_-]?names?|names?|urls?|uris?|list|data|bytes|base64|b64|src|links?))?"
 _MEDIA_KEY = re.compile(rf"(?:videos?|audios?|speech|clips?){_FILES}", re.IGNORECASE)
@@ -213,7 +215,7 @@ class Fields:
             new = [text for text in texts if text.replace("\\", "/").rpartition("/")[2].strip() not in known]
             is_other = is_named and not refs and isinstance(value, str | list | dict) and not is_empty(value)
             if new or is_other:
-                what = f"{truncated_repr(name)} holds what could be an image, and is not read (found "
+                what = f"{truncated_repr(self._at(name))} holds what could be an image, and is not read (found "
                 hint = "Name the images in the column 'images'"
                 raise self.bad(f"{what}{truncated_repr(value)})", self._at(name), hint)
 
@@ -224,6 +226,13 @@ class Fields:
                 what = f"{name!r} holds an answer, and the messages end without one"
                 hint = "Make it the last message, of the assistant"
                 raise RejectRow(self.where, "unsupported-row", what, self._at(name), hint)
+
+    def refuse_unread_text(self) -> None:
+        """RejectInput for a message without content whose text is under another key."""
+        for name in sorted(self.left.keys() & (ANSWERS | _TEXT_KEYS)):
+            if isinstance(value := self.left[name], str | list | dict) and not is_empty(value):
+                what = f"{self.path} has no content, and {name!r} holds text, which is not read"
+                raise self.bad(what, self.path, "Rename that key to 'content'")
 
     def _at(self, name: str) -> str:
         return f"{self.path}.{name}".lstrip(".")
@@ -245,7 +254,21 @@ def fields_of(record: Any, where: str) -> Fields:
         raise RejectRow(where, "bad-row", f"not an object (found {truncated_repr(record)})")
     if is_phiv_row(record):
         raise RejectRow(where, "bad-row", "a row in phiv's own format", hint="Use phiv-convert jsonl")
+    if key := find_model_answer(record):
+        what = f"{key!r} marks it as the answer of a model, which is not to be learned"
+        raise RejectRow(where, "unsupported-row", what, key, "Pass the questions with their right answers")
     return Fields(dict(record), where)
+
+
+def find_model_answer(row: dict[str, Any]) -> str:
+    """The key that shows a row to be what a model said in an evaluation; "" where it is none.
+
+    LLaVA's answer files, LLaMA-Factory's `generated_predictions.jsonl`, ms-swift's results (`response` and `labels`).
+    """
+    with_model = "model_id" if "question_id" in row else "answer_id"
+    with_response = "labels" if "response" in row else "predict"
+    keys = ("answer_id", with_model, with_response, *_PREDICTIONS)
+    return next((key for key in keys if not is_empty(row.get(key))), "")
 
 
 def is_image_text(text: str) -> bool:

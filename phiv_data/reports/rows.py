@@ -111,9 +111,11 @@ def _sources(data: Path, images_root: Path | None, input_format: str, limit: int
         files, folder = [data], data.parent
     else:
         folder = data
-        files = [file for file in find_files(data, "*.jsonl") if file.name not in NON_RECORD_FILES]
-        patterns = ("*.arrow", "*/*.arrow", "*/*/*.arrow")
-        files = files or sorted(file for pattern in patterns for file in find_files(data, pattern))
+        files = []
+        with suppress(OSError, PhivError):  # data that are gone, or fail: as below
+            files = [file for file in find_files(data, "*.jsonl") if file.name not in NON_RECORD_FILES]
+            patterns = ("*.arrow", "*/*.arrow", "*/*/*.arrow")
+            files = files or sorted(file for pattern in patterns for file in find_files(data, pattern))
     root = images_root or folder / "images"
     found = []
     for file in (file for file in files if file.is_file()):

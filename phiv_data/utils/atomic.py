@@ -236,9 +236,11 @@ def is_memory_short() -> bool:
 def _translated(error: BaseException, where: Path | str) -> EnvironmentProblem | None:
     """A system's error as EnvironmentProblem; None for any other."""
     number, named = getattr(error, "errno", None), str(getattr(error, "filename", None) or where)
-    if type(error).__module__.startswith("av."):
+    if type(error).__module__.startswith("av.") or isinstance(error, SystemError):
         # FFmpeg reads through a file of Python's, so the numbers of its errors are about the data; all but one.
-        number = errno.ENOMEM if isinstance(error, MemoryError) and is_memory_short() else None
+        # SystemError: without memory, Python finds that a function of its own failed and does not know why.
+        is_of_memory = isinstance(error, MemoryError | SystemError) and is_memory_short()
+        number = errno.ENOMEM if is_of_memory else None
     elif isinstance(error, MemoryError) or _is_library_not_loaded(error):
         number = errno.ENOMEM
     elif isinstance(error, RuntimeError) and _is_of_memory(error):

@@ -27,7 +27,7 @@ from typing import Any, TypeVar, cast
 
 from phiv_data.utils.atomic import find_environment_problem, hush_memory_errors, is_memory_short
 from phiv_data.utils.signals import Spawn, SpawnedProcess, held
-from phiv_schemas.errors import EnvironmentProblem
+from phiv_schemas.errors import EnvironmentProblem, PhivError
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -273,9 +273,10 @@ def _call(argument: object) -> Any:
     function, shared = _worker
     try:
         return function(shared, argument)
-    except MemoryError:
-        _leave()
     except Exception as error:
+        # Without memory, half-loaded libraries raise whatever comes next.
+        if isinstance(error, MemoryError) or (not isinstance(error, PhivError) and is_memory_short()):
+            _leave()
         try:
             pickle.loads(pickle.dumps(error))
         except MemoryError:

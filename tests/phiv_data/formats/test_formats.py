@@ -675,3 +675,49 @@ def test_values_of_any_length_make_short_rejects() -> None:
         one("<img>" + long + ".jpg</img>"),
     ):
         assert len(reason("sharegpt", record)) < 400
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question_id": 1, "prompt": "q", "text": "said", "answer_id": "x", "model_id": "m", "metadata": {}},
+        {"question_id": 1, "image": "a.png", "text": "q", "answer": "said", "model_id": "m"},
+        {"prompt": "q", "predict": "said", "label": "right"},
+        {"query": "q", "response": "said", "labels": "right", "images": ["a.png"]},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "prediction": "said"},
+    ],
+)
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_answer_of_a_model_is_no_row(format: str, row: dict[str, Any]) -> None:
+    with pytest.raises(RejectInput, match="marks it as the answer of a model, which is not to be learned") as reject:
+        FORMATS[format].parse(row, "x:1")
+    assert reject.value.code == "unsupported-row"
+
+
+SAID = {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize("key", ["text", "value", "content"])
+@pytest.mark.parametrize("ref", ["image", "value", "content"])
+def test_parts_name_their_text_and_image_by_any_usual_key(key: str, ref: str) -> None:
+    parts = [{"type": "image", ref: "a.png"}, {"type": "text", key: "q"}]
+    row = FORMATS["trl"].parse({"messages": [{"role": "user", "content": parts}, SAID]}, "x:1")
+    assert [(turn.images, turn.user, turn.assistant) for turn in row.turns] == [(("a.png",), "q", "a")]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"content": [{"type": "text", "text": "q", "value": "p"}]}, r"content\[0\] has both 'text' and 'value'"),
+        (
+            {"content": [{"type": "image", "data": "a.png"}]},
+            r"'messages\[0\].content\[0\].data' holds what could be an",
+        ),
+        ({"text": "q"}, r"messages\[0\] has no content, and 'text' holds text, which is not read"),
+        ({"content": "", "parts": ["q"]}, "'parts' holds text, which is not read"),
+    ],
+)
+@pytest.mark.parametrize("format", FORMATS)
+def test_text_and_images_under_other_keys_are_named(format: str, message: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RejectInput, match=reason):
+        FORMATS[format].parse({"messages": [{"role": "user", **message}, SAID]}, "x:1")

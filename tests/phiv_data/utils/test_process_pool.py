@@ -100,6 +100,11 @@ def fill_memory(shared: str, i: int) -> int:
     raise MemoryError
 
 
+def find_memory_short(shared: str, i: int) -> int:
+    process_pool.is_memory_short = lambda: True  # in the worker alone
+    raise AttributeError("partially initialized module 'numpy' has no attribute 'array'")
+
+
 class Unreportable(Exception):
     """Memory is full when it is reported."""
 
@@ -121,6 +126,7 @@ class Large:
 @pytest.mark.parametrize(
     ("function", "shared", "what"),
     [
+        (find_memory_short, "", r"one was killed \(signal 9\), as happens when memory is full"),
         (fill_memory, "", r"one was killed \(signal 9\), as happens when memory is full"),
         (report_without_memory, "", r"one was killed \(signal 9\), as happens when memory is full"),
         (_exit_at_three, Large(), "they do not start"),
