@@ -19,7 +19,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from phiv_data.formats.fields import texts_of
 from phiv_data.media.reject import RejectInput
-from phiv_data.sources.json_stream import MAX_ELEMENT_BYTES, read_json_array
+from phiv_data.sources.json_stream import MAX_ELEMENT_BYTES, read_json_array, read_value
 from phiv_data.storage.record_errors import list_keys, truncated_repr
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.lines import BOM
@@ -127,11 +127,12 @@ def read_entries(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        with environment_problems(path):
-            read = json.loads(path.read_bytes())
+        start = len(BOM) if path.read_bytes().startswith(BOM) else 0
+        read = read_value(path, start, path.stat().st_size)
         return {name: entry for name, entry in read.items() if isinstance(entry, dict)}
-    except (ValueError, AttributeError) as error:
-        raise SourceError(str(path), f"is no object of datasets ({error})", "Fix it, or move it away") from error
+    except (RejectInput, AttributeError) as error:
+        what = error.reason if isinstance(error, RejectInput) else error
+        raise SourceError(str(path), f"is no object of datasets ({what})", "Fix it, or move it away") from error
 
 
 # Images ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from phiv_data.convert.engine import NothingWritten, Outcome, convert
 from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
 from phiv_data.export.engine import export
 from phiv_data.formats import FORMATS
-from phiv_data.formats.files import safe_name, strip_folders
+from phiv_data.formats.files import read_entries, safe_name, strip_folders
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.testing import Case, Check, conformance_checks
 from phiv_data.testing.helpers import demand_valid
@@ -639,3 +639,20 @@ def test_a_table_gives_the_records_of_the_same_rows_in_json(place: str, tmp_path
     convert(TrlOptions(tmp_path / "train.jsonl"), tmp_path / "json", num_workers=0)
     assert (tmp_path / "table/trl_train.jsonl").read_bytes() == (tmp_path / "json/trl_train.jsonl").read_bytes()
     assert next((tmp_path / "table/images").rglob("*.png")).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "info",
+    ['{"mine": {"file_name": "a.json"}, "mine": {}}', '{"mine": {"file_name": "a.json", "file_name": "b.json"}}', "[]"],
+)
+def test_an_ambiguous_dataset_info_is_an_error(info: str, tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text(info)
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(SourceError, match=r"dataset_info.json: is no object of datasets"):
+        convert(SharegptOptions(tmp_path), tmp_path / "out", num_workers=0)
+
+
+def test_a_dataset_info_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert read_entries(tmp_path / "dataset_info.json") == {}
+    (tmp_path / "dataset_info.json").write_bytes(b'\xef\xbb\xbf{"mine": {"file_name": "a.json"}}\n')
+    assert read_entries(tmp_path / "dataset_info.json") == {"mine": {"file_name": "a.json"}}
