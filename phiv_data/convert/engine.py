@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from itertools import islice
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from phiv_data.convert.staging import (
     take_back_if_damaged,
 )
 from phiv_data.convert.tasks import ConversionJob, check_images, run_task, try_rows
+from phiv_data.formats.recognise import recognise
+from phiv_data.utils.plugins import CONVERTERS
 from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated
 from phiv_data.utils.progress import Progress
 from phiv_schemas import EnvironmentProblem, Manifest, PhivError, Reject, ShardInfo, SourceError, UsageError
@@ -128,9 +131,26 @@ def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> t
     except SystemExit as stop:
         what = f"the converter ends the program while it lists the source (exit {stop.code})"
         raise SourceError(type(options).__name__, what, "Tell its author") from stop
-    except PhivError:
+    except PhivError as error:
         shutil.rmtree(workspace.source, ignore_errors=True)
+        if isinstance(error, SourceError) and (way_out := _name_other_command(options, error)):
+            raise SourceError(error.where, error.what, way_out) from error
         raise
+
+
+def _name_other_command(options: ConverterOptions, error: SourceError) -> str:
+    """The error's hint with the command that reads the source, where that is another one; "" where none is known."""
+    source = getattr(options, "source", None)
+    if not isinstance(source, Path) or "phiv-convert" in error.hint:
+        return ""
+    with suppress(PhivError, OSError):
+        found = recognise(source)
+        of_command = {point.value for point in entry_points(group=CONVERTERS, name=found.command)} if found else set()
+        if found and f"{type(options).__module__}:{type(options).__qualname__}" not in of_command:
+            return f"{error.hint}. It reads as {found.what}: phiv-convert {found.command} --source {source}".lstrip(
+                ". "
+            )
+    return ""
 
 
 def _check_same(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) -> tuple[str, ...]:

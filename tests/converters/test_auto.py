@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,16 @@ def test_an_unknown_shape_is_one_line(tmp_path: Path) -> None:
     put(tmp_path, "notes.txt", "x")
     with pytest.raises(SourceError, match="no shape that a command"):
         convert(AutoOptions(tmp_path), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("command", "source"), [("ucf101", "photos"), ("jsonl", "qa.csv"), ("table", "photos"), ("trl", "photos")]
+)
+def test_the_error_of_another_command_names_the_right_one(command: str, source: str, tmp_path: Path) -> None:
+    put(tmp_path, "photos/a/1.png", "")
+    put(tmp_path, "photos/b/2.png", "")
+    put(tmp_path, "qa.csv", "image,answer\nphotos/a/1.png,b\n")
+    (point,) = entry_points(group="phiv.converters", name=command)
+    right = "table" if source == "qa.csv" else "folder"
+    with pytest.raises(SourceError, match=rf"It reads as .*: phiv-convert {right} --source .*{source}$"):
+        convert(point.load()(source=tmp_path / source), tmp_path / "out")

@@ -71,7 +71,7 @@ def find_rows(path: Path, input_format: str = "auto") -> list[ChatFile]:
 
 def _way_out(path: Path, hint: str) -> str:
     """The command that converts `path`, where one is known; else `hint`."""
-    found = recognise(path) if _OWN_ROWS in hint or _UNPACK in hint else None
+    found = recognise(path) if path.is_dir() or _OWN_ROWS in hint or _UNPACK in hint else None
     return f"Convert it: phiv-convert {found.command} --source {path} --out_dir OUT" if found else hint
 
 
