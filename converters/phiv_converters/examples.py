@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from phiv_data.formats.files import Root, locate_image, shorten
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image
 from phiv_data.storage.record_errors import truncated_repr
-from phiv_data.storage.sample import Draft
+from phiv_data.storage.sample import Draft, EncodedImage
 from phiv_schemas import Turn
 from phiv_schemas.conversation import check_name
 
@@ -58,7 +59,7 @@ def example_draft(example: Example, split: str, where: str, roots: Sequence[Root
     for ref in example.images:
         name, data = find_image(ref, roots, 0, where)
         try:
-            images.append(checked_image(f"{split}/{name}", data, where, source=name))
+            images.append(_checked(f"{split}/{name}", data, name))
         except RejectInput as reject:
             shown = repr(shorten(ref)) if isinstance(ref, str) else "of bytes"
             raise RejectInput(where, reject.code, f"image {shown}: {reject.reason}") from reject
@@ -75,6 +76,11 @@ def example_draft(example: Example, split: str, where: str, roots: Sequence[Root
                 where, "bad-row", f"its id {truncated_repr(example.id)} cannot be kept: {error}"
             ) from error
     return Draft((turn,), tuple(images), id=example.id)
+
+
+@lru_cache(maxsize=8)  # rows that ask about one image are next to each other
+def _checked(path: str, data: bytes, name: str) -> EncodedImage:
+    return checked_image(path, data, path, source=name)
 
 
 def text_of_cell(value: Any, what: str, where: str) -> str | None:
