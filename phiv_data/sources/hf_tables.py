@@ -10,6 +10,7 @@ bytes beside it. Memory does not grow with the file: of parquet one data page is
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -256,6 +257,7 @@ class _Cursor:
 _MAX_CURSORS = 4
 _FAR = 256
 _cursors: dict[tuple[Any, ...], _Cursor] = {}
+atexit.register(_cursors.clear)  # while pyarrow, which closes their files, is still there
 
 
 @contextmanager

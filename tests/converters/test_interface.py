@@ -39,7 +39,7 @@ HEAVY = ("pydantic", "numpy", "PIL", "pyarrow", "av")
 
 def test_the_options_of_every_converter_load_without_heavy_libraries() -> None:
     points = [point.value for point in entry_points(group="phiv.converters") if "phiv_converters." in point.value]
-    assert len(points) == 12
+    assert len(points) == 18
     assert all(value.partition(":")[0].endswith(".options") for value in points)
     lines = [f"import {value.partition(':')[0]}" for value in points]
     lines += ["import sys", f"print([name for name in {HEAVY} if name in sys.modules])"]
