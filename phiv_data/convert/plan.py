@@ -22,14 +22,17 @@ from typing import IO
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.convert.fingerprint import FileVersion, SourceState, file_reader
 from phiv_data.sources.folders import output_finder
+from phiv_data.storage.record_errors import truncated_repr
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.seen_index import open_seen_index
 from phiv_schemas import SourceError
+from phiv_schemas.conversation import check_image_path, check_name
 
 # Rows of a task: 32 of any size, more of small ones, so that a report's two syncs to disk are shared by enough work.
 MIN_TASK_ROWS = 32
 MAX_TASK_ROWS = 256
 TASK_BYTES = 2**20
+MAX_SPLIT_BYTES = 100  # of a file's 255, which also holds the dataset's name
 SPLIT_ORDER = ("train", "val", "test")
 
 
@@ -104,8 +107,8 @@ def make_plan(
 ) -> ConversionPlan:
     """The plan for what `inputs` lists, its items written to new files in `items_dir`.
 
-    `verify` reads the contents of all files of the source. Raises SourceError where there is no input, or a key is
-    there twice.
+    `verify` reads the contents of all files of the source. Raises SourceError where there is no input, a key is
+    there twice, or a split's name would lead out of the output.
     """
     version_of = file_reader(work_dir, verify=verify)
     listed: dict[str, _ListedSplit] = {}
@@ -119,6 +122,8 @@ def make_plan(
             split.add(item, version_of)
         for split in listed.values():
             split.end_task()
+    for name in listed:
+        _check_split(converter, name)
     if not listed:
         raise SourceError(converter.name, f"no inputs found ({converter.describe()})", "Check --source")
     for split in listed.values():
@@ -218,6 +223,18 @@ class _ListedSplit:
             pickle.dump(self._pending, self.file)
             pickle.dump(self._absent, self.file)
             self._pending, self._pending_bytes, self._absent = [], 0, []
+
+
+def _check_split(converter: Converter, split: str) -> None:
+    """SourceError for a split that cannot be a part of a path: it names files and folders, also outside of OUT."""
+    try:
+        check_image_path(split)
+        check_name(split)
+        if "/" in split or len(split.encode()) > MAX_SPLIT_BYTES:
+            raise ValueError(f"must hold no '/' and at most {MAX_SPLIT_BYTES} bytes")
+    except ValueError as error:
+        what = f"a split is called {truncated_repr(split)}, which can name no files ({error})"
+        raise SourceError("--source", what, "Rename the split in the source") from error
 
 
 def _check_keys(name: str, split: _ListedSplit, items_dir: Path) -> None:

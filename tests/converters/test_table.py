@@ -277,6 +277,17 @@ def test_splits_come_from_a_column_or_from_names(tmp_path: Path) -> None:
     assert [split for split, _ in drafts(TableOptions(tmp_path), tmp_path / "w")] == ["val"] * 4 + ["train"] * 2
 
 
+@pytest.mark.parametrize("split", ["/tmp/x", "../x", "a/b", "..", "a\nb", "\x1b[31mx", "x" * 300])
+def test_a_split_that_names_files_elsewhere_is_one_line_and_writes_nothing(split: str, tmp_path: Path) -> None:
+    with_images(tmp_path)
+    names = [split, *["train"] * 5]
+    write_csv(tmp_path / "t.csv", [row | {"split": name} for row, name in zip(ROWS, names, strict=True)])
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(SourceError, match="can name no files"):
+        convert(TableOptions(tmp_path / "t.csv"), tmp_path / "out", num_workers=0)
+    assert {path for path in tmp_path.rglob("*") if "out" not in path.parts} == before
+
+
 def test_val_is_made_of_whole_groups(tmp_path: Path) -> None:
     with_images(tmp_path)
     rows = [{"image": f"photos/{i % 6}.png", "question": f"q{i}", "answer": "a", "who": f"p{i % 3}"} for i in range(24)]
