@@ -13,6 +13,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import inf, nextafter
 
 
@@ -41,12 +42,17 @@ def val_limit(positions: Iterable[float], fraction: float) -> float:
 def class_limits(members: Iterable[tuple[str, float]], fraction: float) -> dict[str, float]:
     """`val_limit` for each class of (class, position) pairs: a class of five or more is in train and in val.
 
-    Of a smaller class `fraction` itself decides, so that train keeps most of it.
+    Of a smaller class `fraction` itself decides, so that train keeps most of it; where that leaves all of train or of
+    val empty, `val_limit` of all classes together.
     """
     positions: dict[str, array[float]] = {}
     for name, position in members:
         positions.setdefault(name, array("d")).append(position)
-    return {name: val_limit(found, fraction) if len(found) >= 5 else fraction for name, found in positions.items()}
+    limits = {name: val_limit(found, fraction) if len(found) >= 5 else fraction for name, found in positions.items()}
+    sides = {position < limits[name] for name, found in positions.items() for position in found}
+    if len(sides) == 2 or not fraction:
+        return limits
+    return dict.fromkeys(positions, val_limit(chain.from_iterable(positions.values()), fraction))
 
 
 def val_warning(num_val: int, num_rows: int, groups: str) -> str:

@@ -202,3 +202,28 @@ def test_the_converter_keeps_the_contract(check: Check, tmp_path: Path) -> None:
     )
     (tmp_path / "work").mkdir()
     check(Case(FolderOptions, source, changed), tmp_path / "work")
+
+
+def test_splits_of_other_names_beside_train_are_splits(tmp_path: Path) -> None:
+    put_images(tmp_path / "s", "train/a/1.png", "testA/a/2.png", "test-dev/a/3.png", "extra/b/4.png", "val/b/5.png")
+    rows, _ = listed(FolderOptions(tmp_path / "s"), tmp_path)
+    assert {row[0] for row in rows} == {"train", "testA", "test-dev", "extra", "val"}
+    assert {row[2] for row in rows} == {"a", "b"}
+
+
+def test_neither_train_nor_val_is_left_empty(tmp_path: Path) -> None:
+    for number in range(12):
+        names = [f"{label}/{number}_{i}.png" for label in "ab" for i in range(number % 3 + 1)]
+        put_images(tmp_path / f"s{number}", *names)
+        rows, warnings = listed(FolderOptions(tmp_path / f"s{number}"), tmp_path)
+        assert {row[0] for row in rows} == {"train", "val"}
+        assert "rows, by whole files, are val" in warnings[-1]
+
+
+def test_a_cut_gif_is_a_reject_and_a_list_that_is_missing_one_line(tmp_path: Path) -> None:
+    root = put_images(tmp_path / "s", "a/1.png", "b/2.png")
+    (root / "b/3.gif").write_bytes(b"GIF89a")
+    convert(FolderOptions(root, val_fraction=0), tmp_path / "out", num_workers=0)
+    assert json.loads((tmp_path / "out/rejects.jsonl").read_text())["code"] == "not-an-image"
+    with pytest.raises(SourceError, match=r"--labels: no such file 'no\.csv'"):
+        FolderOptions(root, labels=(Path("no.csv"),)).open(tmp_path)

@@ -33,7 +33,7 @@ from phiv_converters.table.files import is_metadata
 from phiv_converters.table.options import TableOptions
 from phiv_converters.val_split import class_limits, group_position, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
-from phiv_data.media.images import count_images
+from phiv_data.media.images import count_images, image_size
 from phiv_data.media.video import library_versions
 from phiv_data.sources.folders import walk
 from phiv_data.sources.image_index import load_image, read_image
@@ -124,7 +124,8 @@ class Folder(Converter):
         name = media.name.removeprefix(f"{item.split}/")
         is_clip = media.is_clip
         if not is_clip and name.lower().endswith(".gif"):
-            is_clip = count_images(read_image(media.path, media.name), "GIF") > 1
+            data = read_image(media.path, media.name)
+            is_clip = image_size(data, where=media.name).format == "GIF" and count_images(data, "GIF") > 1
         if is_clip:
             frames = clip_images(media.path, f"{item.split}/{name}", media.name, self.flags.num_frames, JPEG_QUALITY)
             return frames, "video"

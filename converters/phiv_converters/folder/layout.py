@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from phiv_converters.examples import text_of_cell
 from phiv_converters.table.columns import IMAGE_SUFFIXES
-from phiv_converters.table.files import KINDS, Row, RowFile, read
+from phiv_converters.table.files import KINDS, LFS_POINTER, Row, RowFile, is_pointer, read
 from phiv_data.sources.folders import walk
 from phiv_data.sources.hf_layout import split_word, standard_split
 from phiv_data.sources.hf_tables import find_tables
@@ -64,7 +64,9 @@ def list_folders(root: Path) -> FolderListing:
     """Files by the folder that holds them. SourceError where no file is in a class's folder."""
     names, others = _media_below(root)
     tops = {name.split("/")[0] for name in names if "/" in name}
-    has_splits = bool(tops) and all(split_word(top) for top in tops)
+    words = [split_word(top) for top in tops]
+    is_deep = all(name.count("/") >= 2 for name in names)  # below a folder called train, there are folders of classes
+    has_splits = bool(tops) and (all(words) or (is_deep and any(word and word[0] == "train" for word in words)))
     media, unclassed = [], []
     for name in names:
         parts = name.split("/")[:-1]
@@ -98,6 +100,10 @@ def list_labelled(root: Path, lists: Sequence[Path]) -> FolderListing:
             by_name.setdefault(alias, []).append(name)
     media, absent, listed = list[Media](), list[str](), set[str]()
     for path in lists:
+        if not path.is_file():
+            raise SourceError("--labels", f"no such file {str(path)!r}", "Check the path")
+        if is_pointer(path):
+            raise SourceError(str(path), *LFS_POINTER)
         word = split_word(path.stem)
         of_list = word[0] if word else ""
         for number, entry, label, split in _entries(path):
