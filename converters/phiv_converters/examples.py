@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_converters.chat_json.files import find_image
-from phiv_data.formats.files import Root, locate_image, shorten
+from phiv_data.formats.files import Root, is_absolute, is_data_uri, locate_image, shorten, strip_folders
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import checked_image
 from phiv_data.storage.record_errors import truncated_repr
@@ -51,6 +51,12 @@ def image_files(images: Iterable[ImageRef], roots: Sequence[Root]) -> list[Path]
     return files
 
 
+def leads_out(ref: ImageRef) -> bool:
+    """True for a path that is absolute or has `..`, which a dataset from elsewhere has no use for."""
+    path = "" if isinstance(ref, bytes) or is_data_uri(ref) else strip_folders(ref, 0)
+    return is_absolute(path) or ".." in path.split("/")
+
+
 def example_draft(example: Example, split: str, where: str, roots: Sequence[Root]) -> Draft:
     """One turn about the example's images. RejectInput where one of them cannot be used, or there is no question."""
     if not example.question.strip():
@@ -67,7 +73,10 @@ def example_draft(example: Example, split: str, where: str, roots: Sequence[Root
     if answers and example.answer is not None and example.answer not in answers:
         answers = (example.answer, *answers)
     paths = tuple(image.meta.path for image in images)
-    turn = Turn(images=paths, user=example.question, assistant=example.answer, answers=answers or None)
+    try:
+        turn = Turn(images=paths, user=example.question, assistant=example.answer, answers=answers or None)
+    except ValueError as error:  # JSON may hold half a surrogate pair
+        raise RejectInput(where, "bad-row", "its question or answer cannot be written as UTF-8") from error
     if example.id is not None:
         try:
             check_name(example.id)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phiv_data.media.reject import RejectInput, open_input
+from phiv_data.utils.lines import LFS_MARK
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,6 +190,8 @@ def _open_header(data: bytes | Path, where: str, max_pixels: int) -> Iterator[An
         code = "truncated" if "truncated" in text.lower() else "undecodable"
         if isinstance(error, UnidentifiedImageError):
             code, text = "not-an-image", f"no image format phiv accepts (starts with {raw[:16]!r})"
+            if raw.startswith(LFS_MARK):
+                text = "a Git LFS pointer, not the image: fetch it with git lfs pull"
         elif isinstance(error, PillowImage.DecompressionBombError):
             code = "too-large"
         raise RejectInput(where, code, text) from error

@@ -59,6 +59,8 @@ def find_tables(root: Path) -> tuple[Table, ...]:
                 rows, names = file.metadata.num_rows, file.schema_arrow.names
             else:
                 rows, names = sum(batch.num_rows for batch in _arrow_batches(file)), file.schema.names
+        if again := next((name for name in names if names.count(name) > 1), None):
+            raise SourceError(str(path), f"has two columns {again!r}", "Rename one")
         found.append(Table(path, kind, split, config, rows, tuple(names)))
     return tuple(sorted(found, key=lambda table: (table.config or "", table.path.as_posix())))
 
@@ -270,7 +272,7 @@ def _damage_as_source_error(path: Path) -> Iterator[None]:
             yield
     except FileNotFoundError as error:
         raise SourceError(str(path), "no such file") from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:  # of a date that Python lacks
         text = _describe_impostor(path) or " ".join(str(error).split())[:200]
         raise SourceError(str(path), f"the table is cut, damaged or no table ({text})", "Download it again") from error
 

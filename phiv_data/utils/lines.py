@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 BOM = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+LFS_MARK = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that stands for one kept elsewhere."""
 
 
 def numbered_lines(

@@ -160,3 +160,28 @@ def test_the_converter_keeps_the_contract(check: Check, tmp_path: Path) -> None:
     changed = (partial(CocoOptions, question="What is there?"), partial(CocoOptions, name="x"))
     (tmp_path / "work").mkdir()
     check(Case(CocoOptions, source, changed, damaged="train2017/000000000001.jpg"), tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    "annotations", ["x", ["x"], [{"result": "x"}], [{"result": ["x"]}], [{"result": [{"value": "x"}]}]]
+)
+def test_an_annotation_of_no_shape_of_the_tool_is_a_reject(annotations: Any, tmp_path: Path) -> None:
+    put_images(tmp_path, "1.png", "2.png")
+    good = [{"result": [{"type": "choices", "value": {"choices": ["a"]}}]}]
+    tasks = [
+        {"data": {"image": "1.png"}, "annotations": annotations},
+        {"data": {"image": "2.png"}, "annotations": good},
+        {"data": {"image": "http://[/1.png"}, "annotations": good},
+    ]
+    path = put(tmp_path / "export.json", tasks)
+    rows = rows_of(LabelStudioOptions(path, val_fraction=0), tmp_path / "w")
+    assert [row[2] for row in rows if row[2] in ("bad-row", "missing-image")] == ["bad-row"]
+
+
+def test_annotations_name_no_image_outside_of_the_folder(tmp_path: Path) -> None:
+    put_images(tmp_path, "s/1.png", "secret.png")
+    good = [{"result": [{"type": "choices", "value": {"choices": ["a"]}}]}]
+    names = ["1.png", "../secret.png", str(tmp_path / "secret.png"), "/data/local-files/?d=../secret.png"]
+    path = put(tmp_path / "s/export.json", [{"data": {"image": name}, "annotations": good} for name in names])
+    rows = rows_of(LabelStudioOptions(path, val_fraction=0), tmp_path / "w")
+    assert [row[2] for row in rows[1:]] == ["missing-image"] * 3

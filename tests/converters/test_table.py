@@ -35,6 +35,9 @@ ROWS = [
 ]
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+
+
 def image_bytes(number: int) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (24, 16), (number * 37 % 256, number * 91 % 256, 9)).save(out, "PNG")
@@ -339,6 +342,8 @@ def test_bad_rows_are_rejected_with_their_line_and_the_rest_is_written(tmp_path:
         ("t.csv", "image,answer\na.png,é\n".encode("latin-1"), "not UTF-8"),
         ("t.csv", "image,answer\na.png,e\n".encode("utf-16"), "UTF-16"),
         ("t.csv", b"", "is empty"),
+        ("t.csv", LFS_POINTER, "Git LFS pointer"),
+        ("t.xlsx", LFS_POINTER, "Git LFS pointer"),
         ("t.csv", b"image,answer\n", "no rows"),
         ("t.xlsx", b"PK\x03\x04 no workbook", "no workbook"),
         ("t.txt", b"x", "is no table"),
@@ -348,3 +353,58 @@ def test_a_file_that_is_no_such_table_is_one_line(name: str, data: bytes, said: 
     (tmp_path / name).write_bytes(data)
     with pytest.raises(SourceError, match=said):
         drafts(TableOptions(tmp_path / name), tmp_path / "w")
+
+
+def test_a_later_table_with_a_column_of_its_own_is_no_silent_loss(tmp_path: Path) -> None:
+    with_images(tmp_path)
+    write_csv(tmp_path / "a.csv", ROWS)
+    for name, cell in (("split", "test"), ("answers", '["cat", "a cat"]')):
+        write_csv(tmp_path / "b.csv", [ROWS[0] | {name: cell}])
+        with pytest.raises(SourceError, match=f"b.csv: has a column '{name}', which a.csv lacks"):
+            drafts(TableOptions(tmp_path), tmp_path / "w")
+
+
+def test_rows_of_other_sheets_are_no_silent_loss(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.create_sheet("empty")
+    book.create_sheet("more").append(["image", "answer"])
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(SourceError, match="rows in other sheets than its first"):
+        drafts(TableOptions(tmp_path / "t.xlsx"), tmp_path / "w")
+
+
+def test_a_parquet_file_with_a_column_twice_or_a_date_that_python_lacks_is_one_line(tmp_path: Path) -> None:
+    images = pa.array(["photos/0.png"])
+    answer = pa.array(["a"])
+    pq.write_table(pa.table([images, answer, answer], names=["image", "answer", "answer"]), tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match="two columns 'answer'"):
+        drafts(TableOptions(tmp_path / "t.parquet"), tmp_path / "w")
+    pq.write_table(pa.table({"image": images, "answer": pa.array([2**30], pa.date32())}), tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match="magnitude"):
+        drafts(TableOptions(tmp_path / "t.parquet"), tmp_path / "w")
+
+
+def test_what_no_utf8_can_hold_and_a_pointer_for_an_image_are_rejects(tmp_path: Path) -> None:
+    with_images(tmp_path)
+    (tmp_path / "photos/1.png").write_bytes(LFS_POINTER)
+    write_jsonl(
+        tmp_path / "t.jsonl", [ROWS[0], ROWS[1], ROWS[2] | {"answer": "\ud800"}, ROWS[3] | {"question": "\udfff"}]
+    )
+    convert(TableOptions(tmp_path / "t.jsonl", val_fraction=0), tmp_path / "out", num_workers=0)
+    rejects = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
+    assert [reject["code"] for reject in rejects] == ["not-an-image", "bad-row", "bad-row"]
+    assert "git lfs pull" in rejects[0]["reason"]
+    assert "UTF-8" in rejects[1]["reason"]
+
+
+@pytest.mark.parametrize("metadata", ["metadata.csv", "metadata.jsonl"])
+def test_metadata_of_an_image_folder_names_no_image_outside_of_it(metadata: str, tmp_path: Path) -> None:
+    with_images(tmp_path / "s")
+    (tmp_path / "secret.png").write_bytes(image_bytes(7))
+    names = ["photos/0.png", "../secret.png", str(tmp_path / "secret.png"), "photos/../../secret.png"]
+    rows = [{"file_name": name, "text": "a"} for name in names]
+    (write_csv if metadata.endswith("csv") else write_jsonl)(tmp_path / "s" / metadata, rows)
+    convert(TableOptions(tmp_path / "s", val_fraction=0), tmp_path / "out", num_workers=0)
+    rejects = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
+    assert [reject["code"] for reject in rejects] == ["missing-image"] * 3
+    assert all("leads out of the folder" in reject["reason"] for reject in rejects)

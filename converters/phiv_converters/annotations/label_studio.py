@@ -30,7 +30,10 @@ def read_label_studio(path: Path) -> Iterator[Row]:
         if row.problem or not isinstance(row.value, dict):
             yield Row(number, {}, row.problem or "is no object")
         elif isinstance(row.value.get("data"), dict):
-            yield _read_task(number, row.value)
+            try:
+                yield _read_task(number, row.value)
+            except (AttributeError, TypeError):  # a text or a number where the tool writes an object or a list
+                yield Row(number, {}, "its annotations are not as Label Studio writes them")
         else:
             yield _read_flat(number, row.value)
 
@@ -87,7 +90,10 @@ def _images_in(value: Any) -> Iterator[str]:
     for one in value if isinstance(value, list) else [value]:
         if not isinstance(one, str):
             continue
-        parts = urlsplit(one)
-        path = parse_qs(parts.query).get("d", [""])[0] or unquote(parts.path)
+        try:
+            parts = urlsplit(one)
+            path = parse_qs(parts.query).get("d", [""])[0] or unquote(parts.path)
+        except ValueError:  # `http://[`
+            path = one
         if is_image_name(path):
             yield re.sub(r"^/?data/(upload/\d+/)?", "", path)

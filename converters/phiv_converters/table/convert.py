@@ -33,21 +33,18 @@ from pathlib import Path
 from typing import Any
 
 from phiv_converters.base import row_digest
-from phiv_converters.examples import Example, ImageRef, example_draft, image_files, text_of_cell
+from phiv_converters.examples import Example, ImageRef, example_draft, image_files, leads_out, text_of_cell
 from phiv_converters.table.columns import Columns, answer_list, fill_prompt, guess_columns, image_refs, is_image_name
-from phiv_converters.table.files import Row, RowFile, find_row_files, read
+from phiv_converters.table.files import Row, RowFile, find_row_files, is_metadata, read
 from phiv_converters.table.options import TableOptions
 from phiv_converters.val_split import JoinedGroups, group_position, val_limit, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
-from phiv_data.formats.files import Root
+from phiv_data.formats.files import Root, shorten
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.sources.hf_tables import class_names, read_row
 from phiv_data.storage.sample import Draft
-from phiv_schemas.errors import SourceError
-
-SAMPLE_ROWS = 200
-MAX_CLASSES = 1000
+from phiv_schemas.errors import SourceError, UsageError
 
 SAMPLE_ROWS, SAMPLE_TABLE_ROWS = 200, 20  # rows of a table may hold megabytes
 MAX_CLASSES = 1000
@@ -71,6 +68,9 @@ def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
                 f"{file.path}:1", "its first line is a row of data", "Its first line must name the columns"
             )
         columns = columns or guess_columns(flags, names, rows)
+        if unread_role := _role_of_later(flags, columns, names, rows):
+            what = f"has a column {unread_role!r}, which {files[0].name} lacks, so it would not be read"
+            raise SourceError(str(file.path), what, "Pass tables of the same columns, or each alone")
         if file.kind != "json" and (missing := [name for name in columns.names if name not in names]):
             what = f"has no column {missing[0]!r}, as {files[0].name} has (found {', '.join(names)[:200]})"
             raise SourceError(str(file.path), what, "Pass tables of the same columns")
@@ -82,6 +82,20 @@ def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
     if flags.name is None:
         flags = replace(flags, name=re.sub(r"[^\w.-]+", "_", flags.source.absolute().stem).strip("_.-") or "table")
     return with_classes(TableRows(flags, files, columns, labels, embedded, _warnings(columns, every, unread)))
+
+
+def _role_of_later(
+    flags: TableOptions, columns: Columns, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> str | None:
+    """A column of a later table that would hold answers, a split or a question, had it been in the first one."""
+    try:
+        guessed = guess_columns(flags, names, rows)
+    except (SourceError, UsageError):  # what it lacks, or cannot decide, the flags or the first table say
+        return None
+    roles = (guessed.question, guessed.answer, guessed.answers, guessed.split)
+    of_first = (columns.question, columns.answer, columns.answers, columns.split)
+    added = [new for old, new in zip(of_first, roles, strict=True) if old is None and new is not None]
+    return next((name for name in added if name not in columns.names), None)
 
 
 def with_classes(table: TableRows) -> TableRows:
@@ -177,6 +191,9 @@ class TableRows(Converter):
         if file.table is not None:
             values = read_row(file.table, number - 1, self.columns.names)
         refs = tuple(self._image_refs(values, item.key))
+        if (file.reader or is_metadata(file.path.name)) and (outside := next(filter(leads_out, refs), None)):
+            what = f"{shorten(str(outside))!r} leads out of the folder of the images"
+            raise RejectInput(item.key, "missing-image", f"{what}: write its path below it")
         if not refs:
             raise RejectInput(item.key, "missing-image", f"its {' and '.join(self.columns.image)} is empty")
         answer, answers = self._answers(values, file, item.key)

@@ -24,8 +24,9 @@ from phiv_data.sources.hf_layout import split_word
 from phiv_data.sources.hf_tables import Table, find_tables, iter_rows
 from phiv_data.sources.json_stream import MAX_ELEMENT_BYTES, read_rows
 from phiv_data.storage.dataset import NON_RECORD_FILES
+from phiv_data.storage.record_errors import list_keys
 from phiv_data.utils.atomic import environment_problems
-from phiv_data.utils.lines import UTF16_MARKS
+from phiv_data.utils.lines import LFS_MARK, UTF16_MARKS
 from phiv_schemas.errors import EnvironmentProblem, SourceError
 
 Kind = Literal["csv", "xlsx", "json", "table"]
@@ -39,6 +40,7 @@ KINDS: dict[str, Kind] = {
     ".ndjson": "json",
     ".json": "json",
 }
+LFS_POINTER = "is a Git LFS pointer, not the file", "Fetch the file with git lfs pull"
 _PREFERRED: tuple[Kind, ...] = ("table", "csv", "xlsx", "json")
 _DELIMITERS = ",\t;|"
 _LISTINGS = {*NON_RECORD_FILES, "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
@@ -141,7 +143,9 @@ def _read_csv(path: Path) -> Iterator[Row]:
     """Lines of a text table: the delimiter is the one that cuts its first line most often."""
     csv.field_size_limit(MAX_ELEMENT_BYTES)
     with environment_problems(path), path.open("rb") as binary:
-        head = binary.read(len(UTF16_MARKS[0]))
+        head = binary.read(len(LFS_MARK))
+        if head == LFS_MARK:
+            raise SourceError(str(path), *LFS_POINTER)
         if head.startswith(UTF16_MARKS):
             raise SourceError(str(path), "is UTF-16", "Save it as UTF-8")
         binary.seek(0)
@@ -161,6 +165,12 @@ def _read_csv(path: Path) -> Iterator[Row]:
             raise SourceError(where, f"the quotes of a cell are wrong ({error})", "Fix the row") from error
 
 
+def is_pointer(path: Path) -> bool:
+    """True for a file that Git LFS left in place of another."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_MARK)) == LFS_MARK
+
+
 def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, each with the line it begins on."""
     before = reader.line_num
@@ -177,6 +187,8 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
     except ImportError as error:
         raise EnvironmentProblem(str(path), "needs openpyxl", 'pip install "phiv[xlsx]"') from error
     with environment_problems(path):
+        if is_pointer(path):
+            raise SourceError(str(path), *LFS_POINTER)
         try:
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         except OSError:
@@ -184,6 +196,9 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
         except Exception as error:  # openpyxl lets those of zipfile, XML and its own through
             raise SourceError(str(path), f"is no workbook that can be read ({error})", "Save it again") from error
         try:
+            if others := [sheet.title for sheet in book.worksheets[1:] if any(sheet.iter_rows(values_only=True))]:
+                what = f"has rows in other sheets than its first ({list_keys(others)}), which alone is read"
+                raise SourceError(str(path), what, "Save each sheet as a file of its own")
             numbered = ((i, list(row)) for i, row in enumerate(book.worksheets[0].iter_rows(values_only=True), start=1))
             filled = (row for row in numbered if any(cell is not None for cell in row[1]))
             names = ["" if cell is None else str(cell).strip() for cell in next(filled, (0, []))[1]]

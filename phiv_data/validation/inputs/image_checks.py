@@ -15,6 +15,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.sources.nearby import suggest_image
 from phiv_data.storage.record_errors import quote_path
 from phiv_data.utils.atomic import find_environment_problem
+from phiv_data.utils.lines import LFS_MARK
 from phiv_data.validation.core.finding import DecodedImage, Finding, ImageFacts
 from phiv_data.validation.core.key_index import Key, digest
 from phiv_data.validation.imaging.perceptual_hash import perceptual_hash
@@ -22,8 +23,6 @@ from phiv_data.validation.inputs.checksums import ChecksumTable
 from phiv_data.validation.rules.registry import IMAGE_RULES
 
 MAX_CACHED = 2**15  # images whose facts are kept, for rows that share them
-LFS_MARK = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that stands for one kept elsewhere."""
 _VALUE = struct.Struct("<II8s")
 
 

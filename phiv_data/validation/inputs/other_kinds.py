@@ -21,9 +21,8 @@ from phiv_data.formats.recognise import recognise
 from phiv_data.sources.folders import find_files
 from phiv_data.storage.dataset import MANIFEST
 from phiv_data.storage.record_errors import list_keys
-from phiv_data.utils.lines import BOM, UTF16_MARKS
+from phiv_data.utils.lines import BOM, LFS_MARK, UTF16_MARKS
 from phiv_data.validation.inputs.chat_dataset import ChatFile, find_chat_files
-from phiv_data.validation.inputs.image_checks import LFS_MARK
 from phiv_data.validation.rules.image import declared_format
 from phiv_schemas import SourceError, UsageError
 
