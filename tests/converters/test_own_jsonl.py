@@ -344,3 +344,15 @@ def test_rows_of_another_kind_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('[\n{"a": 1},\n{"a": 2}\n]\n')
     with pytest.raises(SourceError, match="no line of the source is a record with conversations"):
         convert(JsonlOptions(tmp_path / "train.jsonl"), tmp_path / "out", num_workers=0)
+
+
+def test_a_converted_folder_keeps_splits_that_its_manifest_alone_knows(tmp_path: Path) -> None:
+    rows = [{"images": [], "user": "q", "assistant": str(i)} for i in range(3)]
+    for name, row in zip(("train", "extra", "test-dev"), rows, strict=True):
+        line = json.dumps({"conversations": [row]}) + "\n"
+        (tmp_path / f"{name}.jsonl").write_text(line)
+        run(tmp_path / f"{name}.jsonl", tmp_path / name, split=name, name="birds")
+    one = tmp_path / "test-dev"
+    (again,) = run(one, tmp_path / "again").manifest.splits
+    assert (again.name, again.jsonl.path) == ("test-dev", "birds_test-dev.jsonl")
+    assert [split.name for split in run(tmp_path / "extra", tmp_path / "more").manifest.splits] == ["extra"]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from phiv_data.sources.folders import find_files
+from phiv_data.sources.folders import MANIFEST, find_files
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.storage.dataset import NON_RECORD_FILES
+from phiv_schemas import Manifest
 from phiv_schemas.errors import SourceError, UsageError
 
 _ORDER = ("train", "val", "valid", "validation", "dev", "test")
@@ -37,8 +38,14 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
     if split is not None:
         raise UsageError("--split", "names the split of a single file, and --source is a folder", "Pass the file")
     found: list[tuple[tuple[int, int, str], SplitFile]] = []
+    named = _splits_of_manifest(source)
     for path in find_files(source, "*.jsonl"):
         if path.name in NON_RECORD_FILES or not path.is_file():
+            continue
+        if path.name in named:
+            split = named[path.name]
+            rank = _ORDER.index(split) if split in _ORDER else len(_ORDER), 0, split
+            found.append((rank, SplitFile(path, split, path.stem.removesuffix(split).rstrip("_-"))))
             continue
         match = _SPLIT.fullmatch(path.stem)
         if not match:
@@ -55,6 +62,15 @@ def find_split_files(source: Path, split: str | None) -> tuple[SplitFile, ...]:
             what = f"{a.path.name!r} and {b.path.name!r} are both {a.split}"
             raise SourceError("--source", what, "Pass one file, or join them: rows of a split are one file")
     return tuple(files)
+
+
+def _splits_of_manifest(folder: Path) -> dict[str, str]:
+    """The split of each jsonl file of a converted folder, whatever its name ends in; none of any other folder."""
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValueError):  # phiv-validate says what is wrong with it
+        return {}
+    return {split.jsonl.path: split.name for split in manifest.splits}
 
 
 def is_split_name(stem: str) -> bool:
