@@ -63,6 +63,8 @@ def export(
         "manifest_sha256": dataset.manifest_sha256,
         "splits": [split.name for split in dataset.splits],
     }
+    if out.resolve().is_relative_to(data.resolve()) and out.resolve() != data.resolve():
+        raise UsageError(str(out), "is in the dataset's own folder, which would not be whole then", "Pass another OUT")
     found = _read_record(out)
     if found and not overwrite:
         _check_same(found, wanted, out)

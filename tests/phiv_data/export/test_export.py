@@ -133,6 +133,15 @@ def test_a_folder_of_other_files_is_never_touched(overwrite: bool, data: Path, t
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
 
 
+def test_an_export_into_the_dataset_is_refused(data: Path, tmp_path: Path) -> None:
+    before = tree(data)
+    (tmp_path / "link").symlink_to(data)
+    for out in (data / "export", data / "images" / "export", tmp_path / "link" / "export"):
+        with pytest.raises(UsageError, match="in the dataset's own folder"):
+            export(Llava(), data, out)
+    assert tree(data) == before
+
+
 def test_an_empty_folder_will_do(data: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert not export(Hub(), data, tmp_path / "out").found_finished
