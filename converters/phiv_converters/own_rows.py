@@ -33,17 +33,15 @@ def row_to_draft(row: Mapping[str, Any], where: str) -> Draft:
         raise RejectInput(where, "bad-row", f"{first.json_path}: {first.message}") from error
     except (ValueError, TypeError, LookupError) as error:  # not as many images as facts about them; a column is null
         raise RejectInput(where, "bad-row", f"images and media do not agree ({error})") from error
-    images = tuple(_checked(image, where) for image in sample.images)
+    images = []
+    for image in sample.images:
+        checked = checked_image(image.meta.path, image.data, where)
+        # What the bytes say, and where the image comes from as the row has it.
+        own = dict(checked.meta)
+        provenance = {key: value for key, value in dict(image.meta).items() if own[key] is None}
+        images.append(EncodedImage(ImageMeta(**(own | provenance)), image.data))
     c = sample.conversation
-    return Draft(c.turns, images, c.system, source=c.source, id=c.id)
-
-
-def _checked(image: EncodedImage, where: str) -> EncodedImage:
-    """The image with what its bytes say, and where it comes from as the row has it."""
-    checked = checked_image(image.meta.path, image.data, where)
-    own = dict(checked.meta)
-    provenance = {key: value for key, value in dict(image.meta).items() if own[key] is None}
-    return EncodedImage(ImageMeta(**(own | provenance)), image.data)
+    return Draft(c.turns, tuple(images), c.system, source=c.source, id=c.id)
 
 
 def export_of(source: Path, format: str) -> ExportRecord:

@@ -97,13 +97,10 @@ def _with_paths(rows: Callable[[], Iterator[Row]], index: ImageIndex) -> Iterato
         named, problem = row.values.get("image"), row.problem
         paths = []
         for name in named if isinstance(named, list) else [named]:
-            files = _files_of(name, index) if isinstance(name, str) else []
+            files: list[Path] = []
+            if isinstance(name, str):  # Label Studio puts eight hex digits before uploaded names
+                files = index.candidates(name) or index.candidates(re.sub(r"(^|/)[0-9a-f]{8}-", r"\1", name))
             paths.append(files[0].relative_to(index.root).as_posix() if len(files) == 1 else name)
             if len(files) > 1:
                 problem = problem or f"{len(files)} files are called {name!r}: leave one of them in --images"
         yield Row(row.number, {**row.values, "image": paths}, problem)
-
-
-def _files_of(name: str, index: ImageIndex) -> list[Path]:
-    """The files that an image's name may mean, also without what Label Studio puts before uploaded names."""
-    return index.candidates(name) or index.candidates(re.sub(r"(^|/)[0-9a-f]{8}-", r"\1", name))

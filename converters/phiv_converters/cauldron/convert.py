@@ -122,7 +122,20 @@ class CauldronConverter(Converter):
 
     def inputs(self) -> Inputs:
         """Every row of every table; warnings about columns that are not read, and shards that are missing."""
-        parts = list(self._split_tables())
+        # The rows of a table are of one split, or of two where some of train move to val.
+        parts, fraction = list[TableRows](), self.flags.val_fraction
+        positions = self._positions([i for i, t in enumerate(self.tables) if fraction and _split(t) == "train"])
+        limit = val_limit(chain.from_iterable(positions.values()), fraction)
+        for number, table in enumerate(self.tables):
+            split, name = _split(table), _name(self.root, table)
+            size = table.path.stat().st_size // max(table.num_rows, 1)
+            if number not in positions:
+                parts.append(TableRows(split, name, number, range(table.num_rows), size, table.path))
+                continue
+            rows = {"train": array("Q"), "val": array("Q")}
+            for row, position in enumerate(positions[number]):
+                rows["val" if position < limit else "train"].append(row)
+            parts += [TableRows(part, name, number, rows[part], size, table.path) for part in rows]
         order = {split: rank for rank, split in enumerate(self.splits)}
         parts.sort(key=lambda part: (order[part.split], f"{part.name}:"))
         warnings = []
@@ -160,23 +173,6 @@ class CauldronConverter(Converter):
         return tuple(
             Turn(images=() if i else images, user=user, assistant=answer) for i, (user, answer) in enumerate(pairs)
         )
-
-    def _split_tables(self) -> Iterator[TableRows]:
-        """The rows of each table: all of one split, or of two where some of train move to val."""
-        fraction = self.flags.val_fraction
-        trains = [i for i, table in enumerate(self.tables) if fraction and _split(table) == "train"]
-        positions = self._positions(trains)
-        limit = val_limit(chain.from_iterable(positions.values()), fraction)
-        for number, table in enumerate(self.tables):
-            split, name = _split(table), _name(self.root, table)
-            size = table.path.stat().st_size // max(table.num_rows, 1)
-            if number not in positions:
-                yield TableRows(split, name, number, range(table.num_rows), size, table.path)
-                continue
-            rows = {"train": array("Q"), "val": array("Q")}
-            for row, position in enumerate(positions[number]):
-                rows["val" if position < limit else "train"].append(row)
-            yield from (TableRows(part, name, number, rows[part], size, table.path) for part in rows)
 
     def _positions(self, numbers: Sequence[int]) -> dict[int, array[float]]:
         """The positions in 0..1 of the rows of some tables: one for all rows that share an image."""

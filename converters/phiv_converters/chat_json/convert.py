@@ -32,11 +32,11 @@ from typing import Any
 from phiv_converters.base import refuse_exports
 from phiv_converters.chat_json.files import (
     ChatFile,
+    as_json,
     describe_splits,
     find_described,
     find_files,
     find_image,
-    read_chat_row,
     read_chat_rows,
     roots_of,
     row_key,
@@ -48,7 +48,9 @@ from phiv_data.formats import FORMATS, ParsedRow, sharegpt
 from phiv_data.formats.detect import detect_format
 from phiv_data.formats.files import explain_shape, locate_image, shorten
 from phiv_data.media.reject import RejectInput
+from phiv_data.sources.hf_tables import read_row
 from phiv_data.sources.image_index import checked_image
+from phiv_data.sources.json_stream import read_value
 from phiv_data.storage.record_errors import truncated_repr
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
@@ -163,7 +165,11 @@ class ChatJson(Converter):
         """A row and its images."""
         index, offset, length = item.payload
         file, where = self.files[index], item.key
-        row = row_parser(self.flags, file)(read_chat_row(file, offset, length, where), where)
+        if file.table is None:
+            value = read_value(file.path, offset, length, where=where)
+        else:
+            value = as_json(read_row(file.table, offset))
+        row = row_parser(self.flags, file)(value, where)
         by_ref, roots = {}, roots_of(file, self.flags.images)
         for ref in dict.fromkeys(row.image_refs):
             name, data = find_image(ref, roots, self.flags.strip_folders, where)

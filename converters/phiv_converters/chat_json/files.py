@@ -28,9 +28,9 @@ from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_layout import split_word, standard_split
-from phiv_data.sources.hf_tables import Table, find_tables, iter_rows, read_row
+from phiv_data.sources.hf_tables import Table, find_tables, iter_rows
 from phiv_data.sources.image_index import read_image
-from phiv_data.sources.json_stream import JsonRow, read_json_array, read_json_lines, read_value
+from phiv_data.sources.json_stream import JsonRow, read_json_array, read_json_lines
 from phiv_data.sources.nearby import suggest_image
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas.errors import SourceError
@@ -71,15 +71,21 @@ def find_files(source: Path, split: str | None) -> tuple[ChatFile, ...]:
     if source.is_file():
         paths, root = [source], source.parent
     else:
-        folders = [path for path in _list_folder(source) if path.is_dir()]
+        folders = [source / entry.name for entry in entries(source) if (source / entry.name).is_dir()]
         paths, root = _files_in(source) or [file for folder in folders for file in _files_in(folder)], source
-    if tables := find_tables(source) if not paths or paths == [source] else ():
-        return tuple(_of_table(table, root, split) for table in tables)
+    files = []
+    for table in find_tables(source) if not paths or paths == [source] else ():
+        with environment_problems(table.path):
+            sha256 = sha256_file(table.path)
+        table_split = split or standard_split(table.split)  # by the names of its file and folders, as the hub has them
+        key = table.path.relative_to(root).as_posix()
+        files.append(ChatFile(table.path, key, table_split, False, sha256, "by name", table=table))
+    if files:
+        return tuple(files)
     if not paths:
         raise SourceError(str(source), "no JSON, Parquet or Arrow file in it or its folders", "Pass the file of rows")
     named = {path: path.relative_to(root) for path in paths}
     splits = _splits_of(named, split)
-    files = []
     for path, name in named.items():
         if path.suffix.lower() not in SUFFIXES:
             raise SourceError(str(path), "is no JSON, Parquet or Arrow file", "Pass the file of rows")
@@ -90,14 +96,6 @@ def find_files(source: Path, split: str | None) -> tuple[ChatFile, ...]:
     return tuple(sorted(files, key=lambda file: file.name))  # as the keys of their rows are sorted
 
 
-def _of_table(table: Table, root: Path, split: str | None) -> ChatFile:
-    """A table of rows; its split is by the names of its file and folders, as the hub has them."""
-    name = table.path.relative_to(root).as_posix()
-    with environment_problems(table.path):
-        sha256 = sha256_file(table.path)
-    return ChatFile(table.path, name, split or standard_split(table.split), False, sha256, "by name", table=table)
-
-
 def read_chat_rows(file: ChatFile) -> Iterator[JsonRow]:
     """The rows of a file in order; of a table as JSON has them, at offsets that are their places."""
     if file.table is None:
@@ -105,13 +103,6 @@ def read_chat_rows(file: ChatFile) -> Iterator[JsonRow]:
         return
     for place, row in enumerate(iter_rows(file.table, file.table.columns)):
         yield JsonRow(place + 1, place, 0, as_json(row))
-
-
-def read_chat_row(file: ChatFile, offset: int, length: int, where: str) -> Any:
-    """The row at an offset that `read_chat_rows` gave."""
-    if file.table is None:
-        return read_value(file.path, offset, length, where=where)
-    return as_json(read_row(file.table, offset))
 
 
 def as_json(value: Any) -> Any:
@@ -173,12 +164,8 @@ def find_described(source: Path, split: str | None, dataset: str | None) -> tupl
 
 
 def _files_in(folder: Path) -> list[Path]:
-    named = [path for path in _list_folder(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    return [path for path in named if path.name != INFO]
-
-
-def _list_folder(folder: Path) -> list[Path]:
-    return [folder / entry.name for entry in entries(folder)]
+    paths = [folder / entry.name for entry in entries(folder)]
+    return [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file() and path.name != INFO]
 
 
 def describe_splits(files: Sequence[ChatFile]) -> Iterator[str]:

@@ -37,7 +37,7 @@ from phiv_data.media.images import count_images, image_size
 from phiv_data.media.video import library_versions
 from phiv_data.sources.folders import walk
 from phiv_data.sources.image_index import load_image, read_image
-from phiv_data.storage.sample import Draft, EncodedImage
+from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
 from phiv_schemas.errors import SourceError, UsageError
 
@@ -89,44 +89,35 @@ class Folder(Converter):
     def inputs(self) -> Inputs:
         """The files of the chosen classes, in the order of their names."""
         media = [one for one in self.listing.media if one.label in self.classes]
-        limits = self._limits(media)
-        items = [self._item(one, limits) for one in media]
+        limits: dict[str, float] = {}  # files of a class whose position is below its limit are val
+        if self.flags.val_fraction and not any(one.split == "val" for one in media):
+            trains = ((one.label, group_position(one.name)) for one in media if one.split in ("", "train"))
+            limits = class_limits(trains, self.flags.val_fraction)
+        items = []
+        for one in media:
+            split = one.split or "train"
+            if split == "train" and group_position(one.name) < limits.get(one.label, 0.0):
+                split = "val"
+            items.append(Item(split, one.name, (one.label.encode("utf-8", "surrogatepass"), one.path), one))
         warnings = self.listing.warnings
         if limits:
             made = sum(item.split == "val" for item in items)
             warnings += (val_warning(made, sum(not one.split or one.split == "train" for one in media), "files"),)
         return Inputs(items, absent=self.listing.absent, warnings=warnings)
 
-    def _item(self, media: Media, limits: dict[str, float]) -> Item:
-        split = media.split or "train"
-        if split == "train" and group_position(media.name) < limits.get(media.label, 0.0):
-            split = "val"
-        return Item(split, media.name, (media.label.encode("utf-8", "surrogatepass"), media.path), media)
-
-    def _limits(self, media: list[Media]) -> dict[str, float]:
-        """Below which position files of each class are val; none where there is a val, or none is to be made."""
-        if not self.flags.val_fraction or any(one.split == "val" for one in media):
-            return {}
-        trains = ((one.label, group_position(one.name)) for one in media if one.split in ("", "train"))
-        return class_limits(trains, self.flags.val_fraction)
-
     def draft(self, item: Item) -> Draft:
         """One file as one turn."""
         media: Media = item.payload
-        images, kind = self._images(media, item)
-        question = self.flags.question or CLASSES.replace("image", kind, 1)
-        question = question.replace("{classes}", ", ".join(self.classes))
-        turn = Turn(images=tuple(image.meta.path for image in images), user=question, assistant=media.label)
-        return Draft((turn,), images)
-
-    def _images(self, media: Media, item: Item) -> tuple[tuple[EncodedImage, ...], str]:
-        """The images of a file, and what they are: a moving GIF is a clip."""
         name = media.name.removeprefix(f"{item.split}/")
-        is_clip = media.is_clip
-        if not is_clip and name.lower().endswith(".gif"):
+        path, is_clip = f"{item.split}/{name}", media.is_clip
+        if not is_clip and name.lower().endswith(".gif"):  # a moving GIF is a clip
             data = read_image(media.path, media.name)
             is_clip = image_size(data, where=media.name).format == "GIF" and count_images(data, "GIF") > 1
         if is_clip:
-            frames = clip_images(media.path, f"{item.split}/{name}", media.name, self.flags.num_frames, JPEG_QUALITY)
-            return frames, "video"
-        return (load_image(media.path, f"{item.split}/{name}", source=media.name),), "image"
+            images = clip_images(media.path, path, media.name, self.flags.num_frames, JPEG_QUALITY)
+        else:
+            images = (load_image(media.path, path, source=media.name),)
+        question = self.flags.question or CLASSES.replace("image", "video" if is_clip else "image", 1)
+        question = question.replace("{classes}", ", ".join(self.classes))
+        turn = Turn(images=tuple(image.meta.path for image in images), user=question, assistant=media.label)
+        return Draft((turn,), images)

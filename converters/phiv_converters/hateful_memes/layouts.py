@@ -163,7 +163,8 @@ class MemeLayout:
             key = str(typed(row, "id", (int, str), where)).strip()
             text_of({"id": key}, "id", where)
             key = key.zfill(5) if key.isdecimal() and key.isascii() else key
-        img = typed(row, "img", str, where) if row.get("img") is not None and _is_text(row["img"]) else ""
+        names_file = row.get("img") is not None and not isinstance(row["img"], (bytes, dict))
+        img = typed(row, "img", str, where) if names_file else ""
         return Meme(key, row.get("text"), hateful(row.get("label"), self.labels[location.file], where), img)
 
 
@@ -204,11 +205,7 @@ def _image_column(table: Table) -> str:
     if "image" in table.columns or "img" not in table.columns:
         return "image" if "image" in table.columns else ""
     first_rows = zip(iter_rows(table, ["img"]), range(3), strict=False)
-    return "" if all(_is_text(row["img"]) for row, _ in first_rows) else "img"
-
-
-def _is_text(value: Any) -> bool:
-    return not isinstance(value, (bytes, dict))
+    return "img" if any(isinstance(row["img"], (bytes, dict)) for row, _ in first_rows) else ""
 
 
 # Finding ---------------------------------------------------------------------------------------------------------

@@ -71,13 +71,13 @@ class MemeListing:
         train = [(key, *found) for (split, key), found in self.memes.items() if split == "train"]
         if "val" in self.layout.splits or not fraction or not train:
             return set(), []
-        positions = {key: group_position(self._image_digest(location, meme)) for key, location, meme in train}
+        positions = {}
+        for key, location, meme in train:
+            try:
+                group = hashlib.sha256(self.layout.image(location, meme)[1]).hexdigest()
+            except RejectInput:  # `draft` rejects it too
+                group = meme.key
+            positions[key] = group_position(group)
         limit = val_limit(positions.values(), fraction)
         val = {key for key, position in positions.items() if position < limit}
         return val, [val_warning(len(val), len(train), "images")]
-
-    def _image_digest(self, location: MemeLocation, meme: Meme) -> str:
-        try:
-            return hashlib.sha256(self.layout.image(location, meme)[1]).hexdigest()
-        except RejectInput:  # `draft` rejects it too
-            return meme.key

@@ -242,27 +242,25 @@ _MEMES = {"train": range(96), "dev_seen": range(96, 120), "dev_unseen": range(10
 
 def _write_hateful_memes(root: Path) -> None:
     """The dev files overlap, as the official ones do; ids are ints with gaps, file names padded to five digits."""
+    from PIL import Image, ImageDraw, ImageFont
+
     (root / "img").mkdir()
-    rows = {i: _draw_meme(root, i) for i in range(max(r.stop for r in _MEMES.values()))}
+    rows: list[dict[str, Any]] = []
+    for number in range(max(r.stop for r in _MEMES.values())):
+        random = Random(f"hateful_memes/{number}")
+        shape, (colour, other) = random.choice(sorted(CORNERS)), random.sample(sorted(COLOURS), 2)
+        label = number % 2
+        caption = random.choice(_CAPTIONS).format(colour=other if label else colour, shape=shape)
+        meme_id = 1203 + 613 * number % 97_001  # distinct: 613 and the prime 97001 have no common factor
+        image = Image.new("RGB", _MEME, (245, 245, 245))
+        pen = ImageDraw.Draw(image)
+        _draw_shape(pen, shape, colour, (random.randint(44, 84), random.randint(44, 56)), random.randint(26, 34))
+        pen.text((_MEME[0] / 2, 112), caption, fill=0, anchor="mm", font=ImageFont.load_default(9))
+        image.save(root / f"img/{meme_id:05d}.png")
+        rows.append({"id": meme_id, "img": f"img/{meme_id:05d}.png", "label": label, "text": caption})
     for name, numbers in _MEMES.items():
         hidden = {"label"} if name.startswith("test") else set[str]()
         _write_lines(root / f"{name}.jsonl", [{k: v for k, v in rows[i].items() if k not in hidden} for i in numbers])
-
-
-def _draw_meme(root: Path, number: int) -> dict[str, Any]:
-    from PIL import Image, ImageDraw, ImageFont
-
-    random = Random(f"hateful_memes/{number}")
-    shape, (colour, other) = random.choice(sorted(CORNERS)), random.sample(sorted(COLOURS), 2)
-    label = number % 2
-    caption = random.choice(_CAPTIONS).format(colour=other if label else colour, shape=shape)
-    meme_id = 1203 + 613 * number % 97_001  # distinct: 613 and the prime 97001 have no common factor
-    image = Image.new("RGB", _MEME, (245, 245, 245))
-    pen = ImageDraw.Draw(image)
-    _draw_shape(pen, shape, colour, (random.randint(44, 84), random.randint(44, 56)), random.randint(26, 34))
-    pen.text((_MEME[0] / 2, 112), caption, fill=0, anchor="mm", font=ImageFont.load_default(9))
-    image.save(root / f"img/{meme_id:05d}.png")
-    return {"id": meme_id, "img": f"img/{meme_id:05d}.png", "label": label, "text": caption}
 
 
 # Shared -----------------------------------------------------------------------------------------------------------

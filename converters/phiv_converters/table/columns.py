@@ -6,7 +6,6 @@ guess_columns(flags, ["photo", "q", "a"], rows)    Columns(image=("photo",), que
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,8 +76,11 @@ def guess_columns(flags: TableOptions, names: Sequence[str], rows: Sequence[Mapp
         for name in value if isinstance(value, tuple) else [value]:
             if name is not None and name not in names:
                 raise UsageError(f"--{flag}", f"no column {name!r}", f"The table has: {', '.join(names)}")
-    if dialogue := next((name for name in names if name.lower() in DIALOGUES and _is_list(name, rows)), None):
-        raise SourceError(f"column {dialogue}", "holds conversations, or more than images", _command_for(dialogue))
+    for name in names:
+        if name.lower() in DIALOGUES and any(isinstance(row.get(name), list | dict) for row in rows):
+            command = {"texts": "cauldron", "conversations": "llava", "messages": "trl"}.get(name.lower())
+            hint = f"Use phiv-convert {command}" if command else "phiv-convert reads no such rows"
+            raise SourceError(f"column {name}", "holds conversations, or more than images", hint)
     image = flags.image or _image_columns(names, rows)
     if not image:
         what = f"no column holds images (found {', '.join(names)[:200]})"
@@ -135,9 +137,14 @@ def _refs_of_text(text: str, where: str) -> Iterator[ImageRef]:
         except (ValueError, RecursionError):
             yield text
         return
-    if _BASE64.fullmatch(text) and (data := _decoded(text)):
-        yield data
-        return
+    if _BASE64.fullmatch(text):
+        try:
+            data = base64.b64decode("".join(text.split()), validate=True)
+        except ValueError:
+            data = b""
+        if data.startswith(_MAGIC):
+            yield data
+            return
     for separator in _SEPARATORS:
         parts = [part.strip() for part in text.split(separator)]
         parts = parts if parts[-1] else parts[:-1]
@@ -147,33 +154,21 @@ def _refs_of_text(text: str, where: str) -> Iterator[ImageRef]:
     yield text
 
 
-def _decoded(text: str) -> bytes | None:
-    """The bytes of base64 that begins as an image does."""
-    try:
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return data if data.startswith(_MAGIC) else None
-
-
 def _image_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns whose cells are images, where those with a cell are nearly all that: or one that is called so."""
     found = []
     for name in names:
         cells = [row[name] for row in rows if row.get(name) not in (None, "")]
-        if cells and sum(map(_is_image, cells)) >= 0.9 * len(cells):
+        shown = 0
+        for cell in cells:
+            with suppress(RejectInput):
+                refs = list(image_refs(cell, ""))
+                shown += bool(refs) and all(isinstance(r, bytes) or is_data_uri(r) or is_image_name(r) for r in refs)
+        if cells and shown >= 0.9 * len(cells):
             found.append(name)
     if found:
         return found
     return [name for name in names if re.fullmatch(r"(images?|img|file_name|image_path|image_file)", _plain(name))][:1]
-
-
-def _is_image(cell: Any) -> bool:
-    try:
-        refs = list(image_refs(cell, ""))
-    except RejectInput:
-        return False
-    return bool(refs) and all(isinstance(ref, bytes) or is_data_uri(ref) or is_image_name(ref) for ref in refs)
 
 
 def is_image_name(text: str) -> bool:
@@ -205,16 +200,6 @@ def _named(names: Sequence[str], usual: Sequence[str], flag: str) -> str | None:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
-
-
-def _is_list(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    return any(isinstance(row.get(name), list | dict) for row in rows)
-
-
-def _command_for(column: str) -> str:
-    commands: dict[str, str] = {"texts": "cauldron", "conversations": "llava", "messages": "trl"}
-    command = commands.get(column.lower())
-    return f"Use phiv-convert {command}" if command else "phiv-convert reads no such rows"
 
 
 def fill_prompt(columns: Columns, text: Callable[[str], str | None]) -> str:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -81,7 +81,13 @@ def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
         raise SourceError(str(flags.source), "its tables have no rows", "Pass a table of rows")
     if flags.name is None:
         flags = replace(flags, name=re.sub(r"[^\w.-]+", "_", flags.source.absolute().stem).strip("_.-") or "table")
-    return with_classes(TableRows(flags, files, columns, labels, embedded, _warnings(columns, every, unread)))
+    warnings = []
+    if left := [name for name in every if name not in columns.names]:
+        warnings.append(f"columns that are not read: {', '.join(left)[:300]}")
+    if unread:
+        more = f", and {len(unread) - 5} more" if len(unread) > 5 else ""
+        warnings.append(f"files that are not read: {', '.join(unread[:5])}{more}")
+    return with_classes(TableRows(flags, files, columns, labels, embedded, tuple(warnings)))
 
 
 def _role_of_later(
@@ -109,17 +115,6 @@ def with_classes(table: TableRows) -> TableRows:
 def _holds_bytes(cell: Any) -> bool:
     cells = cell if isinstance(cell, list) else [cell]
     return any(isinstance(one.get("bytes") if isinstance(one, dict) else one, bytes) for one in cells)
-
-
-def _warnings(columns: Columns, names: Iterable[str], unread: Sequence[str]) -> tuple[str, ...]:
-    """What each column is taken for, and what is left alone."""
-    lines = []
-    if left := [name for name in names if name not in columns.names]:
-        lines.append(f"columns that are not read: {', '.join(left)[:300]}")
-    if unread:
-        more = f", and {len(unread) - 5} more" if len(unread) > 5 else ""
-        lines.append(f"files that are not read: {', '.join(unread[:5])}{more}")
-    return tuple(lines)
 
 
 @dataclass(frozen=True)

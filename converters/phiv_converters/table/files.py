@@ -204,15 +204,12 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
             names = ["" if cell is None else str(cell).strip() for cell in next(filled, (0, []))[1]]
             while names and not names[-1]:
                 names.pop()
-            yield from _rows_of_cells(names, ((i, _without_blank_end(row, len(names))) for i, row in filled), path)
+            width = len(names)  # a row of a sheet is as wide as the sheet's widest
+            cut = ((i, row[:width] if all(one is None for one in row[width:]) else row) for i, row in filled)
+            yield from _rows_of_cells(names, cut, path)
         finally:
             with suppress(Exception):
                 book.close()
-
-
-def _without_blank_end(cells: list[Any], length: int) -> list[Any]:
-    """The cells of a row of a sheet, which is as wide as the sheet's widest."""
-    return cells[:length] if all(cell is None for cell in cells[length:]) else cells
 
 
 def _rows_of_cells(names: list[str], rows: Iterator[tuple[int, list[Any]]], path: Path) -> Iterator[Row]:

@@ -137,7 +137,12 @@ class Ucf101(Release):
                 raise SourceError(str(clip.path), what, "Rename one")
             items.append(Item(clip.split, clip.key, clip.path, clip))
         made = self.layout.made_splits if fraction else ()
-        warnings = (*listing.warnings, *([_made_warning(made, Counter(item.split for item in items))] if made else ()))
+        rows, warnings = Counter(item.split for item in items), listing.warnings
+        if made == ("val",):
+            warnings += (val_warning(rows["val"], rows["train"] + rows["val"], "source videos"),)
+        elif made:
+            shares = f"{rows['val']} of {rows.total()} rows are val and {rows['test']} test, by whole source videos"
+            warnings += (f"no lists of splits in the source: {shares}. --val_fraction 0 keeps all in train",)
         return Inputs(items, absent=len(listing.absent), warnings=warnings)
 
     def draft(self, item: Item) -> Draft:
@@ -156,14 +161,6 @@ class Ucf101(Release):
         )
         turn = Turn(images=tuple(image.meta.path for image in images), user=self.prompt, assistant=clip.label)
         return Draft((turn,), images)
-
-
-def _made_warning(made: tuple[str, ...], rows: Counter[str]) -> str:
-    """What a person is to know of splits that were made of train."""
-    if made == ("val",):
-        return val_warning(rows["val"], rows["train"] + rows["val"], "source videos")
-    counts = f"{rows['val']} of {rows.total()} rows are val and {rows['test']} test, by whole source videos"
-    return f"no lists of splits in the source: {counts}. --val_fraction 0 keeps all in train"
 
 
 def _is_sound(label: str) -> bool:

@@ -103,9 +103,15 @@ def find_layout(root: Path, fold: int | None, name: str) -> Ucf101Layout:
             return subset
     for folder in (root, *(path for path in inner if path.name in OFFICIAL_NAMES or len(inner) == 1)):
         classes = [path for path in _folders(folder) if any(map(_is_clip, _files(path)))]
-        if classes and fold is None and not (len(classes) == 1 and _is_flat(classes[0])):
-            names = tuple(path.name for path in classes)
-            return Ucf101Layout("classes", folder, names, "class folders, without lists of splits")
+        if not classes or fold is not None:
+            continue
+        if len(classes) == 1:  # with official clips of other classes than its own name it is no class
+            own = classes[0].name.casefold()
+            named = (_OFFICIAL_CLIP.match(path.name) for path in _files(classes[0]))
+            if any(match[1].casefold() != own for match in named if match):
+                continue
+        names = tuple(path.name for path in classes)
+        return Ucf101Layout("classes", folder, names, "class folders, without lists of splits")
     there = ", ".join(entry.name for entry in entries(root)[:8]) or "nothing"
     raise SourceError(
         name,
@@ -116,28 +122,18 @@ def find_layout(root: Path, fold: int | None, name: str) -> Ucf101Layout:
     )
 
 
-def _is_flat(folder: Path) -> bool:
-    """Whether a folder holds official clips of other classes than its own name."""
-    named = (_OFFICIAL_CLIP.match(path.name) for path in _files(folder))
-    return any(match[1].casefold() != folder.name.casefold() for match in named if match)
-
-
 def list_clips(layout: Ucf101Layout, val_groups: int, classes: set[str], val_fraction: float = 0.0) -> ClipListing:
     """Every clip of `classes`, in no particular order."""
     listing = _list_official(layout, val_groups) if layout.kind == "official" else _list_folders(layout)
     clips = tuple(clip for clip in listing.clips if clip.label in classes)
     absent = tuple(entry for entry in listing.absent if entry.split("/")[0] in classes)
     for split in layout.made_splits:
-        clips = _make_split(clips, split, val_fraction)
+        # Whole groups of train move by a hash of each: another one for test than for val.
+        salt = "" if split == "val" else f"{split}:"
+        at = {clip.group: group_position(salt + clip.group) for clip in clips if clip.split == "train"}
+        limit = val_limit(at.values(), val_fraction)
+        clips = tuple(replace(c, split=split) if c.split == "train" and at[c.group] < limit else c for c in clips)
     return ClipListing(clips, absent, layout.warnings + listing.warnings)
-
-
-def _make_split(clips: tuple[Clip, ...], split: str, fraction: float) -> tuple[Clip, ...]:
-    """The clips, whole groups of train moved to `split` by a hash of each: another one for test than for val."""
-    salt = "" if split == "val" else f"{split}:"
-    positions = {clip.group: group_position(salt + clip.group) for clip in clips if clip.split == "train"}
-    limit = val_limit(positions.values(), fraction)
-    return tuple(replace(c, split=split) if c.split == "train" and positions[c.group] < limit else c for c in clips)
 
 
 # Folders of classes ----------------------------------------------------------------------------------------------
@@ -241,7 +237,11 @@ def _official_layout(clips: Path, lists: Path, fold: int, *, also_subset: bool) 
 
 def _list_official(layout: Ucf101Layout, val_groups: int) -> ClipListing:
     assert layout.lists is not None
-    files = _files_by_stem(layout.clips)
+    files: dict[str, Path] = {}  # by casefolded file name without its suffix, in class folders or flat
+    for path in sorted(p for p in (*_files(layout.clips), *_in_class_folders(layout.clips)) if _is_clip(p)):
+        same = files.setdefault(path.stem.casefold(), path)
+        if same != path:
+            raise SourceError(str(path), f"the same name is also at {str(same)!r}", "Keep one of them")
     labels = _class_indices(layout.lists)
     train = list(_read_list(layout.lists / f"trainlist0{layout.fold}.txt", labels))
     test = list(_read_list(layout.lists / f"testlist0{layout.fold}.txt", labels))
@@ -258,11 +258,11 @@ def _list_official(layout: Ucf101Layout, val_groups: int) -> ClipListing:
     clips: list[Clip] = []
     absent: list[str] = []
     for split, entry in [*split_of, *(("test", entry) for entry in test)]:
-        path = files.pop(Path(entry.name).stem.casefold(), None)
-        if path is None:
+        found = files.pop(Path(entry.name).stem.casefold(), None)
+        if found is None:
             absent.append(f"{entry.label}/{entry.name}")
         else:
-            clips.append(Clip(split, entry.label, f"{entry.label}/{path.name}", path))
+            clips.append(Clip(split, entry.label, f"{entry.label}/{found.name}", found))
     unlisted = left_alone(f"clips in no list of fold {layout.fold}", (path.name for path in files.values()))
     return ClipListing(tuple(clips), tuple(absent), unlisted)
 
@@ -306,16 +306,6 @@ def _class_indices(lists: Path) -> dict[str, int]:
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
     lines = enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1)
     return ((number, line.strip()) for number, line in lines if line.strip())
-
-
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    """Clips by casefolded file name without its suffix, in class folders or flat."""
-    files: dict[str, Path] = {}
-    for path in sorted(path for path in (*_files(folder), *_in_class_folders(folder)) if _is_clip(path)):
-        first = files.setdefault(path.stem.casefold(), path)
-        if first != path:
-            raise SourceError(str(path), f"the same name is also at {str(first)!r}", "Keep one of them")
-    return files
 
 
 def _group(name: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -55,7 +55,7 @@ def open_webdataset(flags: WebDatasetOptions, work_dir: Path) -> Tars:
     tars = []
     for path, match in ((path, _TAR.fullmatch(path.name)) for path in paths):
         if match:
-            has_record = [_record_of(members) is not None for _, members in _runs(path)]
+            has_record = [any(member.name == RECORD_NAME for member in members) for _, members in _runs(path)]
             if has_record and not any(has_record):
                 what = f"holds no member KEY.{RECORD_NAME}, so no row of phiv"
                 raise SourceError(str(path), what, "This converter reads what phiv-export webdataset wrote")
@@ -70,10 +70,6 @@ def _runs(path: Path) -> Iterator[tuple[str, list[TarMember]]]:
     """The key of each row, and its members, whose names become what follows the key: `json`, `0.jpg`."""
     for key, members in groupby(tar_members(path), lambda member: member.name.partition(".")[0]):
         yield key, [member._replace(name=member.name.partition(".")[2]) for member in members]
-
-
-def _record_of(members: Iterable[TarMember]) -> TarMember | None:
-    return next((member for member in members if member.name == RECORD_NAME), None)
 
 
 @dataclass(frozen=True)
