@@ -13,11 +13,12 @@ from collections.abc import Container
 # phiv's setting: names elsewhere. The first one that a command has counts.
 _TABLE = """
 --learning_rate X: lr
+--part_learning_rates PART=X: vit_lr vision_lr vision_tower_lr aligner_lr projector_lr mm_projector_lr merger_lr
 --batch_size_per_gpu N; --batch_size N is the number of rows per step over all processes: \
 per_device_train_batch_size micro_batch_size train_batch_size
 --batch_size N, the rows per step over all processes; accumulation follows from it: gradient_accumulation_steps
 --eval_batch_size N: per_device_eval_batch_size
---max_length N: max_seq_length max_seq_len sequence_len cutoff_len model_max_length
+--max_length N: max_seq_length max_seq_len sequence_len cutoff_len cutoff_length model_max_length
 --num_train_epochs N: epochs num_epochs
 --warmup_steps N (by default a tenth of the steps, at most 50): warmup_ratio
 --lr_scheduler NAME: lr_scheduler_type
@@ -38,8 +39,8 @@ phiv-convert --val_fraction X: val_size val_set_size split_dataset_ratio
 --model_name_or_path NAME: model model_id model_name base_model model_id_or_path
 --model_name_or_path DIR, with the folder that `hf download ID --revision REV --local-dir DIR` makes: \
 revision model_revision
---use_lora, or --use_qlora for 4 bit: adapter finetuning_type train_type tuner_type use_peft
---use_qlora: load_in_4bit quantization_bit quant_bits
+--use_lora, or --use_qlora for 4 bit: adapter finetuning_type train_type tuner_type use_peft lora_enable
+--use_qlora: load_in_4bit quantization_bit quant_bits quantization_method bits double_quant
 --lora_rank N: lora_r
 --lora_parts NAME: lora_target lora_target_modules target_modules
 --freeze vision: freeze_vit freeze_vision_tower
@@ -48,7 +49,7 @@ revision model_revision
 --use_flash_attention: attn_implementation attn_impl flash_attn flash_attention use_flash_attn
 --distributed zero2: deepspeed
 --distributed fsdp2: fsdp fsdp_config
---packing, which is on by default: sample_packing neat_packing
+--packing, which is on by default: sample_packing neat_packing padding_free group_by_length
 --num_workers N: dataloader_num_workers
 --output_dir DIR: output out_dir
 --output_dir DIR, in which the logs are too: logging_dir

@@ -70,7 +70,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-        """YAML 1.1 reads 1e-5 as text; YAML 1.2, and whoever writes it, mean a number."""
+        """YAML 1.1 reads 1e-5 as text; YAML 1.2, and whoever writes it, mean a number. Of two keys it takes one."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            names = [key.value.replace("-", "_") for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if again := next((name for name in names if names.count(name) > 1), None):
+                raise UsageError(f"{path}:{node.start_mark.line + 1}", f"has {again!r} twice", "Keep one")
+            values: dict[Any, Any] = super().construct_mapping(node, deep)
+            return values
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
@@ -80,6 +87,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             values = yaml.load(path.read_text(encoding="utf-8"), Loader)
         except FileNotFoundError as error:
             raise UsageError("--config", f"no such file {str(path)!r}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(str(path), f"is not UTF-8 ({error.reason})", "Save it as UTF-8") from error
         except RecursionError as error:
             raise UsageError(str(path), "is not YAML (it is nested too deeply)") from error
         except yaml.YAMLError as error:

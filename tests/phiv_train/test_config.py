@@ -103,11 +103,13 @@ def test_a_file_may_write_one_name_for_a_list_and_whole_numbers_as_floats(
         ("num_crops: 17", "run.yaml: num_crops: input should be less than or equal to 16 (found 17)"),
         ("- a", "run.yaml: holds no settings (found a list). Write `key: value` lines"),
         ("a: [", "run.yaml: is not YAML"),
+        ("max_steps: 1\nlearning_rate: 1\nmax-steps: 2", "run.yaml:1: has 'max_steps' twice. Keep one"),
+        ("report_to: \udcff", "run.yaml: is not UTF-8"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, line: str) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text(text)
+    file.write_text(text, errors="surrogateescape")
     with pytest.raises(UsageError) as caught:
         parse(["--config", str(file), "--data_dir", "d"])
     assert line in str(caught.value)
