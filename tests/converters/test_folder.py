@@ -227,3 +227,17 @@ def test_a_cut_gif_is_a_reject_and_a_list_that_is_missing_one_line(tmp_path: Pat
     assert json.loads((tmp_path / "out/rejects.jsonl").read_text())["code"] == "not-an-image"
     with pytest.raises(SourceError, match=r"--labels: no such file 'no\.csv'"):
         FolderOptions(root, labels=(Path("no.csv"),)).open(tmp_path)
+
+
+def test_a_file_that_a_list_names_twice_has_one_class(tmp_path: Path) -> None:
+    root = put_images(tmp_path / "s", "1.png", "2.png")
+    (tmp_path / "list.txt").write_text("1.png a\n2.png b\n1.png a\n")
+    rows, warnings = listed(FolderOptions(root, labels=(tmp_path / "list.txt",), val_fraction=0), tmp_path)
+    assert [row[1] for row in rows] == ["1.png", "2.png"]
+    assert "entries of the lists that are there twice are read once: 1 (first: '1.png')" in warnings
+    (tmp_path / "list.txt").write_text("1.png a\n2.png b\n1.png b\n")
+    with pytest.raises(SourceError, match=r"list.txt:3: '1.png' is 'b' here and 'a' at .*list.txt:1"):
+        FolderOptions(root, labels=(tmp_path / "list.txt",)).open(tmp_path)
+    (tmp_path / "list.txt").write_bytes(b"1.png caf\xe9\n")
+    with pytest.raises(SourceError, match=r"list.txt:1: its label is not UTF-8"):
+        FolderOptions(root, labels=(tmp_path / "list.txt",)).open(tmp_path)

@@ -98,7 +98,8 @@ def list_labelled(root: Path, lists: Sequence[Path]) -> FolderListing:
     for name in names:
         for alias in _aliases(name):
             by_name.setdefault(alias, []).append(name)
-    media, absent, listed = list[Media](), list[str](), set[str]()
+    media, absent, again = list[Media](), list[str](), list[str]()
+    listed: dict[tuple[str, str], tuple[str, str]] = {}  # (file, split) to (label, place)
     for path in lists:
         if not path.is_file():
             raise SourceError("--labels", f"no such file {str(path)!r}", "Check the path")
@@ -114,12 +115,25 @@ def list_labelled(root: Path, lists: Sequence[Path]) -> FolderListing:
             if not found:
                 absent.append(entry)
                 continue
-            listed.update(found)
-            media.append(Media(root / found[0], found[0], label, split or of_list))
+            split = split or of_list
+            first, place = listed.setdefault((found[0], split), (label, f"{path}:{number}"))
+            if place != f"{path}:{number}":
+                if first != label:
+                    raise SourceError(
+                        f"{path}:{number}", f"{entry!r} is {label!r} here and {first!r} at {place}", "Keep one"
+                    )
+                again.append(entry)
+                continue
+            media.append(Media(root / found[0], found[0], label, split))
     if not media:
         what = f"none of its {len(absent)} entries has a file" if absent else "has no entries"
         raise SourceError(str(lists[0]), what, "Pass the folder of the files as --source")
-    warnings = [_count("files in no list are left alone", unlisted)] if (unlisted := sorted({*names} - listed)) else []
+    warnings = (
+        [_count("files in no list are left alone", unlisted)]
+        if (unlisted := sorted({*names} - {name for name, _ in listed}))
+        else []
+    )
+    warnings += [_count("entries of the lists that are there twice are read once", again)] if again else []
     warnings += [_count("entries of the lists without a file", absent)] if absent else []
     return FolderListing(
         tuple(media), f"classes by {', '.join(path.name for path in lists)}", tuple(warnings), len(absent)
@@ -143,6 +157,8 @@ def _entries(path: Path) -> Iterator[tuple[int, str, str, str]]:
             for number, _, raw in numbered_lines(file):
                 line = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()
                 name, _, text = line.rpartition("\t" if "\t" in line else " ")
+                if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+                    raise SourceError(f"{path}:{number}", "its label is not UTF-8", "Save the list as UTF-8")
                 if line and not name:
                     raise SourceError(f"{path}:{number}", "is no path, blank and label", "Write 'path label' a line")
                 if line:
