@@ -37,7 +37,13 @@ def pack_rows(costs: Ints, limits: Ints) -> Ints:
     assert (costs <= limits).all()
     limits = np.minimum(limits, 2**31 - 2)  # what is left of them is kept in int32
     shares = (costs / limits).max(axis=1)
-    item_of = _join_small_rows(shares)
+    # The item of each row: rows below GRAIN of the budgets are joined in order to runs of about GRAIN.
+    small = shares < GRAIN
+    run = np.floor(np.cumsum(shares[small]) / GRAIN).astype(np.int64)
+    begins = np.ones(len(shares), bool)
+    begins[small] = np.diff(run, prepend=-1) != 0
+    item_of: Ints = np.cumsum(begins) - 1
+    item_of[small] = item_of[small][begins[small]][np.cumsum(begins[small]) - 1]
     items = np.stack([np.bincount(item_of, weights=column) for column in costs.T], axis=1).astype(np.int64)
     pack_of = _pack_windows(items, limits)[item_of]
     used = np.bincount(pack_of) > 0
@@ -69,17 +75,6 @@ def batch_padded(
     number = np.empty(n, np.int64)
     number[order] = np.cumsum(starts) - 1
     return number
-
-
-def _join_small_rows(shares: NDArray[np.float64]) -> Ints:
-    """The item of each row: rows below GRAIN of the budgets are joined in order to runs of about GRAIN."""
-    small = shares < GRAIN
-    run = np.floor(np.cumsum(shares[small]) / GRAIN).astype(np.int64)
-    begins = np.ones(len(shares), bool)
-    begins[small] = np.diff(run, prepend=-1) != 0
-    item_of = np.cumsum(begins) - 1
-    item_of[small] = item_of[small][begins[small]][np.cumsum(begins[small]) - 1]
-    return item_of
 
 
 def _pack_windows(items: Ints, limits: Ints) -> Ints:

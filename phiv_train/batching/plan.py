@@ -186,7 +186,17 @@ def make_plan(
     """
     lengths, images = np.asarray(lengths, np.int64), np.asarray(image_tokens, np.int64)
     rows = np.arange(len(lengths)) if rows is None else np.asarray(rows, np.int64)
-    _check_budgets(lengths[rows], images[rows], rows, spec)
+    if not len(rows):
+        raise UsageError("plan", "there are no rows to train on")
+    if (lengths[rows] < 1).any():
+        raise UsageError("plan", f"row {rows[lengths[rows].argmin()]} has no tokens")
+    for name, costs, limit in (
+        ("max_tokens", lengths[rows], spec.max_tokens),
+        ("max_image_tokens", images[rows], spec.max_image_tokens),
+    ):
+        if limit is not None and (largest := int(costs.max())) > limit:
+            what = f"row {rows[costs.argmax()]} has {largest}, over {name} {limit}"
+            raise UsageError("plan", what, f"Raise {name}, or leave out rows that are too long")
     generator = np.random.Philox(np.random.SeedSequence([spec.seed, epoch]))
     rows = _shuffle(rows, generator, spec)
     lengths, images = lengths[rows], images[rows]
@@ -219,20 +229,6 @@ def accumulation(spec: PlanSpec, world_size: int) -> int:
         what = f"{spec.packs_per_step} micro-batches per step do not divide among {world_size} processes"
         raise UsageError("plan", what, "Use a batch size that is a multiple of the number of processes")
     return spec.packs_per_step // world_size
-
-
-def _check_budgets(lengths: Ints, images: Ints, rows: Ints, spec: PlanSpec) -> None:
-    if not len(rows):
-        raise UsageError("plan", "there are no rows to train on")
-    if (lengths < 1).any():
-        raise UsageError("plan", f"row {rows[lengths.argmin()]} has no tokens")
-    for name, costs, limit in (
-        ("max_tokens", lengths, spec.max_tokens),
-        ("max_image_tokens", images, spec.max_image_tokens),
-    ):
-        if limit is not None and (largest := int(costs.max())) > limit:
-            what = f"row {rows[costs.argmax()]} has {largest}, over {name} {limit}"
-            raise UsageError("plan", what, f"Raise {name}, or leave out rows that are too long")
 
 
 def _shuffle(values: Ints, generator: np.random.Philox, spec: PlanSpec) -> Ints:

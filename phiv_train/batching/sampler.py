@@ -36,4 +36,6 @@ class PlanSampler:
         for step in range(self.start, self.schedule.num_steps):
             plan, inside = self.schedule.locate(step)
             for pack in plan.packs_for_rank(inside, self.rank, self.world_size):
-                yield from self.schedule.micro_batches(plan, pack)
+                rows, parts = plan.rows(pack), self.schedule.parts
+                for i in range(parts):  # a padding example where there is no row for a part
+                    yield rows[i::parts] or [PlannedRow(plan.padding_row, weight=0)]

@@ -16,7 +16,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from phiv_train.batching.plan import Plan, PlannedRow
+from phiv_train.batching.plan import Plan
 from phiv_train.batching.plan import accumulation as accumulation_of
 
 
@@ -67,11 +67,6 @@ class Schedule:
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of one process per step. UsageError when the processes do not divide a step."""
         return accumulation_of(self.plans[0].spec, world_size) * self.parts
-
-    def micro_batches(self, plan: Plan, pack: int) -> list[list[PlannedRow]]:
-        """The rows of a pack in `parts` parts; a padding example where there is no row for one."""
-        rows = plan.rows(pack)
-        return [rows[i :: self.parts] or [PlannedRow(plan.padding_row, weight=0)] for i in range(self.parts)]
 
     def locate(self, step: int) -> tuple[Plan, int]:
         """The plan a step of the run is in, and its number there."""

@@ -22,26 +22,25 @@ def read_words(words: Sequence[str], types: Mapping[str, Any], program: str) -> 
     for i, word in enumerate(words):
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
-            _check_flag(flag, value or "".join(words[i + 1 : i + 2]), types, program)
+            name, given = _name(flag), value or "".join(words[i + 1 : i + 2])
+            if setting := find_setting(name, types):
+                raise UsageError(flag, f"is no flag of {program}", f"Use {setting}")
+            if types.get(name) is bool and (wanted := _SWITCH_WORDS.get(given.lower())) is not None:
+                off = f", or pass --no_{name}" if f"no_{name}" in types else ""
+                hint = f"Pass {flag} alone" if wanted else f"Leave it out{off}"
+                raise UsageError(flag, f"is a switch and takes no value (found {given!r})", hint)
             read.append(flag + equals + (_number(flag, value, types) if value else ""))
         else:
             read.append(_number(words[i - 1], word, types) if i else word)
     return read
 
 
-def _check_flag(flag: str, value: str, types: Mapping[str, Any], program: str) -> None:
-    name = _name(flag)
-    if setting := find_setting(name, types):
-        raise UsageError(flag, f"is no flag of {program}", f"Use {setting}")
-    if types.get(name) is bool and (wanted := _SWITCH_WORDS.get(value.lower())) is not None:
-        off = f", or pass --no_{name}" if f"no_{name}" in types else ""
-        hint = f"Pass {flag} alone" if wanted else f"Leave it out{off}"
-        raise UsageError(flag, f"is a switch and takes no value (found {value!r})", hint)
-
-
 def _number(flag: str, value: str, types: Mapping[str, Any]) -> str:
     """`value` as the flag's type reads it, 2.0 as 2. UsageError for what is no number where one is needed."""
-    kind = _without_none(types.get(_name(flag)))
+    kind = types.get(_name(flag))  # here without `| None` and without what annotates it
+    if type(None) in get_args(kind):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if kind not in (int, float) or value == "None":
         return value
     what = "a whole number" if kind is int else "a number"
@@ -59,10 +58,3 @@ def _number(flag: str, value: str, types: Mapping[str, Any]) -> str:
 
 def _name(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
-
-
-def _without_none(of: Any) -> Any:
-    """A type without `| None` and without what annotates it."""
-    if type(None) in get_args(of):
-        of = next(one for one in get_args(of) if one is not type(None))
-    return get_args(of)[0] if get_origin(of) is Annotated else of

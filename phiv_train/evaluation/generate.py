@@ -233,7 +233,20 @@ def _generate(
     on_batch: Callable[[int, int], None] | None,
 ) -> Answers:
     processor, device = prompts.processor, next(model.parameters()).device
-    config = _greedy(processor, max_new_tokens)
+    # Greedy. Everything that could change it is set here, because the checkpoint decides what is not.
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        eos_token_id=list(processor.stop_ids),
+        pad_token_id=processor.pad_id,
+    )
     total = sum(map(len, prompts.batches))
     answers: Answers = {}
     loader = WorkerLoader(
@@ -253,23 +266,6 @@ def _generate(
             if on_batch is not None:
                 on_batch(len(answers), total)
     return answers
-
-
-def _greedy(processor: Any, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding. Everything that could change it is set here, because the checkpoint decides what is not."""
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        use_cache=True,
-        eos_token_id=list(processor.stop_ids),
-        pad_token_id=processor.pad_id,
-    )
 
 
 @contextmanager

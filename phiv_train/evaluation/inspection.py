@@ -9,7 +9,6 @@ A span is consecutive tokens that are one thing: unsupervised text, supervised t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -103,27 +102,24 @@ def inspect_row(sample: Sample, family: Family, processor: Any) -> Inspection:
         canvas, tiles = (previews[k].image.size, previews[k].tiles) if previews else (None, None)
         path = sample.images[k].meta.path
         images.append(InspectedImage(path, turn, *pil_image.size, offset, start, stop - start, canvas, tiles))
+    owner = np.full(len(encoded), -1, np.int64)  # the number of the image a token belongs to, -1 for text
+    for number, (first, end) in enumerate(encoded.image_spans):
+        owner[first:end] = number
+    spans, at, is_supervised = list[Span](), 0, encoded.labels != IGNORE
+    for (number, supervised), run in groupby(zip(owner.tolist(), is_supervised.tolist(), strict=True)):
+        ids = tuple(encoded.input_ids[at : at + len(list(run))].tolist())
+        if number >= 0:
+            spans.append(Span(at, at + len(ids), ids, supervised, number))
+        else:
+            shown = tuple(processor.pieces(ids)), processor.text(ids)
+            spans.append(Span(at, at + len(ids), ids, supervised, None, *shown))
+        at += len(ids)
     return Inspection(
         id=sample.id,
         source=conversation.source,
         labeled=conversation.is_labeled,
-        spans=tuple(_spans(encoded, processor)),
+        spans=tuple(spans),
         images=tuple(images),
         previews=previews,
         encoded=encoded,
     )
-
-
-def _spans(encoded: Encoded, processor: Any) -> Iterator[Span]:
-    owner = np.full(len(encoded), -1, np.int64)  # the number of the image a token belongs to, -1 for text
-    for number, (first, end) in enumerate(encoded.image_spans):
-        owner[first:end] = number
-    supervised, start = encoded.labels != IGNORE, 0
-    for (image, is_supervised), run in groupby(zip(owner.tolist(), supervised.tolist(), strict=True)):
-        stop = start + len(list(run))
-        ids = tuple(encoded.input_ids[start:stop].tolist())
-        if image >= 0:
-            yield Span(start, stop, ids, is_supervised, image)
-        else:
-            yield Span(start, stop, ids, is_supervised, None, tuple(processor.pieces(ids)), processor.text(ids))
-        start = stop

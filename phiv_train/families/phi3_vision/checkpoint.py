@@ -230,7 +230,13 @@ def tensor_shapes(folder: Path) -> Shapes:
     shapes: Shapes = {}
     for file in _weight_files(folder):
         if file.suffix == ".bin":
-            shapes |= _pickled_shapes(file)
+            try:
+                pickled = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+                shapes |= {name: tuple(tensor.shape) for name, tensor in pickled.items()}
+            except Exception as error:  # torch raises many kinds, some with advice to let the file run code
+                what = f"does not hold tensors alone, or is not whole ({type(error).__name__})"
+                hint = "Save it with safe_serialization=True, or download it again"
+                raise UsageError(str(file), what, hint) from error
             continue
         try:
             with safe_open(file, framework="pt") as tensors:
@@ -238,15 +244,6 @@ def tensor_shapes(folder: Path) -> Shapes:
         except (SafetensorError, OSError) as error:
             raise UsageError(str(file), f"is not a whole safetensors file ({error})", "Download it again") from error
     return shapes
-
-
-def _pickled_shapes(file: Path) -> Shapes:
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    except Exception as error:  # torch raises many kinds, some with advice to let the file run code
-        what = f"does not hold tensors alone, or is not whole ({type(error).__name__})"
-        raise UsageError(str(file), what, "Save it with safe_serialization=True, or download it again") from error
 
 
 def build_skeleton(config: Phi3VConfig) -> Phi3VForConditionalGeneration:
@@ -313,19 +310,16 @@ def _weight_files(folder: Path) -> list[Path]:
         if single.is_file():
             return [single]
         if index.is_file():
-            return _indexed_files(index)
+            try:
+                files = sorted(set(read_object(index, "Download it again")["weight_map"].values()))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UsageError(str(index), f"is no index of shards ({error!r})", "Download it again") from error
+            if lacking := [file for file in files if not (folder / file).is_file()]:
+                what = f"names files that are not there ({_some(lacking)})"
+                raise UsageError(str(index), what, "Copy the whole folder")
+            return [folder / file for file in files]
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
     raise UsageError(str(folder), f"no model.safetensors or its index (found: {there})", "Pass a whole checkpoint")
-
-
-def _indexed_files(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(read_object(index, "Download it again")["weight_map"].values()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(str(index), f"is no index of shards ({error!r})", "Download it again") from error
-    if lacking := [name for name in names if not (index.parent / name).is_file()]:
-        raise UsageError(str(index), f"names files that are not there ({_some(lacking)})", "Copy the whole folder")
-    return [index.parent / name for name in names]
 
 
 def _make_4bit_config(dtype: torch.dtype, skip: Sequence[str]) -> Any:

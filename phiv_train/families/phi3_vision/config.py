@@ -110,9 +110,6 @@ class Phi3VConfig(Phi3Config):  # type: ignore[misc]  # transformers is untyped 
         if self.rope_parameters["rope_type"] == "longrope":  # transformers warns without it; rope.py does not use it
             self.rope_parameters["factor"] = self.max_position_embeddings / self.original_max_position_embeddings
         _only("partial_rotary_factor", self.rope_parameters.get("partial_rotary_factor", 1.0), 1.0)
-        self._check_image_path()
-
-    def _check_image_path(self) -> None:
         for key, known in EMBD_LAYER.items():
             _only(f"embd_layer.{key}", self.embd_layer[key], known)
         _only("img_processor.name", self.img_processor["name"], IMG_PROCESSOR["name"])

@@ -125,7 +125,10 @@ class Phi3VModel(Phi3VPreTrainedModel):
             if input_ids is None:
                 raise UsageError("forward", "neither input_ids nor inputs_embeds is given")
             embeds = self.embed(input_ids, pixels, grids)
-        check_flash_dtype(self.config._attn_implementation, embeds)
+        device, attention = embeds.device.type, self.config._attn_implementation
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else embeds.dtype
+        if is_flash(attention) and dtype == torch.float16:  # it gives NaN with this model (known from the recipe)
+            raise UsageError("attn_implementation", f"{attention!r} does not work in float16", "Use bfloat16, or sdpa")
         past = cache.get_seq_length() if cache is not None else 0
         if position_ids is None:
             position_ids = torch.arange(past, past + embeds.shape[1], device=embeds.device)[None]
@@ -323,13 +326,3 @@ def causal_lm_loss(logits: Tensor, targets: Tensor, num_items: Tensor | int | No
 def is_flash(attn_implementation: str) -> bool:
     """True for the flash-attention backends of transformers."""
     return "flash" in attn_implementation
-
-
-def check_flash_dtype(attn_implementation: str, embeds: Tensor) -> None:
-    """UsageError for flash attention in float16, which gives NaN with this model (known from the recipe)."""
-    device = embeds.device.type
-    autocast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else embeds.dtype
-    if is_flash(attn_implementation) and dtype == torch.float16:
-        found = f"{attn_implementation!r} does not work in float16"
-        raise UsageError("attn_implementation", found, "Use bfloat16, or sdpa")

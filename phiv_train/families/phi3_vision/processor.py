@@ -270,23 +270,16 @@ def _tokenizer(
         control = {name: int(token["id"]) for name, token in tokens.items() if _CONTROL.fullmatch(name)}
         added = sorted((token for name, token in tokens.items() if name not in control), key=lambda token: token["id"])
         rstrip = frozenset(name for name in control if tokens[name]["rstrip"])
-        _check_ids(where, added, control, spec["model"]["vocab"])
+        names = {id_: name for name, id_ in [*spec["model"]["vocab"].items(), *control.items()]}
+        for token in added:
+            if (other := names.setdefault(token["id"], token["content"])) != token["content"]:
+                what = f"gives the id {token['id']} to {other!r} and {token['content']!r}"
+                raise UsageError(where, what, "Give the added token an id of its own")
         return PlainTokenizer(spec, added), control, rstrip
     except (ImportError, UsageError):
         raise
     except Exception as error:  # tokenizers raises bare Exception
         raise UsageError(where, f"is not a tokenizer ({error!r})", "Fetch the checkpoint again") from error
-
-
-def _check_ids(
-    where: str, added: Sequence[Mapping[str, Any]], control: Mapping[str, int], vocabulary: Mapping[str, int]
-) -> None:
-    """UsageError where two tokens have one id."""
-    names = {id_: name for name, id_ in [*vocabulary.items(), *control.items()]}
-    for token in added:
-        if (other := names.setdefault(token["id"], token["content"])) != token["content"]:
-            what = f"gives the id {token['id']} to {other!r} and {token['content']!r}"
-            raise UsageError(where, what, "Give the added token an id of its own")
 
 
 def _count(where: str, settings: Mapping[str, Any], key: str, default: int) -> int:

@@ -81,7 +81,10 @@ class Phi3VImageEmbedding(nn.Module):
         hidden = self.clip(pixels if padded_to is None else pixels.flatten(0, 1))[:, 1:]
         if padded_to is not None:
             hidden = torch.cat([h[:n] for h, n in zip(torch.split(hidden, padded_to), counts, strict=True)])
-        merged = merge_patches(hidden)
+        # [T, 24*24, C] -> [T, 12, 12, 4C], channels ordered (row in pair, column in pair, C).
+        half, width = int(hidden.shape[1] ** 0.5) // 2, hidden.shape[2]
+        pairs = hidden.reshape(len(hidden), half, 2, half, 2, width).permute(0, 1, 3, 2, 4, 5)
+        merged = pairs.reshape(len(hidden), half, half, 4 * width)
         if sum(counts) != len(merged):
             raise UsageError("pixel_values", f"{len(merged)} crops, but image_sizes ask for {sum(counts)}")
         # Every image as the sequence the language model reads.
@@ -95,14 +98,6 @@ class Phi3VImageEmbedding(nn.Module):
     def _add_line_breaks(self, image: Tensor) -> Tensor:
         breaks = self.sub_GN[0].expand(len(image), 1, -1)
         return torch.cat([image, breaks.to(image.dtype)], dim=1).flatten(0, 1)
-
-
-def merge_patches(patches: Tensor) -> Tensor:
-    """[T, 24*24, C] -> [T, 12, 12, 4C], channels ordered (row in pair, column in pair, C)."""
-    count, tokens, width = patches.shape
-    half = int(tokens**0.5) // 2
-    pairs = patches.reshape(count, half, 2, half, 2, width).permute(0, 1, 3, 2, 4, 5)
-    return pairs.reshape(count, half, half, 4 * width)
 
 
 def weave(crops: Tensor, rows: int, columns: int) -> Tensor:
