@@ -243,13 +243,6 @@ class TrainConfig(BaseModel):
         return self.eval_data_dir or self.data_dir
 
     @property
-    def unused_lora_settings(self) -> list[str]:
-        """Flags of adapters that are set although no adapter is trained."""
-        names = ("lora_rank", "lora_alpha_ratio", "lora_alpha", "lora_dropout", "lora_parts")
-        fields = type(self).model_fields
-        return [] if self.lora else [f"--{n}" for n in names if getattr(self, n) != fields[n].get_default()]
-
-    @property
     def strategy(self) -> str:
         """full, frozen, lora or qlora: for logs."""
         if self.lora:
@@ -272,11 +265,6 @@ class TrainConfig(BaseModel):
     def num_warmup_steps(self, num_steps: int) -> int:
         """Warm-up steps of a run of `num_steps`."""
         return min(50, num_steps // 10) if self.warmup_steps is None else self.warmup_steps
-
-    def steps_between_saves(self, num_steps: int) -> int:
-        """Steps between checkpoints of a run of `num_steps`."""
-        every = max(1, -(-num_steps // 10)) if self.save_steps is None else self.save_steps
-        return every or num_steps
 
 
 # Settings that may differ when a run resumes: they do not change the trained weights.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +29,32 @@ _OF_THE_WRITER |= {"use_cache", "_attn_implementation", "attn_implementation"}
 
 def stamp_base(base: str) -> str:
     """Equal for equal weights and settings, whatever files they are in."""
+    from safetensors import safe_open
+
     if not Path(base).is_dir() and base.count("/") != 1:
         return hashlib.sha256(base.encode()).hexdigest()
     folder = local_folder(base)
     config = read_object(folder / "config.json")
     settings = {key: value for key, value in config.items() if key not in _OF_THE_WRITER}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for line in sorted(_samples(folder)):
-        digest.update(line)
-    return digest.hexdigest()
-
-
-def _samples(folder: Path) -> Iterator[bytes]:
-    """Per tensor its name, shape, and the bytes of three of its rows."""
-    from safetensors import safe_open
-
+    samples: list[bytes] = []
     files = sorted(folder.glob("model*.safetensors"))
     for file in files:
         with report_unreadable(file), safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 piece = tensors.get_slice(name)
-                yield _describe(name, piece, tuple(piece.get_shape()))
+                samples.append(_describe(name, piece, tuple(piece.get_shape())))
     for file in () if files else sorted(folder.glob("pytorch_model*.bin")):
         with report_unreadable(file):
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-        for name, tensor in state.items():
-            yield _describe(name, tensor, tuple(tensor.shape))
+        samples += [_describe(name, tensor, tuple(tensor.shape)) for name, tensor in state.items()]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for sample in sorted(samples):
+        digest.update(sample)
+    return digest.hexdigest()
 
 
 def _describe(name: str, tensor: Any, shape: tuple[int, ...]) -> bytes:
+    """A tensor's name, shape, and the bytes of three of its rows."""
     rows = sorted({0, shape[0] // 2, shape[0] - 1}) if shape and shape[0] else []
     sample: list[Tensor] = [tensor[row : row + 1] for row in rows] if rows else [tensor[...]]
     data = b"".join(part.contiguous().flatten().view(torch.uint8).numpy().tobytes() for part in sample)

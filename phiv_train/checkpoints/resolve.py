@@ -19,7 +19,7 @@ from typing import Any
 from phiv_data.utils.image_options import parse_image_options
 from phiv_data.utils.json_files import read_object
 from phiv_schemas.errors import EnvironmentProblem, UsageError
-from phiv_train.families.base import Component, Family, family_names, get_family
+from phiv_train.families.base import Family, family_names, get_family
 from phiv_train.families.hub import refuse_run_folder
 
 DEFAULT_FAMILY = "phi3_vision"
@@ -90,7 +90,20 @@ def family_of(model: str) -> str:
         for family in families:
             if model == family.default_model or model.partition(":")[0] == family.name:
                 return family.name
-    model_type = _json(Path(model) / "config.json").get("model_type") if Path(model).is_dir() else _hub_type(model)
+    if Path(model).is_dir():
+        model_type = _json(Path(model) / "config.json").get("model_type")
+    elif model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise UsageError(model, "no such folder, and not a hub id (owner/name)")
+    else:  # of the hub, from the cache or the network
+        from huggingface_hub import hf_hub_download
+
+        try:
+            model_type = _json(Path(hf_hub_download(model, "config.json"))).get("model_type")
+        except Exception as error:  # the hub client raises a dozen types; each means that the family is not known
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            what = f"no such folder, and the hub does not give its config.json ({first})"
+            hint = f"Check the name and the network, or pass --family ({', '.join(family_names())})"
+            raise EnvironmentProblem(model, what, hint) from error
     found = [family.name for family in families if model_type in family.model_types]
     if len(found) == 1:
         return found[0]
@@ -105,8 +118,8 @@ def load_model(source: Source, *, image_options: Mapping[str, Any] | None = None
 
     `image_options` by name, as text or values; those that are not given are what the model was trained with.
     """
-    from phiv_train.checkpoints.pickles import without_code
-    from phiv_train.checkpoints.weights import check_finite, load_weights
+    from phiv_train.checkpoints.pickles import report_unreadable, without_code
+    from phiv_train.checkpoints.weights import ADAPTER, check_finite, load_weights
 
     family = get_family(source.family)
     values = parse_image_options(family.name, family.image_options, image_options or {})
@@ -115,34 +128,25 @@ def load_model(source: Source, *, image_options: Mapping[str, Any] | None = None
     check_finite(source.base, dict(model.named_parameters()))
     if source.processor != source.base:
         processor = family.load_processor(source.processor, image_options=values)
-    if source.adapter is not None:
-        _inject_adapter(model, source.adapter, family.components(model))
-        load_weights(model, source.adapter)
+    if (folder := source.adapter) is not None:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        unused = tuple(prefix for part in family.components(model).values() for prefix in part.unused)
+        with report_unreadable(folder / "adapter_config.json"), without_code():
+            lora = LoraConfig.from_pretrained(folder)
+            if not isinstance(lora, LoraConfig):
+                raise UsageError(str(folder), f"holds a {type(lora).__name__}, not a LoRA adapter")
+            # Modules that never run are left out, whatever the file says: Microsoft's recipe deletes CLIP's last
+            # layer, names its targets by suffix, and so has no tensors for that layer.
+            idle = [name for name, _ in model.named_modules() if f"{name}.".startswith(unused)]
+            if idle := [name for name in idle if check_target_module_exists(lora, name)]:
+                lora.exclude_modules = idle
+            inject_adapter_in_model(lora, model, ADAPTER)
+        model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True
+        load_weights(model, folder)
     model.eval()
     return model, processor
-
-
-def _inject_adapter(model: Any, folder: Path, parts: Mapping[str, Component]) -> None:
-    """Wrap what the folder's adapter_config.json names. Modules that never run are left out, whatever it says.
-
-    Microsoft's recipe deletes CLIP's last layer, names its targets by suffix, and so has no tensors for that layer.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    from phiv_train.checkpoints.pickles import report_unreadable, without_code
-    from phiv_train.checkpoints.weights import ADAPTER
-
-    with report_unreadable(folder / "adapter_config.json"), without_code():
-        lora = LoraConfig.from_pretrained(folder)
-        if not isinstance(lora, LoraConfig):
-            raise UsageError(str(folder), f"holds a {type(lora).__name__}, not a LoRA adapter")
-        unused = tuple(prefix for part in parts.values() for prefix in part.unused)
-        idle = [name for name, _ in model.named_modules() if f"{name}.".startswith(unused)]
-        if idle := [name for name in idle if check_target_module_exists(lora, name)]:
-            lora.exclude_modules = idle
-        inject_adapter_in_model(lora, model, ADAPTER)
-    model.peft_config, model._hf_peft_config_loaded = {ADAPTER: lora}, True
 
 
 def load_processor(source: Source, *, image_options: Mapping[str, Any] | None = None) -> Any:
@@ -150,22 +154,6 @@ def load_processor(source: Source, *, image_options: Mapping[str, Any] | None = 
     family = get_family(source.family)
     values = parse_image_options(family.name, family.image_options, image_options or {})
     return family.load_processor(source.processor, image_options=values)
-
-
-def _hub_type(model: str) -> Any:
-    """The `model_type` of a hub repository's config.json, from the cache or the network."""
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise UsageError(model, "no such folder, and not a hub id (owner/name)")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return _json(Path(hf_hub_download(model, "config.json"))).get("model_type")
-    except Exception as error:  # the hub client raises a dozen types; each means that the family is not known
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = f"Check the name and the network, or pass --family ({', '.join(family_names())})"
-        raise EnvironmentProblem(
-            model, f"no such folder, and the hub does not give its config.json ({first})", hint
-        ) from error
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -137,18 +137,13 @@ def find_checkpoint(config: TrainConfig) -> Path | None:
     if config.resume != "auto":
         verify_files(Path(config.resume))
         return Path(config.resume)
-    folder, problems = _newest_undamaged(config.output_dir)
+    folder, problems = newest_undamaged(config.output_dir)
     if folder is None and problems:  # days of work may be in them: do not silently start over
         raise problems[0]
     return folder
 
 
-def find_damaged_checkpoints(config: TrainConfig) -> list[UsageError]:
-    """The problems of the checkpoints that are newer than the one `auto` resumes from."""
-    return _newest_undamaged(config.output_dir)[1] if config.resume == "auto" else []
-
-
-def _newest_undamaged(output_dir: Path) -> tuple[Path | None, list[UsageError]]:
+def newest_undamaged(output_dir: Path) -> tuple[Path | None, list[UsageError]]:
     """The newest checkpoint whose files are all as they were saved, and the problems of newer ones."""
     problems: list[UsageError] = []
     for folder in reversed(complete_checkpoints(output_dir)):

@@ -81,7 +81,9 @@ def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tens
     from safetensors.torch import load_file
 
     with environment_problems(folder):
-        if (adapter := find_adapter_weights(folder)) is not None:
+        # An adapter's are safetensors, else a pickle, as older versions of peft wrote it.
+        names = (ADAPTER_WEIGHTS, "adapter_model.bin")
+        if (adapter := next((folder / name for name in names if (folder / name).is_file()), None)) is not None:
             with report_unreadable(adapter):
                 is_pickle = adapter.suffix == ".bin"
                 state = torch.load(adapter, map_location="cpu", weights_only=True) if is_pickle else load_file(adapter)
@@ -95,12 +97,6 @@ def read_weights(folder: Path, model: nn.Module | None = None) -> dict[str, Tens
             with report_unreadable(file):
                 state |= load_file(file)
         return state
-
-
-def find_adapter_weights(folder: Path) -> Path | None:
-    """The file of an adapter's tensors: safetensors, else a pickle, as older versions of peft wrote it."""
-    names = (ADAPTER_WEIGHTS, "adapter_model.bin")
-    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def check_finite(where: str, tensors: Mapping[str, Tensor]) -> None:
@@ -122,19 +118,14 @@ def _save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | 
     tensors = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     with atomic_write(folder / ADAPTER_WEIGHTS) as file:
         file.write(save(tensors, metadata={"format": "pt"}))
-    config: Any = model.peft_config
+    # What every version of peft knows, and of the rest what is not its default: older ones refuse keys that they do not
+    # know; newer ones have a default for each that is missing.
+    adapters: Any = model.peft_config
+    lora = adapters[ADAPTER]
+    values, defaults = lora.to_dict(), type(lora)().to_dict()
+    written = {key: value for key, value in values.items() if key in _ADAPTER_KEYS or value != defaults.get(key)}
+    plain = {key: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for key, v in written.items()}
     with atomic_write(folder / ADAPTER_CONFIG) as file:
-        file.write((json.dumps(_adapter_config(config[ADAPTER]), indent=2, sort_keys=True) + "\n").encode())
+        file.write((json.dumps(plain | {"inference_mode": True}, indent=2, sort_keys=True) + "\n").encode())
     generation: Any = model.generation_config  # servers take the ids that end an answer from here
     generation.save_pretrained(folder)
-
-
-def _adapter_config(lora: Any) -> dict[str, Any]:
-    """What `adapter_config.json` says: what every version of peft knows, and of the rest what is not its default.
-
-    Older ones refuse keys that they do not know; newer ones have a default for each that is missing.
-    """
-    values, defaults = lora.to_dict(), type(lora)().to_dict()
-    kept = {key: value for key, value in values.items() if key in _ADAPTER_KEYS or value != defaults.get(key)}
-    plain = {key: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for key, v in kept.items()}
-    return plain | {"inference_mode": True}

@@ -67,7 +67,13 @@ def process_group(on_gpu: bool) -> Iterator[None]:
     if "LOCAL_RANK" not in os.environ:
         yield
         return
-    timeout_s = _rank_timeout()
+    text = os.environ.get("PHIV_RANK_TIMEOUT", str(RANK_TIMEOUT_S))
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = 0.0
+    if not 1 <= timeout_s < 1e9:
+        raise UsageError("PHIV_RANK_TIMEOUT", f"must be a number of seconds, 1 or more (found {text!r})")
     try:
         if on_gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -78,18 +84,6 @@ def process_group(on_gpu: bool) -> Iterator[None]:
         if (problem := _lost_rank(error, timeout_s)) is None:
             raise
         raise problem from error
-
-
-def _rank_timeout() -> float:
-    """Seconds that a process waits for another."""
-    text = os.environ.get("PHIV_RANK_TIMEOUT", str(RANK_TIMEOUT_S))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds < 1e9:
-        raise UsageError("PHIV_RANK_TIMEOUT", f"must be a number of seconds, 1 or more (found {text!r})")
-    return seconds
 
 
 def _lost_rank(error: Exception, timeout_s: float) -> EnvironmentProblem | None:

@@ -39,8 +39,8 @@ from phiv_train.checkpoints.store import (
     checkpoint_bytes,
     clean_output_dir,
     find_checkpoint,
-    find_damaged_checkpoints,
     is_of_run,
+    newest_undamaged,
     publish,
     remove_on_failure,
     verify_checkpoint,
@@ -100,7 +100,7 @@ def train(config: TrainConfig) -> TrainResult:
             base=stamp_base(prepared.source.base) if config.lora else "",
         )
         folder = find_checkpoint(config)
-        for problem in find_damaged_checkpoints(config):
+        for problem in newest_undamaged(config.output_dir)[1] if config.resume == "auto" else ():
             _log(f"damaged checkpoint skipped: {problem.where}: {problem.what}")
         start = 0 if folder is None else verify_checkpoint(folder, config, run.metadata(0)).step
         steps, final = run.schedule.num_steps, config.output_dir / FINAL
@@ -108,7 +108,15 @@ def train(config: TrainConfig) -> TrainResult:
             _log(f"this run is finished: {steps} steps, {final}. --resume never starts it over")
             return TrainResult(None, steps, final=final)
         # Before there is a process group: transformers' files of a model made on the spot are written by rank 0 alone.
-        model, processor = _load_model(prepared)
+        model, processor = load_model(
+            prepared.source,
+            image_options=config.image_options,
+            dtype=prepared.dtype if config.use_qlora else prepared.weights_dtype,
+            attn_implementation=config.attn_implementation,
+            quantization="4bit" if config.use_qlora else None,
+        )
+        if not config.use_qlora:  # bitsandbytes puts 4-bit weights on the device itself
+            model.to(prepared.device)
         with distributed.process_group(prepared.on_gpu):
             return _train(prepared, run, model, processor, folder, start)
 
@@ -151,21 +159,6 @@ def _train(
     distributed.wait()
     _evaluate(prepared, model, processor, EVAL_AFTER)
     return TrainResult(model, steps, final=config.output_dir / FINAL)
-
-
-def _load_model(prepared: PreparedRun) -> tuple[nn.Module, Any]:
-    """Model and processor, on this process's device."""
-    config = prepared.config
-    model, processor = load_model(
-        prepared.source,
-        image_options=config.image_options,
-        dtype=prepared.dtype if config.use_qlora else prepared.weights_dtype,
-        attn_implementation=config.attn_implementation,
-        quantization="4bit" if config.use_qlora else None,
-    )
-    if not config.use_qlora:  # bitsandbytes puts 4-bit weights on the device itself
-        model.to(prepared.device)
-    return model, processor
 
 
 def _make_trainer(prepared: PreparedRun, model: nn.Module, run: Run, start: int, args: Any) -> PhivTrainer:
@@ -266,7 +259,9 @@ def _log_run(prepared: PreparedRun, model: nn.Module, run: Run, folder: Path | N
     _log(f"{config.strategy}, {prepared.sharding}, {prepared.dtype}; {prepared.selection}")
     if not prepared.selection.lengths.images.any():
         _log(f"no row has an image: {', '.join(IMAGE_PARTS)} are frozen")
-    if unused := config.unused_lora_settings:
+    of_lora = () if config.lora else ("lora_rank", "lora_alpha_ratio", "lora_alpha", "lora_dropout", "lora_parts")
+    fields = TrainConfig.model_fields
+    if unused := [f"--{name}" for name in of_lora if getattr(config, name) != fields[name].get_default()]:
         _log(f"{', '.join(unused)} {'does' if len(unused) == 1 else 'do'} nothing without --use_lora or --use_qlora")
     _log(
         f"{schedule.num_steps} steps of {plan.packs_per_step} packs{fill}, {plan.rows_per_step:.1f} rows a step,"

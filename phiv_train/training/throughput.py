@@ -1,7 +1,7 @@
 """`Meter`: throughput per log step: tokens/s, images/s, time spent waiting for data, fill, padding, memory.
 
     meter = Meter()
-    batches = meter.waiting(lambda: [next(it) for _ in range(accumulation)])     # time spent waiting for data
+    meter.waited_s += 0.02                                                       # time spent waiting for data
     meter.add(Work(tokens=900, padded_tokens=1024, capacity=1024, images=8))     # per optimizer step
     logs |= meter.read()                                                         # since the last read
 
@@ -14,28 +14,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 
 from phiv_train.batching.schedule import Schedule, Work
 
-T = TypeVar("T")
-
 
 class Meter:
-    """Counts since the last `read`. `sum_over_ranks` adds a list of numbers up over all processes."""
+    """Counts since the last `read`; `waited_s` is the caller's to add to, seconds that it waited for data.
+
+    `sum_over_ranks` adds a list of numbers up over all processes.
+    """
 
     def __init__(self, sum_over_ranks: Callable[[list[float]], list[float]] = list) -> None:
         self._sum = sum_over_ranks
         self._reset()
-
-    def waiting(self, fetch: Callable[[], T]) -> T:
-        """The result of `fetch`, its time counted as waiting for data."""
-        start = time.perf_counter()
-        result = fetch()
-        self._waited += time.perf_counter() - start
-        return result
 
     def add(self, work: Work) -> None:
         """Count what one step runs."""
@@ -45,7 +38,7 @@ class Meter:
         """The figures since the last call; a collective call where there are several processes."""
         seconds = max(time.perf_counter() - self._start, 1e-9)
         work = self._work
-        counts = [work.tokens, work.padded_tokens, work.capacity, work.images, self._waited, seconds]
+        counts = [work.tokens, work.padded_tokens, work.capacity, work.images, self.waited_s, seconds]
         tokens, padded_tokens, capacity, images, waited, all_seconds = self._sum([float(count) for count in counts])
         self._reset()
         if torch.cuda.is_available():
@@ -65,7 +58,7 @@ class Meter:
         }
 
     def _reset(self) -> None:
-        self._start, self._waited, self._work = time.perf_counter(), 0.0, Work()
+        self._start, self.waited_s, self._work = time.perf_counter(), 0.0, Work()
 
 
 def run_speed(schedule: Schedule, first: int, last: int, seconds: float) -> dict[str, float]:

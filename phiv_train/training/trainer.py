@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,7 @@ class Run:
 def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
     """transformers' settings for this run; under torchrun, after the process group has started."""
     steps = run.schedule.num_steps
+    saves_every = max(1, -(-steps // 10)) if config.save_steps is None else config.save_steps
     return TrainingArguments(
         output_dir=str(config.output_dir),
         per_device_train_batch_size=1,  # one micro-batch of the plan
@@ -116,7 +118,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
         logging_steps=config.logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # it would replace a NaN loss by a made-up one
-        save_steps=config.steps_between_saves(steps),
+        save_steps=saves_every or steps,
         report_to=list(config.report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -195,9 +197,9 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
         return self.optimizer
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        samples, count = self.meter.waiting(lambda: super(PhivTrainer, self).get_batch_samples(
-            epoch_iterator, num_batches, device
-        ))  # fmt: skip
+        start = time.perf_counter()
+        samples, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.meter.waited_s += time.perf_counter() - start
         if samples:
             if count is not None and not int(count):
                 # All rows of the step are bad ones that --on_bad skip left out.
