@@ -400,7 +400,7 @@ def test_what_cannot_be_asked_is_said_before_any_work(frames: Path, clips: Path,
     with pytest.raises(SourceError, match="no such file or folder"):
         validate(frames, source=tmp_path / "gone", on_rows=no_rows)
     with pytest.raises(SourceError, match="not a tar or zip"):
-        validate(frames, source=frames / "rejects.jsonl", on_rows=no_rows)
+        validate(frames, source=frames / "README.md", on_rows=no_rows)
 
 
 @pytest.mark.parametrize("name", [VAL, "manifest.json"])
