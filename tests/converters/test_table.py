@@ -408,3 +408,11 @@ def test_metadata_of_an_image_folder_names_no_image_outside_of_it(metadata: str,
     rejects = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
     assert [reject["code"] for reject in rejects] == ["missing-image"] * 3
     assert all("leads out of the folder" in reject["reason"] for reject in rejects)
+
+
+def test_an_error_of_a_spreadsheet_is_no_answer(tmp_path: Path) -> None:
+    with_images(tmp_path, 2)
+    write_xlsx(tmp_path / "t.xlsx", [{"image": f"photos/{i}.png", "answer": a} for i, a in enumerate(["a", "#DIV/0!"])])
+    convert(TableOptions(tmp_path / "t.xlsx", val_fraction=0), tmp_path / "out", num_workers=0)
+    (reject,) = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
+    assert "error #DIV/0!" in reject["reason"]

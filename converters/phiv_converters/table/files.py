@@ -13,7 +13,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from phiv_data.sources.json_stream import MAX_ELEMENT_BYTES, read_rows
 from phiv_data.storage.dataset import NON_RECORD_FILES
 from phiv_data.storage.record_errors import list_keys
 from phiv_data.utils.atomic import environment_problems
+from phiv_data.utils.extras import install_hint
 from phiv_data.utils.lines import LFS_MARK, UTF16_MARKS
 from phiv_schemas.errors import EnvironmentProblem, SourceError
 
@@ -43,6 +44,7 @@ KINDS: dict[str, Kind] = {
 LFS_POINTER = "is a Git LFS pointer, not the file", "Fetch the file with git lfs pull"
 _PREFERRED: tuple[Kind, ...] = ("table", "csv", "xlsx", "json")
 _DELIMITERS = ",\t;|"
+_SHEET_ERRORS = ("#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!")
 _LISTINGS = {*NON_RECORD_FILES, "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 
 
@@ -185,7 +187,7 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
     try:
         import openpyxl
     except ImportError as error:
-        raise EnvironmentProblem(str(path), "needs openpyxl", 'pip install "phiv[xlsx]"') from error
+        raise EnvironmentProblem(str(path), "needs openpyxl", install_hint("xlsx")) from error
     with environment_problems(path):
         if is_pointer(path):
             raise SourceError(str(path), *LFS_POINTER)
@@ -206,7 +208,9 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
                 names.pop()
             width = len(names)  # a row of a sheet is as wide as the sheet's widest
             cut = ((i, row[:width] if all(one is None for one in row[width:]) else row) for i, row in filled)
-            yield from _rows_of_cells(names, cut, path)
+            for row in _rows_of_cells(names, cut, path):
+                failed = next((cell for cell in row.values.values() if cell in _SHEET_ERRORS), None)
+                yield replace(row, problem=f"a cell holds the spreadsheet's error {failed}") if failed else row
         finally:
             with suppress(Exception):
                 book.close()
