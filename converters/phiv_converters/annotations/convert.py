@@ -25,6 +25,7 @@ from phiv_converters.annotations.coco import read_coco
 from phiv_converters.annotations.label_studio import read_label_studio
 from phiv_converters.annotations.options import AnnotationOptions
 from phiv_converters.annotations.vqa import read_vqa
+from phiv_converters.base import refuse_exports
 from phiv_converters.table.columns import CLASSES, DESCRIBE, Columns
 from phiv_converters.table.convert import TableRows, with_classes
 from phiv_converters.table.files import Row, RowFile, read
@@ -42,6 +43,7 @@ def open_annotations(flags: AnnotationOptions, work_dir: Path) -> TableRows:
     """Find the annotation files of the format, and the images by their names."""
     if not flags.source.exists():
         raise SourceError("--source", f"no such file or folder {str(flags.source)!r}", "Check the path")
+    refuse_exports(flags.source)
     root = flags.source if flags.source.is_dir() else flags.source.parent
     found = [
         folder / file.name for folder, files in walk(root) for file in files if file.name.lower().endswith(".json")

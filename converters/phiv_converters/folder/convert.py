@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from phiv_converters.base import refuse_exports
 from phiv_converters.clips import clip_images
 from phiv_converters.folder.layout import FolderListing, Media, list_folders, list_labelled
 from phiv_converters.folder.options import FolderOptions
@@ -48,6 +49,7 @@ def open_folder(flags: FolderOptions, work_dir: Path) -> Converter:
     """Find the files and their classes; of a folder with metadata, its rows."""
     if not flags.source.is_dir():
         raise SourceError("--source", f"no such folder {str(flags.source)!r}", "Check the path")
+    refuse_exports(flags.source)
     if not flags.labels and any(is_metadata(file.name) for _, files in walk(flags.source) for file in files):
         table = TableOptions(flags.source, question=flags.question, val_fraction=flags.val_fraction, name=flags.name)
         return open_table(table, work_dir)

@@ -32,7 +32,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from phiv_converters.base import row_digest
+from phiv_converters.base import refuse_exports, row_digest
 from phiv_converters.examples import Example, ImageRef, example_draft, image_files, leads_out, text_of_cell
 from phiv_converters.table.columns import Columns, answer_list, fill_prompt, guess_columns, image_refs, is_image_name
 from phiv_converters.table.files import Row, RowFile, find_row_files, is_metadata, read
@@ -52,6 +52,7 @@ MAX_CLASSES = 1000
 
 def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
     """Find the tables, and what their columns are. The classes that a question lists are read from all rows."""
+    refuse_exports(flags.source)
     files, unread = find_row_files(flags.source)
     columns: Columns | None = None
     every: dict[str, None] = {}

@@ -236,7 +236,16 @@ def test_a_missing_file_of_an_export_is_an_error(writer: Any, options: Any, tmp_
     assert result.warnings == ("split 'train' has 0 rows of the 3 that were exported",)
 
 
-@pytest.mark.parametrize("name", sorted(load_plugins(CONVERTERS).loaded))
+@pytest.mark.parametrize("format", ["webdataset", "cauldron"])
+def test_auto_takes_the_converter_that_an_export_comes_back_by(format: str, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", {"train": [text_row("x")]})
+    writers: dict[str, Any] = {"webdataset": WebDataset(), "cauldron": CauldronExport()}
+    export(writers[format], data, tmp_path / "out")
+    options = load_plugins(CONVERTERS).loaded["auto"](source=tmp_path / "out")
+    assert type(options.chosen()) is load_plugins(CONVERTERS).loaded[format]
+
+
+@pytest.mark.parametrize("name", sorted(load_plugins(CONVERTERS).loaded.keys() - {"auto"}))
 def test_every_converter_names_the_one_that_an_export_comes_back_by(name: str, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", {"train": [text_row("x")]})
     writers: dict[str, Any] = {"webdataset": WebDataset(), "cauldron": CauldronExport()}
