@@ -196,6 +196,8 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = settings(demo, tmp_path, **_RESUMABLE | {"save_steps": 0})
+    if signal.getsignal(sent) == signal.SIG_IGN:  # the tests run under nohup
+        signal.signal(sent, signal.SIG_DFL)
     with monkeypatch.context() as patch:
         patch.setattr(
             TrainerCallback, "on_substep_end", lambda *_, **__: os.kill(os.getpid(), sent) if first() else None
