@@ -416,3 +416,14 @@ def test_an_error_of_a_spreadsheet_is_no_answer(tmp_path: Path) -> None:
     convert(TableOptions(tmp_path / "t.xlsx", val_fraction=0), tmp_path / "out", num_workers=0)
     (reject,) = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
     assert "error #DIV/0!" in reject["reason"]
+
+
+def test_classes_with_braces_stay_and_a_cell_that_is_no_class_is_a_reject(tmp_path: Path) -> None:
+    with_images(tmp_path)
+    rows = [{"image": f"photos/{i}.png", "label": label} for i, label in enumerate(["{x}", "b", {"no": "text"}])]
+    write_jsonl(tmp_path / "t.jsonl", rows)
+    convert(TableOptions(tmp_path / "t.jsonl", val_fraction=0), tmp_path / "out", num_workers=0)
+    first = json.loads((tmp_path / "out/t_train.jsonl").read_text().splitlines()[0])["conversations"][0]
+    assert first["user"] == "Classify the image into one of the following classes: b, {x}."
+    (reject,) = [json.loads(line) for line in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
+    assert reject["input"] == "t.jsonl:3"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from phiv_converters.examples import text_of_cell
-from phiv_converters.table.columns import IMAGE_SUFFIXES
 from phiv_converters.table.files import KINDS, LFS_POINTER, Row, RowFile, is_pointer, read
+from phiv_data.formats.recognise import CLIP_SUFFIXES, IMAGE_SUFFIXES
 from phiv_data.sources.folders import walk
 from phiv_data.sources.hf_layout import split_word, standard_split
 from phiv_data.sources.hf_tables import find_tables
@@ -18,7 +18,6 @@ from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.lines import numbered_lines
 from phiv_schemas.errors import SourceError
 
-CLIP_SUFFIXES = ("avi", "mp4", "m4v", "mkv", "webm", "mov", "mpg", "mpeg", "wmv", "flv", "ts", "3gp", "ogv")
 FILE_COLUMNS = (
     "path",
     "file_name",

@@ -16,11 +16,11 @@ from typing import Any
 from phiv_converters.examples import ImageRef, text_of_cell
 from phiv_converters.table.options import TableOptions
 from phiv_data.formats.files import is_data_uri
+from phiv_data.formats.recognise import IMAGE_SUFFIXES
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import truncated_repr
 from phiv_schemas.errors import SourceError, UsageError
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "gif", "bmp", "webp", "tif", "tiff", "jp2", "ppm", "pgm")
 QUESTIONS = ("question", "query", "prompt", "instruction", "problem", "user", "input")
 ANSWERS = ("answers", "accepted_answers", "all_answers")
 ANSWER = ("answer", "response", "output", "assistant", "completion", "solution", "multiple_choice_answer")
@@ -37,11 +37,15 @@ _PLACE = re.compile(r"\{([^{}]+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns that are read. `prompt` is the question of every row where no column holds it; {NAME} is a cell."""
+    """The columns that are read. `prompt` is the question of every row where no column holds it; {NAME} is a cell.
+
+    `classes` is what {classes} in it becomes.
+    """
 
     image: tuple[str, ...]
     question: str | None = None
     prompt: str = ""
+    classes: str = ""
     answer: str | None = None
     answers: str | None = None
     id: str | None = None
@@ -100,7 +104,7 @@ def guess_columns(flags: TableOptions, names: Sequence[str], rows: Sequence[Mapp
     elif answer is not None and _plain(answer) in LABELS:
         default = prompt or CLASSES
     return Columns(
-        tuple(image), question, "" if question else default, answer, answers, flags.id,
+        tuple(image), question, "" if question else default, "", answer, answers, flags.id,
         flags.split or next((name for name in free if _plain(name) == "split"), None), flags.group,
     )  # fmt: skip
 
@@ -204,7 +208,7 @@ def _plain(name: str) -> str:
 
 def fill_prompt(columns: Columns, text: Callable[[str], str | None]) -> str:
     """The prompt with the row's values at its places."""
-    return _PLACE.sub(lambda place: text(place[1]) or "", columns.prompt)
+    return _PLACE.sub(lambda p: columns.classes if p[1] == "classes" else text(p[1]) or "", columns.prompt)
 
 
 def answer_list(cell: Any, where: str) -> tuple[str, ...]:

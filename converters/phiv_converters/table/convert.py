@@ -24,6 +24,7 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -109,8 +110,7 @@ def with_classes(table: TableRows) -> TableRows:
     """The same with the answers of all rows in its question, where that lists them."""
     if "{classes}" not in table.columns.prompt:
         return table
-    prompt = table.columns.prompt.replace("{classes}", ", ".join(table.find_classes()))
-    return replace(table, columns=replace(table.columns, prompt=prompt))
+    return replace(table, columns=replace(table.columns, classes=", ".join(table.find_classes())))
 
 
 def _holds_bytes(cell: Any) -> bool:
@@ -159,8 +159,9 @@ class TableRows(Converter):
         column, classes = self.columns.answer, dict[str, None]()
         for file in self.files:
             for row in read(file, () if column is None else (column,)):
-                answer = None if row.problem else self._answers(row.values, file, self._key(file, row))[0]
-                classes |= {answer: None} if answer is not None else {}
+                with suppress(RejectInput):  # such a row is rejected, and gives no class
+                    answer = None if row.problem else self._answers(row.values, file, self._key(file, row))[0]
+                    classes |= {answer: None} if answer is not None else {}
                 if len(classes) > MAX_CLASSES:
                     what = f"has over {MAX_CLASSES} different values: no classes that a question could list"
                     raise SourceError(f"column {column}", what, "Pass --question")
