@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,18 @@ def check_fraction(flag: str, value: float) -> None:
     """UsageError unless `0 <= value < 1`."""
     if not 0 <= value < 1:
         raise UsageError(flag, f"must be 0 or more and below 1 (found {value})")
+
+
+def check_name_flag(flag: str, name: str | None) -> None:
+    """UsageError unless it is left out, or a name that files can begin with."""
+    if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(flag, f"must be letters, digits, '_', '-' or '.' (found {name!r})")
+
+
+def check_folder(flag: str, folder: Path | None) -> None:
+    """UsageError unless it is left out, or there."""
+    if folder is not None and not folder.is_dir():
+        raise UsageError(flag, f"no such folder {str(folder)!r}", "Check the path")
 
 
 def check_demo(demo: bool, sources: Sequence[Path | None]) -> None:

@@ -27,7 +27,7 @@ from phiv_schemas.conversation import check_name
 def row_to_draft(row: Mapping[str, Any], where: str) -> Draft:
     """A row as `to_row` of the shards makes it, as it is. RejectInput `bad-row`, or of an image."""
     try:
-        sample = to_sample(row)  # type: ignore[arg-type]
+        sample = to_sample(row)  # type: ignore[arg-type]  # of a file: what it lacks is an error below
     except ValidationError as error:
         first = schema_issues(error, where)[0]
         raise RejectInput(where, "bad-row", f"{first.json_path}: {first.message}") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from phiv_converters.flags import check_folder
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 
@@ -40,8 +41,7 @@ class ChatJsonOptions(ConverterOptions):
             raise UsageError("--strip_folders", f"must be 0 or more (found {self.strip_folders})")
         if self.split is not None and not self.split.replace("_", "").isalnum():
             raise UsageError("--split", f"must be letters, digits and _ (found {self.split!r})")
-        if self.images is not None and not self.images.is_dir():
-            raise UsageError("--images", f"no such folder {str(self.images)!r}", "Check the path")
+        check_folder("--images", self.images)
 
     def parser_options(self) -> dict[str, Any]:
         """The options of the format's own parser, as plain JSON values."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from phiv_converters.flags import VAL_FRACTION, check_fraction, check_range
+from phiv_converters.flags import VAL_FRACTION, check_fraction, check_name_flag, check_range
 from phiv_data.convert.base import ConverterOptions
-from phiv_schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,5 +37,4 @@ class FolderOptions(ConverterOptions):
     def __post_init__(self) -> None:
         check_range("--num_frames", self.num_frames, 1, 10_000)
         check_fraction("--val_fraction", self.val_fraction)
-        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise UsageError("--name", f"must be letters, digits, '_', '-' or '.' (found {self.name!r})")
+        check_name_flag("--name", self.name)

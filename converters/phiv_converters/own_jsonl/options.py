@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from phiv_converters.flags import check_fraction
+from phiv_converters.flags import check_fraction, check_name_flag
 from phiv_data.convert.base import ConverterOptions
-from phiv_schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,5 @@ class JsonlOptions(ConverterOptions):
 
     def __post_init__(self) -> None:
         check_fraction("--val_fraction", self.val_fraction)
-        for flag, text in (("--name", self.name), ("--split", self.split)):
-            if text is not None and not re.fullmatch(r"\w[\w.-]*", text):
-                raise UsageError(flag, f"must be letters, digits, '_', '-' or '.' (found {text!r})")
+        check_name_flag("--name", self.name)
+        check_name_flag("--split", self.split)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from phiv_converters.flags import VAL_FRACTION, check_fraction
+from phiv_converters.flags import VAL_FRACTION, check_folder, check_fraction, check_name_flag
 from phiv_data.convert.base import ConverterOptions
-from phiv_schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,5 @@ class TableOptions(ConverterOptions):
 
     def __post_init__(self) -> None:
         check_fraction("--val_fraction", self.val_fraction)
-        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise UsageError("--name", f"must be letters, digits, '_', '-' or '.' (found {self.name!r})")
-        if self.images is not None and not self.images.is_dir():
-            raise UsageError("--images", f"no such folder {str(self.images)!r}", "Check the path")
+        check_name_flag("--name", self.name)
+        check_folder("--images", self.images)
