@@ -80,17 +80,17 @@ def main() -> None:
     rows = [measure(package, modules, trees) for package in PACKAGES]
     travel = subprocess.run([sys.executable, "-c", TRAVEL], capture_output=True, text=True, cwd=args.repo)
     if args.json:
-        print(json.dumps({"packages": [asdict(row) for row in rows], "travel": travel.stdout.strip()}))  # noqa: T201
+        print(json.dumps({"packages": [asdict(row) for row in rows], "travel": travel.stdout.strip()}))  # noqa: T201  a script's output
         return
     names = list(asdict(rows[0]))
     print("  ".join(names))  # noqa: T201  a script's output
     for row in rows:
-        print("  ".join(str(value).rjust(len(name)) for name, value in asdict(row).items()))  # noqa: T201
-    print(f"a one-line jsonl enters: {travel.stdout.strip() or travel.stderr[-300:]}")  # noqa: T201
+        print("  ".join(str(value).rjust(len(name)) for name, value in asdict(row).items()))  # noqa: T201  a script's output
+    print(f"a one-line jsonl enters: {travel.stdout.strip() or travel.stderr[-300:]}")  # noqa: T201  a script's output
     if args.once:
         for package in PACKAGES:
             for name, (module, line, length) in sorted(referenced_once(package, trees).items(), key=lambda x: x[1]):
-                print(f"{modules[module].relative_to(args.repo)}:{line} {name} ({length} lines)")  # noqa: T201
+                print(f"{modules[module].relative_to(args.repo)}:{line} {name} ({length} lines)")  # noqa: T201  a script's output
 
 
 def modules_of(repo: Path, package: str) -> Iterator[tuple[str, Path]]:
