@@ -147,9 +147,7 @@ def _name_other_command(options: ConverterOptions, error: SourceError) -> str:
         found = recognise(source)
         of_command = {point.value for point in entry_points(group=CONVERTERS, name=found.command)} if found else set()
         if found and f"{type(options).__module__}:{type(options).__qualname__}" not in of_command:
-            return f"{error.hint}. It reads as {found.what}: phiv-convert {found.command} --source {source}".lstrip(
-                ". "
-            )
+            return f"{error.hint}. It reads as {found.what}: phiv-convert {found.arguments(source)}".lstrip(". ")
     return ""
 
 

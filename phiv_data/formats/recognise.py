@@ -7,8 +7,9 @@ Recognised(command='folder', what='images in 4 folders')
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from phiv_data.formats.detect import detect_format
@@ -28,10 +29,16 @@ _MOST_FILES = 5000
 
 
 class Recognised(NamedTuple):
-    """A command, and what was found that it reads: "a table", "images in 4 folders"."""
+    """A command, and what was found that it reads: "a table", "images in 4 folders"; its lists of labels."""
 
     command: str
     what: str
+    labels: tuple[Path, ...] = ()
+
+    def arguments(self, source: Path) -> str:
+        """What to type behind phiv-convert: `folder --source clips --labels clips/train.txt`."""
+        labels = f" --labels {' '.join(map(str, self.labels))}" if self.labels else ""
+        return f"{self.command} --source {source}{labels}"
 
 
 def recognise(source: Path) -> Recognised | None:
@@ -109,6 +116,10 @@ def _of_folder(root: Path) -> Recognised | None:
         return Recognised("ucf101", "UCF-101")
     if any(name.lower().rpartition(".")[0] == "metadata" for name in names):
         return Recognised("folder", "an image folder with metadata")
+    media = [name for name in files if name.lower().rpartition(".")[2] in (*IMAGE_SUFFIXES, *CLIP_SUFFIXES)]
+    clips = [name for name in media if name.lower().rpartition(".")[2] in CLIP_SUFFIXES]
+    if labels := tuple(root / name for name in files if _is_list(root / name, media, clips)):
+        return Recognised("folder", f"files and {len(labels)} list{'s' * (len(labels) > 1)} of labels", labels)
     by_suffix = {
         suffix: [name for name in files if name.lower().endswith(f".{suffix}")] for suffix in (*_JSON, *_TABLES)
     }
@@ -120,12 +131,35 @@ def _of_folder(root: Path) -> Recognised | None:
         return _of_tables(root)
     if tables := [name for suffix in _TABLES for name in by_suffix[suffix]]:
         return Recognised("table", f"{len(tables)} tables" if len(tables) > 1 else "a table")
-    media = [name for name in files if name.lower().rpartition(".")[2] in (*IMAGE_SUFFIXES, *CLIP_SUFFIXES)]
     classes = {name.rpartition("/")[0] for name in media} - {""}
     if classes:
-        are_clips = sum(name.lower().rpartition(".")[2] in CLIP_SUFFIXES for name in media) * 2 > len(media)
-        return Recognised("folder", f"{'clips' if are_clips else 'images'} in {len(classes)} folders")
+        kind = "clips" if len(clips) * 2 > len(media) else "images"
+        return Recognised("folder", f"{kind} in {len(classes)} folders")
     return _of_json(root / json_files[0]) if json_files else None
+
+
+def _is_list(path: Path, media: Sequence[str], clips: Sequence[str]) -> bool:
+    """Whether a file names files beside it and their classes: "path label" a line, or a table or JSON of clips."""
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix == "txt" and media:
+        with environment_problems(path), path.open("rb") as file:
+            lines = file.read(_HEAD_BYTES).decode("utf-8", "replace").splitlines()
+        named = [line.split()[0] for line in lines if len(line.split()) > 1][:1]
+    elif suffix in ("csv", "tsv") and clips:
+        with environment_problems(path), path.open("rb") as file:
+            lines = file.read(_HEAD_BYTES).decode("utf-8", "replace").splitlines()[1:2]
+        named = re.split(r'[,;\t"]+', lines[0]) if lines else []
+        media = clips
+    elif suffix in _JSON and clips:
+        first = _first_row(path)
+        named = [str(value) for value in first.values()] if first.keys() & {"label", "template", "class"} else []
+        media = clips
+    else:
+        return False
+    stems = {PurePosixPath(name).stem for name in media}
+    return any(
+        re.sub(r"_\d{6}_\d{6}$", "", stem) in {*named, *(PurePosixPath(n).stem for n in named)} for stem in stems
+    )
 
 
 def _files_below(root: Path) -> Sequence[str]:

@@ -192,11 +192,16 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(folder: Path) -> tuple[Manifest, bool]:
-    """The manifest, and whether no bit of it has changed. ShardError when there is none or it is invalid."""
+    """The manifest, and whether no bit of it has changed. ShardError when there is none or it is invalid.
+
+    UsageError where `folder` is none: it was misspelt, nothing is damaged.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         if not folder.is_dir():
-            raise ShardError(str(folder), "is a file, not a folder" if folder.exists() else "no such folder")
+            raise UsageError(
+                str(folder), "is a file, not a folder" if folder.exists() else "no such folder", "Check it"
+            )
         what = "has no manifest.json: not a converted dataset, or unfinished"
         raise ShardError(str(folder), what, "Run the same phiv-convert command again")
     try:

@@ -82,6 +82,29 @@ def test_captions_without_their_image_are_rejects_and_boxes_are_refused(tmp_path
         rows_of(CocoOptions(put(tmp_path / "i.json", {"images": [], "annotations": [{"bbox": [1]}]})), tmp_path)
 
 
+def test_one_annotation_without_a_caption_costs_no_other(tmp_path: Path) -> None:
+    put_images(tmp_path, "i/1.jpg")
+    annotations = [{"image_id": 1, "caption": "a"}, {"image_id": 1, "bbox": [1, 2, 3, 4]}, {"image_id": 1}, "text"]
+    path = put(tmp_path / "captions.json", {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": annotations})
+    rows = rows_of(CocoOptions(path, images=tmp_path / "i", val_fraction=0), tmp_path)
+    assert [(row[2], row[3]) for row in rows] == [
+        ("Describe the image.", "a"),
+        *[("bad-row", "the annotation in line 1: has no caption")] * 3,
+    ]
+
+
+def test_annotations_that_answer_nothing_are_rejects(tmp_path: Path) -> None:
+    put_images(tmp_path, "1.jpg")
+    put(tmp_path / "questions.json", {"questions": [{"image": "1.jpg", "question": "?", "question_id": 1}]})
+    answers = [{"question_id": number, "answers": ["a"]} for number in (1, 2, 3)]
+    put(tmp_path / "annotations.json", {"annotations": [*answers, {"answers": ["b"]}]})
+    assert [(row[2], row[3]) for row in rows_of(VqaOptions(tmp_path, val_fraction=0), tmp_path / "w")] == [
+        ("?", "a"),
+        ("bad-row", "the annotation in line 1: has no question_id"),
+        ("bad-row", "2 annotations are of no question in the file (question_id 2, 3)"),
+    ]
+
+
 def test_questions_meet_their_annotations_and_images(tmp_path: Path) -> None:
     put_images(tmp_path, "train2014/COCO_train2014_000000000007.jpg", "val2014/COCO_val2014_000000000009.jpg")
     for split, image in (("train2014", 7), ("val2014", 9)):

@@ -34,6 +34,9 @@ CHAT = [{"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}
 SHAPES: list[tuple[str | None, dict[str, Any]]] = [
     ("folder", {"cat/1.jpg": "", "dog/2.jpg": ""}),
     ("folder", {"train/1.jpg": "", "train/metadata.csv": "file_name,text\n1.jpg,a\n"}),
+    ("folder", {"labels.txt": "a/1.jpg cat\n", "a/1.jpg": ""}),
+    ("folder", {"train.csv": "label,youtube_id,time_start\nrun,abc,3\n", "clips/abc_000003_000013.mp4": ""}),
+    ("folder", {"train.json": [{"id": "7", "template": "Putting [something]"}], "7.mp4": ""}),
     ("table", {"qa.csv": "image,answer\na.png,b\n", "a.png": ""}),
     ("table", {"qa.jsonl": {"image": "a.png", "answer": "b"}}),
     ("coco", {"annotations/captions_val.json": {"images": [], "annotations": [{"caption": "x", "image_id": 1}]}}),
@@ -89,6 +92,17 @@ def test_the_output_is_that_of_the_command(tmp_path: Path, capsys: pytest.Captur
     assert outputs[0] == outputs[1]
     assert "phiv-convert folder --source" in capsys.readouterr().err
     assert validate(tmp_path / "out0", source=tmp_path / "photos").ok
+
+
+def test_a_list_of_labels_is_passed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "s"
+    for name in ("1.jpg", "2.jpg", "notes.txt"):
+        put(source, name, "read this first")
+    put(source, "labels.txt", "1.jpg cat\n2.jpg dog\n")
+    convert(AutoOptions(source), tmp_path / "out", num_workers=0)
+    assert f"phiv-convert folder --source {source} --labels {source}/labels.txt" in capsys.readouterr().err
+    rows = [json.loads(line) for path in tmp_path.glob("out/*.jsonl") for line in path.read_text().splitlines()]
+    assert sorted(row["conversations"][0]["assistant"] for row in rows if "conversations" in row) == ["cat", "dog"]
 
 
 def test_a_table_is_compared_with_its_source(tmp_path: Path) -> None:

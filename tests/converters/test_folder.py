@@ -220,6 +220,19 @@ def test_neither_train_nor_val_is_left_empty(tmp_path: Path) -> None:
         assert "rows, by whole files, are val" in warnings[-1]
 
 
+def test_folders_without_files_and_files_without_a_row_are_named(tmp_path: Path) -> None:
+    put_images(tmp_path / "s", "train/cat/1.jpg", "train/cat/2.jpg")
+    (tmp_path / "s/train/dog/empty").mkdir(parents=True)
+    _, warnings = listed(FolderOptions(tmp_path / "s", val_fraction=0), tmp_path)
+    assert warnings == ("folders without a file give no class: 2 (first: 'train/dog')",)
+    put_images(tmp_path / "m", "train/1.jpg", "train/2.jpg", "3.jpg")
+    (tmp_path / "m/train/metadata.csv").write_text("file_name,text\n1.jpg,a bird\n")
+    converter = FolderOptions(tmp_path / "m", val_fraction=0).open(tmp_path)
+    found = converter.inputs()
+    assert isinstance(found, Inputs)
+    assert found.warnings == ("files that the metadata do not name are left alone: 2 (first: '3.jpg')",)
+
+
 def test_a_cut_gif_is_a_reject_and_a_list_that_is_missing_one_line(tmp_path: Path) -> None:
     root = put_images(tmp_path / "s", "a/1.png", "b/2.png")
     (root / "b/3.gif").write_bytes(b"GIF89a")

@@ -418,6 +418,28 @@ def test_an_error_of_a_spreadsheet_is_no_answer(tmp_path: Path) -> None:
     assert "error #DIV/0!" in reject["reason"]
 
 
+def test_a_formula_without_its_value_is_a_reject(tmp_path: Path) -> None:
+    with_images(tmp_path, 3)
+    answers = ["a", '="a" & "b"', None]
+    write_xlsx(tmp_path / "t.xlsx", [{"image": f"photos/{i}.png", "answer": a} for i, a in enumerate(answers)])
+    convert(TableOptions(tmp_path / "t.xlsx", val_fraction=0), tmp_path / "out", num_workers=0)
+    (reject,) = map(json.loads, (tmp_path / "out/rejects.jsonl").read_text().splitlines())
+    assert (reject["input"], reject["reason"][:35]) == ("t.xlsx:3", "a cell holds a formula without its ")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
+def test_a_title_above_the_names_is_one_line(suffix: str, tmp_path: Path) -> None:
+    if suffix == "csv":
+        (tmp_path / "t.csv").write_text("Birds of 2024\nimage,answer\na.png,wren\n")
+    else:
+        book = openpyxl.Workbook()
+        for row in (["Birds of 2024"], ["image", "answer"], ["a.png", "wren"]):
+            book.active.append(row)
+        book.save(tmp_path / "t.xlsx")
+    with pytest.raises(SourceError, match=r"2: has 2 cells, and the first row one: a title \('Birds of 2024'\)"):
+        drafts(TableOptions(tmp_path / f"t.{suffix}"), tmp_path / "w")
+
+
 def test_classes_with_braces_stay_and_a_cell_that_is_no_class_is_a_reject(tmp_path: Path) -> None:
     with_images(tmp_path)
     rows = [{"image": f"photos/{i}.png", "label": label} for i, label in enumerate(["{x}", "b", {"no": "text"}])]

@@ -26,7 +26,7 @@ def choose_options(source: Path) -> ConverterOptions:
     if found is None:
         what = "is of no shape that a command of phiv-convert reads"
         raise SourceError(str(source), what, "docs/own_data.md shows them")
-    say(f"phiv-convert: {source}: {found.what}: phiv-convert {found.command} --source {source}", to=sys.stderr)
+    say(f"phiv-convert: {source}: {found.what}: phiv-convert {found.arguments(source)}", to=sys.stderr)
     (point,) = entry_points(group="phiv.converters", name=found.command)
-    options: ConverterOptions = point.load()(source=source)
+    options: ConverterOptions = point.load()(source=source, **({"labels": found.labels} if found.labels else {}))
     return options

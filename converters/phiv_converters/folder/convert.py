@@ -18,7 +18,7 @@ After, a record:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 
 from phiv_converters.base import refuse_exports
 from phiv_converters.clips import clip_images
-from phiv_converters.folder.layout import FolderListing, Media, list_folders, list_labelled
+from phiv_converters.folder.layout import FolderListing, Media, count_names, list_folders, list_labelled, list_media
 from phiv_converters.folder.options import FolderOptions
 from phiv_converters.table.columns import CLASSES
 from phiv_converters.table.convert import open_table
@@ -52,7 +52,10 @@ def open_folder(flags: FolderOptions, work_dir: Path) -> Converter:
     refuse_exports(flags.source)
     if not flags.labels and any(is_metadata(file.name) for _, files in walk(flags.source) for file in files):
         table = TableOptions(flags.source, question=flags.question, val_fraction=flags.val_fraction, name=flags.name)
-        return open_table(table, work_dir)
+        rows = open_table(table, work_dir)
+        unlisted = sorted({*list_media(flags.source)[0]} - set(rows.named_files()))
+        warning = (count_names("files that the metadata do not name are left alone", unlisted),) if unlisted else ()
+        return replace(rows, warnings=(*rows.warnings, *warning))
     listing = list_labelled(flags.source, flags.labels) if flags.labels else list_folders(flags.source)
     present = sorted({media.label for media in listing.media})
     for name in flags.classes:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from phiv_converters.examples import text_of_cell
@@ -61,7 +62,7 @@ class FolderListing:
 
 def list_folders(root: Path) -> FolderListing:
     """Files by the folder that holds them. SourceError where no file is in a class's folder."""
-    names, others = _media_below(root)
+    names, others = list_media(root)
     tops = {name.split("/")[0] for name in names if "/" in name}
     words = [split_word(top) for top in tops]
     is_deep = all(name.count("/") >= 2 for name in names)  # below a folder called train, there are folders of classes
@@ -78,13 +79,15 @@ def list_folders(root: Path) -> FolderListing:
     if not media:
         found = f"{len(unclassed)} files and no folder of a class" if unclassed else "no images or clips"
         raise SourceError(str(root), f"holds {found}", "Put them into a folder for each class, or pass --labels")
-    warnings = [_count("files in no folder of a class are left alone", unclassed)] if unclassed else []
+    warnings = [count_names("files in no folder of a class are left alone", unclassed)] if unclassed else []
     depths = Counter(name.count("/") for name in names if name not in unclassed)
     if len(depths) > 1:
         deep = next(one.name for one in media if one.name.count("/") == max(depths))
         warnings.append(f"files lie at {len(depths)} depths: a class is the folder that holds the file ({deep})")
+    if empty := _folders_without(root, [*names, *others]):
+        warnings.append(count_names("folders without a file give no class", empty))
     if others:
-        warnings.append(_count("files that are neither images nor clips are left alone", others))
+        warnings.append(count_names("files that are neither images nor clips are left alone", others))
     return FolderListing(
         tuple(media), "splits and classes by folder" if has_splits else "classes by folder", tuple(warnings)
     )
@@ -92,7 +95,7 @@ def list_folders(root: Path) -> FolderListing:
 
 def list_labelled(root: Path, lists: Sequence[Path]) -> FolderListing:
     """Files by lists of labels. Entries without a file are counted as absent, files without an entry named."""
-    names, _ = _media_below(root)
+    names, _ = list_media(root)
     by_name: dict[str, list[str]] = {}
     for name in names:
         for alias in _aliases(name):
@@ -128,18 +131,18 @@ def list_labelled(root: Path, lists: Sequence[Path]) -> FolderListing:
         what = f"none of its {len(absent)} entries has a file" if absent else "has no entries"
         raise SourceError(str(lists[0]), what, "Pass the folder of the files as --source")
     warnings = (
-        [_count("files in no list are left alone", unlisted)]
+        [count_names("files in no list are left alone", unlisted)]
         if (unlisted := sorted({*names} - {name for name, _ in listed}))
         else []
     )
-    warnings += [_count("entries of the lists that are there twice are read once", again)] if again else []
-    warnings += [_count("entries of the lists without a file", absent)] if absent else []
+    warnings += [count_names("entries of the lists that are there twice are read once", again)] if again else []
+    warnings += [count_names("entries of the lists without a file", absent)] if absent else []
     return FolderListing(
         tuple(media), f"classes by {', '.join(path.name for path in lists)}", tuple(warnings), len(absent)
     )
 
 
-def _media_below(root: Path) -> tuple[list[str], list[str]]:
+def list_media(root: Path) -> tuple[list[str], list[str]]:
     """(images and clips, other files) by their sorted names below `root`."""
     media, others = list[str](), list[str]()
     for folder, files in walk(root):
@@ -147,6 +150,12 @@ def _media_below(root: Path) -> tuple[list[str], list[str]]:
             name = (folder / file.name).relative_to(root).as_posix()
             (media if _suffix(name) in {*IMAGE_SUFFIXES, *CLIP_SUFFIXES} else others).append(name)
     return sorted(media), sorted(others)
+
+
+def _folders_without(root: Path, names: Sequence[str]) -> list[str]:
+    """The folders below `root` in which, at any depth, none of the files `names` is."""
+    filled = {folder for name in names for folder in accumulate(name.split("/")[:-1], "{}/{}".format)}
+    return sorted({folder.relative_to(root).as_posix() for folder, _ in walk(root) if folder != root} - filled)
 
 
 def _entries(path: Path) -> Iterator[tuple[int, str, str, str]]:
@@ -199,5 +208,6 @@ def _suffix(name: str) -> str:
     return name.rpartition(".")[2].lower()
 
 
-def _count(what: str, names: Sequence[str]) -> str:
+def count_names(what: str, names: Sequence[str]) -> str:
+    """How many names there are, and the first of them."""
     return f"{what}: {len(names)} (first: {names[0]!r})"

@@ -43,11 +43,14 @@ def read_hashes(files: tuple[Path, ...], stamps: tuple[tuple[int, ...] | None, .
     hashes: dict[str, str] = {}
     for file in files:
         try:
-            read = json.loads(file.read_bytes())
-            good = {name: text for name, text in read.items() if re.fullmatch("[0-9a-f]{16}", text)}
+            pairs = json.loads(file.read_bytes(), object_pairs_hook=list)
+            read = dict(pairs)
+            good = {name: text for name, text in pairs if re.fullmatch("[0-9a-f]{16}", text)}
         except (OSError, ValueError, AttributeError, TypeError) as error:
             hint = "Get it again, or pass --ignore_hashes"
             raise SourceError(str(file), f"is no file of image hashes ({error})", hint) from error
+        if len(read) < len(pairs):
+            raise SourceError(str(file), "names an image twice", "Get it again, or pass --ignore_hashes")
         if len(good) < len(read):
             raise SourceError(str(file), "holds hashes that are not 16 hex digits", "Pass --ignore_hashes")
         hashes |= good

@@ -30,7 +30,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from math import nan
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from phiv_converters.base import refuse_exports, row_digest
@@ -202,6 +202,14 @@ class TableRows(Converter):
         return example_draft(
             Example(refs, question or "", answer, answers, row_id), item.split, item.key, self._roots(file)
         )
+
+    def named_files(self) -> Iterator[str]:
+        """The files that the rows name as their images, below the source; those in the tables themselves left out."""
+        for index, row, _ in self._rows():
+            file = self.files[index]
+            with suppress(RejectInput):
+                folder = PurePosixPath(file.name).parent
+                yield from ((folder / r).as_posix() for r in self._image_refs(row.values, "") if isinstance(r, str))
 
     # Listing -----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
-from phiv_data.formats.files import explain_encoding, is_array
+from phiv_data.formats.files import explain_encoding, is_array, shorten
 from phiv_data.sources.folders import walk
 from phiv_data.sources.hf_layout import split_word
 from phiv_data.sources.hf_tables import Table, find_tables, iter_rows
@@ -45,6 +45,7 @@ LFS_POINTER = "is a Git LFS pointer, not the file", "Fetch the file with git lfs
 _PREFERRED: tuple[Kind, ...] = ("table", "csv", "xlsx", "json")
 _DELIMITERS = ",\t;|"
 _SHEET_ERRORS = ("#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!")
+_UNSAVED = "=?"  # no value of a cell: text that begins with = is a formula
 _LISTINGS = {*NON_RECORD_FILES, "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"}
 
 
@@ -183,7 +184,10 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_xlsx(path: Path) -> Iterator[Row]:
-    """Rows of a workbook's first sheet, with the values that its formulas had when it was saved."""
+    """Rows of a workbook's first sheet, with the values that its formulas had when it was saved.
+
+    A program that is no spreadsheet saves formulas without values: their rows cannot be read.
+    """
     try:
         import openpyxl
     except ImportError as error:
@@ -193,6 +197,7 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
             raise SourceError(str(path), *LFS_POINTER)
         try:
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+            formulas = openpyxl.load_workbook(path, read_only=True)
         except OSError:
             raise
         except Exception as error:  # openpyxl lets those of zipfile, XML and its own through
@@ -201,8 +206,10 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
             if others := [sheet.title for sheet in book.worksheets[1:] if any(sheet.iter_rows(values_only=True))]:
                 what = f"has rows in other sheets than its first ({list_keys(others)}), which alone is read"
                 raise SourceError(str(path), what, "Save each sheet as a file of its own")
-            numbered = ((i, list(row)) for i, row in enumerate(book.worksheets[0].iter_rows(values_only=True), start=1))
-            filled = (row for row in numbered if any(cell is not None for cell in row[1]))
+            written = formulas.worksheets[0].iter_rows(values_only=True)
+            numbered = enumerate(zip(book.worksheets[0].iter_rows(values_only=True), written, strict=True), start=1)
+            cells = ((i, list(map(_saved_value, *both))) for i, both in numbered)
+            filled = (row for row in cells if any(cell is not None for cell in row[1]))
             names = ["" if cell is None else str(cell).strip() for cell in next(filled, (0, []))[1]]
             while names and not names[-1]:
                 names.pop()
@@ -210,10 +217,19 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
             cut = ((i, row[:width] if all(one is None for one in row[width:]) else row) for i, row in filled)
             for row in _rows_of_cells(names, cut, path):
                 failed = next((cell for cell in row.values.values() if cell in _SHEET_ERRORS), None)
-                yield replace(row, problem=f"a cell holds the spreadsheet's error {failed}") if failed else row
+                problem = f"a cell holds the spreadsheet's error {failed}" if failed else row.problem
+                if _UNSAVED in row.values.values():
+                    problem = "a cell holds a formula without its value: open the workbook in a spreadsheet, save it"
+                yield replace(row, problem=problem)
         finally:
             with suppress(Exception):
                 book.close()
+                formulas.close()
+
+
+def _saved_value(value: Any, written: Any) -> Any:
+    """The value that was saved of what a cell holds; `_UNSAVED` of a formula that has none."""
+    return _UNSAVED if value is None and written is not None else value
 
 
 def _rows_of_cells(names: list[str], rows: Iterator[tuple[int, list[Any]]], path: Path) -> Iterator[Row]:
@@ -224,6 +240,9 @@ def _rows_of_cells(names: list[str], rows: Iterator[tuple[int, list[Any]]], path
         raise SourceError(str(path), what, "The first row must name each column")
     if not names:
         raise SourceError(str(path), "is empty", "The first row must name each column")
-    for number, cells in rows:
+    for at, (number, cells) in enumerate(rows):
+        if not at and len(names) == 1 and len(cells) > 1:
+            what = f"has {len(cells)} cells, and the first row one: a title ({shorten(names[0])!r})"
+            raise SourceError(f"{path}:{number}", what, "The first row must name each column")
         problem = "" if len(cells) == len(names) else f"{len(cells)} cells in a table of {len(names)} columns"
         yield Row(number, {} if problem else dict(zip(names, cells, strict=True)), problem)

@@ -19,7 +19,7 @@ from typing import Any
 from phiv_data.formats.files import SUFFIXES, explain_encoding, explain_shape
 from phiv_data.formats.recognise import recognise
 from phiv_data.sources.folders import find_files
-from phiv_data.storage.dataset import MANIFEST
+from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
 from phiv_data.storage.record_errors import list_keys
 from phiv_data.utils.lines import BOM, LFS_MARK, UTF16_MARKS
 from phiv_data.validation.inputs.chat_dataset import ChatFile, find_chat_files
@@ -71,7 +71,7 @@ def find_rows(path: Path, input_format: str = "auto") -> list[ChatFile]:
 def _way_out(path: Path, hint: str) -> str:
     """The command that converts `path`, where one is known; else `hint`."""
     found = recognise(path) if path.is_dir() or _OWN_ROWS in hint or _UNPACK in hint else None
-    return f"Convert it: phiv-convert {found.command} --source {path} --out_dir OUT" if found else hint
+    return f"Convert it: phiv-convert {found.arguments(path)} --out_dir OUT" if found else hint
 
 
 def _name_file(path: Path, input_format: str) -> tuple[str, str] | None:
@@ -115,7 +115,8 @@ def _name_rows(lines: Iterable[bytes]) -> tuple[str, str] | None:
     if not rows or not all(isinstance(row, dict) for row in rows):
         return None
     keys = set[str]().union(*rows)
-    if {"question_id", "text"} <= keys and keys & {"answer_id", "model_id"}:
+    is_predicted = {"prompt", "predict", "label"} <= keys  # generated_predictions.jsonl of LLaMA-Factory
+    if is_predicted or ({"question_id", "text"} <= keys and keys & {"answer_id", "model_id"}):
         return "holds the answers of a model, not questions or rows", "Pass the file of questions, or convert its rows"
     if keys & _ROW_KEYS or keys & {"id", "source"} == {"id", "source"}:
         return None
@@ -172,9 +173,10 @@ def _name_list(value: Any) -> tuple[str, str] | None:
 def _name_folder(folder: Path) -> tuple[str, str] | None:
     """What a folder is that holds no rows. None where there is something to check."""
     there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    has_rows = any(path.suffix == ".jsonl" for path in there)  # rejects.jsonl too: of a conversion
+    jsonl = [path for path in there if path.suffix == ".jsonl" and path.is_file()]
+    is_other = jsonl and not any(path.name in NON_RECORD_FILES for path in jsonl)
     if (
-        has_rows
+        (jsonl and not (is_other and all(_name_file(path, "auto") for path in jsonl)))
         or any((folder / name).exists() for name in (MANIFEST, "images.sha256"))
         or find_files(folder, "*.arrow")
         or find_files(folder, "*/*.arrow")

@@ -72,7 +72,7 @@ def test_exit_codes(
     assert run(monkeypatch, "hub", data, tmp_path / "out", "--split", "dev") == 2
     assert run(monkeypatch, "hub", data, tmp_path / "out", "--date_published", "now") == 2
     assert run(monkeypatch, "parquet", data, tmp_path / "out") == 2
-    assert run(monkeypatch, "hub", tmp_path / "nothing", tmp_path / "out") == 1
+    assert run(monkeypatch, "hub", tmp_path / "nothing", tmp_path / "out") == 2
     (data / "manifest.json").unlink()
     assert run(monkeypatch, "hub", data, tmp_path / "out") == 1
     assert not (tmp_path / "out").exists()

@@ -130,7 +130,7 @@ def test_an_unfinished_conversion_is_refused(own: Path) -> None:
     (own / "manifest.json").unlink()
     with pytest.raises(ShardError, match=r"has no manifest.json: not a converted dataset, or unfinished\. Run"):
         ConversationDataset(own, "val")
-    with pytest.raises(ShardError, match="no such folder"):
+    with pytest.raises(UsageError, match="no such folder"):
         ConversationDataset(own / "none", "val")
 
 

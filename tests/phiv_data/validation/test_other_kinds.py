@@ -77,9 +77,19 @@ def table_folder(folder: Path) -> None:
     (folder / "data.csv").write_bytes(FILES["data.csv"][0])
 
 
+def predictions_folder(folder: Path) -> None:
+    predicted = {"prompt": "user\n<image>q", "predict": "a", "label": "b"}
+    (folder / "generated_predictions.jsonl").write_bytes(lines(predicted, predicted))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(class_folder, "images by class (cat, dog)"), (coco_folder, "annotations.json"), (table_folder, "data.csv")],
+    [
+        (predictions_folder, "generated_predictions.jsonl holds the answers of a model"),
+        (class_folder, "images by class (cat, dog)"),
+        (coco_folder, "annotations.json"),
+        (table_folder, "data.csv"),
+    ],
 )
 def test_a_folder_without_rows_is_one_line(tmp_path: Path, make: Callable[[Path], None], words: str) -> None:
     make(tmp_path)
