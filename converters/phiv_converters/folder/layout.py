@@ -84,7 +84,8 @@ def list_folders(root: Path) -> FolderListing:
     if len(depths) > 1:
         deep = next(one.name for one in media if one.name.count("/") == max(depths))
         warnings.append(f"files lie at {len(depths)} depths: a class is the folder that holds the file ({deep})")
-    if empty := _folders_without(root, [*names, *others]):
+    filled = {folder for name in (*names, *others) for folder in accumulate(name.split("/")[:-1], "{}/{}".format)}
+    if empty := sorted({path.relative_to(root).as_posix() for path, _ in walk(root) if path != root} - filled):
         warnings.append(count_names("folders without a file give no class", empty))
     if others:
         warnings.append(count_names("files that are neither images nor clips are left alone", others))
@@ -150,12 +151,6 @@ def list_media(root: Path) -> tuple[list[str], list[str]]:
             name = (folder / file.name).relative_to(root).as_posix()
             (media if _suffix(name) in {*IMAGE_SUFFIXES, *CLIP_SUFFIXES} else others).append(name)
     return sorted(media), sorted(others)
-
-
-def _folders_without(root: Path, names: Sequence[str]) -> list[str]:
-    """The folders below `root` in which, at any depth, none of the files `names` is."""
-    filled = {folder for name in names for folder in accumulate(name.split("/")[:-1], "{}/{}".format)}
-    return sorted({folder.relative_to(root).as_posix() for folder, _ in walk(root) if folder != root} - filled)
 
 
 def _entries(path: Path) -> Iterator[tuple[int, str, str, str]]:

@@ -206,9 +206,18 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
             if others := [sheet.title for sheet in book.worksheets[1:] if any(sheet.iter_rows(values_only=True))]:
                 what = f"has rows in other sheets than its first ({list_keys(others)}), which alone is read"
                 raise SourceError(str(path), what, "Save each sheet as a file of its own")
-            written = formulas.worksheets[0].iter_rows(values_only=True)
-            numbered = enumerate(zip(book.worksheets[0].iter_rows(values_only=True), written, strict=True), start=1)
-            cells = ((i, list(map(_saved_value, *both))) for i, both in numbered)
+            sheets = [one.worksheets[0].iter_rows(values_only=True) for one in (book, formulas)]
+            numbered = enumerate(zip(*sheets, strict=True), start=1)
+            cells = (
+                (
+                    i,
+                    [
+                        _UNSAVED if value is None and written is not None else value
+                        for value, written in zip(*both, strict=True)
+                    ],
+                )
+                for i, both in numbered
+            )
             filled = (row for row in cells if any(cell is not None for cell in row[1]))
             names = ["" if cell is None else str(cell).strip() for cell in next(filled, (0, []))[1]]
             while names and not names[-1]:
@@ -225,11 +234,6 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
             with suppress(Exception):
                 book.close()
                 formulas.close()
-
-
-def _saved_value(value: Any, written: Any) -> Any:
-    """The value that was saved of what a cell holds; `_UNSAVED` of a formula that has none."""
-    return _UNSAVED if value is None and written is not None else value
 
 
 def _rows_of_cells(names: list[str], rows: Iterator[tuple[int, list[Any]]], path: Path) -> Iterator[Row]:
