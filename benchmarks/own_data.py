@@ -80,7 +80,8 @@ def _load(kind: str, folder: Path) -> int:
 
     builder, files = ("csv", {"data_files": str(folder / "source/qa.csv")}) if kind == "table" else ("imagefolder", {})
     place = {} if kind == "table" else {"data_dir": str(folder / "source")}
-    return datasets.load_dataset(builder, split="train", cache_dir=str(folder / "cache"), **files, **place).num_rows
+    rows = datasets.load_dataset(builder, split="train", cache_dir=str(folder / "cache"), **files, **place)
+    return len(rows)
 
 
 def _processor_seconds() -> float:
