@@ -6,10 +6,9 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from types import FrameType
 
 from phiv_data.utils.atomic import environment_problems, find_environment_problem, hush_memory_errors
-from phiv_data.utils.signals import on_stop
+from phiv_data.utils.signals import Interrupt, on_stop
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
 
@@ -20,7 +19,7 @@ def run(program: str, command: Callable[[], int]) -> int:
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 act as Ctrl-C: what is done so far is kept, and the code is 130.
     """
     hush_memory_errors()
-    with on_stop(_interrupt):
+    with on_stop(Interrupt()):
         return _run(program, command)
 
 
@@ -50,7 +49,3 @@ def _run(program: str, command: Callable[[], int]) -> int:
             raise
         say(f"{program}: {problem}", to=sys.stderr)
         return problem.exit_code
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -9,8 +9,10 @@ means: a worker that dies of it looks like a crash, and what it was about to han
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import popen_spawn_posix, resource_tracker
@@ -33,6 +35,30 @@ def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
     finally:
         for which, before in previous.items():
             signal.signal(which, before)
+
+
+class Interrupt:
+    """A handler: the first stop signal raises KeyboardInterrupt, and so does a Ctrl-C one second after it or later.
+
+    Others change nothing: clusters and torchrun send a second signal while the first one is obeyed. In a `__del__`,
+    where Python would drop the exception, the signal waits for its end.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self._since is not None and (signum != signal.SIGINT or time.monotonic() < self._since + 1):
+            return
+        while frame is not None and frame.f_code.co_name != "__del__":
+            frame = frame.f_back
+        if frame is not None:
+            again = threading.Timer(0.02, os.kill, (os.getpid(), signum))
+            again.daemon = True
+            again.start()
+            return
+        self._since = time.monotonic()
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def stopped(data: Path, processes: int, workers: int, sent: str, moment: str, fo
         if codes != [130] * processes:
             return f"exit codes {codes}: {run.stderr[-400:]}"
         if run.stderr.count("Traceback") > run.stderr.count("SignalException: Process"):  # torchrun's own
-            return f"a traceback: {run.stderr[-600:]}"
+            return f"a traceback: {run.stderr.partition('Traceback')[2][:900]} ... {run.stderr[-300:]}"
         return _wrong_checkpoint(run.out, moment)
     finally:
         run.stop()
