@@ -120,7 +120,8 @@ def answers(model: Path) -> tuple[list[Any], list[list[int]]]:
     from PIL import Image
 
     from phiv_schemas import Conversation, Turn
-    from phiv_train.checkpoints.resolve import find_source, load_model
+    from phiv_train.checkpoints.load import load_model
+    from phiv_train.checkpoints.resolve import find_source
     from phiv_train.families.base import get_family
 
     source = find_source(str(model))
@@ -143,7 +144,8 @@ def text_answers(model: Path, prompt: list[int]) -> tuple[Any, list[int]]:
     """(logits, greedy ids) of a model or adapter folder for plain ids."""
     import torch
 
-    from phiv_train.checkpoints.resolve import find_source, load_model
+    from phiv_train.checkpoints.load import load_model
+    from phiv_train.checkpoints.resolve import find_source
 
     loaded, _ = load_model(find_source(str(model)))
     ids = torch.tensor([prompt])

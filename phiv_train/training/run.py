@@ -33,7 +33,7 @@ from phiv_train.batching.lengths import spread_rows
 from phiv_train.batching.loader import EncodedRows, make_loader
 from phiv_train.batching.sampler import PlanSampler
 from phiv_train.checkpoints.base_stamp import stamp_base
-from phiv_train.checkpoints.resolve import load_model
+from phiv_train.checkpoints.load import load_model
 from phiv_train.checkpoints.store import (
     check_free_space,
     checkpoint_bytes,

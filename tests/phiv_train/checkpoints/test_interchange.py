@@ -15,7 +15,8 @@ from training import run
 
 from phiv_schemas.errors import UsageError
 from phiv_train.checkpoints.base_stamp import stamp_base
-from phiv_train.checkpoints.resolve import find_source, load_model
+from phiv_train.checkpoints.load import load_model
+from phiv_train.checkpoints.resolve import find_source
 from phiv_train.checkpoints.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from phiv_train.cli import eval as cli_eval
 from phiv_train.families.base import get_family

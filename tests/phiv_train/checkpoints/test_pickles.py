@@ -14,8 +14,9 @@ import torch
 from training import run, settings
 
 from phiv_schemas.errors import UsageError
+from phiv_train.checkpoints.load import load_model
 from phiv_train.checkpoints.pickles import allow_deepspeed_states, check_pickles, without_code
-from phiv_train.checkpoints.resolve import find_source, load_model
+from phiv_train.checkpoints.resolve import find_source
 from phiv_train.checkpoints.store import read_metadata, write_metadata
 from phiv_train.families.base import get_family
 from phiv_train.training.run import train

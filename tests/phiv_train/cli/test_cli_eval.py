@@ -13,7 +13,8 @@ from eval_data import ask, make_dataset, mixed_rows
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_train.batching.lengths import spread_rows
-from phiv_train.checkpoints.resolve import find_source, load_model, load_processor
+from phiv_train.checkpoints.load import load_model
+from phiv_train.checkpoints.resolve import find_source, load_processor
 from phiv_train.checkpoints.weights import save_weights
 from phiv_train.cli import eval as cli_eval
 from phiv_train.config import TrainConfig
@@ -163,7 +164,7 @@ def test_what_is_wrong_is_one_line(
 def test_an_output_that_cannot_be_written_is_found_before_the_work(
     phiv_eval: Any, folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phiv_train.cli.run_eval.load_model", lambda *_, **__: pytest.fail("loaded the model"))
+    monkeypatch.setattr("phiv_train.cli.answer.load_model", lambda *_, **__: pytest.fail("loaded the model"))
     code, _, warnings = phiv_eval("--data_dir", folder, "--model_name_or_path", "tiny", "--output", tmp_path)
     assert (code, warnings) == (2, [f"phiv-eval: --output: '{tmp_path}' is a folder. Name a file, in it or elsewhere"])
     (checkpoint / "eval_test.json").mkdir()  # where the scores go by default

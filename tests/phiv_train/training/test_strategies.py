@@ -11,7 +11,8 @@ from training import STRATEGIES, distance, final, run, settings
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas.errors import UsageError
-from phiv_train.checkpoints.resolve import find_source, load_model
+from phiv_train.checkpoints.load import load_model
+from phiv_train.checkpoints.resolve import find_source
 from phiv_train.families.base import get_family
 from phiv_train.training.run import train
 
