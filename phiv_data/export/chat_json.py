@@ -14,25 +14,18 @@ import glob
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from phiv_data.export.base import ExportReport, file_info, losses_of_media
+from phiv_data.export.base import ExportReport
 from phiv_data.export.card import IMAGE, JSON, TEXT, list_of, split_names, write_card, write_text
 from phiv_data.export.parquet import parquet_name, row_groups, table_schema, write_parquet
-from phiv_data.utils.atomic import atomic_write
-from phiv_schemas.errors import ShardError
 
 if TYPE_CHECKING:
     from phiv_data.export.dataset import ExportedDataset
-    from phiv_data.storage.sample import Sample
-    from phiv_schemas import FileInfo, SplitInfo
+    from phiv_schemas import FileInfo
 
 JsonLayout = Literal["json", "jsonl"]
-
-MAX_BYTES_BEFORE_IMAGES = 8 * 2**20
-"""Of a jsonl, before its first row with images: `datasets` takes the types of the columns from the first 10 MiB."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +52,11 @@ class _ChatExport:
         self, dataset: ExportedDataset, out: Path, report: ExportReport, image_types: set[type]
     ) -> Iterator[FileInfo]:
         """The rows and images; `image_types` gets the types that the rows' `image` has."""
+        from phiv_data.export.chat_rows import write_split  # imports pydantic: not for --help
+
         (out / "images").mkdir()
         for split in dataset.splits:
-            yield _write_split(self, dataset, split, out, report, image_types)
+            yield write_split(self.name, self.layout, self.image_prefix, dataset, split, out, report, image_types)
 
     def _features(self, image_types: set[type]) -> dict[str, Any]:
         """The columns of the rows."""
@@ -128,110 +123,17 @@ class Trl(_ChatExport):
 
     def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
         """The rows and images, and the same in Parquet, which is what the card names."""
+        from phiv_data.export.chat_rows import trl_row
+
         yield from self._write_rows(dataset, out, report, set())
-        features = trl_features()
+        messages = list_of({"role": TEXT, "content": list_of({"type": TEXT, "text": TEXT})})
+        features = {"id": TEXT, "source": TEXT, "messages": messages, "images": list_of(IMAGE)}
         schema, names = table_schema(features), split_names(dataset)
         again = replace(dataset, on_rows=lambda rows: None)  # they are counted once
         for split in dataset.splits:
             for index, shard in enumerate(split.shards if split.rows else ()):
                 path = out / parquet_name(names[split.name], index, len(split.shards))
-                rows = (_trl_row(sample) for sample in again.samples(shard))
+                rows = (trl_row(sample) for sample in again.samples(shard))
                 yield write_parquet(path, schema, row_groups(rows, schema), out)
         data_files = {split: f"data/{name}-*-of-*.parquet" for split, name in names.items()}
         yield write_card(dataset, out, data_files, features, self.use)
-
-
-def trl_features() -> dict[str, Any]:
-    """The columns of TRL's table."""
-    parts = list_of({"type": TEXT, "text": TEXT})
-    messages = list_of({"role": TEXT, "content": parts})
-    return {"id": TEXT, "source": TEXT, "messages": messages, "images": list_of(IMAGE)}
-
-
-def _trl_row(sample: Sample) -> dict[str, Any]:
-    from phiv_data.formats import FORMATS
-
-    record = FORMATS["trl"].render(sample.conversation)
-    images = sample.images[: len(record["images"])]  # those of the written turns
-    return record | {"images": [{"bytes": image.data, "path": image.meta.path} for image in images]}
-
-
-def _write_split(
-    writer: _ChatExport,
-    dataset: ExportedDataset,
-    split: SplitInfo,
-    out: Path,
-    report: ExportReport,
-    image_types: set[type],
-) -> FileInfo:
-    from phiv_data.formats import FORMATS, LOSSES
-
-    render, losses = FORMATS[writer.name].render, FORMATS[writer.name].losses
-    path = out / f"{split.name}.{writer.layout}"
-    is_array, rows = writer.layout == "json", 0
-    with atomic_write(path, durable=False) as file:
-        for sample in _samples(dataset, split) if is_array else _typed_early(writer, dataset, split, report):
-            report.add_losses([LOSSES[code] for code in losses(sample.conversation)])
-            report.add_losses(losses_of_media(sample))
-            _write_images(sample, out / "images")
-            record = render(sample.conversation)
-            for key in record.keys() & {"image", "images"}:
-                value = record[key]
-                paths = [writer.image_prefix + path for path in ([value] if isinstance(value, str) else value)]
-                record[key] = paths[0] if isinstance(value, str) else paths
-                image_types.add(type(value))
-            line = json.dumps(record)
-            file.write((("[\n" if not rows else ",\n") if is_array else "").encode())
-            file.write(f"{line}{'' if is_array else chr(10)}".encode())
-            rows += 1
-        if is_array:
-            file.write(b"\n]\n" if rows else b"[]\n")
-    return file_info(path, out, file)
-
-
-def _write_images(sample: Sample, folder: Path) -> None:
-    """Each image, once; ShardError where another one has its path."""
-    for image in sample.images:
-        target = folder / image.meta.path
-        if not target.is_file():
-            with atomic_write(target, durable=False) as file:
-                file.write(image.data)
-        elif target.read_bytes() != image.data:
-            raise ShardError(image.meta.path, "two images have this path", "Convert the data again")
-
-
-def _samples(dataset: ExportedDataset, split: SplitInfo) -> Iterator[Sample]:
-    return chain.from_iterable(dataset.samples(shard) for shard in split.shards)
-
-
-def _typed_early(
-    writer: _ChatExport, dataset: ExportedDataset, split: SplitInfo, report: ExportReport
-) -> Iterator[Sample]:
-    """The rows in order, but for the first one with images: it moves to the front where `datasets` would see it too
-    late. ms-swift, TRL and LLaMA-Factory read jsonl with it, and an image is a wrong type to it after text rows alone.
-    """
-    rows = _samples(dataset, split)
-    if late := _late_images(writer, dataset, split):
-        number, sample = late
-        report.warnings.append(
-            f"{split.name}.jsonl: row {number + 1}, the first with images, is written first: `datasets` takes the "
-            "types of columns from the first 10 MiB"
-        )
-        yield sample
-        yield from islice(rows, number)
-        next(rows)
-    yield from rows
-
-
-def _late_images(writer: _ChatExport, dataset: ExportedDataset, split: SplitInfo) -> tuple[int, Sample] | None:
-    """The first row with images, if MAX_BYTES_BEFORE_IMAGES or more come before it, and its number."""
-    from phiv_data.formats import FORMATS
-    from phiv_data.formats.rendering import images_of
-
-    render, size = FORMATS[writer.name].render, 0
-    rows = _samples(replace(dataset, on_rows=lambda rows: None), split) if split.num_images else ()
-    for number, sample in enumerate(rows):
-        if images_of(sample.conversation):
-            return (number, sample) if size > MAX_BYTES_BEFORE_IMAGES else None
-        size += len(json.dumps(render(sample.conversation)))
-    return None

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from phiv_data.storage.dataset import MANIFEST, check_shard, read_manifest
 from phiv_data.storage.sample import Sample
-from phiv_data.storage.shards import open_shard, to_sample
+from phiv_data.storage.shards import hf_features, open_shard, schema, to_sample
 from phiv_data.utils.atomic import sha256_file
 from phiv_schemas import Manifest, ShardInfo, SplitInfo
 from phiv_schemas.errors import ShardError, UsageError
@@ -34,6 +35,16 @@ class ExportedDataset:
     manifest_sha256: str
     splits: tuple[SplitInfo, ...]
     on_rows: Callable[[int], object] = lambda rows: None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of every shard."""
+        return schema()
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """The same columns as `datasets` describes them."""
+        return hf_features()
 
     def samples(self, shard: ShardInfo) -> Iterator[Sample]:
         """The rows of a shard. ShardError where it is not the one in the manifest, or breaks the contract."""

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from phiv_data.export.base import ExportReport, hub_splits
 from phiv_data.export.card import about, front_matter, quoted, write_text
@@ -49,26 +49,24 @@ class Hub:
 
     def write(self, dataset: ExportedDataset, out: Path, report: ExportReport) -> Iterator[FileInfo]:
         """A Parquet file per shard, the card and `croissant.json`."""
-        from phiv_data.storage.shards import hf_features, schema  # imports pyarrow: not for --help
-
         dataset = replace(dataset, splits=hub_splits(dataset, report))
         files: dict[str, list[FileInfo]] = {split.name: [] for split in dataset.splits}
         for split in dataset.splits:
             for index, shard in enumerate(split.shards):
                 path = out / parquet_name(split.name, index, len(split.shards))
-                files[split.name].append(write_parquet(path, schema(), dataset.batches(shard), out))
+                files[split.name].append(write_parquet(path, dataset.schema, dataset.batches(shard), out))
             yield from files[split.name]
         given = {"license": self.license, "url": self.url, "creator": self.creator, "date": self.date_published}
-        metadata = croissant(dataset.manifest, files, given, hf_features())
+        metadata = croissant(dataset.manifest, files, given, dataset.features)
         yield write_text(out / "croissant.json", json.dumps(metadata, indent=2) + "\n")
-        yield write_text(out / "README.md", card(dataset, files, self.license, hf_features()))
+        yield write_text(out / "README.md", card(dataset, files, self.license))
         flags = {"license": "--license", "url": "--url", "creator": "--creator", "date": "--date_published"}
         if missing := [flag for key, flag in flags.items() if given[key] in (None, "unknown")]:
             what = f"README.md and croissant.json lack what phiv cannot know: pass {', '.join(missing)}"
             report.warnings.append(f"{what} before you publish")
 
 
-def card(dataset: ExportedDataset, files: dict[str, list[FileInfo]], license: str, features: dict[str, Any]) -> str:
+def card(dataset: ExportedDataset, files: dict[str, list[FileInfo]], license: str) -> str:
     """The dataset card: YAML front matter for the hub and `datasets`, then text for people."""
     splits, a = dataset.splits, dataset.manifest.accounting
     text = [
@@ -104,4 +102,4 @@ def card(dataset: ExportedDataset, files: dict[str, list[FileInfo]], license: st
     info += [f"  download_size: {sum(info.size_bytes for infos in files.values() for info in infos)}"]
     info += [f"  dataset_size: {sum(sizes.values())}"]
     data_files = {split.name: f"data/{split.name}-*-of-*.parquet" for split in splits}
-    return "\n".join([*front_matter(dataset, license, data_files, features, info), "", *text])
+    return "\n".join([*front_matter(dataset, license, data_files, dataset.features, info), "", *text])

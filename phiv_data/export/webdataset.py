@@ -28,7 +28,6 @@ from phiv_data.utils.atomic import atomic_write
 
 if TYPE_CHECKING:
     from phiv_data.export.dataset import ExportedDataset
-    from phiv_data.storage.sample import Sample
     from phiv_schemas import FileInfo, SplitInfo
 
 _USE = (
@@ -59,7 +58,9 @@ class WebDataset:
         columns = set[str]()
         for split in dataset.splits:
             yield from _write_split(dataset, split, stems[split.name], out, columns)
-        features = {RECORD_NAME: _record_features()} | dict.fromkeys(sorted(columns, key=_by_number), IMAGE)
+        of_record = {key: kind for key, kind in dataset.features.items() if key != "images"} | {"files": list_of(TEXT)}
+        images = sorted(columns, key=lambda column: (int(column.split(".")[0]), column))
+        features = {RECORD_NAME: of_record} | dict.fromkeys(images, IMAGE)
         data_files = {name: f"{stem}-?????-of-?????.tar" for name, stem in stems.items()}
         yield write_card(dataset, out, data_files, features, _USE)
 
@@ -77,34 +78,18 @@ def _write_split(
         ):
             for sample in dataset.samples(shard):
                 files = [f"{k}.{suffix(image.meta.format)}" for k, image in enumerate(sample.images)]
-                _add_sample(tar, f"{stem}-{row:010d}", sample, files)
+                record: dict[str, Any] = {
+                    **sample.conversation.to_wire(),
+                    "media": [image.meta.model_dump(mode="json", exclude_none=True) for image in sample.images],
+                    "files": files,
+                }
+                key = f"{stem}-{row:010d}"
+                _add(tar, f"{key}.{RECORD_NAME}", json.dumps(record).encode())
+                for name, image in zip(files, sample.images, strict=True):
+                    _add(tar, f"{key}.{name}", image.data)
                 columns.update(files)
                 row += 1
         yield file_info(path, out, file)
-
-
-def _record_features() -> dict[str, Any]:
-    """The record's columns as `datasets` describes them."""
-    from phiv_data.storage.shards import hf_features
-
-    features = {name: kind for name, kind in hf_features().items() if name != "images"}
-    return features | {"files": list_of(TEXT)}
-
-
-def _by_number(column: str) -> tuple[int, str]:
-    number, _, kind = column.partition(".")
-    return int(number), kind
-
-
-def _add_sample(tar: tarfile.TarFile, key: str, sample: Sample, files: list[str]) -> None:
-    record: dict[str, Any] = {
-        **sample.conversation.to_wire(),
-        "media": [image.meta.model_dump(mode="json", exclude_none=True) for image in sample.images],
-        "files": files,
-    }
-    _add(tar, f"{key}.{RECORD_NAME}", json.dumps(record).encode())
-    for name, image in zip(files, sample.images, strict=True):
-        _add(tar, f"{key}.{name}", image.data)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
