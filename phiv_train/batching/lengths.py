@@ -27,7 +27,7 @@ from phiv_data.utils.atomic import atomic_write, sha256_file
 from phiv_schemas import Conversation
 from phiv_schemas.errors import RecordError
 from phiv_train.batching.bin_packing import Ints
-from phiv_train.families.base import Family, Measured, Size
+from phiv_train.families.base import Family, Measured
 
 OnTooLong = Literal["error", "skip", "trim_images", "trim_or_skip"]
 OnBad = Literal["error", "skip"]
@@ -202,7 +202,7 @@ def _measure(
     memo: dict[Hashable, Measured | str] = {}
     bad: dict[int, str] = {}
     for row in each(rows.tolist()):
-        conversation, sizes = dataset.conversation(row), sizes_of(dataset, row)
+        conversation, sizes = dataset.conversation(row), dataset.sizes_of(row)
         # All of it that its length depends on: neither its id nor the names of its images.
         turns = tuple((t.user, t.assistant, t.answers, len(t.images), t.image_offsets) for t in conversation.turns)
         key = conversation.source, conversation.system, turns, sizes
@@ -227,13 +227,6 @@ def _measure(
     return Lengths(rows, tokens, image_tokens, supervised, images, vision_cost, bad)
 
 
-def sizes_of(dataset: ConversationDataset, row: int) -> tuple[Size, ...]:
-    """The stored (width, height) of a row's images; none is opened."""
-    widths, heights, offsets = dataset.sizes()
-    span = slice(int(offsets[row]), int(offsets[row + 1]))
-    return tuple(zip(widths[span].tolist(), heights[span].tolist(), strict=True))
-
-
 def _trimmed(
     dataset: ConversationDataset, lengths: Lengths, rows: list[int], family: Family, processor: Any, limits: _Limits
 ) -> tuple[Lengths, dict[int, tuple[int, ...]]]:
@@ -242,7 +235,7 @@ def _trimmed(
     vision_cost = lengths.vision_cost.copy()
     kept: dict[int, tuple[int, ...]] = {}
     for row in rows:
-        conversation, sizes = dataset.conversation(row), sizes_of(dataset, row)
+        conversation, sizes = dataset.conversation(row), dataset.sizes_of(row)
         for count in range(len(sizes) - 1, 0, -1):
             some = tuple(i * len(sizes) // count for i in range(count))
             measured = family.measure(keep_images(conversation, some), [sizes[i] for i in some], processor)

@@ -26,7 +26,7 @@ import numpy as np
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas import Conversation
 from phiv_schemas.errors import RecordError, ShardError
-from phiv_train.batching.lengths import Fitted, OnBad, keep_images, sizes_of
+from phiv_train.batching.lengths import Fitted, OnBad, keep_images
 from phiv_train.batching.plan import PlannedRow
 from phiv_train.families.base import IGNORE, Encoded, Family, Layout
 
@@ -106,7 +106,7 @@ class EncodedRows:
 
         try:
             conversation, kept = self._trim(self.dataset.conversation(index), index)
-            sizes = sizes_of(self.dataset, index)
+            sizes = self.dataset.sizes_of(index)
             images = [new("RGB", sizes[i], (128, 128, 128)) for i in kept]
             encoded = self.family.encode(conversation, images, self.processor)
         except (RecordError, ShardError) as second:  # not even its text can be read

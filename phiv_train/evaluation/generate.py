@@ -32,7 +32,6 @@ from transformers import GenerationConfig
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas import Conversation
 from phiv_schemas.errors import PhivError, UsageError
-from phiv_train.batching.lengths import sizes_of
 from phiv_train.batching.workers import WorkerLoader
 from phiv_train.evaluation.metrics import METRICS, ClassTable, class_table, get_metric, mean_score
 from phiv_train.families.base import Encoded, Family
@@ -174,7 +173,7 @@ def find_questions(
     unlabeled = 0
     for row in rows:
         conversation = dataset.conversation(row)
-        sizes = sizes_of(dataset, row)
+        sizes = dataset.sizes_of(row)
         count = len(conversation.turns)
         for number in {"all": range(count), "first": [0], "last": [count - 1]}[turns]:
             turn = conversation.turns[number]
