@@ -20,32 +20,28 @@ def run(program: str, command: Callable[[], int]) -> int:
     """
     hush_memory_errors()
     with on_stop(Interrupt()):
-        return _run(program, command)
-
-
-def _run(program: str, command: Callable[[], int]) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 loses no report
-    try:
-        with environment_problems("stdout"):
-            return command()
-    except PhivError as error:
-        say(f"{program}: {str(error).removeprefix(f'{program}: ')}", to=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        say(f"{program}: interrupted. Run the same command to continue", to=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        if error.filename is None:
-            raise
-        where, what = os.fsdecode(error.filename), (error.strerror or "cannot be used").lower()
-        say(f"{program}: {where}: {what}. Check the path; it may have changed meanwhile", to=sys.stderr)
-        return EXIT_ENVIRONMENT
-    except BrokenPipeError:  # the reader of our output has gone
-        sys.stderr.close()
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        if (problem := find_environment_problem(error, "memory")) is None:
-            raise
-        say(f"{program}: {problem}", to=sys.stderr)
-        return problem.exit_code
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 loses no report
+        try:
+            with environment_problems("stdout"):
+                return command()
+        except PhivError as error:
+            say(f"{program}: {str(error).removeprefix(f'{program}: ')}", to=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            say(f"{program}: interrupted. Run the same command to continue", to=sys.stderr)
+            return EXIT_INTERRUPTED
+        except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+            if error.filename is None:
+                raise
+            where, what = os.fsdecode(error.filename), (error.strerror or "cannot be used").lower()
+            say(f"{program}: {where}: {what}. Check the path; it may have changed meanwhile", to=sys.stderr)
+            return EXIT_ENVIRONMENT
+        except BrokenPipeError:  # the reader of our output has gone
+            sys.stderr.close()
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            if (problem := find_environment_problem(error, "memory")) is None:
+                raise
+            say(f"{program}: {problem}", to=sys.stderr)
+            return problem.exit_code

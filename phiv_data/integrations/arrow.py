@@ -22,7 +22,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
-from itertools import chain, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from phiv_data.integrations.stream import ask_rules, check_record, has_error
@@ -205,19 +205,16 @@ def _is_arrow(column: Any) -> bool:
 
 def _values(column: Any) -> Iterator[Any]:
     """The values of a column as JSON has them, a few rows of Arrow at a time."""
-    if _is_arrow(column):
-        parts = (column[start : start + _ROWS] for start in range(0, len(column), _ROWS))
-        return chain.from_iterable(map(_of_arrow, parts))
-    missing = column.isna() if hasattr(column, "isna") else repeat(False)
-    return (None if gone else _plain(value) for value, gone in zip(column, missing, strict=False))
-
-
-def _of_arrow(column: Any) -> list[Any]:
-    try:
-        values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError as error:
-        raise UsageError("batch", f"a column of text is not UTF-8 ({error})", "Pass lines, as binary") from error
-    return [_parsed(value, column.type) for value in values] if _JSON in str(column.type) else values
+    if not _is_arrow(column):
+        missing = column.isna() if hasattr(column, "isna") else repeat(False)
+        yield from (None if gone else _plain(value) for value, gone in zip(column, missing, strict=False))
+        return
+    for start in range(0, len(column), _ROWS):
+        try:
+            values: list[Any] = column[start : start + _ROWS].to_pylist()
+        except UnicodeDecodeError as error:
+            raise UsageError("batch", f"a column of text is not UTF-8 ({error})", "Pass lines, as binary") from error
+        yield from [_parsed(value, column.type) for value in values] if _JSON in str(column.type) else values
 
 
 def _parsed(value: Any, kind: Any) -> Any:

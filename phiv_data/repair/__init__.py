@@ -29,10 +29,10 @@ from phiv_data.repair.lines import (
     FixLog,
     RowNames,
     copy_old_log,
-    end_log,
     fix_lines,
     image_paths,
     iter_fixed_lines,
+    last_line,
     possible_image_paths,
 )
 from phiv_data.repair.records import RenamedPaths
@@ -113,7 +113,7 @@ def fix(
                 renamed = _copy_images(names, copies) if copies else {}
                 for file in files:
                     fix_lines(file, new / file.name, renamed, log, on_rows, names[file])
-            end_log(log_file)
+            log_file.write(last_line(log_file.sha256))
         if manifest:
             finish_dataset(new, manifest)
     copied, left = (copies.num_copied, copies.num_left) if copies else (0, 0)

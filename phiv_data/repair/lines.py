@@ -198,12 +198,8 @@ def copy_old_log(path: Path, files: Iterable[str], out: HashingWriter) -> None:
                 raise UsageError(f"{path}:{damage.line}", damage.what, hint) from None
 
 
-def end_log(out: HashingWriter) -> None:
-    """Write the last line."""
-    out.write(_last_line(out.sha256))
-
-
-def _last_line(sha256: str) -> bytes:
+def last_line(sha256: str) -> bytes:
+    """What ends a log whose other lines have this sha256."""
     return f"{json.dumps({'sha256': sha256})}\n".encode()
 
 
@@ -235,7 +231,7 @@ def read_log(lines: Iterable[bytes]) -> Iterator[tuple[bytes, LogEntry]]:
             raise DamagedLog(number, "is not a line of the log of fixes") from None
         digest.update(raw)
         yield raw, entry
-    if last != _last_line(digest.hexdigest()):
+    if last != last_line(digest.hexdigest()):
         what = "is not the digest of the lines before it" if last else "is missing: the log was cut or emptied"
         raise DamagedLog(number + (not last), what)
 

@@ -182,27 +182,21 @@ def _compose_texts(record: Any, renamed: RenamedPaths) -> Iterator[Edit]:
     if isinstance(record, dict) and _is_decomposed(record.get("system")):
         yield ("system",), compose(record["system"])
     for at, turn in _turns(record):
-        yield from _compose_user(at, turn)
+        user, offsets = turn.get("user"), _valid_offsets(turn)
+        if _is_decomposed(user) and (offsets is not None or turn.get("image_offsets") is None):
+            cuts = [0, *sorted(offsets or ()), len(user)]  # offsets stay at the same characters: nothing spans one
+            parts = [compose(user[start:end]) for start, end in pairwise(cuts)]
+            if (text := "".join(parts)) != user:
+                yield (*at, "user"), text
+                if offsets:
+                    moved = {cut: len("".join(parts[:i])) for i, cut in enumerate(cuts)}
+                    yield (*at, "image_offsets"), [moved[offset] for offset in offsets]
         if _is_decomposed(turn.get("assistant")):
             yield (*at, "assistant"), compose(turn["assistant"])
         answers = turn.get("answers")
         for i, answer in enumerate(answers if isinstance(answers, list) else ()):
             if _is_decomposed(answer):
                 yield (*at, "answers", i), compose(answer)
-
-
-def _compose_user(at: Steps, turn: dict[str, Any]) -> Iterator[Edit]:
-    """Offsets stay at the same characters: nothing is composed across one."""
-    user, offsets = turn.get("user"), _valid_offsets(turn)
-    if not _is_decomposed(user) or (offsets is None and turn.get("image_offsets") is not None):
-        return
-    cuts = [0, *sorted(offsets or ()), len(user)]
-    parts = [compose(user[start:end]) for start, end in pairwise(cuts)]
-    if (text := "".join(parts)) != user:
-        yield (*at, "user"), text
-        if offsets:
-            moved = {cut: len("".join(parts[:i])) for i, cut in enumerate(cuts)}
-            yield (*at, "image_offsets"), [moved[offset] for offset in offsets]
 
 
 def _is_decomposed(text: Any) -> TypeGuard[str]:

@@ -26,14 +26,26 @@ def card(row: ShownRow, issues: Sequence[Issue]) -> Markup:
     severity = min((issue.severity for issue in issues), default="clean")  # error before warning
     more = len(issues) - MAX_ISSUES
     findings = [issue_line(issue) for issue in issues[:MAX_ISSUES]]
-    name = row.conversation.id if row.conversation else f"line {row.line}"
+    name, parts = f"line {row.line}", [el("pre", shorten(row.text, MAX_TEXT), class_="line", dir="auto")]
+    if (record := row.conversation) is not None:
+        name, parts, first = record.id, [], 0
+        with ThreadPoolExecutor(4) as pool:  # Pillow lets go of the GIL
+            shown = range(min(len(record.image_paths), MAX_IMAGES))
+            thumbnails = list(pool.map(lambda n: thumbnail(row.read_image(n), THUMBNAIL_SIDE), shown))
+        if record.system:
+            parts.append(el("dl", _speech("system", record.system), class_="turn"))
+        for turn in record.turns[:MAX_TURNS]:
+            parts.append(_turn(turn, thumbnails[first : first + len(turn.images)]))
+            first += len(turn.images)
+        if len(record.turns) > MAX_TURNS:
+            parts.append(el("p", f"{len(record.turns) - MAX_TURNS:,} more turns", class_="soft"))
     return el(
         "article",
         el("h3", shorten(name, MAX_TEXT)),
         el("p", f"{split_label(row.split)} · {row.file}:{row.line}", class_="soft"),
         [el("span", rule_title(code), class_=f"chip {severity}") for code in rules],
         el("ul", findings, more > 0 and el("li", f"{more:,} more")) if issues else None,
-        _record(row) if row.conversation else el("pre", shorten(row.text, MAX_TEXT), class_="line", dir="auto"),
+        parts,
         data_rules=" ".join(rules),
         data_severity=severity,
         data_split=split_label(row.split),
@@ -56,23 +68,6 @@ def issue_line(issue: Issue) -> Markup:
         issue.json_path and [el("code", shorten(issue.json_path, MAX_TEXT)), ": "],
         el("span", shorten(what, MAX_TEXT), class_=issue.severity, dir="auto"),
     )
-
-
-def _record(row: ShownRow) -> list[Markup]:
-    assert row.conversation is not None
-    turns, paths = row.conversation.turns, row.conversation.image_paths
-    with ThreadPoolExecutor(4) as pool:  # Pillow lets go of the GIL
-        shown = range(min(len(paths), MAX_IMAGES))
-        thumbnails = list(pool.map(lambda n: thumbnail(row.read_image(n), THUMBNAIL_SIDE), shown))
-    parts, first = [], 0
-    for turn in turns[:MAX_TURNS]:
-        parts.append(_turn(turn, thumbnails[first : first + len(turn.images)]))
-        first += len(turn.images)
-    if row.conversation.system:
-        parts.insert(0, el("dl", _speech("system", row.conversation.system), class_="turn"))
-    if len(turns) > MAX_TURNS:
-        parts.append(el("p", f"{len(turns) - MAX_TURNS:,} more turns", class_="soft"))
-    return parts
 
 
 def _turn(turn: Turn, thumbnails: Sequence[_Thumbnail]) -> Markup:

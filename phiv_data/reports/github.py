@@ -16,7 +16,7 @@ from collections import Counter
 from phiv_data.reports import text
 from phiv_data.reports.findings import path_of, rule_title
 from phiv_data.utils.terminal import printable
-from phiv_schemas import Issue, ValidationReport
+from phiv_schemas import ValidationReport
 
 _DATA = str.maketrans({"%": "%25", "\r": "%0D", "\n": "%0A"})
 _PROPERTY = str.maketrans({":": "%3A", ",": "%2C"})
@@ -27,24 +27,20 @@ def render(report: ValidationReport) -> str:
     seen: Counter[str] = Counter()
     ranked = []
     for issue in report.issues:
-        ranked.append((seen[issue.code], _command(report, issue)))
+        properties = {"file": path_of(report, issue).as_posix()}
+        if issue.line:
+            properties["line"] = str(issue.line)
+        properties["title"] = rule_title(issue.code)
+        listed = ",".join(f"{name}={_escape(value).translate(_PROPERTY)}" for name, value in properties.items())
+        message = (f"{issue.json_path}: " if issue.json_path else "") + issue.message
+        message += f". {issue.hint}" if issue.hint else ""
+        ranked.append((seen[issue.code], f"::{issue.severity} {listed}::{_escape(message)}"))
         seen[issue.code] += 1
     lines = [command for _, command in sorted(ranked, key=lambda one: one[0])]
     # Plain text does not begin with `::`, and holds no `##[`, the older form, which may stand anywhere.
     verdict = printable(" ".join(text.summary(report).split()))
     lines.append(f"phiv-validate: {verdict}".replace("##[", "## ["))
     return "".join(f"{line}\n" for line in lines)
-
-
-def _command(report: ValidationReport, issue: Issue) -> str:
-    properties = {"file": path_of(report, issue).as_posix()}
-    if issue.line:
-        properties["line"] = str(issue.line)
-    properties["title"] = rule_title(issue.code)
-    listed = ",".join(f"{name}={_escape(value).translate(_PROPERTY)}" for name, value in properties.items())
-    message = (f"{issue.json_path}: " if issue.json_path else "") + issue.message
-    message += f". {issue.hint}" if issue.hint else ""
-    return f"::{issue.severity} {listed}::{_escape(message)}"
 
 
 def _escape(value: str) -> str:

@@ -27,34 +27,30 @@ _ILLEGAL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 def render(report: ValidationReport) -> str:
     """The report as an XML document. The same report gives the same text."""
-    by_code = issues_by_code(report)
-    suites = [_suite(report, code, by_code.get(code, [])) for code in codes(report)]
+    by_code, suites = issues_by_code(report), list[ET.Element]()
+    for code in codes(report):
+        title, issues = rule_title(code), by_code.get(code, [])
+        cases = [_case(title, file, list(some)) for file, some in groupby(issues, key=lambda issue: issue.file)]
+        errors, warnings = not_listed(report, code, "error"), not_listed(report, code, "warning")
+        if errors or warnings:
+            cases.append(case := _case(title, "not listed", []))
+            if errors:
+                what = f"{plural(errors, 'more error')} beyond the limit of the report"
+                ET.SubElement(case, "failure", {"type": code, "message": what}).text = what
+            if warnings:
+                what = f"{plural(warnings, 'more warning')} beyond the limit of the report"
+                ET.SubElement(case, "system-out").text = what
+        cases = cases or [_case(title, "no findings", [])]
+        failed = sum(case.find("failure") is not None for case in cases)
+        counts = {"tests": str(len(cases)), "failures": str(failed), "errors": "0", "skipped": "0", "time": "0"}
+        suites.append(ET.Element("testsuite", {"name": title, **counts}))
+        suites[-1].extend(cases)
     tests, failures = (sum(int(suite.attrib[name]) for suite in suites) for name in ("tests", "failures"))
     attributes = {"tests": str(tests), "failures": str(failures), "errors": "0", "time": "0"}
     root = ET.Element("testsuites", {"name": _legal(report.path), **attributes})
     root.extend(suites)
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
-
-
-def _suite(report: ValidationReport, code: str, issues: list[Issue]) -> ET.Element:
-    title = rule_title(code)
-    cases = [_case(title, file, list(some)) for file, some in groupby(issues, key=lambda issue: issue.file)]
-    errors, warnings = not_listed(report, code, "error"), not_listed(report, code, "warning")
-    if errors or warnings:
-        cases.append(case := _case(title, "not listed", []))
-        if errors:
-            what = f"{plural(errors, 'more error')} beyond the limit of the report"
-            ET.SubElement(case, "failure", {"type": code, "message": what}).text = what
-        if warnings:
-            what = f"{plural(warnings, 'more warning')} beyond the limit of the report"
-            ET.SubElement(case, "system-out").text = what
-    cases = cases or [_case(title, "no findings", [])]
-    failures = sum(case.find("failure") is not None for case in cases)
-    counts = {"tests": str(len(cases)), "failures": str(failures), "errors": "0", "skipped": "0", "time": "0"}
-    suite = ET.Element("testsuite", {"name": title, **counts})
-    suite.extend(cases)
-    return suite
 
 
 def _case(title: str, name: str, issues: list[Issue]) -> ET.Element:

@@ -199,20 +199,19 @@ def _shard_source(file: Path, name: str, split: str) -> _ShownFile:
         start = 1
         for batch in batches:
             for line in sorted(lines & set(range(start, start + batch.num_rows))):
-                yield _shard_row(batch.slice(line - start, 1).to_pylist()[0], name, split, line)
+                row: ShardRow = batch.slice(line - start, 1).to_pylist()[0]
+                conversation: Conversation | None = None
+                text = ""
+                try:
+                    conversation = to_conversation(row)
+                except ValueError:  # pydantic's is one
+                    text = repr({key: value for key, value in row.items() if key not in ("images", "media")})
+                data = [(image or {}).get("bytes") for image in row["images"] or ()] if conversation else []
+                image = partial(lambda data, n: data[n] if n < len(data) else None, data)
+                yield ShownRow(split, name, line, conversation, text[:MAX_LINE_BYTES], image)
             start += batch.num_rows
 
     return _ShownFile(split, name, range(1, sum(batch.num_rows for batch in batches) + 1), read)
-
-
-def _shard_row(row: ShardRow, name: str, split: str, line: int) -> ShownRow:
-    data = [(image or {}).get("bytes") for image in row["images"] or ()]
-    try:
-        conversation = to_conversation(row)
-    except ValueError:  # pydantic's is one
-        text = repr({key: value for key, value in row.items() if key not in ("images", "media")})
-        return ShownRow(split, name, line, None, text[:MAX_LINE_BYTES], lambda n: None)
-    return ShownRow(split, name, line, conversation, "", lambda n: data[n] if n < len(data) else None)
 
 
 def thumbnail(data: bytes | None, side: int) -> tuple[bytes, int, int] | None:

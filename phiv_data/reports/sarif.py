@@ -67,24 +67,6 @@ def _result(report: ValidationReport, issue: Issue, rule_index: int, seen: Count
     about = "\0".join((issue.code, issue.file, issue.json_path or "", issue.message))
     digest = hashlib.sha256(about.encode("utf-8", "backslashreplace")).hexdigest()[:16]
     seen[digest] += 1
-    return {
-        "ruleId": issue.code,
-        "ruleIndex": rule_index,
-        "level": issue.severity,
-        "message": {"text": _message(issue)},
-        "locations": [_location(report, issue)],
-        "partialFingerprints": {"primaryLocationLineHash": f"{digest}:{seen[digest]}"},
-    }
-
-
-def _message(issue: Issue) -> str:
-    """What is wrong and what to do, with nothing in it that a viewer could take for a placeholder or a link."""
-    text = issue.message + (f". {issue.hint}" if issue.hint else "")
-    text = " ".join(text.split()).translate(_BRACES)  # §3.11.5
-    return text.replace("](", "] (") or issue.code  # §3.11.6: [text](target) is a link
-
-
-def _location(report: ValidationReport, issue: Issue) -> dict[str, Any]:
     path = path_of(report, issue)
     encoded = quote(path.as_posix(), safe="/", errors="backslashreplace")
     # A region without a line is legal, but GitHub shows only results that have one.
@@ -96,4 +78,18 @@ def _location(report: ValidationReport, issue: Issue) -> dict[str, Any]:
     }
     if issue.json_path:
         location["logicalLocations"] = [{"fullyQualifiedName": issue.json_path, "kind": "member"}]
-    return location
+    return {
+        "ruleId": issue.code,
+        "ruleIndex": rule_index,
+        "level": issue.severity,
+        "message": {"text": _message(issue)},
+        "locations": [location],
+        "partialFingerprints": {"primaryLocationLineHash": f"{digest}:{seen[digest]}"},
+    }
+
+
+def _message(issue: Issue) -> str:
+    """What is wrong and what to do, with nothing in it that a viewer could take for a placeholder or a link."""
+    text = issue.message + (f". {issue.hint}" if issue.hint else "")
+    text = " ".join(text.split()).translate(_BRACES)  # §3.11.5
+    return text.replace("](", "] (") or issue.code  # §3.11.6: [text](target) is a link

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import chain
 
 from phiv_data.reports.charts import MAX_LABELS, bar, bars, facts, side_by_side
 from phiv_data.reports.findings import rule_title
@@ -36,7 +35,20 @@ def statistics(report: ValidationReport, max_labels: int = MAX_LABELS) -> Markup
     """The section with the charts: those of which something was measured, of at most `max_labels` bins each."""
     stats, counts = report.stats, report.counts()
     splits = {name: stats.splits[name] for name in in_order(stats)[:MAX_SPLITS]}
-    charts = list(chain(_comparison(stats, splits, max_labels), _histograms(splits, max_labels)))
+    charts = list(_comparison(stats, splits, max_labels))
+    for name, (title, note) in _CHARTS.items():
+        columns = {split: getattr(one, name) for split, one in splits.items()}
+        sums = Counter[str]()
+        for column in columns.values():
+            sums.update(column)
+        labels = list(sums)  # bins in their order, names by their count in all columns together
+        if name in _NAMES:
+            labels.sort(key=lambda label: (-sums[label], label))
+        if labels and len(splits) > 1:
+            charts.append(side_by_side(title, columns, labels, note, max_labels=max_labels))
+        elif labels:
+            (column,) = columns.values()
+            charts.append(bars(title, {label: column[label] for label in labels}, note, max_labels=max_labels))
     body = el("div", charts, class_="charts") if charts else el("p", "Nothing was measured.", class_="soft")
     # What was found in two splits, with links to the findings of these rules.
     found = [el("a", f"{rule_title(code)} ({counts[code]:,})", href=f"#{code}") for code in _LEAKS if code in counts]
@@ -70,19 +82,3 @@ def _comparison(stats: Stats, splits: Mapping[str, SplitStats], max_labels: int)
     note = f"{cut}How much of a split would have to change for its shares to be those of {split_label(first)}. "
     note += "Small splits differ by chance."
     yield facts(f"How far from {split_label(first)}", others, distances, note)
-
-
-def _histograms(splits: Mapping[str, SplitStats], max_labels: int) -> Iterator[Markup]:
-    for name, (title, note) in _CHARTS.items():
-        columns = {split: getattr(one, name) for split, one in splits.items()}
-        sums = Counter[str]()
-        for counts in columns.values():
-            sums.update(counts)
-        labels = list(sums)  # bins in their order, names by their count in all columns together
-        if name in _NAMES:
-            labels.sort(key=lambda label: (-sums[label], label))
-        if labels and len(splits) > 1:
-            yield side_by_side(title, columns, labels, note, max_labels=max_labels)
-        elif labels:
-            (counts,) = columns.values()
-            yield bars(title, {label: counts[label] for label in labels}, note, max_labels=max_labels)

@@ -25,24 +25,19 @@ def render(report: ValidationReport) -> str:
     for issue in report.issues:
         cause = re.sub(r"\d+", "#", _QUOTED.sub("''", f"{issue.json_path} {issue.message}"))
         groups.setdefault((issue.code, issue.severity, issue.file, cause, issue.hint), []).append(issue)
-    lines = [line for group in groups.values() for line in _finding_lines(group)]
+    lines: list[str] = []
+    for group in groups.values():  # a line each for a few findings of one cause; else the first, with the others' lines
+        for issue in group if len(group) <= MAX_ALONE else group[:1]:
+            warning = "warning " if issue.severity == "warning" else ""
+            hint = issue.hint if issue.hint.startswith(_OF_ONE_FINDING) else ""
+            text = _VALUE.sub(_shorten, str(issue.model_copy(update={"hint": hint})))
+            if len(group) > MAX_ALONE:
+                text += f" (and {len(group) - 1:,} more like it{_line_numbers(group[1:])})"
+            lines.append(f"{text} [{warning}{rule_title(issue.code)}]")
     lines += _hint_lines(report.issues)
     if report.not_applied:
         lines.append("not applied: " + "; ".join(f"{rules}: {why}" for rules, why in report.not_applied.items()))
     return "".join(f"{printable(line)}\n" for line in [*lines, summary(report)])
-
-
-def _finding_lines(group: list[Issue]) -> Iterator[str]:
-    """A line each for a few findings of one cause; for many the first, with the lines of the others."""
-    for issue in group if len(group) <= MAX_ALONE else group[:1]:
-        warning = "warning " if issue.severity == "warning" else ""
-        hint = issue.hint if issue.hint.startswith(_OF_ONE_FINDING) else ""
-        text = _VALUE.sub(_shorten, str(issue.model_copy(update={"hint": hint})))
-        title = f"[{warning}{rule_title(issue.code)}]"
-        if len(group) <= MAX_ALONE:
-            yield f"{text} {title}"
-        else:
-            yield f"{text} (and {len(group) - 1:,} more like it{_line_numbers(group[1:])}) {title}"
 
 
 def _shorten(match: re.Match[str]) -> str:

@@ -54,6 +54,7 @@ _PROBLEMS = {
     ),
     ("its disk does not answer", "Connect it, then run the same command again"),
 )
+_NO_ROOM_FOR_CODE = re.compile("map segment|allocate memory|out of memory")  # as the dynamic loader says it
 _OF_THE_NAME = (errno.ENAMETOOLONG, errno.ELOOP)  # what is wrong with an input, wherever it lies
 PROBE_BYTES = 2**31
 """Memory that libraries and an image of the largest size accepted need together, with room to spare."""
@@ -130,25 +131,22 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             yield unfinished
             os.sync()  # the images too, before the rename makes them final
             sync_folder(unfinished)
-            _move_into_place(unfinished, path, replace)
+            old = unfinished.with_name(f"{unfinished.name}-old")
+            if replace and path.is_dir() and any(path.iterdir()):
+                path.rename(old)
+            try:
+                unfinished.rename(path)
+            except OSError as error:
+                if os.path.lexists(path):
+                    what = "appeared while it was written"
+                    raise UsageError(str(path), what, "Run one command at a time") from error
+                if old.is_dir():
+                    old.rename(path)
+                raise
+            sync_folder(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _move_into_place(unfinished: Path, path: Path, replace: bool) -> None:
-    old = unfinished.with_name(f"{unfinished.name}-old")
-    if replace and path.is_dir() and any(path.iterdir()):
-        path.rename(old)
-    try:
-        unfinished.rename(path)
-    except OSError as error:
-        if os.path.lexists(path):
-            raise UsageError(str(path), "appeared while it was written", "Run one command at a time") from error
-        if old.is_dir():
-            old.rename(path)
-        raise
-    sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -241,7 +239,7 @@ def _translated(error: BaseException, where: Path | str) -> EnvironmentProblem |
         # SystemError: without memory, Python finds that a function of its own failed and does not know why.
         is_of_memory = isinstance(error, MemoryError | SystemError) and is_memory_short()
         number = errno.ENOMEM if is_of_memory else None
-    elif isinstance(error, MemoryError) or _is_library_not_loaded(error):
+    elif isinstance(error, MemoryError) or (isinstance(error, ImportError) and _NO_ROOM_FOR_CODE.search(str(error))):
         number = errno.ENOMEM
     elif isinstance(error, RuntimeError) and _is_of_memory(error):
         number = errno.EAGAIN
@@ -250,12 +248,6 @@ def _translated(error: BaseException, where: Path | str) -> EnvironmentProblem |
     if number not in _PROBLEMS:
         return None
     return EnvironmentProblem(str(where) if TMP_PREFIX in named else named, *_PROBLEMS[number])
-
-
-def _is_library_not_loaded(error: BaseException) -> bool:
-    """True where memory is too full for a library's code: the dynamic loader's own words for it."""
-    words = "map segment|allocate memory|out of memory"
-    return isinstance(error, ImportError) and re.search(words, str(error)) is not None
 
 
 def sync_folder(folder: Path) -> None:

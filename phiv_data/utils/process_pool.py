@@ -88,7 +88,12 @@ def run_local(
         yield from ((i, function(shared, i)) for i in indices)
         return
     indices = list(indices)
-    pool = _start_pool(function, shared, min(num_workers, len(indices)) or 1)
+    if _NO_LEAK_WARNING not in sys.warnoptions:  # which Python hands on to the tracker of semaphores when it starts it
+        sys.warnoptions.append(_NO_LEAK_WARNING)
+    work = pickle.dumps((function, shared))
+    with held():
+        count = min(num_workers, len(indices)) or 1
+        pool = ProcessPoolExecutor(count, _SPAWN, initializer=_start_worker, initargs=(work,))
     try:
         yield from _drain(pool, iter(indices), 2 * num_workers)
     finally:
@@ -160,10 +165,16 @@ def _run_alone(function: Callable[[S, Any], R], shared: S, argument: object) -> 
         result, error = results.recv()
     except EOFError:
         process.join()
-        problem = _machine_death(process.exitcode or 0, started=started, memory_is_short=memory_is_short)
-        if problem:
-            raise problem from None
-        return Killed()
+        code, what, hint = process.exitcode or 0, "they do not start", _FREE_MEMORY
+        if not started:
+            hint = "Call phiv under `if __name__ == '__main__':`, free memory, or use num_workers=0"
+        elif code < 0 and -code not in _CRASHES:
+            what = f"one was killed (signal {-code}), as happens when memory is full"
+        elif memory_is_short:
+            what = "one crashed while memory was short"
+        else:
+            return Killed()
+        raise EnvironmentProblem("worker processes", what, hint) from None  # it says nothing of what they worked on
     finally:
         process.kill()
         process.join()
@@ -171,20 +182,6 @@ def _run_alone(function: Callable[[S, Any], R], shared: S, argument: object) -> 
     if error is not None:
         raise error
     return cast("R", result)
-
-
-def _machine_death(exit_code: int, *, started: bool, memory_is_short: bool) -> EnvironmentProblem | None:
-    """Why a worker that died says nothing of what it worked on; None where it crashed."""
-    if not started:
-        hint = "Call phiv under `if __name__ == '__main__':`, free memory, or use num_workers=0"
-        return EnvironmentProblem("worker processes", "they do not start", hint)
-    if exit_code < 0 and -exit_code not in _CRASHES:
-        what = f"one was killed (signal {-exit_code}), as happens when memory is full"
-    elif memory_is_short:
-        what = "one crashed while memory was short"
-    else:
-        return None
-    return EnvironmentProblem("worker processes", what, _FREE_MEMORY)
 
 
 def _work_alone(sender: Connection, work: bytes, argument: object) -> None:
@@ -195,14 +192,6 @@ def _work_alone(sender: Connection, work: bytes, argument: object) -> None:
         sender.send((_call(argument), None))
     except Exception as error:
         sender.send((None, error))
-
-
-def _start_pool(function: Callable[[S, Any], R], shared: S, num_workers: int) -> ProcessPoolExecutor:
-    if _NO_LEAK_WARNING not in sys.warnoptions:  # which Python hands on to the tracker of semaphores when it starts it
-        sys.warnoptions.append(_NO_LEAK_WARNING)
-    work = pickle.dumps((function, shared))
-    with held():
-        return ProcessPoolExecutor(num_workers, _SPAWN, initializer=_start_worker, initargs=(work,))
 
 
 def _drain(pool: ProcessPoolExecutor, indices: Iterator[int], window: int) -> Iterator[tuple[int, Any]]:

@@ -35,8 +35,9 @@ from phiv_data.validation.inputs.chat_dataset import (
     use_original_paths,
 )
 from phiv_data.validation.inputs.converted import plan_converted
+from phiv_data.validation.inputs.fast_parse import fast_record
 from phiv_data.validation.inputs.image_checks import ImageChecks, missing_image
-from phiv_data.validation.inputs.jsonl_range import piece_bytes_for, split_jsonl, split_of, starts_with_record
+from phiv_data.validation.inputs.jsonl_range import piece_bytes_for, split_jsonl, split_of
 from phiv_data.validation.inputs.other_kinds import find_rows
 from phiv_data.validation.inputs.shard import ShardPiece
 from phiv_data.validation.inputs.shard_checks import EmbeddedImageChecks
@@ -54,6 +55,7 @@ OWN_CODE = re.compile(r"PV9\d\d")
 
 OnRows = Callable[[int], object]
 
+_MAX_LINE_BYTES = 2**24
 _SHARD_NAME = re.compile(r"data-\d{5}-of-(\d{5})\.arrow")
 _SHARD_MARK = b"\xff\xff\xff\xff"  # how an Arrow stream begins
 
@@ -170,8 +172,10 @@ def check_arguments(
 def _find_external_files(path: Path, input_format: str, issues: IssueCollector) -> list[ChatFile]:
     """The files at `path` to read as an external chat format; files that nothing reads go to `issues`."""
     is_jsonl = input_format == "auto" and path.suffix == ".jsonl" and path.is_file()
-    if is_jsonl and not (path.parent / INFO).is_file() and starts_with_record(path):
-        return []  # a record of phiv's: nothing is left to detect
+    if is_jsonl and not (path.parent / INFO).is_file():
+        with path.open("rb") as opened:
+            if fast_record(opened.readline(_MAX_LINE_BYTES)) is not None:
+                return []  # a record of phiv's: nothing is left to detect
     files = find_rows(path, input_format)
     if path.is_dir() and input_format == "auto" and not (path / MANIFEST).is_file():
         issues.extend(unread_files(path, files))

@@ -48,7 +48,8 @@ class SharingTable:
         if (known := self._known.get(source)) is not None:
             return known
         known = _NOTHING
-        if sharing := self.declared or installed_sharing(source.removesuffix("-synthetic")):
+        name = source.removesuffix("-synthetic")
+        if sharing := self.declared or (_load(name) if name in _names() else None):
             pattern = re.compile(sharing.group_pattern) if sharing.group_pattern else None
             shares_similar = bool(sharing.shares)  # images that are shared are similar ones too
             known = KnownSharing("images" in sharing.shares, shares_similar, sharing.group.encode(), pattern)
@@ -61,11 +62,6 @@ class SharingTable:
 _NOTHING = KnownSharing()
 
 
-def installed_sharing(source: str) -> Sharing | None:
-    """What the installed converter called `source` declares; None where there is none, or it is broken."""
-    return _load(source) if source in _names() else None
-
-
 @cache
 def _names() -> frozenset[str]:
     """Read once: each time takes as long as checking a thousand records."""
@@ -74,5 +70,6 @@ def _names() -> frozenset[str]:
 
 @cache
 def _load(name: str) -> Sharing | None:
+    """What the installed converter of this name declares; None where it is broken."""
     sharing = getattr(load_plugins(CONVERTERS, name).loaded.get(name), "sharing", None)
     return sharing if isinstance(sharing, Sharing) else None

@@ -66,8 +66,13 @@ def find_chat_files(path: Path, input_format: str = "auto") -> list[ChatFile]:
     if path.is_file():
         entry = _sharegpt_entry(path, read_entries(path.parent / INFO))
         format = _detect(path, entry) if input_format == "auto" else input_format
-        if format is None and (problem := _explain(path)):
-            raise UsageError(str(path), *problem)
+        if format is None:
+            problem = explain_shape(path)
+            if problem is None and path.suffix == ".json":  # a jsonl file may hold broken rows of phiv
+                hint = "Pass --input_format, or convert it with phiv-convert"
+                problem = explain_encoding(path) or ("holds no rows of a format that phiv can detect", hint)
+            if problem:
+                raise UsageError(str(path), *problem)
         return [] if format in (None, "phiv") else [ChatFile(path, str(format), entry)]
     if (path / MANIFEST).is_file():
         if input_format != "auto":
@@ -85,15 +90,6 @@ def find_chat_files(path: Path, input_format: str = "auto") -> list[ChatFile]:
         elif format is not None:  # otherwise some other JSON, or an empty file
             files.append(ChatFile(file, format, entry))
     return files
-
-
-def _explain(path: Path) -> tuple[str, str] | None:
-    """Why no rows can be read of a file, and what to do; None for a jsonl file that may hold broken rows of phiv."""
-    shape = explain_shape(path)
-    if shape or path.suffix != ".json":
-        return shape
-    hint = "Pass --input_format, or convert it with phiv-convert"
-    return explain_encoding(path) or ("holds no rows of a format that phiv can detect", hint)
 
 
 def unread_files(folder: Path, files: Iterable[ChatFile]) -> Iterator[Issue]:

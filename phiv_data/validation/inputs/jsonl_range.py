@@ -14,7 +14,7 @@ from pathlib import Path
 
 from phiv_data.storage.jsonl import Line, parse_line, read_range
 from phiv_data.utils.lines import UTF16_MARKS
-from phiv_data.validation.inputs.fast_parse import fast_record, quick
+from phiv_data.validation.inputs.fast_parse import quick
 from phiv_data.validation.partial_result import PartialResult, ResultBuilder
 from phiv_data.validation.tasks import CheckContext
 from phiv_schemas import Conversation
@@ -22,7 +22,6 @@ from phiv_schemas import Conversation
 PIECE_BYTES = 2**22  # of jsonl: some 10,000 rows
 DEEP_PIECE_BYTES = 2**18  # where the images of each row are decoded: some seconds of work
 _BATCH = 256  # records whose images are checked side by side
-_MAX_LINE_BYTES = 2**24
 SPLIT_NAMES = ("train", "val", "valid", "validation", "dev", "test")
 
 
@@ -82,12 +81,6 @@ def check_lines(lines: Iterable[Line], builder: ResultBuilder, context: CheckCon
             known = context.images.check(chain.from_iterable(paths))
             builder.add(batch, [tuple([known[path] for path in of_row]) for of_row in paths], report_images=True)
         yield from batch
-
-
-def starts_with_record(path: Path) -> bool:
-    """True when the first line of a file is a good record."""
-    with path.open("rb") as file:
-        return fast_record(file.readline(_MAX_LINE_BYTES)) is not None
 
 
 def piece_bytes_for(context: CheckContext) -> int:

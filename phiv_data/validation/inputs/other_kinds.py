@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -106,12 +106,13 @@ def _name_text(lines: list[bytes], suffix: str) -> tuple[str, str] | None:
     return None if suffix in SUFFIXES or not lines else ("is text, not JSON lines", _OWN_ROWS)
 
 
-def _name_rows(lines: Iterable[bytes]) -> tuple[str, str] | None:
+def _name_rows(lines: list[bytes]) -> tuple[str, str] | None:
     """What rows are that no format has. None where one of them may be a row of a format, or is broken."""
-    try:
-        rows = [json.loads(line) for line in lines]
-    except (ValueError, RecursionError):
-        rows = _whole_rows(lines)
+    rows: list[Any] = []
+    for whole in (lines, lines[:-1]):  # the last may be cut
+        with suppress(ValueError, RecursionError):
+            rows = [json.loads(line) for line in whole]
+            break
     if not rows or not all(isinstance(row, dict) for row in rows):
         return None
     keys = set[str]().union(*rows)
@@ -126,15 +127,6 @@ def _name_rows(lines: Iterable[bytes]) -> tuple[str, str] | None:
     return f"holds rows of no format that phiv reads (keys {list_keys(keys)})", f"{_OWN_ROWS}; {hint}"
 
 
-def _whole_rows(lines: Iterable[bytes]) -> list[Any]:
-    """The rows of lines of which the last may be cut; none where another is broken."""
-    *whole, _ = lines
-    try:
-        return [json.loads(line) for line in whole]
-    except (ValueError, RecursionError):
-        return []
-
-
 # JSON of other shapes -----------------------------------------------------------------------------------------------
 
 
@@ -147,7 +139,13 @@ def _name_json(path: Path) -> tuple[str, str] | None:
     except (ValueError, RecursionError):
         return explain_shape(path) or explain_encoding(path)
     if not isinstance(value, dict):
-        return _name_list(value)
+        rows = [row for row in islice(value, _ROWS) if isinstance(row, dict)] if isinstance(value, list) else []
+        names = set[str]().union(*rows)
+        if not rows:
+            return "holds no rows", "Pass the file of rows"
+        if "data" in names and names & {"annotations", "completions", "predictions"}:
+            return "is an export of Label Studio", _OWN_ROWS
+        return f"holds rows of no format that phiv reads (keys {list_keys(names)})", _OWN_ROWS
     keys = value.keys()
     if "annotations" in keys and keys & {"images", "categories"}:
         return "holds the annotations of COCO", _OWN_ROWS
@@ -155,16 +153,6 @@ def _name_json(path: Path) -> tuple[str, str] | None:
         return "holds the questions of VQA", _OWN_ROWS
     another = f"is one JSON object (keys {list_keys(keys)}), not rows of data", "Pass the file of rows"
     return explain_shape(path) or another
-
-
-def _name_list(value: Any) -> tuple[str, str] | None:
-    rows = [row for row in islice(value, _ROWS) if isinstance(row, dict)] if isinstance(value, list) else []
-    keys = set[str]().union(*rows)
-    if not rows:
-        return "holds no rows", "Pass the file of rows"
-    if "data" in keys and keys & {"annotations", "completions", "predictions"}:
-        return "is an export of Label Studio", _OWN_ROWS
-    return f"holds rows of no format that phiv reads (keys {list_keys(keys)})", _OWN_ROWS
 
 
 # Folders ------------------------------------------------------------------------------------------------------------

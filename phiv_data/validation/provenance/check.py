@@ -67,12 +67,6 @@ class SourceContext:
                 self._shard = path, []
         return self._shard[1]
 
-    @property
-    def jpeg_quality(self) -> int | None:
-        """Of the JPEG files that frames became."""
-        quality = self.manifest.options.get("jpeg_quality")
-        return quality if isinstance(quality, int) else None
-
     @cached_property
     def has_same_libraries(self) -> bool:
         """True when the libraries that determine a frame's bytes are those of the conversion."""
@@ -249,7 +243,8 @@ class _Comparison:
                 yield from self._check_frames(file, [one for one in images if one.media["frame_index"] is not None])
 
     def _check_frames(self, file: Path, images: list[_RowImage]) -> Iterator[Finding]:
-        quality = self.context.jpeg_quality
+        given = self.context.manifest.options.get("jpeg_quality")
+        quality = given if isinstance(given, int) else None
         ours = [one for one in images if str(one.media["decoder"]).startswith(("pyav-", "decord-")) and quality]
         if len(ours) < len(images):
             self.unchecked[OTHER_PROGRAM] += len(images) - len(ours)

@@ -246,13 +246,10 @@ def group_spellings(answers: Answers) -> list[AnswerClass]:
         elif form not in by_form:
             form = next((known for known in common if _is_typo(form, known)), form)
         same = by_form[form]
-        is_variant = same and _are_few(one.rows(), sum(uses.count for uses in same[0].uses.values()))
+        rows, others = one.rows(), sum(uses.count for uses in same[0].uses.values()) if same else 0
+        is_variant = same and (10 * rows <= others or (rows <= 2 and 3 * rows <= others))  # rare beside the other
         (same[0].variants if is_variant else same).append(one)
     return sorted(chain.from_iterable(by_form.values()), key=lambda one: one.name)
-
-
-def _are_few(rows: int, others: int) -> bool:
-    return 10 * rows <= others or (rows <= 2 and 3 * rows <= others)
 
 
 def _is_typo(word: str, known: str) -> bool:

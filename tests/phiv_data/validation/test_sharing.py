@@ -16,7 +16,7 @@ from toy_converter import ToyOptions, draw_toy_source
 from phiv_data.convert.engine import convert
 from phiv_data.storage.dataset import read_manifest
 from phiv_data.validation import validate
-from phiv_data.validation.core.sharing import SharingTable, installed_sharing
+from phiv_data.validation.core.sharing import SharingTable
 from phiv_schemas import Sharing
 
 SCENES = Sharing(group="scene", group_pattern=r"/(s\d+)_\w+\.png$")
@@ -137,4 +137,3 @@ def test_shared_images_are_similar_ones_too() -> None:
 def test_any_number_of_sources_can_be_checked_for() -> None:
     table = SharingTable()
     assert {table.of(f"source {i}").group for i in range(20_000)} == {b""}
-    assert installed_sharing("source 1") is None
