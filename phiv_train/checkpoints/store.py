@@ -18,9 +18,10 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -127,7 +128,15 @@ def _list_checkpoints(output_dir: Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
-def find_checkpoint(config: TrainConfig) -> Path | None:
+class FoundCheckpoint(NamedTuple):
+    """A checkpoint whose files are all as they were saved; `problems` are those of newer ones, which are damaged."""
+
+    folder: Path
+    metadata: CheckpointMetadata
+    problems: tuple[UsageError, ...] = ()
+
+
+def find_checkpoint(config: TrainConfig) -> FoundCheckpoint | None:
     """The checkpoint to resume from, or None to start. `auto` takes the newest undamaged one.
 
     UsageError when `resume` names one that is missing or damaged, or when all are damaged.
@@ -135,38 +144,22 @@ def find_checkpoint(config: TrainConfig) -> Path | None:
     if config.resume == "never":
         return None
     if config.resume != "auto":
-        verify_files(Path(config.resume))
-        return Path(config.resume)
-    folder, problems = newest_undamaged(config.output_dir)
-    if folder is None and problems:  # days of work may be in them: do not silently start over
-        raise problems[0]
-    return folder
-
-
-def newest_undamaged(output_dir: Path) -> tuple[Path | None, list[UsageError]]:
-    """The newest checkpoint whose files are all as they were saved, and the problems of newer ones."""
+        folder = Path(config.resume)
+        return FoundCheckpoint(folder, verify_files(folder))
     problems: list[UsageError] = []
-    for folder in reversed(complete_checkpoints(output_dir)):
-        if (problem := _find_problem(folder)) is None:
-            return folder, problems
-        problems.append(problem)
-    return None, problems
-
-
-def _find_problem(folder: Path) -> UsageError | None:
-    try:
-        verify_files(folder)
-    except UsageError as error:
-        return error
+    for folder in reversed(complete_checkpoints(config.output_dir)):
+        try:
+            return FoundCheckpoint(folder, verify_files(folder), tuple(problems))
+        except UsageError as error:
+            problems.append(error)
+    if problems:  # days of work may be in them: do not silently start over
+        raise problems[0]
     return None
 
 
-def verify_checkpoint(folder: Path, config: TrainConfig, expected: CheckpointMetadata) -> CheckpointMetadata:
-    """The checkpoint's metadata if this run may resume from it.
-
-    UsageError if the checkpoint is damaged, or naming the difference if it belongs to another run.
-    """
-    found, saved = verify_files(folder), read_config(folder / CONFIG_FILE)
+def check_run(folder: Path, found: CheckpointMetadata, config: TrainConfig, expected: CheckpointMetadata) -> None:
+    """UsageError, naming the difference, where a checkpoint with metadata `found` belongs to another run."""
+    saved = read_config(folder / CONFIG_FILE)
     hint = "Run with the same, or use another --output_dir, or start over with --resume never"
     if saved.model_name_or_path != config.model_name_or_path:
         what = f"is of another model ({saved.model_name_or_path!r}, this run has {config.model_name_or_path!r})"
@@ -191,15 +184,16 @@ def verify_checkpoint(folder: Path, config: TrainConfig, expected: CheckpointMet
         what = f"holds {found.sharding} optimizer state, this run needs {expected.sharding}"
         hint = "Resume with the same --distributed and, if sharded, number of processes"
         raise UsageError(str(folder), what, hint)
-    return found
 
 
 def is_of_run(folder: Path, config: TrainConfig, expected: CheckpointMetadata) -> bool:
     """True when `folder` is undamaged and holds this run's weights after the step of `expected`."""
     try:
-        return verify_checkpoint(folder, config, expected).step == expected.step
+        found = verify_files(folder)
+        check_run(folder, found, config, expected)
     except UsageError:
         return False
+    return found.step == expected.step
 
 
 # Logs and evaluations that a run writes beside its checkpoints.
@@ -266,8 +260,11 @@ def publish(unfinished: Path, output_dir: Path, name: str) -> Path:
 
 def prune(output_dir: Path, keep: int) -> None:
     """Remove all checkpoints that are older than the newest `keep` undamaged ones."""
-    complete = complete_checkpoints(output_dir)
-    undamaged = [path for path in complete if _find_problem(path) is None]
+    complete, undamaged = complete_checkpoints(output_dir), list[Path]()
+    for path in complete:
+        with suppress(UsageError):
+            verify_files(path)
+            undamaged.append(path)
     for path in complete[: complete.index(undamaged[-keep])] if len(undamaged) >= keep else ():
         shutil.rmtree(_rename_aside(path))
 

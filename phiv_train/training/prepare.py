@@ -25,7 +25,7 @@ from phiv_train.batching.lengths import Fitted, fit, measure
 from phiv_train.batching.plan import Plan, PlanSpec, make_plan
 from phiv_train.batching.schedule import Schedule
 from phiv_train.checkpoints.resolve import Source, find_source, load_processor
-from phiv_train.checkpoints.store import find_checkpoint, read_metadata
+from phiv_train.checkpoints.store import FoundCheckpoint, find_checkpoint
 from phiv_train.config import IMAGE_PARTS, TrainConfig
 from phiv_train.families.base import Family, Layout, get_family
 from phiv_train.training import distributed, launcher
@@ -39,7 +39,8 @@ USUAL_FILL = 0.98
 class PreparedRun:
     """Everything about a run that is known before weights are loaded.
 
-    `batch_size_per_gpu`: of the schedule, as the run began. `dtype`: name of the compute precision.
+    `found`: the checkpoint to resume from. `batch_size_per_gpu`: of the schedule, as the run began. `dtype`: name of
+    the compute precision.
     """
 
     config: TrainConfig
@@ -48,6 +49,7 @@ class PreparedRun:
     processor: Any
     dataset: ConversationDataset
     selection: Fitted
+    found: FoundCheckpoint | None
     schedule: Schedule
     batch_size_per_gpu: int
     on_gpu: bool
@@ -107,11 +109,23 @@ def prepare(config: TrainConfig) -> PreparedRun:
     )
     if not selection.lengths.images.any():  # weight decay would only shrink the parts that images alone train
         config = config.model_copy(update={"freeze": tuple(dict.fromkeys((*config.freeze, *IMAGE_PARTS)))})
-    schedule, batch_size_per_gpu = plan_run(config, selection, launcher.world_size())
+    found = find_checkpoint(config)
+    schedule, batch_size_per_gpu = plan_run(config, selection, found, launcher.world_size())
     planned_only = config.dry_run and config.distributed in ("zero2", "fsdp2")
     chosen = config.distributed if planned_only else distributed.choose_sharding(config, on_gpu)
     return PreparedRun(
-        config, source, family, processor, dataset, selection, schedule, batch_size_per_gpu, on_gpu, dtype, chosen
+        config,
+        source,
+        family,
+        processor,
+        dataset,
+        selection,
+        found,
+        schedule,
+        batch_size_per_gpu,
+        on_gpu,
+        dtype,
+        chosen,
     )
 
 
@@ -178,15 +192,17 @@ def write_left_out_rows(prepared: PreparedRun) -> None:
                 file.write(json.dumps({"id": dataset.conversation(row).id, "reason": reason}).encode() + b"\n")
 
 
-def plan_run(config: TrainConfig, selection: Fitted, world_size: int) -> tuple[Schedule, int]:
+def plan_run(
+    config: TrainConfig, selection: Fitted, found: FoundCheckpoint | None, world_size: int
+) -> tuple[Schedule, int]:
     """The schedule, and the batch_size_per_gpu that it was planned with.
 
     A run that resumes keeps the packs of its checkpoint. Where batch_size_per_gpu is smaller now, as after a lack of
     memory, each is run in parts; where it is larger, packs stay as they are.
     """
-    if (folder := find_checkpoint(config)) is None:
+    if found is None:
         return make_schedule(config, selection, world_size), config.batch_size_per_gpu
-    begun, now = read_metadata(folder), config.batch_size_per_gpu
+    begun, now = found.metadata, config.batch_size_per_gpu
     kept = {"packs_per_step": begun.packs_per_step, "batch_size_per_gpu": begun.batch_size_per_gpu}
     schedule = make_schedule(config.model_copy(update=kept), selection, world_size)
     by_tokens = config.packing and config.max_length  # which then is the size of packs, not batch_size_per_gpu

@@ -36,14 +36,12 @@ from phiv_train.checkpoints.base_stamp import stamp_base
 from phiv_train.checkpoints.load import load_model
 from phiv_train.checkpoints.store import (
     check_free_space,
+    check_run,
     checkpoint_bytes,
     clean_output_dir,
-    find_checkpoint,
     is_of_run,
-    newest_undamaged,
     publish,
     remove_on_failure,
-    verify_checkpoint,
     write_metadata,
 )
 from phiv_train.checkpoints.weights import load_weights, save_weights
@@ -99,10 +97,12 @@ def train(config: TrainConfig) -> TrainResult:
             on_gpu=prepared.on_gpu,
             base=stamp_base(prepared.source.base) if config.lora else "",
         )
-        folder = find_checkpoint(config)
-        for problem in newest_undamaged(config.output_dir)[1] if config.resume == "auto" else ():
-            _log(f"damaged checkpoint skipped: {problem.where}: {problem.what}")
-        start = 0 if folder is None else verify_checkpoint(folder, config, run.metadata(0)).step
+        found, folder, start = prepared.found, None, 0
+        if found is not None:
+            for problem in found.problems:
+                _log(f"damaged checkpoint skipped: {problem.where}: {problem.what}")
+            check_run(found.folder, found.metadata, config, run.metadata(0))
+            folder, start = found.folder, found.metadata.step
         steps, final = run.schedule.num_steps, config.output_dir / FINAL
         if start == steps and is_of_run(final, config, run.metadata(steps)) and _is_evaluated(config):
             _log(f"this run is finished: {steps} steps, {final}. --resume never starts it over")

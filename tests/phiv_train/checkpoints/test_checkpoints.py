@@ -26,6 +26,7 @@ from phiv_train.checkpoints.store import (
     write_metadata,
 )
 from phiv_train.checkpoints.weights import read_weights
+from phiv_train.config import TrainConfig
 from phiv_train.training import run as run_module
 from phiv_train.training import trainer as trainer_module
 from phiv_train.training.run import train
@@ -50,6 +51,11 @@ def copy(finished: dict[str, Path], tmp_path: Path) -> Path:
     shutil.copytree(finished["lora"], tmp_path / "out")
     shutil.rmtree(tmp_path / "out/final")
     return tmp_path / "out"
+
+
+def found_folder(config: TrainConfig) -> Path | None:
+    found = find_checkpoint(config)
+    return found and found.folder
 
 
 # -- final/ ------------------------------------------------------------------------------------------------------------
@@ -140,7 +146,7 @@ def test_auto_resumes_from_the_newest_undamaged_checkpoint_and_reports_it(
     reported = what if name != "phiv_checkpoint.json" else "cannot be read"
     assert f"phiv-train: damaged checkpoint skipped: {copy}/checkpoint-3/{name}: {reported}" in err
     assert f"resuming from {copy}/checkpoint-2" in err
-    assert find_checkpoint(settings(demo, copy)) == copy / "checkpoint-3"  # rewritten
+    assert found_folder(settings(demo, copy)) == copy / "checkpoint-3"  # rewritten
 
 
 def test_auto_does_not_start_over_where_every_checkpoint_is_damaged(demo: Path, copy: Path) -> None:
@@ -150,7 +156,7 @@ def test_auto_does_not_start_over_where_every_checkpoint_is_damaged(demo: Path, 
         run(demo, copy, **LORA)
     assert str(caught.value) == f"{copy}/checkpoint-3/optimizer.pt: is missing. {HINT}"
     run(demo, copy, **LORA, resume="never")
-    assert find_checkpoint(settings(demo, copy)) == copy / "checkpoint-3"
+    assert found_folder(settings(demo, copy)) == copy / "checkpoint-3"
 
 
 def test_files_in_folders_are_listed_and_others_may_be_added(demo: Path, copy: Path) -> None:
@@ -164,9 +170,9 @@ def test_files_in_folders_are_listed_and_others_may_be_added(demo: Path, copy: P
     listed = read_metadata(folder).files["global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"]
     assert listed.size_bytes == deep.stat().st_size
     (folder / "eval_val.json").write_text("{}")
-    assert find_checkpoint(config) == folder
+    assert found_folder(config) == folder
     deep.unlink()
-    assert find_checkpoint(config) == copy / "checkpoint-2"
+    assert found_folder(config) == copy / "checkpoint-2"
 
 
 def test_metadata_without_files_is_not_trusted(copy: Path) -> None:
