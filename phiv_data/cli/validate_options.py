@@ -56,8 +56,8 @@ class ValidateOptions:
     """KEY=VALUE: an image option of the family, as in training (may be given several times). Default: the checkpoint's
     own."""
     source: UseAppendAction[tuple[Path, ...]] = ()
-    """Compare every image with what it was made from, below this folder or in this archive (may be given several
-    times): hashes, copied bytes, frames decoded again."""
+    """Compare every image with what it was made from, below this folder or in this archive: hashes, copied bytes,
+    frames decoded again. A file of rows too, with the folder of its images beside it (may be given several times)."""
     ignore: UseAppendAction[tuple[str, ...]] = ()
     """Leave out the findings of a rule, such as PV401. May be given several times."""
     max_pixels: int = MAX_PIXELS

@@ -12,8 +12,10 @@ from PIL import Image
 
 from phiv_converters.annotations.options import AnnotationOptions, CocoOptions, LabelStudioOptions, VqaOptions
 from phiv_data.convert.base import Inputs
+from phiv_data.convert.engine import convert
 from phiv_data.media.reject import RejectInput
 from phiv_data.testing import Case, Check, conformance_checks
+from phiv_data.validation import validate
 from phiv_schemas import SourceError
 
 
@@ -146,7 +148,7 @@ def test_choices_and_texts_of_tasks(tmp_path: Path) -> None:
         {"data": {"text": "no image"}},
     ]
     rows = rows_of(LabelStudioOptions(put(tmp_path / "export.json", tasks), val_fraction=0), tmp_path / "w")
-    asked = "Classify the image into one of the following classes: cat, cat, old."
+    asked = "Classify the image into one of the following classes: cat, dog, old."
     assert rows[:3] == [
         ("train", "train/i/a.jpg", asked, "cat", ("cat", "dog")),
         ("train", "train/i/b.jpg", asked, "cat, old", ("cat, old",)),
@@ -154,6 +156,44 @@ def test_choices_and_texts_of_tasks(tmp_path: Path) -> None:
     ]
     assert [row[2] for row in rows[3:]] == ["bad-row", "bad-row"]
     assert "brushlabels" in str(rows[3][3])
+
+
+def test_answers_in_several_controls_are_not_mixed(tmp_path: Path) -> None:
+    put_images(tmp_path, "a.jpg", "b.jpg")
+    results = [
+        {"from_name": name, "type": "choices", "value": {"choices": [value]}}
+        for name, value in (("colour", "red"), ("shape", "circle"))
+    ]
+    path = put(tmp_path / "e.json", [{"data": {"image": "a.jpg"}, "annotations": [{"result": results}]}])
+    with pytest.raises(SourceError, match=r"2 controls \(colour, shape\)\. Pass --control NAME"):
+        rows_of(LabelStudioOptions(path, val_fraction=0), tmp_path)
+    (row,) = rows_of(LabelStudioOptions(path, val_fraction=0, control="shape"), tmp_path)
+    assert row[2:4] == ("Classify the image into one of the following classes: circle.", "circle")
+    one_each = [
+        {"data": {"image": image}, "annotations": [{"result": [result]}]}
+        for image, result in zip(("a.jpg", "b.jpg"), results, strict=True)
+    ]
+    with pytest.raises(SourceError, match="2 controls"):
+        rows_of(LabelStudioOptions(put(tmp_path / "e.json", one_each), val_fraction=0), tmp_path)
+    flat = put(tmp_path / "m.json", [{"image": "a.jpg", "colour": "red", "shape": "circle"}])
+    (row,) = rows_of(LabelStudioOptions(flat, val_fraction=0, control="colour"), tmp_path)
+    assert row[3] == "red"
+    for source in (path, flat):
+        with pytest.raises(SourceError, match=r"nobody answered in 'size'\. The export has: colour, shape"):
+            rows_of(LabelStudioOptions(source, val_fraction=0, control="size"), tmp_path)
+
+
+def test_the_control_is_part_of_what_an_output_was_made_with(tmp_path: Path) -> None:
+    put_images(tmp_path, "s/a.jpg", "s/b.jpg")
+    tasks = [
+        {"data": {"image": image}, "annotations": [{"result": [
+            {"from_name": name, "type": "choices", "value": {"choices": ["x"]}} for name in ("colour", "shape")
+        ]}]}
+        for image in ("a.jpg", "b.jpg")
+    ]  # fmt: skip
+    path = put(tmp_path / "s/e.json", tasks)
+    convert(LabelStudioOptions(path, val_fraction=0, control="shape"), tmp_path / "out", num_workers=0)
+    assert not validate(tmp_path / "out", source=[path], num_workers=0).counts().keys() & {"PV312", "PV313"}
 
 
 def test_a_name_of_several_files_is_a_reject(tmp_path: Path) -> None:

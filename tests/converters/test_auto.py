@@ -14,6 +14,7 @@ from shared_data import shared_folder
 
 from phiv_converters.auto.options import AutoOptions
 from phiv_converters.folder.options import FolderOptions
+from phiv_converters.table.options import TableOptions
 from phiv_data.convert.engine import convert
 from phiv_data.formats.recognise import recognise
 from phiv_data.validation import validate
@@ -111,7 +112,18 @@ def test_a_table_is_compared_with_its_source(tmp_path: Path) -> None:
     convert(AutoOptions(tmp_path / "qa.csv"), tmp_path / "out", num_workers=0)
     assert not validate(tmp_path / "out", source=tmp_path / "qa.csv").issues
     put(tmp_path, "qa.csv", "image,question,answer\na.png,q,c\n")
-    assert [issue.code for issue in validate(tmp_path / "out", source=tmp_path / "qa.csv").issues] == ["PV312"]
+    for source in (tmp_path / "qa.csv", [tmp_path / "qa.csv"]):  # the command line passes a list
+        assert [issue.code for issue in validate(tmp_path / "out", source=source).issues] == ["PV312"]
+
+
+def test_a_table_is_compared_beside_the_folder_of_its_images(tmp_path: Path) -> None:
+    put(tmp_path, "rows/qa.csv", "image,question,answer\na.png,q,b\n")
+    put(tmp_path, "images/a.png", "")
+    source = tmp_path / "rows/qa.csv", tmp_path / "images"
+    convert(TableOptions(*source), tmp_path / "out", num_workers=0)
+    assert not validate(tmp_path / "out", source=source).issues
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/a.png")
+    assert "PV312" in validate(tmp_path / "out", source=source).counts()
 
 
 def test_an_unknown_shape_is_one_line(tmp_path: Path) -> None:

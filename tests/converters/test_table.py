@@ -183,6 +183,8 @@ def test_columns_are_found_by_their_cells_and_names() -> None:
         ({"a": "x", "b": "y"}, {}, SourceError, "no column holds images"),
         ({"a": "1.png", "answer": "x", "response": "y"}, {}, SourceError, "--answer answer or --answer response"),
         ({"a": "1.png", "b": "x"}, {"answer": "c"}, UsageError, "no column 'c'"),
+        ({"a": "1.png", "qestion": "x", "answer": "y"}, {}, SourceError, "or pass --question qestion"),
+        ({"a": "1.png", "question": "x", "anwser": "y"}, {}, SourceError, "or pass --answer anwser"),
         ({"a": "1.png", "b": "x"}, {"question": "quetsion"}, UsageError, "no column 'quetsion'"),
         ({"a": "1.png", "b": "x"}, {"question": "Is it {c}?"}, UsageError, "no column 'c'"),
         ({"images": ["1.png"], "messages": [{"role": "user", "content": "x"}]}, {}, SourceError, "phiv-convert trl"),
@@ -194,6 +196,12 @@ def test_what_cannot_be_found_is_an_error_that_names_the_flag(
     with pytest.raises(error) as caught:
         guessed(row, **flags)
     assert said in str(caught.value)
+
+
+def test_a_name_of_its_own_is_no_misspelling() -> None:
+    row = {"a": "1.png", "question_id": "7", "questions": "x", "answer": "y"}
+    assert (guessed(row).question, guessed(row).answer) == (None, "answer")
+    assert guessed({"a": "1.png", "qestion": "x", "answer": "y"}, question="What is it?").prompt == "What is it?"
 
 
 def test_a_question_of_the_flag_takes_cells_and_classes(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from phiv_converters.annotations.coco import read_coco
 from phiv_converters.annotations.label_studio import read_label_studio
-from phiv_converters.annotations.options import AnnotationOptions
+from phiv_converters.annotations.options import AnnotationOptions, LabelStudioOptions
 from phiv_converters.annotations.vqa import read_vqa
 from phiv_converters.base import refuse_exports
 from phiv_converters.table.columns import CLASSES, DESCRIBE, Columns
@@ -58,7 +58,7 @@ def open_annotations(flags: AnnotationOptions, work_dir: Path) -> TableRows:
     index = index_images(images)
     files = []
     for path in sources:
-        reader = partial(_with_paths, _reader(flags.format, path, found), index)
+        reader = partial(_with_paths, _reader(flags, path, found), index)
         word = split_word(path.stem) or _SUBTYPE.search(path.stem)
         split = word[0] if isinstance(word, tuple) else word[1] if word else ""
         files.append(RowFile(path, path.relative_to(root).as_posix(), "json", split, reader=reader))
@@ -76,15 +76,16 @@ def open_annotations(flags: AnnotationOptions, work_dir: Path) -> TableRows:
     )
     name = flags.name or flags.format
     table = TableOptions(flags.source, images, question=flags.question, val_fraction=flags.val_fraction, name=name)
-    return with_classes(TableRows(table, tuple(files), columns))
+    more = {"control": flags.control} if isinstance(flags, LabelStudioOptions) else {}
+    return with_classes(TableRows(table, tuple(files), columns, more_options=more))
 
 
-def _reader(format: str, path: Path, found: Sequence[Path]) -> Callable[[], Iterator[Row]]:
+def _reader(flags: AnnotationOptions, path: Path, found: Sequence[Path]) -> Callable[[], Iterator[Row]]:
     """What reads the rows of a file; of VQA also the annotations of the same images, by the files' names."""
-    if format == "coco":
+    if flags.format == "coco":
         return partial(read_coco, path)
-    if format == "label_studio":
-        return partial(read_label_studio, path)
+    if isinstance(flags, LabelStudioOptions):
+        return partial(read_label_studio, path, flags.control)
     match = _SUBTYPE.search(path.stem)
     subtype = match[0] if match else ""
     answers = [one for one in found if "annotations" in one.name and one.parent == path.parent and subtype in one.name]

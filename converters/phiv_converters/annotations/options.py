@@ -54,3 +54,7 @@ class LabelStudioOptions(AnnotationOptions):
     """Label Studio exports (JSON, JSON_MIN) of choices and texts about images to conversations."""
 
     format: ClassVar[str] = "label_studio"
+
+    control: str | None = None
+    """Name of the control (`colour` of <Choices name="colour">) whose answers are learned. Needed where people answered
+    in several."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 from phiv_converters.examples import ImageRef, text_of_cell
@@ -103,6 +104,12 @@ def guess_columns(flags: TableOptions, names: Sequence[str], rows: Sequence[Mapp
         answer = answer or _named(free, CAPTIONS, "--answer")
     elif answer is not None and _plain(answer) in LABELS:
         default = prompt or CLASSES
+    unread = [name for name in free if name not in (answer, flags.id, flags.split, flags.group)]
+    lacking = [] if question or prompt else ["question"]
+    for usual in lacking + ([] if answer or answers else ["answer"]):
+        if near := next((name for name in unread if _is_nearly(_plain(name), usual)), None):
+            what = f"is nearly {usual!r}, and no column is called so"
+            raise SourceError(f"column {near!r}", what, f"Rename it, or pass --{usual} {near}")
     return Columns(
         tuple(image), question, "" if question else default, "", answer, answers, flags.id,
         flags.split or next((name for name in free if _plain(name) == "split"), None), flags.group,
@@ -200,6 +207,12 @@ def _named(names: Sequence[str], usual: Sequence[str], flag: str) -> str | None:
         what = f"{' and '.join(found)} could each be it"
         raise SourceError(flag, what, f"Name one: {' or '.join(f'{flag} {name}' for name in found)}")
     return found[0] if found else None
+
+
+def _is_nearly(name: str, usual: str) -> bool:
+    """True for a misspelling: `qestion`, `anwser`; not for a word of its own, as `answers` or `question_id`."""
+    same = SequenceMatcher(None, name, usual).ratio()
+    return same >= 0.8 and abs(len(name) - len(usual)) <= 1 and not name.startswith(usual) and name[0] == usual[0]
 
 
 def _plain(name: str) -> str:

@@ -123,6 +123,7 @@ class TableRows(Converter):
     """Opened tables: lists their rows, and turns one with its images into a draft.
 
     By file: `labels` are the names behind the integers of ClassLabel columns, `embedded` the columns of encoded images.
+    `more_options` are those of what has read the files.
     """
 
     flags: TableOptions
@@ -131,6 +132,7 @@ class TableRows(Converter):
     labels: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     embedded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    more_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -148,7 +150,7 @@ class TableRows(Converter):
         columns = asdict(self.columns) | {"image": list(self.columns.image)}
         names = ("question", "answer", "answers", "id", "split", "group", "val_fraction", "name")
         own = {name: getattr(self.flags, name) for name in names} | {"image": list(self.flags.image)}
-        return {"columns": columns, "files": {file.name: file.split for file in self.files}} | own
+        return {"columns": columns, "files": {file.name: file.split for file in self.files}} | own | self.more_options
 
     def versions(self) -> dict[str, str]:
         """Images are copied, so only Pillow, which checks them, matters."""
@@ -159,6 +161,9 @@ class TableRows(Converter):
         column, classes = self.columns.answer, dict[str, None]()
         for file in self.files:
             for row in read(file, () if column is None else (column,)):
+                if file.reader and "classes" in row.values:  # those of an answer of several
+                    classes |= dict.fromkeys(row.values["classes"])
+                    continue
                 with suppress(RejectInput):  # such a row is rejected, and gives no class
                     answer = None if row.problem else self._answers(row.values, file, self._key(file, row))[0]
                     classes |= {answer: None} if answer is not None else {}

@@ -136,7 +136,9 @@ def plan_sources(
     new_folder: Callable[[], Path],
     compare_inputs: CompareInputs | None = None,
 ) -> SourcePlan | None:
-    """A comparison of what phiv-convert wrote to `path` with `source`: a folder, a file of rows, or archives.
+    """A comparison of what phiv-convert wrote to `path` with `source`: a folder, archives, a file of rows.
+
+    Images of a file of rows are in the folder or the archives beside it, else around it.
 
     `compare_inputs` compares rows: PV312 where the source has others now, PV313 where it cannot compare them. Of a
     manifest that names no converter only images are compared.
@@ -145,11 +147,12 @@ def plan_sources(
     """
     if not (path / MANIFEST).is_file():
         raise UsageError("--source", f"{path} holds no {MANIFEST}", "Pass the folder that phiv-convert wrote")
-    source = Path(source) if isinstance(source, str) else source
-    if isinstance(source, Path) and source.is_file() and not is_archive(source):
-        root = source.parent  # a file of rows, whose images lie around it
+    paths = [Path(source)] if isinstance(source, str | Path) else list(source)
+    rows_of = [one for one in paths if one.is_file() and not is_archive(one)]
+    if rest := [one for one in paths if one not in rows_of]:
+        root = open_source(rest, new_folder())
     else:
-        root = open_source(source, new_folder())
+        root = rows_of[0].parent  # the images of a file of rows lie around it
     try:
         manifest = read_manifest(path)
     except ShardError:
@@ -164,7 +167,6 @@ def plan_sources(
             rows += [SourceRows(shard.path, file, start, min(start + ROWS, shard.rows)) for start in starts]
     known = PartialResult(IssueCollector.of(settings), aggregators={"sources": UncheckedImages(unchecked)})
     if compare_inputs:
-        paths = [Path(source)] if isinstance(source, str | Path) else list(source)
         inputs = compare_inputs(manifest, paths, new_folder())
         if inputs.status == "changed":
             what = f"the source has changed since it was converted: {inputs.reason}"
