@@ -40,6 +40,8 @@ class OutputOptions:
     """Write rows without an answer too, with assistant null; by default they are left out and counted."""
     overwrite: bool = False
     """Replace an output made from other options or inputs; the old one stays until the new one is complete."""
+    update: bool = False
+    """As --overwrite, with the same result, but of a finished output keep the rows of inputs that have not changed."""
     verify: bool = False
     """Compare the source's files with those of an earlier run by sha256, instead of by size and time."""
 
@@ -110,6 +112,7 @@ def _convert(command: ConvertCommand) -> int:
             num_workers=out.num_workers,
             arrow=not out.no_arrow,
             overwrite=out.overwrite,
+            update=out.update,
             verify=out.verify,
             include_unlabeled=out.include_unlabeled,
         )
@@ -127,6 +130,10 @@ def _convert(command: ConvertCommand) -> int:
             say(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}", to=sys.stderr)
     state = "already converted, nothing to do" if outcome.found_finished else "converted"
     say(f"{out.out_dir}: {state} ({outcome.manifest.source})")
+    if outcome.num_kept is not None:
+        total = done.inputs - done.duplicates
+        made = total - outcome.num_kept
+        say(f"  {made} of {total} inputs new, changed or rejected before, {outcome.num_kept} kept")
     _show_counts(outcome.manifest, out.out_dir)
     return EXIT_DATA if done.rejected else EXIT_OK
 

@@ -17,7 +17,8 @@ from typing import Any
 from phiv_data.convert.base import Inputs
 from phiv_data.convert.plan import ConversionTask
 from phiv_data.convert.staging import MANIFEST, read_report, write_report
-from phiv_data.convert.tasks import ConversionJob, WrittenRow, iter_samples, load_report
+from phiv_data.convert.task_report import WrittenRow
+from phiv_data.convert.tasks import ConversionJob, iter_samples, load_report
 from phiv_data.storage.card import dataset_card
 from phiv_data.storage.dataset import CARD, FIXES
 from phiv_data.storage.shards import plan_shards, shard_name, write_dataset_dict, write_hf_files, write_shard
@@ -35,6 +36,7 @@ class AssembledFiles:
     task_rows: dict[int, int] = field(default_factory=dict)  # written rows, by task
     rejected: Counter[str] = field(default_factory=Counter)
     unlabeled: int = 0
+    num_kept: int = 0  # inputs whose result was taken from an earlier output
     identical: list[list[str]] = field(default_factory=list)  # groups of names of inputs with the same bytes
     rejects: FileInfo | None = None
     image_hashes: FileInfo | None = None
@@ -65,7 +67,8 @@ def _assemble_split(
         for task in _tasks_of(job, split):
             report = load_report(job, task)
             assembled.task_rows[task.index] = len(report.rows)
-            assembled.unlabeled += report.unlabeled
+            assembled.unlabeled += len(report.unlabeled)
+            assembled.num_kept += report.num_kept
             for row in report.rows:
                 size = jsonl.write(f"{row.conversation.to_line()}\n".encode())
                 sizes.append(size + sum(meta.size_bytes for meta in row.media))

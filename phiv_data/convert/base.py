@@ -175,6 +175,21 @@ class Converter(ConverterOptions):
         """
         raise NotImplementedError
 
+    def drafts_depend_on(self) -> object:
+        """What the drafts of all inputs depend on, beside the items: with `--update`, another value converts all again.
+
+        By default the options and every field. Where fields list the source's inputs, name what `draft` uses of them.
+        """
+        return self.options(), self
+
+    def draft_depends_on(self, item: Item) -> object:
+        """What one draft depends on beside the item's split and content, and `drafts_depend_on`.
+
+        By default the key and the payload. Leave out what only says where an input is: rows that others were put before
+        are then kept by `--update`.
+        """
+        return item.key, item.payload
+
     def draft(self, item: Item) -> Draft:
         """The draft of one input. Raises RejectInput where the input cannot be used."""
         raise NotImplementedError

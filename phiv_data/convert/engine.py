@@ -23,6 +23,7 @@ from pathlib import Path
 from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, plan_shard_files, write_manifest
 from phiv_data.convert.base import ConverterOptions, Inputs
 from phiv_data.convert.fingerprint import SourceRoots
+from phiv_data.convert.kept import MADE_OTHERWISE, KeptRows, find_kept, spell_basis, write_index
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, list_inputs, make_plan
 from phiv_data.convert.staging import (
     PlanRecord,
@@ -53,6 +54,8 @@ class Outcome:
     manifest: Manifest
     found_finished: bool
     warnings: tuple[str, ...] = ()
+    num_kept: int | None = None
+    """With `update`, how many inputs of an earlier output were kept; None where nothing could be."""
 
 
 class NothingWritten(PhivError):
@@ -72,6 +75,7 @@ def convert(
     num_workers: int | None = None,
     arrow: bool = True,
     overwrite: bool = False,
+    update: bool = False,
     verify: bool = False,
     include_unlabeled: bool = False,
     progress: ProgressFactory = Progress,
@@ -79,13 +83,16 @@ def convert(
     """Convert what `options` name into `out_dir`; a finished output of the same plan and source is left alone.
 
     `num_workers` processes; None is one per core, 0 works in this process. `overwrite` makes the output again, or
-    replaces that of another plan. `verify` compares the source's files by sha256 instead of size and time.
+    replaces that of another plan; `update` replaces it too, but converts only inputs that are new, have changed or were
+    rejected, with the same result. `verify` compares the source's files by sha256 instead of size and time.
     Raises UsageError, SourceError, EnvironmentProblem, or NothingWritten where no input gives a row. Stopped, it keeps
     what is done for the next run.
     """
     workers = default_workers() if num_workers is None else num_workers
     if workers < 0:
         raise UsageError("--num_workers", f"must be 0 or more (found {workers})")
+    if overwrite and update:
+        raise UsageError("--update", "cannot be combined with --overwrite, which converts all again", "Pass one")
     options = options.chosen()
     output_options = {"arrow": arrow, "include_unlabeled": include_unlabeled}
     with locked(out_dir) as workspace:
@@ -100,7 +107,7 @@ def convert(
                 discard(workspace)
                 return Outcome(finished, found_finished=True)
         roots = SourceRoots.of(options)
-        inputs, plan = _open(options, workspace, verify=verify)
+        inputs, plan = _open(options, workspace, roots, verify=verify)
         roots.check()  # away while it was listed, it would look like one that lacks files
         converter = plan.converter
         provenance = {  # for the manifest: how the output is made
@@ -110,23 +117,38 @@ def convert(
             "converter_version": converter.version,
         }
         wanted = PlanRecord(converter.name, plan.sha256, provenance, plan.source)
+        basis = spell_basis(converter, provenance, (*roots.folders(), workspace.source.absolute()))
+        kept: KeptRows | str = ""
         if finished:
-            warnings = _check_same(finished, wanted, workspace)
-            discard(workspace)
-            return Outcome(finished, found_finished=True, warnings=warnings)
-        warnings = begin(workspace, wanted, overwrite=overwrite)
-        job = ConversionJob(plan, workspace, include_unlabeled, roots=roots)
+            difference, warnings = _compare(finished, wanted, workspace)
+            is_same = difference is None and not (update and warnings)
+            if difference and not (update and finished.converter == provenance["converter"]):
+                raise difference  # the output of another converter was not meant
+            if is_same:
+                discard(workspace)
+                return Outcome(finished, found_finished=True, warnings=warnings)
+            kept = find_kept(workspace, plan, basis)
+        warnings = begin(workspace, wanted, overwrite=overwrite or finished is not None)
+        if isinstance(kept, str) and finished:
+            warnings += (_explain_again(finished, wanted, kept),)
+        taken = kept if isinstance(kept, KeptRows) else None
+        job = ConversionJob(plan, workspace, include_unlabeled, roots=roots, kept=taken)
         assembled, shards = _make_files(job, arrow, workers, progress)
+        write_index(workspace, plan, basis)
         write_manifest(job, inputs, assembled, shards, provenance)
-        return Outcome(publish(workspace), found_finished=False, warnings=(*warnings, *inputs.warnings))
+        num_kept = assembled.num_kept if taken else None
+        return Outcome(publish(workspace), False, (*warnings, *inputs.warnings), num_kept)
 
 
-def _open(options: ConverterOptions, workspace: Workspace, *, verify: bool) -> tuple[Inputs, ConversionPlan]:
+def _open(
+    options: ConverterOptions, workspace: Workspace, roots: SourceRoots, *, verify: bool
+) -> tuple[Inputs, ConversionPlan]:
     """What the source holds, its items in the plan alone. A source that will not do leaves no files behind."""
     try:
         converter = options.open(workspace.source)
         inputs = list_inputs(converter, getattr(options, "source", None))
-        plan = make_plan(converter, inputs, workspace.items, workspace.source, verify=verify)
+        folders = *roots.folders(), workspace.source.absolute()
+        plan = make_plan(converter, inputs, workspace.items, workspace.source, verify=verify, roots=folders)
         return replace(inputs, items=()), plan
     except SystemExit as stop:
         what = f"the converter ends the program while it lists the source (exit {stop.code})"
@@ -151,16 +173,15 @@ def _name_other_command(options: ConverterOptions, error: SourceError) -> str:
     return ""
 
 
-def _check_same(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) -> tuple[str, ...]:
-    """Warnings about a finished output that is the wanted one. UsageError with the difference where it is another."""
-    options, record, hint = wanted.provenance["options"], workspace.finished_record(), ""
-    keys = sorted(k for k in options.keys() | manifest.options.keys() if options.get(k) != manifest.options.get(k))
+def _compare(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) -> tuple[UsageError | None, tuple[str, ...]]:
+    """The error that says how a finished output differs from the wanted one; None, and warnings, where it does not."""
+    keys, record, hint = _differing_options(manifest, wanted), workspace.finished_record(), ""
     if manifest.name == wanted.name and not keys and manifest.plan_sha256 == wanted.plan_sha256:
         if record is None or record.plan_sha256 != wanted.plan_sha256:
             what = "the source's files are compared by size only, as there is no record of their times"
-            return (f"{what} (--overwrite converts again)",)
+            return None, (f"{what} (--overwrite converts again)",)
         if record.source.is_same(wanted.source):
-            return ()
+            return None, ()
         if wanted.source.sha256 is not None and record.source.sha256 is None:
             keys = ["what is known of its source: it was made without --verify"]
         else:
@@ -169,11 +190,31 @@ def _check_same(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) ->
     elif not keys:
         same_code = manifest.converter_version == wanted.provenance["converter_version"]
         keys = ["its inputs" if same_code else "the version of its converter"]
-    raise UsageError(
+    difference = UsageError(
         str(workspace.out_dir),
         f"holds a finished {manifest.name} conversion that differs in {', '.join(keys)}",
-        f"Pass --overwrite to replace it, or another --out_dir{hint}",
+        "Pass --overwrite to replace it, --update to convert only what is new or has changed, or another --out_dir"
+        + hint,
     )
+    return difference, ()
+
+
+def _differing_options(manifest: Manifest, wanted: PlanRecord) -> list[str]:
+    """The options of a finished output that are not the wanted ones."""
+    options = wanted.provenance["options"]
+    return sorted(k for k in options.keys() | manifest.options.keys() if options.get(k) != manifest.options.get(k))
+
+
+def _explain_again(manifest: Manifest, wanted: PlanRecord, why: str) -> str:
+    """The warning of an update that can keep nothing; `why` is that of `find_kept`."""
+    if why == MADE_OTHERWISE:
+        keys = ["its name"] if manifest.name != wanted.name else []
+        keys += _differing_options(manifest, wanted)
+        keys += [f"the version of {key}" for key, value in wanted.provenance["versions"].items()
+                 if manifest.versions.get(key) != value]  # fmt: skip
+        keys += ["its converter"] if manifest.converter_version != wanted.provenance["converter_version"] else []
+        why = f"differs in {', '.join(keys) or 'what all its rows depend on'}"
+    return f"the earlier output {why}: every input is converted again"
 
 
 def _make_files(

@@ -11,8 +11,9 @@ import ast
 import dataclasses
 import hashlib
 import os
+import pickle
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -88,6 +89,10 @@ class SourceRoots:
         found = [(path.absolute(), _stat_of(path)) for path in paths if isinstance(path, Path)]
         return cls(tuple((path, stat.st_dev, stat.st_ino) for path, stat in found if stat))
 
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that are roots, and those around the files that are."""
+        return tuple(path if path.is_dir() else path.parent for path, _, _ in self.roots)
+
     def check(self, files: Iterable[Path] = ()) -> None:
         """EnvironmentProblem where a root is gone or another than before, or one of `files` is not there."""
         for path, device, inode in self.roots:
@@ -111,6 +116,42 @@ def _stat_of(path: Path) -> os.stat_result | None:
 def _source_away(path: Path) -> EnvironmentProblem:
     what = "was there when the source was listed, and is away or another one now"
     return EnvironmentProblem(str(path), what, "Put it back, then run the same command again")
+
+
+_PLAIN = (str, bytes, int, float, bool, type(None))
+
+
+def spell(value: object, roots: Sequence[Path] = ()) -> str:
+    """`value` in words that are the same in every process: equal words mean equal values.
+
+    Plain values, containers and dataclasses are spelled out, anything else pickled. Absolute `roots` are named by their
+    numbers, so that a source that was moved as a whole is spelled as before.
+
+    >>> spell((Path("/data/a/1.jpg"), "cat"), [Path("/data")])
+    "tuple(<0:'/a/1.jpg'>,'cat')"
+    """
+    if type(value) in _PLAIN:
+        return repr(value)
+    kind = type(value).__qualname__
+    if isinstance(value, Path):
+        return _spell_path(value, roots)
+    if isinstance(value, dict):
+        return f"{kind}{{{','.join(f'{spell(key, roots)}:{spell(one, roots)}' for key, one in value.items())}}}"
+    if isinstance(value, tuple | list):
+        return f"{kind}({','.join([spell(one, roots) for one in value])})"
+    if isinstance(value, set | frozenset):
+        return f"{kind}({','.join(sorted(spell(one, roots) for one in value))})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return f"{kind}({','.join([spell(getattr(value, one.name), roots) for one in dataclasses.fields(value)])})"
+    return f"{kind}:{pickle.dumps(value).hex()}"
+
+
+def _spell_path(path: Path, roots: Sequence[Path]) -> str:
+    text = str(path if path.is_absolute() else path.absolute())
+    for number, root in enumerate(map(str, roots)):
+        if text == root or text.startswith(f"{root}{os.sep}"):
+            return f"<{number}:{text[len(root) :]!r}>"
+    return f"<{text!r}>"
 
 
 def code_version(of: type, opener: str = "") -> str:

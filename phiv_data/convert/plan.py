@@ -13,14 +13,14 @@ import hashlib
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from phiv_data.convert.base import Converter, Inputs, Item
-from phiv_data.convert.fingerprint import FileVersion, SourceState, file_reader
+from phiv_data.convert.fingerprint import FileVersion, SourceState, file_reader, spell
 from phiv_data.sources.folders import output_finder
 from phiv_data.storage.record_errors import truncated_repr
 from phiv_data.utils.atomic import environment_problems
@@ -34,6 +34,7 @@ MAX_TASK_ROWS = 256
 TASK_BYTES = 2**20
 MAX_SPLIT_BYTES = 100  # of a file's 255, which also holds the dataset's name
 SPLIT_ORDER = ("train", "val", "test")
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +104,18 @@ def _check_utf8(converter: Converter) -> None:
 
 
 def make_plan(
-    converter: Converter, inputs: Inputs, items_dir: Path, work_dir: Path, *, verify: bool = False
+    converter: Converter,
+    inputs: Inputs,
+    items_dir: Path,
+    work_dir: Path,
+    *,
+    verify: bool = False,
+    roots: Sequence[Path] = (),
 ) -> ConversionPlan:
     """The plan for what `inputs` lists, its items written to new files in `items_dir`.
 
-    `verify` reads the contents of all files of the source. Raises SourceError where there is no input, a key is
-    there twice, or a split's name would lead out of the output.
+    `verify` reads the contents of all files of the source; `roots` are its folders. Raises SourceError where there is
+    no input, a key is there twice, or a split's name would lead out of the output.
     """
     version_of = file_reader(work_dir, verify=verify)
     listed: dict[str, _ListedSplit] = {}
@@ -118,8 +125,9 @@ def make_plan(
         for item in inputs.items:
             if (split := listed.get(item.split)) is None:
                 path = items_dir / f"{len(listed):04d}"
-                split = listed[item.split] = _ListedSplit(item.split, path, stack.enter_context(path.open("wb")))
-            split.add(item, version_of)
+                file = stack.enter_context(path.open("wb"))
+                split = listed[item.split] = _ListedSplit(item.split, path, file, verify)
+            split.add(item, version_of, spell(converter.draft_depends_on(item), roots), roots)
         for split in listed.values():
             split.end_task()
     for name in listed:
@@ -154,14 +162,27 @@ def load_items(task: ConversionTask) -> list[Item]:
     """The items of a task."""
     with task.file.open("rb") as file:
         file.seek(task.offset)
+        pickle.load(file)
         return [Item(*values) for values in pickle.load(file)]  # plain tuples: half the time of pickled items
+
+
+def load_digests(task: ConversionTask) -> tuple[bytes, bytes]:
+    """Of each input DIGEST_BYTES over all that its draft depends on: with the times of its files, with their sha256.
+
+    None of the latter where the files were not read.
+    """
+    with task.file.open("rb") as file:
+        file.seek(task.offset)
+        times, contents = pickle.load(file)
+        return times, contents
 
 
 def load_absent_files(task: ConversionTask) -> frozenset[Path]:
     """The files of a task's items that were not there when the source was listed."""
     with task.file.open("rb") as file:
         file.seek(task.offset)
-        pickle.load(file)
+        for _ in range(2):
+            pickle.load(file)
         return frozenset(pickle.load(file))
 
 
@@ -177,6 +198,7 @@ class _ListedSplit:
     name: str
     path: Path
     file: IO[bytes]
+    has_contents: bool
     tasks: list[tuple[int, int]] = field(default_factory=list)  # (rows, offset in the file)
     keys_ascend: bool = True
     plan: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -186,14 +208,20 @@ class _ListedSplit:
     _pending: list[tuple[object, ...]] = field(default_factory=list)
     _pending_bytes: int = 0
     _absent: list[Path] = field(default_factory=list)  # files of the pending items that are not there
+    _digests: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
 
-    def add(self, item: Item, version_of: Callable[[Path], FileVersion]) -> None:
-        """Take the next input."""
+    def add(
+        self, item: Item, version_of: Callable[[Path], FileVersion], depends_on: str, roots: Sequence[Path]
+    ) -> None:
+        """Take the next input. `depends_on`: what its draft depends on beside its content, spelled."""
         size, parts, absent = 0, list[str | int | None](), list[Path]()
+        times, contents = [item.split, depends_on], [item.split, depends_on]
         for part in item.content if isinstance(item.content, tuple) else (item.content,):
             if isinstance(part, bytes):
                 size += len(part)
-                parts.append(hashlib.sha256(part).hexdigest())
+                parts.append(digest := hashlib.sha256(part).hexdigest())
+                times.append(digest)
+                contents.append(digest)
                 continue
             found = version_of(part)
             if found.size_bytes is None:
@@ -202,6 +230,9 @@ class _ListedSplit:
             parts.append(found.size_bytes)
             self.times.update(f"{found.size_bytes} {found.stamp};".encode())
             self.contents.update(f"{found.size_bytes} {found.sha256};".encode())
+            place = spell(part, roots)
+            times.append(f"{place} {found.size_bytes} {found.stamp}")
+            contents.append(f"{place} {found.size_bytes} {found.sha256}")
         size = size if item.size_bytes is None else item.size_bytes
         self.plan.update(json.dumps([item.key, size, parts]).encode())
         # An order in which "a.jsonl:9" comes before "a.jsonl:10": keys that ascend in it differ.
@@ -215,14 +246,17 @@ class _ListedSplit:
         self._pending.append((item.split, item.key, item.content, item.payload, item.size_bytes))
         self._pending_bytes += size
         self._absent += absent
+        for digests, words in zip(self._digests, (times, contents) if self.has_contents else (times,), strict=False):
+            digests += hashlib.sha256(repr(words).encode()).digest()[:DIGEST_BYTES]
 
     def end_task(self) -> None:
-        """Write the items that wait, as one task: the items, then the files of theirs that are not there."""
+        """Write the items that wait, as one task: their digests, the items, the files of theirs that are not there."""
         if self._pending:
             self.tasks.append((len(self._pending), self.file.tell()))
-            pickle.dump(self._pending, self.file)
-            pickle.dump(self._absent, self.file)
+            for values in (tuple(map(bytes, self._digests)), self._pending, self._absent):
+                pickle.dump(values, self.file)
             self._pending, self._pending_bytes, self._absent = [], 0, []
+            self._digests = bytearray(), bytearray()
 
 
 def _check_split(converter: Converter, split: str) -> None:

@@ -7,6 +7,7 @@
     <out>/.phiv/shards/      one report per finished shard
     <out>/.phiv/stage/       the output, under its final relative names
     <out>/.phiv/source.json  kept beside a finished output: its plan.json, with the state of the source's files
+    <out>/.phiv/kept/        kept too: its parts/, from which a run with --update takes rows (kept.py)
     <out>/...                the output; nothing is here before all of it is
 
 `publish` renames the staged entries into place and `manifest.json` last: who finds a manifest finds a whole
@@ -33,6 +34,7 @@ from phiv_schemas import Manifest, ShardError, UsageError
 
 MANIFEST = "manifest.json"
 PLAN, RECORD = "plan.json", "source.json"
+PARTS, KEPT = "parts", "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,16 @@ class Workspace:
     def seen_index(self) -> Path:
         return self.root / "seen_index.sqlite"
 
+    @property
+    def parts(self) -> Path:
+        return self.root / PARTS
+
+    @property
+    def kept(self) -> Path:
+        return self.root / KEPT
+
     def task_report(self, task: int) -> Path:
-        return self.root / "parts" / f"{task:06d}.json"
+        return self.parts / report_name(task)
 
     def shard_report(self, split: str, index: int) -> Path:
         return self.root / "shards" / f"{split}-{index:05d}.json"
@@ -93,6 +103,11 @@ class Workspace:
     def finished_record(self) -> PlanRecord | None:
         """What the finished output was made from, as far as this machine knows."""
         return _read_record(self.root / RECORD)
+
+
+def report_name(task: int) -> str:
+    """The file of a task's report."""
+    return f"{task:06d}.json"
 
 
 class StagedDamage(ValueError):
@@ -127,7 +142,7 @@ class PlanRecord:
 def is_unfinished(out_dir: Path) -> bool:
     """True when a conversion into this folder is under way or was stopped."""
     root = Workspace(out_dir).root
-    return root.exists() and {path.name for path in root.iterdir()} - {"lock"} != {RECORD}
+    return root.exists() and {path.name for path in root.iterdir()} - {"lock", KEPT} != {RECORD}
 
 
 @contextmanager
@@ -172,13 +187,13 @@ def begin(workspace: Workspace, wanted: PlanRecord, *, overwrite: bool) -> tuple
     Raises UsageError when the folder holds an unfinished conversion of other options and `overwrite` is False.
     """
     path, warnings = workspace.root / PLAN, tuple[str, ...]()
-    if path.exists():
-        found = _read_record(path)
-        if found is None or not found.source.is_same(wanted.source) or replace(found, source=wanted.source) != wanted:
-            if found is not None and not overwrite:
-                warnings = (f"{_changed_since(found, wanted, workspace)}: the conversion starts over",)
-            for name in ("stage", "parts", "shards", PLAN):  # what it has made; the converter's own files stay
-                _remove(workspace.root / name)
+    found = _read_record(path)
+    if found is None or not found.source.is_same(wanted.source) or replace(found, source=wanted.source) != wanted:
+        if found is not None and not overwrite:
+            warnings = (f"{_changed_since(found, wanted, workspace)}: the conversion starts over",)
+        # What it has made; the converter's own files stay. Without a plan it is of a run whose clean-up was cut.
+        for name in ("stage", PARTS, "shards", PLAN):
+            _remove(workspace.root / name)
     with atomic_write(path) as file:
         file.write(json.dumps(asdict(wanted), indent=1, sort_keys=True).encode())
     return warnings
@@ -203,9 +218,9 @@ def _changed_since(found: PlanRecord, wanted: PlanRecord, workspace: Workspace) 
 
 
 def discard(workspace: Workspace) -> None:
-    """Empty the work folder, but for the lock, which is still held, and the record of a finished output."""
+    """Empty the work folder, but for the lock, which is still held, and what is known of a finished output."""
     for path in workspace.root.iterdir():
-        if path.name not in ("lock", RECORD):
+        if path.name not in ("lock", RECORD, KEPT):
             _remove(path)
 
 
@@ -231,6 +246,9 @@ def publish(workspace: Workspace) -> Manifest:
             _move(workspace.stage, workspace.out_dir, [name])
         if (workspace.root / PLAN).exists():  # a stopped publish may have done it
             (workspace.root / PLAN).replace(workspace.root / RECORD)
+        if workspace.parts.exists():
+            _remove(workspace.kept)
+            workspace.parts.rename(workspace.kept)
         os.sync()
         _move(workspace.stage, workspace.out_dir, [MANIFEST])
         discard(workspace)
@@ -261,6 +279,8 @@ def take_back_if_damaged(workspace: Workspace) -> str | None:
             _remove(old_folder)
         if not (root / PLAN).exists() and (root / RECORD).exists():
             (root / RECORD).replace(root / PLAN)
+        if not workspace.parts.exists() and workspace.kept.exists():
+            workspace.kept.rename(workspace.parts)
         _remove(workspace.stage / MANIFEST)
     return damaged
 
@@ -328,7 +348,7 @@ def _remove(path: Path) -> None:
 def _remove_if_idle(workspace: Workspace, is_new: bool) -> None:
     """Remove the work folder when nothing in it is worth keeping, and a new output folder that stayed empty."""
     names = {path.name for path in workspace.root.iterdir()}
-    if names == {"lock", RECORD}:
+    if names - {KEPT} == {"lock", RECORD}:
         (workspace.root / "lock").unlink()
     if names - {"lock", "source", "items"} or (workspace.source.exists() and any(workspace.source.iterdir())):
         return

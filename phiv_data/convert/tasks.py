@@ -7,34 +7,22 @@ whoever runs it, how often and in which order.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_data.convert.base import Item
 from phiv_data.convert.fingerprint import SourceRoots
+from phiv_data.convert.kept import KeptRows, kept_rows
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, load_absent_files, load_items, row_id
 from phiv_data.convert.staging import StagedDamage, Workspace, read_report, write_report
+from phiv_data.convert.task_report import TaskReport, WrittenRow
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.utils.atomic import atomic_write, find_environment_problem
 from phiv_schemas import Conversation, ImageMeta, Reject, SourceError
-from phiv_schemas.conversation import Contract
-
-
-class WrittenRow(Contract):
-    """A written row: its record and its images' metadata, in the order of `conversation.image_paths`."""
-
-    conversation: Conversation
-    media: list[ImageMeta]
-
-
-class TaskReport(Contract):
-    """What became of every input of a task: `len(rows) + len(rejects) + unlabeled` is their number."""
-
-    rows: list[WrittenRow]
-    rejects: list[Reject]
-    unlabeled: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +35,8 @@ class ConversionJob:
     crashed: frozenset[int] = frozenset()
     """Inputs at these indices are rejected unseen: they kill the process that reads them."""
     roots: SourceRoots = field(default_factory=SourceRoots)
+    kept: KeptRows | None = None
+    """Where rows of unchanged inputs are taken from."""
 
 
 def run_task(job: ConversionJob, index: int) -> int:
@@ -96,26 +86,65 @@ def try_rows(task: tuple[ConversionJob, ConversionTask], indices: Sequence[int])
 
 
 def convert_rows(job: ConversionJob, task: ConversionTask, indices: Sequence[int]) -> TaskReport:
-    """Make the rows at `indices`, which are of `task`: images of kept rows are staged, records and rejects returned."""
+    """Make or take the rows at `indices`, which are of `task`: images are staged, records and rejects returned."""
     rows: list[WrittenRow] = []
     rejects: list[Reject] = []
-    unlabeled = 0
-    items = load_items(task)
+    unlabeled: list[int] = []
+    num_kept, items = 0, load_items(task)
+    kept = dict(kept_rows(job.kept, task)) if job.kept else {}
     for index in indices:
         item = items[index - task.first]
+        result: WrittenRow | Reject | None
         try:
-            sample = _convert_twice(job, task, item, index)
-        except RejectInput as reject:
-            key = item.key.encode("utf-8", "backslashreplace").decode()  # a name on disk need not be UTF-8
-            rejects.append(
-                Reject(id=row_id(item, index), split=item.split, input=key, code=reject.code, reason=reject.reason)
-            )
-            continue
-        if sample.conversation.is_labeled or job.include_unlabeled:
-            rows.append(_stage(job.workspace, sample))
+            result = _take(job, kept[index], item, index)
+            num_kept += 1
+        except (LookupError, OSError, StagedDamage):  # a new input, or what is kept of it is not as it was
+            result = _make(job, task, item, index)
+        if result is None:
+            unlabeled.append(index)
+        elif isinstance(result, Reject):
+            rejects.append(result)
         else:
-            unlabeled += 1
-    return TaskReport(rows=rows, rejects=rejects, unlabeled=unlabeled)
+            rows.append(result)
+    return TaskReport(rows=rows, rejects=rejects, unlabeled=unlabeled, num_kept=num_kept)
+
+
+def _make(job: ConversionJob, task: ConversionTask, item: Item, index: int) -> WrittenRow | Reject | None:
+    """What becomes of an input, its images staged; None where it has no answer."""
+    try:
+        sample, has_own_id = _convert_twice(job, task, item, index)
+    except RejectInput as reject:
+        key = item.key.encode("utf-8", "backslashreplace").decode()  # a name on disk need not be UTF-8
+        return Reject(id=row_id(item, index), split=item.split, input=key, code=reject.code, reason=reject.reason)
+    conversation, images = sample.conversation, sample.images
+    if not conversation.is_labeled and not job.include_unlabeled:
+        return None
+    for image in {image.meta.path: image for image in images}.values():
+        _stage(job.workspace.staged_images / image.meta.path, image.data)
+    media = [image.meta for image in images]
+    return WrittenRow(input=index, conversation=conversation, media=media, has_own_id=has_own_id)
+
+
+def _take(job: ConversionJob, row: WrittenRow | None, item: Item, index: int) -> WrittenRow | None:
+    """What became of an input in an earlier output: its row, as that of the input at `index`, with its images staged.
+
+    None where it has no answer. LookupError where that row was not kept; OSError or StagedDamage where an image of the
+    earlier output is not as it was.
+    """
+    assert job.kept is not None, "there are kept rows"
+    if row is None and job.include_unlabeled:
+        raise LookupError("rows without an answer were left out")
+    if row is None or not (row.conversation.is_labeled or job.include_unlabeled):
+        return None
+    for meta in {meta.path: meta for meta in row.media}.values():
+        path = job.kept.images / meta.path
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != meta.sha256:
+            raise StagedDamage(meta.path)
+        _stage(job.workspace.staged_images / meta.path, data, link=path)
+    named = {} if row.has_own_id else {"id": row_id(item, index)}
+    conversation = row.conversation.model_copy(update=named)
+    return row.model_copy(update={"input": index, "conversation": conversation})
 
 
 def load_report(job: ConversionJob, task: ConversionTask) -> TaskReport:
@@ -130,10 +159,11 @@ def iter_samples(job: ConversionJob, task: ConversionTask, rows: slice) -> Itera
         yield Sample(row.conversation, tuple(images))
 
 
-def _convert_twice(job: ConversionJob, task: ConversionTask, item: Item, index: int) -> Sample:
-    """The sample of an input. RejectInput only where a second reading fails too, and the source is there.
+def _convert_twice(job: ConversionJob, task: ConversionTask, item: Item, index: int) -> tuple[Sample, bool]:
+    """The sample of an input, and whether its id is its own.
 
-    EnvironmentProblem where the source or the machine fails: a file that is away for a moment is no bad input.
+    RejectInput only where a second reading fails too, and the source is there. EnvironmentProblem where the source or
+    the machine fails: a file that is away for a moment is no bad input.
     """
     for is_last in (False, True):
         try:
@@ -152,7 +182,7 @@ def _convert_twice(job: ConversionJob, task: ConversionTask, item: Item, index: 
     raise AssertionError("the last attempt returns or raises")
 
 
-def _convert(job: ConversionJob, item: Item, index: int) -> Sample:
+def _convert(job: ConversionJob, item: Item, index: int) -> tuple[Sample, bool]:
     converter = job.plan.converter
     if index in job.crashed:
         raise RejectInput(item.key, "crashed", "reading it kills the process, alone and again (a decoder bug)")
@@ -165,21 +195,24 @@ def _convert(job: ConversionJob, item: Item, index: int) -> Sample:
     )
     paths = tuple(image.meta.path for image in draft.images)
     assert paths == conversation.image_paths, f"{item.key}: images and turns disagree"
-    return Sample(conversation, draft.images)
+    return Sample(conversation, draft.images), draft.id is not None
 
 
-def _stage(workspace: Workspace, sample: Sample) -> WrittenRow:
-    """Write the sample's images to the stage, unless another row has: a page of a document has many questions.
+def _stage(path: Path, data: bytes, link: Path | None = None) -> None:
+    """Write an image to the stage, unless another row has: a page of a document has many questions.
 
     Other bytes under the same path are written over what is there: `assemble` sees both reports and raises an error.
+    `link` is a file with these bytes on the same disk, which is linked where the disk can.
     """
-    for image in {image.meta.path: image for image in sample.images}.values():
-        path = workspace.staged_images / image.meta.path
-        try:  # the bytes too are compared: a power cut can leave others of the same length
-            is_there = path.stat().st_size == len(image.data) and path.read_bytes() == image.data
-        except OSError:
-            is_there = False
-        if not is_there:
-            with atomic_write(path, durable=False) as file:
-                file.write(image.data)
-    return WrittenRow(conversation=sample.conversation, media=[image.meta for image in sample.images])
+    try:  # the bytes too are compared: a power cut can leave others of the same length
+        is_there = path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        is_there = False
+    if not is_there and link is not None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(link, path)
+            return
+    if not is_there:
+        with atomic_write(path, durable=False) as file:
+            file.write(data)

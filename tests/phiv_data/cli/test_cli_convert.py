@@ -37,6 +37,20 @@ def test_a_clean_conversion_exits_0_and_reports_on_stdout(clips: Path, tmp_path:
     assert "already converted, nothing to do" in again.stdout
 
 
+def test_an_update_says_how_many_inputs_it_kept(clips: Path, tmp_path: Path) -> None:
+    source = tmp_path / "UCF101_subset"
+    subprocess.run(["cp", "-r", str(clips), str(source)], check=True)
+    command = ("ucf101", "--source", source, "--out_dir", tmp_path / "out", "--update")
+    assert run(*command).returncode == 0
+    min(source.glob("train/*/*.avi")).touch()
+    done = run(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  1 of 24 inputs new, changed or rejected before, 23 kept\n" in done.stdout
+    assert "already converted, nothing to do" in run(*command).stdout
+    refused = run(*command, "--overwrite")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
 def test_rejects_exit_1_with_a_line_each_also_when_found_finished(clips: Path, tmp_path: Path) -> None:
     source = tmp_path / "UCF101_subset"
     subprocess.run(["cp", "-r", str(clips), str(source)], check=True)

@@ -42,8 +42,9 @@ def finished(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every file below `folder` with its sha256; not the record of the source's files, which holds their times."""
+    """Every file below `folder` with its sha256; not what is kept of the source's files, which holds their times."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "source.json")
+    files = [path for path in files if path.parent != folder / ".phiv/kept"]
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -101,7 +102,7 @@ def test_the_manifest_names_every_file_with_its_true_hash(finished: Path) -> Non
     assert all(files[info.path] == info.sha256 for info in listed)
     hashes = dict(reversed(line.split("  ")) for line in (finished / "images.sha256").read_text().splitlines())
     assert hashes == {path: sha for path, sha in files.items() if path.startswith("images/")}
-    assert [path.name for path in (finished / ".phiv").iterdir()] == ["source.json"]
+    assert sorted(path.name for path in (finished / ".phiv").iterdir()) == ["kept", "source.json"]
 
 
 def test_unlabeled_rows_are_written_when_asked_for(source: Path, tmp_path: Path) -> None:
@@ -357,6 +358,22 @@ def test_an_unfinished_conversion_of_other_options_is_not_mixed_in(
     with pytest.raises(UsageError, match=r"unfinished conversion that differs in question\."):
         convert(ToyOptions(source), out, num_workers=0)
     convert(ToyOptions(source), out, num_workers=0, overwrite=True)
+    assert rows(out, "train")[0].turns[0].user == "What is it?"
+
+
+def test_work_whose_plan_is_gone_is_of_nobody(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean-up that was cut may leave it."""
+    out = tmp_path / "out"
+
+    def stop(*args: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(engine, "assemble", stop)
+    with pytest.raises(Stop):
+        convert(ToyOptions(source, question="Old?"), out, num_workers=0)
+    monkeypatch.undo()
+    (out / ".phiv/plan.json").unlink()
+    convert(ToyOptions(source), out, num_workers=0)
     assert rows(out, "train")[0].turns[0].user == "What is it?"
 
 
