@@ -27,6 +27,8 @@ from phiv_data.sources.hub import download_folder
 from phiv_data.sources.image_index import is_archive, open_source
 from phiv_schemas.errors import SourceError
 
+DIGEST_BYTES = 16
+
 
 class HubFolder(NamedTuple):
     """A folder of a dataset repository on the Hugging Face hub."""
@@ -104,7 +106,7 @@ def file_stamp(file: Path) -> tuple[int, ...] | None:
 
 def row_digest(*values: object) -> bytes:
     """A hash of 16 bytes over the values of a parsed row."""
-    return hashlib.sha256(repr(values).encode()).digest()[:16]
+    return hashlib.sha256(repr(values).encode()).digest()[:DIGEST_BYTES]
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,15 @@ class ChatJson(Converter):
             files += [found[0]] if found else []
         return files
 
+    def drafts_depend_on(self) -> object:
+        """The flags: where images are looked for, and how rows are read."""
+        return self.flags
+
+    def draft_depends_on(self, item: Item) -> object:
+        """The names of images below the file's folder, and how its entry of dataset_info.json says to read it."""
+        file = self.files[item.payload[0]]
+        return file.name, file.entry, file.table is None
+
     def draft(self, item: Item) -> Draft:
         """A row and its images."""
         index, offset, length = item.payload

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phiv_converters.base import DIGEST_BYTES, row_digest
 from phiv_converters.chat_json.files import ChatFile, row_key
 from phiv_data.convert.base import Item
 from phiv_data.formats import ParsedRow
@@ -21,7 +22,7 @@ MAX_KINDS = 20
 
 @dataclass(slots=True)
 class ChatRows:
-    """Where the rows of all files are: 36 bytes of memory per row, and the paths of its images.
+    """Where the rows of all files are: 52 bytes of memory per row, and the paths of its images.
 
     A row's number is its line; in an array whose rows share lines, its place in the array, from 1.
     """
@@ -33,6 +34,7 @@ class ChatRows:
     length: array[int] = field(default_factory=lambda: array("I"))
     path_end: array[int] = field(default_factory=lambda: array("Q"))
     paths: bytearray = field(default_factory=bytearray)
+    digests: bytearray = field(default_factory=bytearray)
     files_sharing_lines: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -43,6 +45,7 @@ class ChatRows:
         if self.file and self.file[-1] == file and self.line[-1] == row.line:
             self.files_sharing_lines.add(file)
         self.paths += b"".join(os.fsencode(path) + b"\0" for path in images)
+        self.digests += row_digest(row.value, row.problem)
         self.file.append(file)
         self.line.append(row.line)
         self.offset.append(row.offset)
@@ -50,15 +53,16 @@ class ChatRows:
         self.path_end.append(len(self.paths))
 
     def items(self) -> Iterator[Item]:
-        """The inputs, each made when it is asked for. Their content is the file of rows and those of their images."""
+        """The inputs, each made when it is asked for. Their content is the row and the files of its images."""
         start, counts = 0, Counter[int]()
         columns = zip(self.file, self.line, self.offset, self.length, self.path_end, strict=True)
-        for i, line, offset, length, end in columns:
+        for place, (i, line, offset, length, end) in enumerate(columns):
             file = self.files[i]
             counts[i] += 1
             number = counts[i] if i in self.files_sharing_lines else line
             images = [Path(os.fsdecode(path)) for path in bytes(self.paths[start:end]).split(b"\0")[:-1]]
-            content: tuple[bytes | Path, ...] = (file.sha256.encode(), *images)
+            digest = bytes(self.digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES])
+            content: tuple[bytes | Path, ...] = (digest, *images)
             yield Item(file.split, row_key(file, number), content, (i, offset, length), None if images else length)
             start = end
 

@@ -110,6 +110,10 @@ class Folder(Converter):
             warnings += (val_warning(made, sum(not one.split or one.split == "train" for one in media), "files"),)
         return Inputs(items, absent=self.listing.absent, warnings=warnings)
 
+    def drafts_depend_on(self) -> object:
+        """The flags, and the classes that every question lists; files are payloads."""
+        return self.flags, self.classes
+
     def draft(self, item: Item) -> Draft:
         """One file as one turn."""
         media: Media = item.payload

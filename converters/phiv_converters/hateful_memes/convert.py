@@ -81,6 +81,14 @@ class HatefulMemes(Release):
         """Every meme once, and the repeated ones; rows that cannot be used are inputs too, and rejected."""
         return list_memes(self.layout, self.flags.val_fraction)
 
+    def drafts_depend_on(self) -> object:
+        """The flags alone where rows are lines: their content names their images. Rows of tables may name others."""
+        return self.flags if self.layout.is_official else super().drafts_depend_on()
+
+    def draft_depends_on(self, item: Item) -> object:
+        """The key; not where a line is."""
+        return item.key if self.layout.is_official else super().draft_depends_on(item)
+
     def draft(self, item: Item) -> Draft:
         """A meme, the question and the answer; no answer where there is no label."""
         if isinstance(item.payload, RejectInput):

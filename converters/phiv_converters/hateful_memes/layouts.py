@@ -65,6 +65,11 @@ class MemeLayout:
     warnings: tuple[str, ...] = ()
 
     @property
+    def is_official(self) -> bool:
+        """True for jsonl files, False for tables."""
+        return isinstance(self.files[0], Path)
+
+    @property
     def is_cauldron(self) -> bool:
         return not isinstance(self.files[0], Path) and "texts" in self.files[0].columns
 
@@ -122,15 +127,12 @@ class MemeLayout:
             return (meme.img or f"{meme.key}.png") in self.images
         return True
 
-    def image_file(self, location: MemeLocation, meme: Meme) -> Path:
-        """The file that `image` reads, or where it would be; of a table the table itself."""
-        file = self.files[location.file]
+    def image_files(self, location: MemeLocation, meme: Meme) -> list[Path]:
+        """The file that `image` reads, those it cannot choose from, or where it would be; of a table itself."""
+        file, name = self.files[location.file], meme.img or f"{meme.key}.png"
         if not isinstance(file, Path) and _image_column(file):
-            return file.path
-        try:
-            return self.images.find(meme.img or f"{meme.key}.png")
-        except RejectInput:
-            return self.root / (meme.img or f"{meme.key}.png")
+            return [file.path]
+        return self.images.candidates(name) or [self.root / name]
 
     def size_bytes(self, location: MemeLocation, meme: Meme) -> int:
         """Of the row and its image, as far as it is there; of a table its whole size."""

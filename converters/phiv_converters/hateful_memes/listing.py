@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from phiv_converters.base import row_digest
 from phiv_converters.hateful_memes.layouts import Meme, MemeLayout, MemeLocation
@@ -29,7 +30,7 @@ def list_memes(layout: MemeLayout, val_fraction: float) -> Inputs:
     items = []
     for (split, key), (location, meme) in listing.memes.items():
         split = "val" if split == "train" and key in val else split
-        content = (row_digest(meme), layout.image_file(location, meme))
+        content: tuple[bytes | Path, ...] = (row_digest(meme), *layout.image_files(location, meme))
         items.append(Item(split, key, content, location, layout.size_bytes(location, meme)))
     for split, location, reject in listing.rejects:
         items.append(Item(split, layout.fallback_key(location), str(reject).encode(), reject, location.length))

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from phiv_converters.base import HubFolder, Release, file_stamp, open_release
-from phiv_converters.nlvr2.layouts import Nlvr2Layout, SentenceLocation, find_layout
+from phiv_converters.nlvr2.layouts import Nlvr2Layout, Nlvr2Tables, SentenceLocation, find_layout
 from phiv_converters.nlvr2.listing import list_sentences
 from phiv_converters.nlvr2.official_hashes import average_hash, find_hash_files, read_hashes
 from phiv_converters.nlvr2.options import PLAIN, SHARING, WORDINGS, Nlvr2Options
@@ -97,6 +97,16 @@ class Nlvr2(Release):
             warning = f"official hashes of {len(hashes)} images are checked"
             return replace(inputs, warnings=(*inputs.warnings, warning))
         return inputs
+
+    def drafts_depend_on(self) -> object:
+        """The flags and the official hashes where rows are lines, whose content names their images; else all."""
+        if isinstance(self.layout, Nlvr2Tables):
+            return super().drafts_depend_on()
+        return self.flags, [sha256_file(file) for file in self.hash_files]
+
+    def draft_depends_on(self, item: Item) -> object:
+        """The key; not where the lines are."""
+        return super().draft_depends_on(item) if isinstance(self.layout, Nlvr2Tables) else item.key
 
     def draft(self, item: Item) -> Draft:
         """A pair and its sentence, or its sentences as turns; both images are in the first turn."""

@@ -125,14 +125,9 @@ class Nlvr2Annotations:
         return [(name, read_image(self.image_index.find(name, where=where), where)) for name in names]
 
     def image_files(self, location: SentenceLocation, example: Nlvr2Example) -> list[Path]:
-        """The files that `images` reads, or where they would be."""
-        files = []
-        for name in (f"{example.pair}-img{side}.png" for side in (0, 1)):
-            try:
-                files.append(self.image_index.find(name))
-            except RejectInput:
-                files.append(self.files[location.file].parent / name)
-        return files
+        """The files that `images` reads, those it cannot choose from, or where they would be."""
+        folder, names = self.files[location.file].parent, [f"{example.pair}-img{side}.png" for side in (0, 1)]
+        return [file for name in names for file in self.image_index.candidates(name) or [folder / name]]
 
     def size_bytes(self, location: SentenceLocation, example: Nlvr2Example) -> int:
         """Of the row and its images, as far as they are there."""

@@ -130,6 +130,14 @@ class Jsonl(Converter):
             hint = f"Its rows read as {format} rows: use phiv-convert {format}"
         return SourceError(self.name, "no line of the source is a record with conversations", hint)
 
+    def drafts_depend_on(self) -> object:
+        """The folder of the images alone: lines are taken as they are."""
+        return self.images
+
+    def draft_depends_on(self, item: Item) -> object:
+        """Whether another line has its id; not where the line is."""
+        return item.payload[-1]
+
     def draft(self, item: Item) -> Draft:
         """One line as it is, with its images."""
         name, offset, length, number, clash = item.payload

@@ -184,6 +184,16 @@ class TableRows(Converter):
             warnings += (val_warning(sum(position < limit for position in positions), len(positions), groups),)
         return Inputs(self._items(positions, limit), warnings=warnings)
 
+    def drafts_depend_on(self) -> object:
+        """The flags, and what the columns and the integers of classes mean."""
+        return self.flags, self.columns, self.labels
+
+    def draft_depends_on(self, item: Item) -> object:
+        """The kind of the file, and the place in a table, whose cells are no content; not that in other files."""
+        index, number, *_ = item.payload
+        file = self.files[index]
+        return file.name, file.kind, file.reader is None, number if file.table else 0
+
     def draft(self, item: Item) -> Draft:
         """A row and its images."""
         index, number, values, problem = item.payload

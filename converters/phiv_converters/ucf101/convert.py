@@ -145,6 +145,10 @@ class Ucf101(Release):
             warnings += (f"no lists of splits in the source: {shares}. --val_fraction 0 keeps all in train",)
         return Inputs(items, absent=len(listing.absent), warnings=warnings)
 
+    def drafts_depend_on(self) -> object:
+        """The flags, and the classes that every question lists; clips are payloads."""
+        return self.flags, self.classes
+
     def draft(self, item: Item) -> Draft:
         """One clip as one turn: its frames, the recipe's question, the class."""
         clip: Clip = item.payload
