@@ -36,6 +36,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.reports import text
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.testing.helpers import (
+    Removal,
     SourceChange,
     copied,
     data_of,
@@ -45,6 +46,7 @@ from phiv_data.testing.helpers import (
     demand_valid,
     drafts_of,
     find_changes,
+    find_removals,
     hashes,
     listing,
     record_lines,
@@ -139,6 +141,7 @@ def conformance_checks() -> tuple[Check, ...]:
         check_output_inside_source,
         check_changed_options_change_the_plan,
         check_changed_content_is_noticed,
+        check_update_equals_a_fresh_conversion,
         check_bad_sources,
         check_damaged_input,
     )
@@ -393,6 +396,45 @@ def check_changed_content_is_noticed(case: Case, tmp: Path) -> None:
             for verify in (False, True) if change.kind not in done else (False,):
                 _demand_noticed(case, change, fresh, folder / str(verify), verify=verify)
             done.add(change.kind)
+
+
+def check_update_equals_a_fresh_conversion(case: Case, tmp: Path) -> None:
+    """`--update` to a changed source, and back, gives the bytes of a fresh conversion of each.
+
+    Changed are a letter or some bytes of a file, without another size or time; removed are files and lines.
+    """
+    source = copied(case.source, tmp / "source", keep_times=True)
+    _convert(case, tmp / "whole", source, include_unlabeled=True, verify=True)
+    whole, left = data_of(tmp / "whole/out"), {"text": 2, "bytes": 1}  # of changes that change the output
+    changes: list[SourceChange | Removal] = [*find_changes(source), *find_removals(source)]
+    for number, change in enumerate(changes):
+        if isinstance(change, Removal) or left[change.kind]:
+            data = _demand_same_update(case, change, source, tmp / "whole/out", tmp / str(number))
+            if isinstance(change, SourceChange):
+                left[change.kind] -= data not in (None, whole)
+
+
+def _demand_same_update(
+    case: Case, change: SourceChange | Removal, source: Path, whole: Path, tmp: Path
+) -> dict[str, str] | None:
+    """The data of the changed source, None where it is a source no longer. AssertionError where an update gives others.
+
+    `whole` is the output of `source`.
+    """
+    how: dict[str, Any] = {"include_unlabeled": True, "verify": True}
+    changed = copied(case.source, tmp / "source", keep_times=True)
+    change.apply(changed, keep_time=True)
+    try:
+        _converted(case, changed, tmp / "out", **how)
+    except (PhivError, AssertionError):
+        return None
+    data, hint = data_of(tmp / "out"), "Give what draft() depends on in Item.content, key or payload, or a field"
+    shutil.copytree(whole, tmp / "updated/out")
+    _convert(case, tmp / "updated", changed, update=True, **how)
+    demand_same_files(tmp / "out", tmp / "updated/out", f"with --update, after {change}", hint)
+    _convert(case, tmp, source, update=True, **how)
+    demand_same_files(whole, tmp / "out", f"with --update, back from {change}", hint)
+    return data
 
 
 class _Stopped(BaseException):

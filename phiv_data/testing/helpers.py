@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,17 +117,47 @@ def find_changes(source: Path) -> Iterator[SourceChange]:
                 yield SourceChange(name, kind, places[int(share * len(places))])
 
 
+@dataclass(frozen=True)
+class Removal:
+    """A file of the source that is removed, or one line of it."""
+
+    name: str
+    line: int | None = None
+
+    def apply(self, source: Path, *, keep_time: bool = False) -> None:
+        """Remove it from `source`; a file that lost a line may keep its time."""
+        path = source / self.name
+        stat = path.stat()
+        if self.line is None:
+            path.unlink()
+        else:
+            lines = path.read_bytes().splitlines(keepends=True)
+            path.write_bytes(b"".join(lines[: self.line] + lines[self.line + 1 :]))
+            if keep_time:
+                os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def find_removals(source: Path) -> Iterator[Removal]:
+    """Removals to try: the first and the middle one of all files, and the second line of the first text files."""
+    names = sorted(hashes(source))
+    if source.is_dir():
+        yield from (Removal(name) for name in dict.fromkeys((names[0], names[len(names) // 2])))
+    texts = [name for name in names if b"\0" not in (source / name).read_bytes()]
+    yield from (Removal(name, 1) for name in texts[:2])
+
+
 def record_lines(out: Path) -> list[str]:
     """The records of an output, as its jsonl files hold them."""
     return [line for path in sorted(out.glob("*_*.jsonl")) for line in path.read_text("utf-8").splitlines()]
 
 
-def copied(source: Path, folder: Path) -> Path:
-    """A copy under the same name, with other times."""
+def copied(source: Path, folder: Path, *, keep_times: bool = False) -> Path:
+    """A copy under the same name, by default with other times."""
     folder.mkdir(parents=True, exist_ok=True)
+    copy: Callable[..., Any] = shutil.copy2 if keep_times else shutil.copyfile
     if source.is_dir():
-        return Path(shutil.copytree(source, folder / source.name, copy_function=shutil.copyfile))
-    return Path(shutil.copyfile(source, folder / source.name))
+        return Path(shutil.copytree(source, folder / source.name, copy_function=copy))
+    return Path(copy(source, folder / source.name))
 
 
 @contextmanager

@@ -294,6 +294,13 @@ class ShiftsAfterDamage(Sound):
         return replace(super().draft(item), system=f"{broken} broken")
 
 
+class CountsItsNeighbours(Sound):
+    """Rows depend on what else is there, which no item names."""
+
+    def draft(self, item: Item) -> Draft:
+        return replace(super().draft(item), system=f"one of {len(self.files())}")
+
+
 DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     NameMissing: (testing.check_description, "record_source is empty. Name the dataset"),
     SplitTwice: (testing.check_description, "there twice .* List each once"),
@@ -307,6 +314,10 @@ DEFECTS: dict[type[Sound], tuple[Check, str]] = {
     OptionsForgotten: (
         testing.check_changed_options_change_the_plan,
         r"changed\[0\] has the plan of options. Put every",
+    ),
+    CountsItsNeighbours: (
+        testing.check_update_equals_a_fresh_conversion,
+        r"other files when converted with --update, after Removal.* Give what draft\(\) depends on",
     ),
     Guessing: (testing.check_drafts_are_pure, "5 items give another draft when drafted twice .* no clock"),
     Counting: (testing.check_drafts_are_pure, "items give another draft when drafted twice"),
