@@ -150,7 +150,7 @@ class TableRows(Converter):
         columns = asdict(self.columns) | {"image": list(self.columns.image)}
         names = ("question", "answer", "answers", "id", "split", "group", "val_fraction", "name")
         own = {name: getattr(self.flags, name) for name in names} | {"image": list(self.flags.image)}
-        return {"columns": columns, "files": {file.name: file.split for file in self.files}} | own | self.more_options
+        return {"columns": columns, "files": {file.name: file.split for file in self.files}} | own | dict(self.more_options)
 
     def versions(self) -> dict[str, str]:
         """Images are copied, so only Pillow, which checks them, matters."""
