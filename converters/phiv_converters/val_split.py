@@ -9,21 +9,10 @@ other rows there are, so a part of a dataset splits as the whole does.
 
 from __future__ import annotations
 
-import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from itertools import chain
 from math import inf, nextafter
-
-
-def group_position(group: str) -> float:
-    """A fixed number in 0 <= x < 1 for a group: the first eight bytes of the sha256 of its name.
-
-    Of rows with one image that name is the image's sha256 (hex), whichever converter reads it.
-    """
-    digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def val_limit(positions: Iterable[float], fraction: float) -> float:
@@ -61,27 +50,3 @@ def val_warning(num_val: int, num_rows: int, groups: str) -> str:
         return f"no val in the source, and none was made: train has fewer than two {groups}"
     rows = f"{num_val} of {num_rows} rows, by whole {groups}, are val"
     return f"no val in the source: {rows}. --val_fraction 0 keeps them in train"
-
-
-@dataclass(slots=True)
-class JoinedGroups:
-    """Groups of rows that share anything: `join` what each row has, then ask for the `name` of its group.
-
-    Rows that have one thing alone need no `join`.
-    """
-
-    parents: dict[str, str] = field(default_factory=dict)
-
-    def join(self, names: Sequence[str]) -> None:
-        """Rows that have any of `names` are one group."""
-        roots = [self.name(name) for name in names]
-        self.parents |= dict.fromkeys(roots, min(roots))
-
-    def name(self, name: str) -> str:
-        """The smallest name in the group of `name`: it does not depend on the order of the rows."""
-        root = name
-        while (parent := self.parents.get(root, root)) != root:
-            root = parent
-        while name != root:
-            self.parents[name], name = root, self.parents[name]
-        return root

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phiv_converters.val_split import JoinedGroups, group_position, val_limit
+from phiv_converters.val_split import val_limit
+from phiv_data.utils.groups import JoinedGroups, group_position
 
 POSITIONS = st.lists(st.floats(0, 1, exclude_max=True), min_size=2, max_size=20, unique=True)
 
@@ -35,7 +36,7 @@ def test_one_group_stays_in_train_and_zero_makes_no_val() -> None:
 
 @given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=3), max_size=8), st.randoms())
 def test_rows_are_in_one_group_exactly_where_a_chain_of_shared_things_joins_them(rows, random) -> None:  # type: ignore[no-untyped-def]
-    groups, shuffled = JoinedGroups(), JoinedGroups()
+    groups, shuffled = JoinedGroups[str](), JoinedGroups[str]()
     for row in rows:
         groups.join(row)
     for row in random.sample(rows, len(rows)):

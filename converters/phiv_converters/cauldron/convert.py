@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from phiv_converters.base import hint_for_converted, refuse_exports, warn_of_missing_shards
 from phiv_converters.cauldron.options import CauldronOptions
-from phiv_converters.val_split import JoinedGroups, group_position, val_limit
+from phiv_converters.val_split import val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.export.base import suffix
 from phiv_data.media.images import image_size
@@ -40,6 +40,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_tables import Table, find_tables, image_cell, iter_rows, read_row
 from phiv_data.sources.image_index import checked_image, open_source
 from phiv_data.storage.sample import Draft
+from phiv_data.utils.groups import JoinedGroups, group_position
 from phiv_schemas import Turn, check_image_path
 from phiv_schemas.conversation import check_name
 from phiv_schemas.errors import SourceError, UsageError
@@ -176,7 +177,7 @@ class CauldronConverter(Converter):
 
     def _positions(self, numbers: Sequence[int]) -> dict[int, array[float]]:
         """The positions in 0..1 of the rows of some tables: one for all rows that share an image."""
-        first_digests, joined = dict[int, bytearray](), JoinedGroups()
+        first_digests, joined = dict[int, bytearray](), JoinedGroups[str]()
         for number in numbers:
             first_digests[number] = bytearray()
             for cells in iter_rows(self.tables[number], COLUMNS):

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from phiv_converters.base import row_digest
 from phiv_converters.docvqa.questions import DocvqaLayout, DocvqaQuestion, QuestionLocation
-from phiv_converters.val_split import group_position, val_limit, val_warning
+from phiv_converters.val_split import val_limit, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
+from phiv_data.utils.groups import group_position
 from phiv_schemas import SourceError
 
 

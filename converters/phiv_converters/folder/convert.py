@@ -32,13 +32,14 @@ from phiv_converters.table.columns import CLASSES
 from phiv_converters.table.convert import open_table
 from phiv_converters.table.files import is_metadata
 from phiv_converters.table.options import TableOptions
-from phiv_converters.val_split import class_limits, group_position, val_warning
+from phiv_converters.val_split import class_limits, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.media.images import count_images, image_size
 from phiv_data.media.video import library_versions
 from phiv_data.sources.folders import walk
 from phiv_data.sources.image_index import load_image, read_image
 from phiv_data.storage.sample import Draft
+from phiv_data.utils.groups import group_position
 from phiv_schemas import Turn
 from phiv_schemas.errors import SourceError, UsageError
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from phiv_converters.base import row_digest
 from phiv_converters.hateful_memes.layouts import Meme, MemeLayout, MemeLocation
-from phiv_converters.val_split import group_position, val_limit, val_warning
+from phiv_converters.val_split import val_limit, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
+from phiv_data.utils.groups import group_position
 from phiv_schemas import SourceError
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from phiv_converters.base import row_digest
 from phiv_converters.nlvr2.layouts import Nlvr2Layout, Nlvr2Row, SentenceLocation
-from phiv_converters.val_split import JoinedGroups, group_position, val_limit, val_warning
+from phiv_converters.val_split import val_limit, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
+from phiv_data.utils.groups import JoinedGroups, group_position
 from phiv_schemas import SourceError, UsageError
 
 # The official set in an image's name; the names that phiv gives to images without one have a number of eight digits.
@@ -101,7 +102,7 @@ class SentenceListing:
 
     def _groups(self, keys: list[str]) -> dict[str, str]:
         """The group of each key of train: rows with an image in common, or of one official image set."""
-        joined, first_names, row = JoinedGroups(), dict[str, str](), None
+        joined, first_names, row = JoinedGroups[str](), dict[str, str](), None
         names: list[str] = []
         for key in keys:
             location = self.locations["train", key][0]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_converters.own_jsonl.files import SplitFile
-from phiv_converters.val_split import group_position
 from phiv_data.convert.base import Duplicate, Item
 from phiv_data.sources.json_stream import read_json_lines
+from phiv_data.utils.groups import group_position
 from phiv_data.utils.seen_index import SeenIndex
 
 

@@ -38,13 +38,14 @@ from phiv_converters.examples import Example, ImageRef, example_draft, image_fil
 from phiv_converters.table.columns import Columns, answer_list, fill_prompt, guess_columns, image_refs, is_image_name
 from phiv_converters.table.files import Row, RowFile, find_row_files, is_metadata, read
 from phiv_converters.table.options import TableOptions
-from phiv_converters.val_split import JoinedGroups, group_position, val_limit, val_warning
+from phiv_converters.val_split import val_limit, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.formats.files import Root, shorten
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.sources.hf_tables import class_names, read_row
 from phiv_data.storage.sample import Draft
+from phiv_data.utils.groups import JoinedGroups, group_position
 from phiv_schemas.errors import SourceError, UsageError
 
 SAMPLE_ROWS, SAMPLE_TABLE_ROWS = 200, 20  # rows of a table may hold megabytes
@@ -262,7 +263,7 @@ class TableRows(Converter):
 
     def _positions(self) -> array[float]:
         """The positions in 0..1 of the rows of train, from which val is made; none where the source has a val."""
-        joined, names = JoinedGroups(), list[str]()
+        joined, names = JoinedGroups[str](), list[str]()
         if not self.flags.val_fraction or any(file.split == "val" for file in self.files):
             return array("d")
         for index, row, split in self._rows(with_bytes=self.columns.group is None):

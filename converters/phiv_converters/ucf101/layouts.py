@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Literal
 
 from phiv_converters.base import hint_for_converted
-from phiv_converters.val_split import group_position, val_limit
+from phiv_converters.val_split import val_limit
 from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_layout import standard_split
+from phiv_data.utils.groups import group_position
 from phiv_schemas import SourceError, UsageError
 
 SPLITS = ("train", "val", "test")
