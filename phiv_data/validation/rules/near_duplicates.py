@@ -72,6 +72,57 @@ def find_near_duplicates(index: KeyIndex) -> Iterator[tuple[Occurrence, Finding]
             yield row, Finding("PV241", image_json_path(row.position), what)
 
 
+def find_links(hashes: NDArray[np.uint64], pixels: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+    """Pairs (earlier, later) of images that look the same, as few as join all that do, be it over others.
+
+    So they do among the first n images alone, for every n: each image has a pair with every group of those before it
+    that holds a similar one.
+    """
+    import numpy as np
+
+    for members in candidate_buckets(hashes, np.arange(len(hashes))):
+        group, start = np.arange(len(members)), 0
+        for left in iter_blocks(members):
+            similar = _similar_earlier(members, start, left, group, hashes, pixels)
+            for row, j in enumerate(range(start, start + len(left))):
+                found = np.flatnonzero(similar[row])
+                joined, first = np.unique(group[found], return_index=True)
+                yield from ((int(members[i]), int(members[j])) for i in found[first])
+                if len(joined):
+                    group[j] = joined[0]
+                if len(joined) > 1:
+                    group[:j][np.isin(group[:j], joined)] = joined[0]
+            start += len(left)
+
+
+def _similar_earlier(
+    members: NDArray[np.int64],
+    start: int,
+    left: NDArray[np.int64],
+    group: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    pixels: NDArray[np.uint8],
+) -> NDArray[np.bool_]:
+    """[len(left), earlier members]: which look the same. Of a group one is enough, where a whole block is of it."""
+    import numpy as np
+
+    similar, at = np.zeros((len(left), start + len(left)), bool), 0
+    has_one_of: dict[int, NDArray[np.bool_]] = {}
+    for others in iter_blocks(members[: start + len(left)]):
+        groups, none = group[at : at + len(others)], np.zeros(len(left), bool)
+        is_one = at < start and (groups == groups[0]).all()
+        done = has_one_of.setdefault(int(groups[0]), none) if is_one else none
+        rest = np.flatnonzero(~done)
+        pairs = within_max_bits(hashes[left[rest]], hashes[others]) & (left[rest][:, None] > others)
+        rows, columns = np.flatnonzero(pairs.any(axis=1)), np.flatnonzero(pairs.any(axis=0))
+        if len(rows):
+            pairs[np.ix_(rows, columns)] &= are_similar(pixels[left[rest[rows]]], pixels[others[columns]])
+        similar[rest, at : at + len(others)] = pairs
+        done[rest] = pairs.any(axis=1)
+        at += len(others)
+    return similar
+
+
 def read_pixels(index: KeyIndex, names: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """The pixels of images [n, 128], from their keys; `names` are the first halves of keys: of the image's sha256."""
     import numpy as np

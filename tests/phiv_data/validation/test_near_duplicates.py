@@ -7,6 +7,7 @@ import math
 import tempfile
 import tracemalloc
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phiv_data.utils.groups import JoinedGroups
 from phiv_data.validation.core.finding import ImageFacts, RowContext
 from phiv_data.validation.core.key_index import KeyBlock, KeyIndex, pack
 from phiv_data.validation.imaging import hamming_index
@@ -156,6 +158,41 @@ def test_findings_are_those_of_comparing_every_two(rows: list[RowContext], shuff
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hamming_index, "_BLOCK", 2)
         assert leaks(blocks) == expected, "few are compared at a time"
+
+
+images_in_order = st.lists(hashes_of_images, max_size=20)
+
+
+def groups_of(hashes: Sequence[bytes], pairs: Iterable[tuple[int, int]]) -> set[frozenset[int]]:
+    """The images of each group that pairs join."""
+    groups = JoinedGroups[int]()
+    for pair in pairs:
+        groups.join(pair)
+    names = [groups.name(i) for i in range(len(hashes))]
+    return {frozenset(i for i, other in enumerate(names) if other == name) for name in names}
+
+
+@given(images_in_order, st.integers(0, 20))
+@settings(max_examples=200, deadline=None)
+def test_links_join_what_comparing_every_two_joins_among_the_first_ones_too(hashes: list[bytes], count: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hamming_index, "_BLOCK", 2)
+        packed = np.frombuffer(b"".join(hashes), np.uint8).reshape(len(hashes), PHASH_BYTES)
+        dhash = packed[:, :DHASH_BYTES].copy().view("<u8").ravel()
+        links = list(near.find_links(dhash, packed[:, DHASH_BYTES:]))
+    assert all(a < b and look_the_same(hashes[a], hashes[b]) for a, b in links)
+    first = hashes[:count]
+    every_two = [(a, b) for a, b in combinations(range(len(first)), 2) if look_the_same(first[a], first[b])]
+    assert groups_of(first, [(a, b) for a, b in links if b < count]) == groups_of(first, every_two)
+
+
+def test_links_of_many_images_that_look_the_same_are_few() -> None:
+    count = 5000
+    hashes = np.full(count, 7, np.uint64)
+    pixels = np.tile(np.frombuffer(HASHES[0][DHASH_BYTES:], np.uint8), (count, 1))
+    links = set(near.find_links(hashes, pixels))
+    assert {later for _, later in links} == set(range(1, count))
+    assert len(links) < 2 * count
 
 
 def test_an_image_is_reported_once_with_the_first_of_the_earliest_split() -> None:
