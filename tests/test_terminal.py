@@ -19,7 +19,7 @@ from phiv_schemas import UsageError
 REPO = Path(__file__).resolve().parents[1]
 EVIL = "\x1b[31mred\n\x9b2Jphiv: all is well\u202e\r"
 SAFE = r"\x1b[31mred\n\x9b2Jphiv: all is well\u202e\r"
-PROGRAMS = ("phiv-convert", "phiv-validate", "phiv-export", "phiv-train", "phiv-eval", "phiv-inspect")
+PROGRAMS = ("phiv-convert", "phiv-validate", "phiv-split", "phiv-export", "phiv-train", "phiv-eval", "phiv-inspect")
 ALONE = {  # these print nothing of the data: a child process's answers, a tool for the schema files
     "phiv_data/media/video/decord_child.py",
     "schemas/phiv_schemas/generate.py",
@@ -125,6 +125,9 @@ def test_validating_exporting_and_inspecting_show_names_only(out: Path, tmp_path
         assert SAFE in done.stdout or program == "phiv-inspect", done.stderr
     assert_safe(run("phiv-validate", out, "--format", "github"))
     assert_safe(run("phiv-validate", out, "--fix", tmp_path / f"fixed{EVIL}"))
+    done = run("phiv-split", out, "--out_dir", tmp_path / f"split{EVIL}")
+    assert r"\x1b[31mred" in done.stderr
+    assert_safe(done)
     done = run("phiv-inspect", out, "0", "--family", "tiny", "--format", "json")
     assert_safe(done)
     assert json.loads(done.stdout)["spans"]
@@ -136,6 +139,7 @@ def test_errors_show_names_only(program: str, tmp_path: Path) -> None:
     args = {
         "phiv-convert": ("jsonl", "--source", gone, "--out_dir", tmp_path / "o"),
         "phiv-validate": (gone,),
+        "phiv-split": (gone, "--out_dir", tmp_path / "o"),
         "phiv-export": ("llava", gone, tmp_path / "o"),
         "phiv-train": ("--data_dir", gone, "--model_name_or_path", "tiny", "--output_dir", tmp_path / "o"),
         "phiv-eval": ("--data_dir", gone, "--split", "val", "--model_name_or_path", "tiny"),

@@ -105,7 +105,7 @@ def validate(
         workers = choose_workers(len(plan.pieces), num_workers)
         if plan.context.images:
             stack.callback(plan.context.images.close)
-        _set_up_images(plan, workers)
+        set_up_images(plan, workers)
         for result in run_units(plan.pieces, plan.context, settings, workers):
             index.add(result.keys)
             whole = merge(whole, replace(result, keys=()))
@@ -277,7 +277,7 @@ def _traces_of_conversion(folder: Path) -> list[str]:
     return [name for name in ("arrow", "images.sha256", "rejects.jsonl") if (folder / name).exists()]
 
 
-def _set_up_images(plan: ValidationPlan, workers: int) -> None:
+def set_up_images(plan: ValidationPlan, workers: int) -> None:
     """Threads where no worker processes are; perceptual hashes where images are decoded."""
     context = plan.context
     if context.images:

@@ -127,13 +127,13 @@ class LabelCounts:
         answer = turns[0].assistant
         if answer is not None:
             self._ask(source, frozenset((crc32(turns[0].user.encode()),)))
-        if len(turns) > 1 or (turns[0].answers and not _may_be_class(turns[0])):
+        if len(turns) > 1 or (turns[0].answers and not may_be_class(turns[0])):
             self._set(source, None)
         elif answer is not None and (uses := answers.get((answer, split_label(row.split)))):
             uses.count += 1
             if row.line < uses.first[1] or row.file < uses.first[0]:
                 uses.first = min(uses.first, (row.file, row.line))
-        elif not _may_be_class(turns[0]):
+        elif not may_be_class(turns[0]):
             self._set(source, None)
         elif answer is not None:
             answers = answers if answers is not _NEW else {}
@@ -200,7 +200,8 @@ class LabelCounts:
 _NEW: Answers = {}
 
 
-def _may_be_class(turn: Turn) -> bool:
+def may_be_class(turn: Turn) -> bool:
+    """Whether the answer of a row's one turn is short and the only one, as a class is; a row may have none yet."""
     answer, accepted = turn.assistant, turn.answers
     if accepted is not None and len(accepted) > 1:
         return False
