@@ -1,12 +1,15 @@
-"""Checks that the options of several converters share. Light: `phiv-convert --help` imports this."""
+"""Flags and checks that the options of several converters share. Light: `phiv-convert --help` imports this."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phiv_converters.val_split import Shares
+from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 
 
@@ -18,6 +21,34 @@ def check_range(flag: str, value: int, low: int, high: int) -> None:
 
 VAL_FRACTION = 0.05
 """Share of the groups of train that become val where a published dataset has no val of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFlags(ConverterOptions):
+    """The flags of val and test that are made of train. Give `val_fraction` the converter's own words and default."""
+
+    val_fraction: float = VAL_FRACTION
+    """Where there is no val: about this share of train becomes it, whole groups by a hash."""
+    test_fraction: float = 0.0
+    """Where there is neither val nor test: about this share of train becomes test, in the same way."""
+    seed: int = 0
+    """Another number makes another val and test of train."""
+
+    @property
+    def shares(self) -> Shares:
+        """How much of train becomes what."""
+        return Shares(self.val_fraction, self.test_fraction, self.seed)
+
+    def check_fractions(self) -> None:
+        """UsageError unless each is at least 0, and train keeps something."""
+        check_fraction("--val_fraction", self.val_fraction)
+        check_fraction("--test_fraction", self.test_fraction)
+        check_fraction("--val_fraction and --test_fraction together", self.val_fraction + self.test_fraction)
+
+    def split_options(self) -> dict[str, Any]:
+        """What of them affects the output, for `options`. A manifest without the newer flags keeps its bytes."""
+        more = {"test_fraction": self.test_fraction, "seed": self.seed}
+        return {"val_fraction": self.val_fraction} | {name: value for name, value in more.items() if value}
 
 
 def check_fraction(flag: str, value: float) -> None:

@@ -303,6 +303,10 @@ def test_without_a_val_split_rows_of_train_with_one_image_become_it_together(tmp
         f"no val in the source: {rows} of 120 rows, by whole images, are val. --val_fraction 0 keeps them in train",
     )
     assert 2 * len(val) == rows
+    parts = HatefulMemesOptions(tmp_path / "hub", val_fraction=0.2, test_fraction=0.2)
+    convert(parts, tmp_path / "parts", num_workers=0)
+    assert image_bytes(tmp_path / "parts", "val") == val
+    assert image_bytes(tmp_path / "parts", "test").isdisjoint(val | image_bytes(tmp_path / "parts", "train"))
     convert(HatefulMemesOptions(tmp_path / "half", val_fraction=0.2), tmp_path / "out2", num_workers=0)
     assert image_bytes(tmp_path / "out2", "val") == val & {image(n) for n in range(30, 60)}
 

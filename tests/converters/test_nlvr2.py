@@ -296,6 +296,16 @@ def test_without_directories_whole_image_sets_become_val(tmp_path: Path) -> None
     num_val = 2 * len(sets["val"])
     said = f"no val in the source: {num_val} of 60 rows, by whole image sets, are val."
     assert outcome.warnings == (f"{said} --val_fraction 0 keeps them in train",)
+    run(tmp_path / "parts", official(tmp_path / "in3", rows), val_fraction=0.2, test_fraction=0.2)
+    parts = {
+        name: {c.image_paths[0].split("-")[1] for c in read(tmp_path / "parts", name)}
+        for name in ("train", "val", "test")
+    }
+    assert parts["val"] == sets["val"]
+    assert parts["test"]
+    assert parts["test"] == sets["train"] - parts["train"]
+    with pytest.raises(UsageError, match="--test_fraction: makes test where the source has neither"):
+        run(tmp_path / "named", official(tmp_path / "in4"), test_fraction=0.2)
     none = run(tmp_path / "none", official(tmp_path / "in2", rows), val_fraction=0)
     assert [(split.name, split.rows) for split in none.splits] == [("train", 60)]
 

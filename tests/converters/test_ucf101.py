@@ -13,6 +13,7 @@ import pytest
 
 from phiv_converters.ucf101.layouts import find_layout, list_clips
 from phiv_converters.ucf101.options import Ucf101Options
+from phiv_converters.val_split import Shares
 from phiv_data import validate
 from phiv_data.convert.engine import convert
 from phiv_schemas import Conversation, EnvironmentProblem, SourceError, UsageError
@@ -399,9 +400,9 @@ def clips_of(folder: Path, *names: str) -> Path:
     return folder
 
 
-def split_of(source: Path, fraction: float = 0.3) -> dict[str, str]:
+def split_of(source: Path, fraction: float = 0.3, test: float = 0.0) -> dict[str, str]:
     layout = find_layout(source, None, "it")
-    return {clip.key: clip.split for clip in list_clips(layout, 2, set(layout.classes), fraction).clips}
+    return {clip.key: clip.split for clip in list_clips(layout, 2, set(layout.classes), Shares(fraction, test)).clips}
 
 
 def test_a_tree_with_some_of_the_splits_is_taken(tmp_path: Path) -> None:
@@ -432,6 +433,12 @@ def test_class_folders_alone_are_split_by_whole_groups_each_by_its_own_hash(tmp_
     fewer = split_of(clips_of(tmp_path / "half", *(name for name in names if name.startswith("A"))))
     assert fewer == {name: split for name, split in found.items() if name.startswith("A")}
     assert set(split_of(tmp_path / "in", 0).values()) == {"train"}
+    parts = split_of(tmp_path / "in", test=0.3)  # val as before, and test of what is left
+    assert {name for name, where in parts.items() if where == "val"} == {n for n, s in found.items() if s == "val"}
+    assert {name[:-8] for name, where in parts.items() if where == "test"}.isdisjoint(
+        name[:-8] for name, where in parts.items() if where != "test"
+    )
+    assert set(split_of(tmp_path / "in", 0, 0.3).values()) == {"train", "test"}
     assert set(split_of(clips_of(tmp_path / "one", "A/a.mp4")).values()) == {"train"}
 
 

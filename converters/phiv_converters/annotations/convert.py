@@ -75,7 +75,7 @@ def open_annotations(flags: AnnotationOptions, work_dir: Path) -> TableRows:
         answers="answers",
     )
     name = flags.name or flags.format
-    table = TableOptions(flags.source, images, question=flags.question, val_fraction=flags.val_fraction, name=name)
+    table = TableOptions(flags.source, images, question=flags.question, name=name, **flags.shares.flags())
     more = {"control": flags.control} if isinstance(flags, LabelStudioOptions) else {}
     return with_classes(TableRows(table, tuple(files), columns, more_options=more))
 

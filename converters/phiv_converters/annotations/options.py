@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from phiv_converters.flags import VAL_FRACTION, check_folder, check_fraction, check_name_flag
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_folder, check_name_flag
 
 
 @dataclass(frozen=True)
-class AnnotationOptions(ConverterOptions):
+class AnnotationOptions(SplitFlags):
     """What the options of the annotation formats have in common."""
 
     opener = "phiv_converters.annotations.convert:open_annotations"
@@ -24,13 +23,13 @@ class AnnotationOptions(ConverterOptions):
     """Folder of the images, which are found in it by their names. By default that of the annotation file."""
     question: str | None = None
     """The question, where the annotations have none; {classes} becomes the list of all answers."""
-    val_fraction: float = VAL_FRACTION
+    val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
     """Where there is no val: about this share of train becomes it, whole images by a hash."""
     name: str | None = None
     """Name of the dataset: what its files are called, and the source of its rows. By default the format's."""
 
     def __post_init__(self) -> None:
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
         check_name_flag("--name", self.name)
         check_folder("--images", self.images)
 

@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 
 from phiv_converters.base import hint_for_converted, refuse_exports, warn_of_missing_shards
 from phiv_converters.cauldron.options import CauldronOptions
-from phiv_converters.val_split import val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.export.base import suffix
 from phiv_data.media.images import image_size
@@ -40,7 +39,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_tables import Table, find_tables, image_cell, iter_rows, read_row
 from phiv_data.sources.image_index import checked_image, open_source
 from phiv_data.storage.sample import Draft
-from phiv_data.utils.groups import JoinedGroups, group_position
+from phiv_data.utils.groups import JoinedGroups
 from phiv_schemas import Turn, check_image_path
 from phiv_schemas.conversation import check_name
 from phiv_schemas.errors import SourceError, UsageError
@@ -96,10 +95,10 @@ class CauldronConverter(Converter):
 
     def __post_init__(self) -> None:
         found = {_split(table) for table in self.tables}
-        if self.flags.val_fraction:
-            if "val" in found:
-                raise UsageError("--val_fraction", "the source has a val split of its own", "Leave it out")
-            found.add("val")
+        self.flags.shares.check_source(found)
+        if self.flags.val_fraction and "val" in found:
+            raise UsageError("--val_fraction", "the source has a val split of its own", "Leave it out")
+        found.update(self.flags.shares.splits_made())
         first = [name for name in ("train", "val", "test") if name in found]
         object.__setattr__(self, "splits", (*first, *sorted(found - set(first))))
 
@@ -123,19 +122,20 @@ class CauldronConverter(Converter):
 
     def inputs(self) -> Inputs:
         """Every row of every table; warnings about columns that are not read, and shards that are missing."""
-        # The rows of a table are of one split, or of two where some of train move to val.
-        parts, fraction = list[TableRows](), self.flags.val_fraction
-        positions = self._positions([i for i, t in enumerate(self.tables) if fraction and _split(t) == "train"])
-        limit = val_limit(chain.from_iterable(positions.values()), fraction)
+        # The rows of a table are of one split, or of several where some of train move to val and test.
+        parts, shares = list[TableRows](), self.flags.shares
+        is_split = bool(shares.splits_made())
+        positions = self._positions([i for i, t in enumerate(self.tables) if is_split and _split(t) == "train"])
+        limits = shares.limits(array("d", chain.from_iterable(positions.values())))
         for number, table in enumerate(self.tables):
             split, name = _split(table), _name(self.root, table)
             size = table.path.stat().st_size // max(table.num_rows, 1)
             if number not in positions:
                 parts.append(TableRows(split, name, number, range(table.num_rows), size, table.path))
                 continue
-            rows = {"train": array("Q"), "val": array("Q")}
+            rows = {split: array("Q") for split in ("train", *shares.splits_made())}
             for row, position in enumerate(positions[number]):
-                rows["val" if position < limit else "train"].append(row)
+                rows[limits.split_of(position)].append(row)
             parts += [TableRows(part, name, number, rows[part], size, table.path) for part in rows]
         order = {split: rank for rank, split in enumerate(self.splits)}
         parts.sort(key=lambda part: (order[part.split], f"{part.name}:"))
@@ -191,7 +191,7 @@ class CauldronConverter(Converter):
         positions = {}
         for number, digests_of_rows in first_digests.items():
             names = (digests_of_rows[at : at + 32].hex() for at in range(0, len(digests_of_rows), 32))
-            positions[number] = array("d", (group_position(joined.name(name)) for name in names))
+            positions[number] = array("d", (self.flags.shares.position(joined.name(name)) for name in names))
         return positions
 
 

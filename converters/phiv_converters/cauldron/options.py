@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from phiv_converters.flags import check_fraction, fixed_options
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import SplitFlags, fixed_options
 
 
 @dataclass(frozen=True)
-class CauldronOptions(ConverterOptions):
+class CauldronOptions(SplitFlags):
     """Tables of The Cauldron or FineVision (columns images and texts) to conversations."""
 
     opener = "phiv_converters.cauldron.convert:open_cauldron"
@@ -22,12 +21,12 @@ class CauldronOptions(ConverterOptions):
     """Convert this config (sub-folder) only; by default all that are there."""
     turns: Literal["all", "first"] = "all"
     """All pairs of a row, or its first one only."""
-    val_fraction: float = 0.0
+    val_fraction: float = field(default=0.0, kw_only=True)
     """Move about this share of train to val, by the hash of a row's images (or its texts where it has none): rows that
     share an image stay together. Reads every image once more."""
 
     def __post_init__(self) -> None:
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
 
     def identity(self) -> dict[str, Any] | None:
         """The options with the hash of an archive; None for a folder or a table, which can change."""
@@ -35,4 +34,4 @@ class CauldronOptions(ConverterOptions):
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
-        return {"config": self.config, "turns": self.turns, "val_fraction": self.val_fraction}
+        return {"config": self.config, "turns": self.turns} | self.split_options()

@@ -72,9 +72,9 @@ class Docvqa(Release):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that were found, and val beside train."""
-        val = {"val"} if "train" in self.layout.splits and self.flags.val_fraction else set()
-        return tuple(split for split in SPLITS if split in val | set(self.layout.splits))
+        """The splits that were found, and those made of train."""
+        made = self.flags.shares.splits_made() if "train" in self.layout.splits else ()
+        return tuple(split for split in SPLITS if split in {*made, *self.layout.splits})
 
     def options(self) -> dict[str, Any]:
         """Everything that affects the output; where the source has its own val, `val_fraction` does not."""
@@ -83,7 +83,7 @@ class Docvqa(Release):
 
     def inputs(self) -> Inputs:
         """Every question or page; rows that cannot be used are inputs too, and rejected."""
-        return list_questions(self.layout, by_page=self.flags.group == "page", val_fraction=self.flags.val_fraction)
+        return list_questions(self.layout, by_page=self.flags.group == "page", shares=self.flags.shares)
 
     def draft(self, item: Item) -> Draft:
         """A page and its question, or its questions as turns; the page is in the first turn."""

@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 from phiv_converters.base import row_digest
 from phiv_converters.docvqa.questions import DocvqaLayout, DocvqaQuestion, QuestionLocation
-from phiv_converters.val_split import val_limit, val_warning
+from phiv_converters.val_split import Shares, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
-from phiv_data.utils.groups import group_position
 from phiv_schemas import SourceError
 
 
-def list_questions(layout: DocvqaLayout, *, by_page: bool, val_fraction: float) -> Inputs:
+def list_questions(layout: DocvqaLayout, *, by_page: bool, shares: Shares) -> Inputs:
     """Items by question id or page; a row that cannot be used is one of its own, with the reason as payload."""
     listing = QuestionListing(layout, by_page)
     for split, location, question in layout.rows():
@@ -24,10 +23,10 @@ def list_questions(layout: DocvqaLayout, *, by_page: bool, val_fraction: float) 
         found_rows = f"{len(listing.locations)} rows with a question, {len(listing.rejects)} bad ones"
         hint = "Pass the folder or archive with the pages as --images"
         raise SourceError(layout.name, f"no question has its page ({found_rows} in {layout.description})", hint)
-    val, warnings = listing.choose_val(val_fraction)
+    split_of, warnings = listing.choose_splits(shares)
     items = []
     for (split, key), locations in listing.locations.items():
-        item_split = "val" if split == "train" and listing.documents[split, key] in val else split
+        item_split = split_of.get(listing.documents[split, key], split) if split == "train" else split
         payload = tuple(location for _, location in sorted(locations))
         items.append(Item(item_split, key, tuple(listing.contents[split, key]), payload, listing.sizes[split, key]))
     items += [Item(split, key, str(reject).encode(), reject, size) for split, key, size, reject in listing.rejects]
@@ -100,8 +99,8 @@ class QuestionListing:
         what = f"the split {first.split}" if first.content == content else "another question, page or answers"
         raise RejectInput(where, "bad-row", f"questionId {question.id} is on {before} too, with {what}")
 
-    def choose_val(self, fraction: float) -> tuple[frozenset[str], list[str]]:
-        """The documents of train that become val; warnings about that, and about documents in several splits."""
+    def choose_splits(self, shares: Shares) -> tuple[dict[str, str], list[str]]:
+        """The split of each document of train; warnings about that, and about documents in several splits."""
         by_split: dict[str, set[str]] = {split: set() for split in self.layout.splits}
         for (split, _), document in self.documents.items():
             by_split[split].add(document)
@@ -109,11 +108,12 @@ class QuestionListing:
         every = [document for documents in by_split.values() for document in documents]
         if crossing := len(every) - len(set(every)):
             warnings.append(f"{crossing} documents are in several splits of the source")
-        if "val" in by_split or not fraction or not by_split.get("train"):
-            return frozenset(), warnings
-        positions = {document: group_position(document) for document in by_split["train"]}
-        limit = val_limit(positions.values(), fraction)
-        val = frozenset(document for document, position in positions.items() if position < limit)
-        rows = [document in val for (split, _), document in self.documents.items() if split == "train"]
-        warnings.append(val_warning(sum(rows), len(rows), "documents"))
-        return val, warnings
+        shares.check_source(by_split)
+        if "val" in by_split or not shares.splits_made() or not by_split.get("train"):
+            return {}, warnings
+        positions = {document: shares.position(document) for document in by_split["train"]}
+        limits = shares.limits(positions.values())
+        split_of = {document: limits.split_of(position) for document, position in positions.items()}
+        made = [split_of[document] for (split, _), document in self.documents.items() if split == "train"]
+        warnings.append(val_warning(made, "documents"))
+        return split_of, warnings

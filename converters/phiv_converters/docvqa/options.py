@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import VAL_FRACTION, check_demo, check_fraction, fixed_options
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_demo, fixed_options
 from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
 
@@ -16,7 +15,7 @@ SHARING = Sharing(group="document", group_pattern=r"(?i)(?:^|/)([a-z]{4}\d{4})_\
 
 
 @dataclass(frozen=True)
-class DocvqaOptions(ConverterOptions):
+class DocvqaOptions(SplitFlags):
     """DocVQA pages and questions to document question answering, every accepted answer kept."""
 
     opener = "phiv_converters.docvqa.convert:open_docvqa"
@@ -39,15 +38,15 @@ class DocvqaOptions(ConverterOptions):
     questions are worded already and stay as they are."""
     answer: Literal["first", "seeded"] = "first"
     """Which accepted answer `assistant` is: the first listed, or one chosen by the hash of --seed and the question."""
-    seed: int = 0
-    """For --answer seeded."""
+    seed: int = field(default=0, kw_only=True)
+    """For --answer seeded, and for another val and test of train."""
     group: Literal["question", "page"] = "question"
     """One row per question, or one per page with its questions as turns and the page in the first of them."""
-    val_fraction: float = VAL_FRACTION
+    val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
     """Where the source has train and no val: about this share of train becomes val, whole documents, by a hash."""
 
     def __post_init__(self) -> None:
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
         check_demo(self.demo, [self.source, *self.images])
         if self.images and self.source is None:
             raise UsageError("--images", "needs the questions too", "Pass them as --source")
@@ -59,5 +58,5 @@ class DocvqaOptions(ConverterOptions):
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
         seed = self.seed if self.answer == "seeded" else None
-        names = ("prompt", "answer", "group", "val_fraction")
-        return {name: getattr(self, name) for name in names} | {"seed": seed, "prompt_text": PROMPTS[self.prompt]}
+        values = {name: getattr(self, name) for name in ("prompt", "answer", "group")} | {"seed": seed}
+        return values | {"prompt_text": PROMPTS[self.prompt]} | self.split_options()

@@ -32,14 +32,13 @@ from phiv_converters.table.columns import CLASSES
 from phiv_converters.table.convert import open_table
 from phiv_converters.table.files import is_metadata
 from phiv_converters.table.options import TableOptions
-from phiv_converters.val_split import class_limits, val_warning
+from phiv_converters.val_split import SplitLimits, class_limits, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.media.images import count_images, image_size
 from phiv_data.media.video import library_versions
 from phiv_data.sources.folders import walk
 from phiv_data.sources.image_index import load_image, read_image
 from phiv_data.storage.sample import Draft
-from phiv_data.utils.groups import group_position
 from phiv_schemas import Turn
 from phiv_schemas.errors import SourceError, UsageError
 
@@ -52,7 +51,7 @@ def open_folder(flags: FolderOptions, work_dir: Path) -> Converter:
         raise SourceError("--source", f"no such folder {str(flags.source)!r}", "Check the path")
     refuse_exports(flags.source)
     if not flags.labels and any(is_metadata(file.name) for _, files in walk(flags.source) for file in files):
-        table = TableOptions(flags.source, question=flags.question, val_fraction=flags.val_fraction, name=flags.name)
+        table = TableOptions(flags.source, question=flags.question, name=flags.name, **flags.shares.flags())
         rows = open_table(table, work_dir)
         unlisted = sorted({*list_media(flags.source)[0]} - set(rows.named_files()))
         warning = (count_names("files that the metadata do not name are left alone", unlisted),) if unlisted else ()
@@ -83,8 +82,7 @@ class Folder(Converter):
 
     def options(self) -> dict[str, Any]:
         """Everything that affects the output."""
-        names = ("question", "num_frames", "val_fraction")
-        own = {name: getattr(self.flags, name) for name in names}
+        own = {"question": self.flags.question, "num_frames": self.flags.num_frames} | self.flags.split_options()
         return own | {"classes": list(self.classes), "name": self.name, "jpeg_quality": JPEG_QUALITY}
 
     def versions(self) -> dict[str, str]:
@@ -95,20 +93,21 @@ class Folder(Converter):
     def inputs(self) -> Inputs:
         """The files of the chosen classes, in the order of their names."""
         media = [one for one in self.listing.media if one.label in self.classes]
-        limits: dict[str, float] = {}  # files of a class whose position is below its limit are val
-        if self.flags.val_fraction and not any(one.split == "val" for one in media):
-            trains = ((one.label, group_position(one.name)) for one in media if one.split in ("", "train"))
-            limits = class_limits(trains, self.flags.val_fraction)
-        items = []
+        shares, limits = self.flags.shares, dict[str, SplitLimits]()
+        shares.check_source({one.split for one in media})
+        if shares.splits_made() and not any(one.split == "val" for one in media):
+            trains = ((one.label, shares.position(one.name)) for one in media if one.split in ("", "train"))
+            limits = class_limits(trains, shares)
+        items, made = [], []
         for one in media:
             split = one.split or "train"
-            if split == "train" and group_position(one.name) < limits.get(one.label, 0.0):
-                split = "val"
+            if split == "train":
+                split = limits.get(one.label, SplitLimits()).split_of(shares.position(one.name))
+                made.append(split)
             items.append(Item(split, one.name, (one.label.encode("utf-8", "surrogatepass"), one.path), one))
         warnings = self.listing.warnings
         if limits:
-            made = sum(item.split == "val" for item in items)
-            warnings += (val_warning(made, sum(not one.split or one.split == "train" for one in media), "files"),)
+            warnings += (val_warning(made, "files"),)
         return Inputs(items, absent=self.listing.absent, warnings=warnings)
 
     def drafts_depend_on(self) -> object:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from phiv_converters.flags import VAL_FRACTION, check_fraction, check_name_flag, check_range
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_name_flag, check_range
 
 
 @dataclass(frozen=True)
-class FolderOptions(ConverterOptions):
+class FolderOptions(SplitFlags):
     """Images or clips in [split/]Class/ folders, or with a list of labels, to classification conversations."""
 
     opener = "phiv_converters.folder.convert:open_folder"
@@ -29,12 +28,12 @@ class FolderOptions(ConverterOptions):
     """Convert these classes only; the question then lists only them."""
     num_frames: int = 8
     """Frames per clip, evenly spaced over those that decode."""
-    val_fraction: float = VAL_FRACTION
+    val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
     """Where there is no val: about this share of each class of train becomes it, by a hash of the file's name."""
     name: str | None = None
     """Name of the dataset: what its files are called, and the source of its rows. By default that of the folder."""
 
     def __post_init__(self) -> None:
         check_range("--num_frames", self.num_frames, 1, 10_000)
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
         check_name_flag("--name", self.name)

@@ -68,9 +68,9 @@ class HatefulMemes(Release):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that some file was found for, and val beside train."""
-        val = {"val"} if "train" in self.layout.splits and self.flags.val_fraction else set()
-        return tuple(split for split in SPLITS if split in val | set(self.layout.splits))
+        """The splits that some file was found for, and those made of train."""
+        made = self.flags.shares.splits_made() if "train" in self.layout.splits else ()
+        return tuple(split for split in SPLITS if split in {*made, *self.layout.splits})
 
     def options(self) -> dict[str, Any]:
         """Everything that affects the output; where the source has its own val, `val_fraction` does not."""
@@ -79,7 +79,7 @@ class HatefulMemes(Release):
 
     def inputs(self) -> Inputs:
         """Every meme once, and the repeated ones; rows that cannot be used are inputs too, and rejected."""
-        return list_memes(self.layout, self.flags.val_fraction)
+        return list_memes(self.layout, self.flags.shares)
 
     def drafts_depend_on(self) -> object:
         """The flags alone where rows are lines: their content names their images. Rows of tables may name others."""

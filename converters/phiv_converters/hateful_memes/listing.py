@@ -8,14 +8,13 @@ from pathlib import Path
 
 from phiv_converters.base import row_digest
 from phiv_converters.hateful_memes.layouts import Meme, MemeLayout, MemeLocation
-from phiv_converters.val_split import val_limit, val_warning
+from phiv_converters.val_split import Shares, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
-from phiv_data.utils.groups import group_position
 from phiv_schemas import SourceError
 
 
-def list_memes(layout: MemeLayout, val_fraction: float) -> Inputs:
+def list_memes(layout: MemeLayout, shares: Shares) -> Inputs:
     """Items by id; a row that cannot be used is one of its own, with the reason as payload."""
     listing = MemeListing(layout)
     for location, meme in layout.rows():
@@ -27,10 +26,10 @@ def list_memes(layout: MemeLayout, val_fraction: float) -> Inputs:
         found = f"{len(listing.memes) + len(listing.rejects)} rows in {layout.description}"
         hint = "Pass the official img/ folder or its archive as --images"
         raise SourceError(layout.name, f"no row has its image ({found})", hint)
-    val, warnings = listing.choose_val(val_fraction)
+    split_of, warnings = listing.choose_splits(shares)
     items = []
     for (split, key), (location, meme) in listing.memes.items():
-        split = "val" if split == "train" and key in val else split
+        split = split_of.get(key, split) if split == "train" else split
         content: tuple[bytes | Path, ...] = (row_digest(meme), *layout.image_files(location, meme))
         items.append(Item(split, key, content, location, layout.size_bytes(location, meme)))
     for split, location, reject in listing.rejects:
@@ -68,18 +67,19 @@ class MemeListing:
         else:
             self.duplicates.append(Duplicate(where(first), where(location)))
 
-    def choose_val(self, fraction: float) -> tuple[set[str], list[str]]:
-        """The keys of the memes of train that become val, by their images; and a warning about that."""
+    def choose_splits(self, shares: Shares) -> tuple[dict[str, str], list[str]]:
+        """The split of each meme of train, by its image; and a warning about that."""
+        shares.check_source(self.layout.splits)
         train = [(key, *found) for (split, key), found in self.memes.items() if split == "train"]
-        if "val" in self.layout.splits or not fraction or not train:
-            return set(), []
+        if "val" in self.layout.splits or not shares.splits_made() or not train:
+            return {}, []
         positions = {}
         for key, location, meme in train:
             try:
                 group = hashlib.sha256(self.layout.image(location, meme)[1]).hexdigest()
             except RejectInput:  # `draft` rejects it too
                 group = meme.key
-            positions[key] = group_position(group)
-        limit = val_limit(positions.values(), fraction)
-        val = {key for key, position in positions.items() if position < limit}
-        return val, [val_warning(len(val), len(train), "images")]
+            positions[key] = shares.position(group)
+        limits = shares.limits(positions.values())
+        split_of = {key: limits.split_of(position) for key, position in positions.items()}
+        return split_of, [val_warning(split_of.values(), "images")]

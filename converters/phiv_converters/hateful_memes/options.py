@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import VAL_FRACTION, check_demo, check_fraction, fixed_options
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_demo, fixed_options
 from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
 
@@ -36,7 +35,7 @@ SHARING = Sharing(shares=("images",))
 
 
 @dataclass(frozen=True)
-class HatefulMemesOptions(ConverterOptions):
+class HatefulMemesOptions(SplitFlags):
     """Hateful Memes to yes/no questions about an image with a caption."""
 
     opener = "phiv_converters.hateful_memes.convert:open_hateful_memes"
@@ -65,12 +64,12 @@ class HatefulMemesOptions(ConverterOptions):
     """Files that become val. A meme in several of them is taken once and counted as a duplicate."""
     test: tuple[str, ...] = ("test", "test_seen", "test_unseen")
     """Files that become test."""
-    val_fraction: float = VAL_FRACTION
+    val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
     """Where no file becomes val: about this share of train does, by the hash of a meme's image, so that rows with one
     image stay together. Reads every image once more."""
 
     def __post_init__(self) -> None:
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
         check_demo(self.demo, [self.source, *self.images])
         names = [*self.train, *self.val, *self.test]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -85,7 +84,7 @@ class HatefulMemesOptions(ConverterOptions):
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
-        names = ("prompt", "with_text", "val_fraction")
+        names = ("prompt", "with_text")
         prompt_text = list(WORDINGS) if self.prompt == "recipe" else PLAIN
         values = {name: getattr(self, name) for name in names} | {name: list(getattr(self, name)) for name in SPLITS}
-        return values | {"prompt_text": prompt_text}
+        return values | {"prompt_text": prompt_text} | self.split_options()

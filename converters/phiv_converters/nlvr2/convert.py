@@ -75,10 +75,11 @@ class Nlvr2(Release):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The sets that were found; val beside train unless --val_directories or --val_fraction is 0."""
-        makes_val = self.flags.val_directories and self.flags.val_fraction
-        val = {"val"} if "train" in self.layout.sets and makes_val else set()
-        return tuple(split for split in SPLITS if split in val | set(self.layout.sets))
+        """The sets that were found, and those made of train; no val where --val_directories or --val_fraction is 0."""
+        made = set(self.flags.shares.splits_made()) if "train" in self.layout.sets else set[str]()
+        if not self.flags.val_directories:
+            made -= {"val"}
+        return tuple(split for split in (*SPLITS, "test") if split in made | set(self.layout.sets))
 
     def options(self) -> dict[str, Any]:
         """Everything that affects the output; of a folder also the hashes that were found in it."""
@@ -90,8 +91,8 @@ class Nlvr2(Release):
         inputs = list_sentences(
             self.layout,
             by_pair=self.flags.group == "pair",
-            val_directories=self.flags.val_directories if self.flags.val_fraction else 0,
-            val_fraction=self.flags.val_fraction,
+            val_directories=self.flags.val_directories,
+            shares=self.flags.shares,
         )
         if hashes := self._official_hashes():
             warning = f"official hashes of {len(hashes)} images are checked"

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from phiv_converters.base import row_digest
 from phiv_converters.nlvr2.layouts import Nlvr2Layout, Nlvr2Row, SentenceLocation
-from phiv_converters.val_split import val_limit, val_warning
+from phiv_converters.val_split import Shares, val_warning
 from phiv_data.convert.base import Duplicate, Inputs, Item
 from phiv_data.media.reject import RejectInput
-from phiv_data.utils.groups import JoinedGroups, group_position
+from phiv_data.utils.groups import JoinedGroups
 from phiv_schemas import SourceError, UsageError
 
 # The official set in an image's name; the names that phiv gives to images without one have a number of eight digits.
 _IMAGE_SET = re.compile(r"([A-Za-z0-9]+-\d+)-\d{1,7}-img[01]\.\w+")
 
 
-def list_sentences(layout: Nlvr2Layout, *, by_pair: bool, val_directories: int, val_fraction: float) -> Inputs:
+def list_sentences(layout: Nlvr2Layout, *, by_pair: bool, val_directories: int, shares: Shares) -> Inputs:
     """Items by identifier or pair; a row that cannot be used is one of its own, with the reason as payload."""
     listing = SentenceListing(layout, by_pair)
     for row in layout.rows():
@@ -28,10 +28,10 @@ def list_sentences(layout: Nlvr2Layout, *, by_pair: bool, val_directories: int, 
         found = f"{len(listing.locations) + len(listing.rejects)} rows in {layout.description}"
         hint = "Pass the folders or archives with the images as --images"
         raise SourceError(layout.name, f"no row has its images ({found})", hint)
-    val, warnings = listing.choose_val(val_directories, val_fraction) if val_directories else (set[str](), [])
+    split_of, warnings = listing.choose_splits(val_directories, shares)
     items = []
     for (name, key), locations in listing.locations.items():
-        split = "val" if name == "train" and key in val else name
+        split = split_of.get(key, name) if name == "train" else name
         items.append(Item(split, key, tuple(listing.contents[name, key]), tuple(locations), listing.sizes[name, key]))
     items += [Item(name, key, str(reject).encode(), reject, size) for name, key, size, reject in listing.rejects]
     items.sort(key=lambda item: item.key)
@@ -79,18 +79,23 @@ class SentenceListing:
             directories = self.directories.setdefault(example.image_set, set())
             directories |= {example.directory} if example.directory else set()
 
-    def choose_val(self, num_directories: int, fraction: float) -> tuple[set[str], list[str]]:
-        """The keys of train that become val, by directories or else by groups; and a warning about that."""
+    def choose_splits(self, num_directories: int, shares: Shares) -> tuple[dict[str, str], list[str]]:
+        """The split of each key of train, by directories or else by groups; and a warning about that."""
         keys = [key for name, key in self.locations if name == "train"]
         found = {name for directories in self.directories.values() for name in directories}
-        if not keys:
-            return set(), []
+        # Of the official sets dev is a val, test1 and test2 are tests; directories are what makes a val of train.
+        own = {name.rstrip("12").replace("dev", "val") for name in self.layout.sets}
+        shares.check_source(own | {"val"} if found else own)
+        if not num_directories:
+            shares = shares._replace(val=0.0)
+        if not keys or not shares.splits_made():
+            return {}, []
         if not found:
             groups = self._groups(keys)
-            positions = {group: group_position(group) for group in groups.values()}
-            limit = val_limit(positions.values(), fraction)
-            val = {key for key, group in groups.items() if positions[group] < limit}
-            return val, [val_warning(len(val), len(keys), "image sets")]
+            positions = {group: shares.position(group) for group in groups.values()}
+            limits = shares.limits(positions.values())
+            split_of = {key: limits.split_of(positions[group]) for key, group in groups.items()}
+            return split_of, [val_warning(split_of.values(), "image sets")]
         if num_directories >= len(found):
             what = f"{num_directories} would leave nothing to train on (found {len(found)} directories)"
             raise UsageError("--val_directories", what, "Pass fewer; 0 makes no val split")
@@ -98,7 +103,7 @@ class SentenceListing:
         highest = set(names[len(names) - num_directories :])
         # An image set is in val as a whole: train-10171 of train-10171-0 and train-10171-0-1.
         val_sets = {image_set for image_set, directories in self.directories.items() if directories & highest}
-        return {key for key in keys if "-".join(key.split("-")[:2]) in val_sets}, []
+        return {key: "val" for key in keys if "-".join(key.split("-")[:2]) in val_sets}, []
 
     def _groups(self, keys: list[str]) -> dict[str, str]:
         """The group of each key of train: rows with an image in common, or of one official image set."""

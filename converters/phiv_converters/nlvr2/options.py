@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import VAL_FRACTION, check_demo, check_fraction, check_range, fixed_options
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_demo, check_range, fixed_options
 from phiv_schemas.errors import UsageError
 from phiv_schemas.sharing import Sharing
 
@@ -33,7 +32,7 @@ SHARING = Sharing(group="image set", group_pattern=r"(?:^|/)([a-z]+\d?-\d+)-\d+-
 
 
 @dataclass(frozen=True)
-class Nlvr2Options(ConverterOptions):
+class Nlvr2Options(SplitFlags):
     """NLVR2 image pairs with true and false sentences to two-image questions."""
 
     opener = "phiv_converters.nlvr2.convert:open_nlvr2"
@@ -56,7 +55,7 @@ class Nlvr2Options(ConverterOptions):
     """One row per sentence, or one per pair of images with its sentences as turns, as the recipe trains."""
     val_directories: int = 5
     """So many of the 100 `directory` buckets of train, those with the highest numbers, become val; 0 for no val."""
-    val_fraction: float = VAL_FRACTION
+    val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
     """Where the rows name no buckets (The Cauldron): about this share of train becomes val, by a hash; rows that share
     an image stay together. Reads every image once more."""
     ignore_hashes: bool = False
@@ -64,7 +63,7 @@ class Nlvr2Options(ConverterOptions):
 
     def __post_init__(self) -> None:
         check_range("--val_directories", self.val_directories, 0, 99)
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
         check_demo(self.demo, [self.source, *self.images])
         if self.images and self.source is None:
             raise UsageError("--images", "needs the annotations too", "Pass them as --source")
@@ -75,6 +74,7 @@ class Nlvr2Options(ConverterOptions):
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
-        names = ("subset", "prompt", "group", "val_directories", "val_fraction", "ignore_hashes")
+        names = ("subset", "prompt", "group", "val_directories", "ignore_hashes")
         prompt_text = list(WORDINGS) if self.prompt == "recipe" else PLAIN
-        return {name: getattr(self, name) for name in names} | {"prompt_text": prompt_text}
+        values = {name: getattr(self, name) for name in names} | {"prompt_text": prompt_text}
+        return values | self.split_options()

@@ -32,7 +32,6 @@ from phiv_converters.base import file_stamp, refuse_exports
 from phiv_converters.own_jsonl.files import SplitFile, find_split_files, is_split_name
 from phiv_converters.own_jsonl.listing import JsonlListing, SplitLines, can_be_file
 from phiv_converters.own_jsonl.options import JsonlOptions
-from phiv_converters.val_split import val_limit
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.formats.detect import detect_format
 from phiv_data.formats.files import explain_shape, shorten
@@ -54,9 +53,10 @@ def open_jsonl(flags: JsonlOptions, work_dir: Path) -> Jsonl:
     folder = flags.source if flags.source.is_dir() else flags.source.parent
     if flags.images is not None and not flags.images.is_dir():
         raise UsageError("--images", f"no such folder {str(flags.images)!r}")
-    if flags.val_fraction and [file.split for file in files] != ["train"]:
+    if (made := flags.shares.splits_made()) and [file.split for file in files] != ["train"]:
         found = ", ".join(file.split for file in files)
-        raise UsageError("--val_fraction", f"takes val from train, where there is no other split (found {found})")
+        what = f"takes {made[0]} from train, where there is no other split (found {found})"
+        raise UsageError(f"--{made[0]}_fraction", what)
     hashes = tuple(sha256_file(file.path) for file in files)
     # What all files' names begin with, if it can be a name.
     names = {file.name for file in files}
@@ -75,18 +75,19 @@ class Jsonl(Converter):
     work_dir: Path
     name: str
     splits: tuple[str, ...] = field(init=False)
-    """The files' splits, and val where a part of train becomes it."""
+    """The files' splits, or train and what is made of it."""
 
     def __post_init__(self) -> None:
-        splits = ("train", "val") if self.flags.val_fraction else tuple(file.split for file in self.files)
-        object.__setattr__(self, "splits", splits)
+        made = self.flags.shares.splits_made()
+        object.__setattr__(self, "splits", ("train", *made) if made else tuple(file.split for file in self.files))
 
     def describe(self) -> str:
         """Which file is which split, and why."""
         found = ", ".join(f"{file.path.name} is {file.split}" for file in self.files)
         is_named = len(self.files) > 1 or is_split_name(self.files[0].path.stem)
         why = "by --split" if self.flags.split else "by name" if is_named else "its name says no split"
-        part = f", {self.flags.val_fraction:g} of it val" if self.flags.val_fraction else ""
+        shares = self.flags.shares
+        part = "".join(f", {getattr(shares, split):g} of it {split}" for split in shares.splits_made())
         return f"jsonl in phiv's format ({found}{part}, {why})"
 
     def options(self) -> dict[str, Any]:
@@ -95,8 +96,7 @@ class Jsonl(Converter):
             "files": {file.path.name: sha256 for file, sha256 in zip(self.files, self.hashes, strict=True)},
             "name": self.name,
             "splits": list(self.splits),
-            "val_fraction": self.flags.val_fraction,
-        }
+        } | self.flags.split_options()
 
     def versions(self) -> dict[str, str]:
         """Pillow, which decides what a valid image is."""
@@ -105,13 +105,14 @@ class Jsonl(Converter):
     def inputs(self) -> Inputs:
         """Every line that is not blank, except those given twice."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        listing = JsonlListing({file.split: SplitLines(file.split, self.images, file.path) for file in self.files})
+        lines_of = {file.split: SplitLines(file.split, self.images, file.path) for file in self.files}
+        listing = JsonlListing(lines_of, self.flags.shares)
         with open_seen_index(self.work_dir / "ids.sqlite") as seen_index:
             for file in self.files:
                 listing.add_file(file, seen_index)
         splits = listing.splits.values()
         for lines in splits:
-            lines.val_limit = val_limit(lines.positions, self.flags.val_fraction)
+            lines.limits = self.flags.shares.limits(lines.positions)
         if any(lines.offsets for lines in splits) and not any(lines.num_records for lines in splits):
             raise self._no_records()
         missing_ids = listing.num_without_id

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_converters.own_jsonl.files import SplitFile
+from phiv_converters.val_split import Shares, SplitLimits
 from phiv_data.convert.base import Duplicate, Item
 from phiv_data.sources.json_stream import read_json_lines
-from phiv_data.utils.groups import group_position
 from phiv_data.utils.seen_index import SeenIndex
 
 
@@ -27,7 +27,7 @@ def can_be_file(name: str) -> bool:
 
 @dataclass(slots=True)
 class SplitLines:
-    """Where the lines of a file are: 24 bytes of memory per row. Rows whose position is below `val_limit` are val."""
+    """Where the lines of a file are: 24 bytes of memory per row. Rows of train have their split by `limits`."""
 
     split: str
     images: Path
@@ -36,7 +36,7 @@ class SplitLines:
     lengths: array[int] = field(default_factory=lambda: array("I"))
     numbers: array[int] = field(default_factory=lambda: array("I"))  # of lines, from 1
     positions: array[float] = field(default_factory=lambda: array("d"))  # of the groups of rows, in 0..1
-    val_limit: float = 0.0
+    limits: SplitLimits = SplitLimits()  # noqa: RUF009  # a tuple
     num_records: int = 0  # rows that are objects with conversations, good or bad
     clashes: dict[int, str] = field(default_factory=dict)  # line number to the location of the row that has its id
 
@@ -57,7 +57,7 @@ class SplitLines:
                     images = []
                 content: tuple[bytes | Path, ...] = (hashlib.sha256(raw).digest(), *images)
                 payload = (self.path.name, offset, length, number, self.clashes.get(number))
-                split = "val" if position < self.val_limit else self.split
+                split = self.limits.split_of(position) if self.split == "train" else self.split
                 yield Item(split, f"{self.path.name}:{number}", content, payload, length)
 
 
@@ -66,6 +66,7 @@ class JsonlListing:
     """What a pass over the files finds."""
 
     splits: dict[str, SplitLines]
+    shares: Shares
     duplicates: list[Duplicate] = field(default_factory=list)
     num_without_id: int = 0
 
@@ -92,6 +93,6 @@ class JsonlListing:
             lines.offsets.append(row.offset)
             lines.lengths.append(row.length)
             lines.numbers.append(row.line)
-            lines.positions.append(group_position(group))
+            lines.positions.append(self.shares.position(group))
             if before is not None:
                 lines.clashes[row.line] = before[1]

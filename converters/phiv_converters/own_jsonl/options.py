@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from phiv_converters.flags import check_fraction, check_name_flag
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import SplitFlags, check_name_flag
 
 
 @dataclass(frozen=True)
-class JsonlOptions(ConverterOptions):
+class JsonlOptions(SplitFlags):
     """Your own jsonl files and images, in phiv's format, to a checked dataset with shards."""
 
     opener = "phiv_converters.own_jsonl.convert:open_jsonl"
@@ -21,7 +20,7 @@ class JsonlOptions(ConverterOptions):
     """Where the image paths of the rows start; the folder images/ beside the files when not given."""
     split: str | None = None
     """Split of a single file; by default what its name ends in (my_val.jsonl: val), else train."""
-    val_fraction: float = 0.0
+    val_fraction: float = field(default=0.0, kw_only=True)
     """Move this share of train to val, chosen by a hash, so that it stays the same when rows are added; rows whose
     first image is the same stay together."""
     name: str | None = None
@@ -29,6 +28,6 @@ class JsonlOptions(ConverterOptions):
     names."""
 
     def __post_init__(self) -> None:
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
         check_name_flag("--name", self.name)
         check_name_flag("--split", self.split)

@@ -38,14 +38,14 @@ from phiv_converters.examples import Example, ImageRef, example_draft, image_fil
 from phiv_converters.table.columns import Columns, answer_list, fill_prompt, guess_columns, image_refs, is_image_name
 from phiv_converters.table.files import Row, RowFile, find_row_files, is_metadata, read
 from phiv_converters.table.options import TableOptions
-from phiv_converters.val_split import val_limit, val_warning
+from phiv_converters.val_split import SplitLimits, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.formats.files import Root, shorten
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.sources.hf_tables import class_names, read_row
 from phiv_data.storage.sample import Draft
-from phiv_data.utils.groups import JoinedGroups, group_position
+from phiv_data.utils.groups import JoinedGroups
 from phiv_schemas.errors import SourceError, UsageError
 
 SAMPLE_ROWS, SAMPLE_TABLE_ROWS = 200, 20  # rows of a table may hold megabytes
@@ -149,9 +149,10 @@ class TableRows(Converter):
     def options(self) -> dict[str, Any]:
         """Everything that affects the output."""
         columns = asdict(self.columns) | {"image": list(self.columns.image)}
-        names = ("question", "answer", "answers", "id", "split", "group", "val_fraction", "name")
+        names = ("question", "answer", "answers", "id", "split", "group", "name")
         own = {name: getattr(self.flags, name) for name in names} | {"image": list(self.flags.image)}
-        return {"columns": columns, "files": {file.name: file.split for file in self.files}} | own | dict(self.more_options)
+        files = {file.name: file.split for file in self.files}
+        return {"columns": columns, "files": files} | own | self.flags.split_options() | dict(self.more_options)
 
     def versions(self) -> dict[str, str]:
         """Images are copied, so only Pillow, which checks them, matters."""
@@ -176,14 +177,12 @@ class TableRows(Converter):
     def inputs(self) -> Inputs:
         """Every row in the order of the files, also those that cannot be used: they are rejected."""
         positions = self._positions()
-        limit = val_limit(positions, self.flags.val_fraction)
-        warnings = self.warnings
+        limits, warnings = self.flags.shares.limits(positions), self.warnings
         if positions:
-            groups = (
-                f"values of {self.columns.group}" if self.columns.group else "groups of rows with an image in common"
-            )
-            warnings += (val_warning(sum(position < limit for position in positions), len(positions), groups),)
-        return Inputs(self._items(positions, limit), warnings=warnings)
+            column = self.columns.group
+            groups = f"values of {column}" if column else "groups of rows with an image in common"
+            warnings += (val_warning(map(limits.split_of, positions), groups),)
+        return Inputs(self._items(positions, limits), warnings=warnings)
 
     def drafts_depend_on(self) -> object:
         """The flags, and what the columns and the integers of classes mean."""
@@ -229,12 +228,12 @@ class TableRows(Converter):
 
     # Listing -----------------------------------------------------------------------------------------------------
 
-    def _items(self, positions: Sequence[float], limit: float) -> Iterator[Item]:
+    def _items(self, positions: Sequence[float], limits: SplitLimits) -> Iterator[Item]:
         position_of_train = iter(positions)
         for index, row, split in self._rows():
             file, key = self.files[index], self._key(self.files[index], row)
             if positions and split == "train":
-                split = "val" if next(position_of_train) < limit else split
+                split = limits.split_of(next(position_of_train))
             try:
                 images = image_files(self._image_refs(row.values, key), self._roots(file))
             except RejectInput:  # the draft says it
@@ -263,10 +262,12 @@ class TableRows(Converter):
 
     def _positions(self) -> array[float]:
         """The positions in 0..1 of the rows of train, from which val is made; none where the source has a val."""
-        joined, names = JoinedGroups[str](), list[str]()
-        if not self.flags.val_fraction or any(file.split == "val" for file in self.files):
+        joined, names, shares = JoinedGroups[str](), list[str](), self.flags.shares
+        shares.check_source(file.split for file in self.files)
+        if not shares.splits_made() or any(file.split == "val" for file in self.files):
             return array("d")
         for index, row, split in self._rows(with_bytes=self.columns.group is None):
+            shares.check_source((split,))
             if split == "val":
                 return array("d")
             if split == "train":
@@ -274,7 +275,7 @@ class TableRows(Converter):
                 names.append(shared[0] if shared else "")
                 if len(shared) > 1:
                     joined.join(shared)
-        return array("d", (group_position(joined.name(name)) if name else nan for name in names))
+        return array("d", (shares.position(joined.name(name)) if name else nan for name in names))
 
     def _shared(self, row: Row, file: RowFile) -> list[str]:
         """What keeps a row together with others: its value of --group, or its images; nothing of a rejected one."""

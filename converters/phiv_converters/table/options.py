@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from phiv_converters.flags import VAL_FRACTION, check_folder, check_fraction, check_name_flag
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_folder, check_name_flag
 
 
 @dataclass(frozen=True)
-class TableOptions(ConverterOptions):
+class TableOptions(SplitFlags):
     """Tables of images, questions and answers (csv, tsv, xlsx, parquet, Arrow, flat json) to conversations."""
 
     opener = "phiv_converters.table.convert:open_table"
@@ -37,12 +36,12 @@ class TableOptions(ConverterOptions):
     group: str | None = None
     """Column of what rows of one split have in common (a patient, a document), for the val that is made. By default
     rows with an image in common stay together."""
-    val_fraction: float = VAL_FRACTION
+    val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
     """Where there is no val: about this share of train becomes it, whole groups by a hash."""
     name: str | None = None
     """Name of the dataset: what its files are called, and the source of its rows. By default that of the source."""
 
     def __post_init__(self) -> None:
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
         check_name_flag("--name", self.name)
         check_folder("--images", self.images)

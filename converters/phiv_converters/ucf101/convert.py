@@ -88,7 +88,7 @@ class Ucf101(Release):
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that the source has, and those that are made of its train."""
-        made = self.layout.made_splits if self.flags.val_fraction else ()
+        made = self.layout.splits_made(self.flags.shares)
         return tuple(split for split in SPLITS if split in {*self.layout.own_splits, *made})
 
     @property
@@ -116,8 +116,10 @@ class Ucf101(Release):
         """
         # Clips of a class that cannot be named are inputs too, and rejected.
         unsound = set() if self.flags.classes else {name for name in self.layout.classes if not _is_sound(name)}
-        fraction = self.flags.val_fraction
-        listing = list_clips(self.layout, self.flags.val_groups, {*self.classes, *unsound}, fraction)
+        shares = self.flags.shares
+        if not self.layout.made_splits:
+            shares.check_source(self.layout.own_splits)
+        listing = list_clips(self.layout, self.flags.val_groups, {*self.classes, *unsound}, shares)
         if listing.absent and self.flags.require_all:
             raise SourceError(
                 self.name,
@@ -136,13 +138,13 @@ class Ucf101(Release):
                 what = f"its frames would have the names of those of {str(other.path)!r}"
                 raise SourceError(str(clip.path), what, "Rename one")
             items.append(Item(clip.split, clip.key, clip.path, clip))
-        made = self.layout.made_splits if fraction else ()
+        made = self.layout.splits_made(shares)
         rows, warnings = Counter(item.split for item in items), listing.warnings
         if made == ("val",):
-            warnings += (val_warning(rows["val"], rows["train"] + rows["val"], "source videos"),)
+            warnings += (val_warning((item.split for item in items if item.split != "test"), "source videos"),)
         elif made:
-            shares = f"{rows['val']} of {rows.total()} rows are val and {rows['test']} test, by whole source videos"
-            warnings += (f"no lists of splits in the source: {shares}. --val_fraction 0 keeps all in train",)
+            parts = f"{rows['val']} of {rows.total()} rows are val and {rows['test']} test, by whole source videos"
+            warnings += (f"no lists of splits in the source: {parts}. --val_fraction 0 keeps all in train",)
         return Inputs(items, absent=len(listing.absent), warnings=warnings)
 
     def drafts_depend_on(self) -> object:

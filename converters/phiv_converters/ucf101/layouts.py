@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from phiv_converters.base import hint_for_converted
-from phiv_converters.val_split import val_limit
+from phiv_converters.val_split import NO_SHARES, Shares, val_limit
 from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_layout import standard_split
-from phiv_data.utils.groups import group_position
 from phiv_schemas import SourceError, UsageError
 
 SPLITS = ("train", "val", "test")
@@ -56,10 +55,15 @@ class Ucf101Layout:
 
     @property
     def made_splits(self) -> tuple[str, ...]:
-        """The splits that are made of train by --val_fraction."""
+        """The splits that can be made of train."""
         if "val" in self.own_splits or "train" not in self.own_splits:
             return ()
-        return ("val", "test") if self.kind == "classes" else ("val",)
+        return tuple(split for split in ("val", "test") if split not in self.own_splits)
+
+    def splits_made(self, shares: Shares) -> tuple[str, ...]:
+        """The splits that are made of train: of class folders alone test too, as much as is val."""
+        made = ("val", "test") if self.kind == "classes" and shares.val else shares.splits_made()
+        return tuple(split for split in self.made_splits if split in made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +127,20 @@ def find_layout(root: Path, fold: int | None, name: str) -> Ucf101Layout:
     )
 
 
-def list_clips(layout: Ucf101Layout, val_groups: int, classes: set[str], val_fraction: float = 0.0) -> ClipListing:
+def list_clips(layout: Ucf101Layout, val_groups: int, classes: set[str], shares: Shares = NO_SHARES) -> ClipListing:
     """Every clip of `classes`, in no particular order."""
     listing = _list_official(layout, val_groups) if layout.kind == "official" else _list_folders(layout)
     clips = tuple(clip for clip in listing.clips if clip.label in classes)
     absent = tuple(entry for entry in listing.absent if entry.split("/")[0] in classes)
-    for split in layout.made_splits:
-        # Whole groups of train move by a hash of each: another one for test than for val.
-        salt = "" if split == "val" else f"{split}:"
-        at = {clip.group: group_position(salt + clip.group) for clip in clips if clip.split == "train"}
-        limit = val_limit(at.values(), val_fraction)
-        clips = tuple(replace(c, split=split) if c.split == "train" and at[c.group] < limit else c for c in clips)
+    if layout.made_splits:  # whole groups of train
+        shares.check_source(layout.own_splits)
+        at = {clip.group: shares.position(clip.group) for clip in clips if clip.split == "train"}
+        limits = shares.limits(at.values())
+        clips = tuple(replace(c, split=limits.split_of(at[c.group])) if c.split == "train" else c for c in clips)
+    if layout.kind == "classes" and not shares.test:  # as much as is val, by another hash
+        at = {clip.group: shares.position(f"test:{clip.group}") for clip in clips if clip.split == "train"}
+        limit = val_limit(at.values(), shares.val)
+        clips = tuple(replace(c, split="test") if c.split == "train" and at[c.group] < limit else c for c in clips)
     return ClipListing(clips, absent, layout.warnings + listing.warnings)
 
 

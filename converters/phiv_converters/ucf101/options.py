@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import VAL_FRACTION, check_demo, check_fraction, check_range, fixed_options
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_demo, check_range, fixed_options
 from phiv_schemas.sharing import Sharing
 
 PROMPT = "Classify the video into one of the following classes: {classes}."
@@ -16,7 +15,7 @@ SHARING = Sharing(group="source video", group_pattern=r"(?i)(?:^|/)v_([^/]+_g\d\
 
 
 @dataclass(frozen=True)
-class Ucf101Options(ConverterOptions):
+class Ucf101Options(SplitFlags):
     """UCF-101 action clips to image-sequence classification conversations."""
 
     opener = "phiv_converters.ucf101.convert:open_ucf101"
@@ -33,7 +32,7 @@ class Ucf101Options(ConverterOptions):
     """Which of the three official train/test lists to use (official layout only; 1 when not given)."""
     val_groups: int = 2
     """Official layout: the groups (source videos) with the highest numbers in the train list become val."""
-    val_fraction: float = VAL_FRACTION
+    val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
     """Other layouts without val: about this share of train becomes val, whole groups by a hash; of class folders alone
     the same share becomes test too."""
     num_frames: int = 8
@@ -55,7 +54,7 @@ class Ucf101Options(ConverterOptions):
         check_range("--num_frames", self.num_frames, 1, 10_000)
         check_range("--jpeg_quality", self.jpeg_quality, 1, 95)
         check_range("--val_groups", self.val_groups, 0, 24)
-        check_fraction("--val_fraction", self.val_fraction)
+        self.check_fractions()
         if self.max_per_class is not None:
             check_range("--max_per_class", self.max_per_class, 1, 10**9)
         check_demo(self.demo, [self.source])
@@ -69,5 +68,5 @@ class Ucf101Options(ConverterOptions):
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
         names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "max_per_class", "fold")
-        values = {name: getattr(self, name) for name in (*names, "val_groups", "val_fraction")}
+        values = {name: getattr(self, name) for name in (*names, "val_groups")} | self.split_options()
         return values | {"classes": sorted(self.classes), "prompt_text": PROMPT}
