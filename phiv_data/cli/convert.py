@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -17,7 +18,7 @@ from phiv_data.cli.common import run
 from phiv_data.convert.base import ConverterOptions
 from phiv_data.utils.plugins import CONVERTERS, load_plugins
 from phiv_data.utils.terminal import say
-from phiv_schemas.errors import EXIT_DATA, EXIT_OK
+from phiv_schemas.errors import EXIT_DATA, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from phiv_schemas import Manifest
@@ -69,6 +70,10 @@ def _parse(argv: list[str]) -> ConvertCommand:
             plugins.broken[name] = f"{name}: {reason}"
     for line in plugins.broken.values():
         say(f"phiv-convert: plugin left out: {line}", to=sys.stderr)
+    if argv and not argv[0].startswith("-") and argv[0] not in plugins.loaded:
+        close = get_close_matches(argv[0], plugins.loaded, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(sorted(plugins.loaded))}"
+        raise UsageError(argv[0], "is no converter", hint)
     # One sub-command per converter, under the description of its options class.
     commands: dict[str, Callable[..., ConvertCommand]] = {
         name: dataclasses.make_dataclass(
@@ -117,6 +122,8 @@ def _convert(command: ConvertCommand) -> int:
             include_unlabeled=out.include_unlabeled,
         )
     except NothingWritten as error:
+        for warning in error.warnings:
+            say(f"phiv-convert: {warning}", to=sys.stderr)
         _show_rejects(error.rejects)
         raise
     for warning in outcome.warnings:

@@ -88,7 +88,9 @@ def _export(command: ExportCommand) -> int:
         )
     total = sum(done.rows.values())
     for what, count in done.losses.items():
-        say(f"phiv-export: {format} cannot hold {what}: lost in {count} of {total} rows", to=sys.stderr)
+        is_kept = what.startswith("keeps ")  # what other readers do not read
+        said = f"{what}: {count}" if is_kept else f"cannot hold {what}: lost in {count}"
+        say(f"phiv-export: {format} {said} of {total} rows", to=sys.stderr)
     for warning in done.warnings:
         say(f"phiv-export: {warning}", to=sys.stderr)
     state = "already exported, nothing to do" if done.found_finished else "exported"

@@ -36,6 +36,7 @@ class AssembledFiles:
     task_rows: dict[int, int] = field(default_factory=dict)  # written rows, by task
     rejected: Counter[str] = field(default_factory=Counter)
     unlabeled: int = 0
+    first_unlabeled: int | None = None  # its number over all inputs
     num_kept: int = 0  # inputs whose result was taken from an earlier output
     identical: list[list[str]] = field(default_factory=list)  # groups of names of inputs with the same bytes
     rejects: FileInfo | None = None
@@ -68,6 +69,8 @@ def _assemble_split(
             report = load_report(job, task)
             assembled.task_rows[task.index] = len(report.rows)
             assembled.unlabeled += len(report.unlabeled)
+            if report.unlabeled and assembled.first_unlabeled is None:
+                assembled.first_unlabeled = report.unlabeled[0]
             assembled.num_kept += report.num_kept
             for row in report.rows:
                 size = jsonl.write(f"{row.conversation.to_line()}\n".encode())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points, version
@@ -59,13 +59,17 @@ class Outcome:
 
 
 class NothingWritten(PhivError):
-    """No input gave a row: nothing is published, and a finished output stays. `rejects` are the first of them."""
+    """No input gave a row: nothing is published, and a finished output stays.
+
+    `rejects` are the first of them, `warnings` what else is to be said of the source.
+    """
 
     exit_code = EXIT_DATA
 
     def __init__(self, where: str, what: str, hint: str, rejects: tuple[Reject, ...] = ()) -> None:
         super().__init__(where, what, hint)
         self.rejects = rejects
+        self.warnings: tuple[str, ...] = ()
 
 
 def convert(
@@ -133,11 +137,26 @@ def convert(
             warnings += (_explain_again(finished, wanted, kept),)
         taken = kept if isinstance(kept, KeptRows) else None
         job = ConversionJob(plan, workspace, include_unlabeled, roots=roots, kept=taken)
-        assembled, shards = _make_files(job, arrow, workers, progress)
+        try:
+            assembled, shards = _make_files(job, arrow, workers, progress)
+        except NothingWritten as error:
+            error.warnings = inputs.warnings
+            raise
         write_index(workspace, plan, basis)
         write_manifest(job, inputs, assembled, shards, provenance)
         num_kept = assembled.num_kept if taken else None
-        return Outcome(publish(workspace), False, (*warnings, *inputs.warnings), num_kept)
+        warnings += (*inputs.warnings, *_missing_rows(plan, assembled))
+        return Outcome(publish(workspace), False, warnings, num_kept)
+
+
+def _missing_rows(plan: ConversionPlan, assembled: AssembledFiles) -> Iterator[str]:
+    """Warnings of inputs without an answer, and of splits whose every input was rejected or has no answer."""
+    if assembled.first_unlabeled is not None:
+        first = plan.item(assembled.first_unlabeled).key
+        yield f"{assembled.unlabeled} inputs have no answer (first: {first!r}); --include_unlabeled keeps them"
+    for split in {task.split: None for task in plan.tasks}:
+        if not assembled.splits[split].rows:
+            yield f"{split} has no rows: each of its inputs was rejected or has no answer"
 
 
 def _open(

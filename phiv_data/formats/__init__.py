@@ -41,15 +41,15 @@ FORMATS: dict[str, Format] = {
 
 LOSSES: dict[str, str] = {
     "answers": "the list of accepted answers (`assistant` is kept: one answer a turn)",
-    "empty_system": "an empty system prompt (LLaMA-Factory puts its template's default one in its place)",
+    "empty_system": "keeps an empty system prompt, for which LLaMA-Factory takes its template's default one",
     "image_offsets": "`image_offsets` of images at the very front of the text (they come back as images before it)",
-    "image_token": "`<image>` as text, for processors whose image token it is (LLaVA, SmolVLM: it ends their training)",
-    "image_places": "where in its turn an image stands, for LLaVA itself (it moves `<image>` to the front)",
+    "image_token": "keeps `<image>` as text, which ends the training where it is the image token (LLaVA, SmolVLM)",
+    "image_places": "keeps where in its turn an image stands; LLaVA itself moves `<image>` to the front",
     "literal_marker": r"`<image>`, `<video>`, `<audio>` or `<img>` as text (written `<\image>`: else it means one)",
-    "many_images": "more than one image a row, for LLaVA itself (it opens one; LLaVA-NeXT opens all)",
-    "system": "a system prompt LLaVA would read (it is written as `system_prompt`, which lmms-finetune reads)",
+    "many_images": "keeps all images of a row, of which LLaVA itself opens one (LLaVA-NeXT opens all)",
+    "system": "keeps the system prompt as `system_prompt`, which LLaVA does not read (lmms-finetune does)",
     "unanswered_turns": "turns after the first one without an answer (user and assistant alternate)",
 }
-"""What each code of `losses` means, as the end of the sentence "the format cannot carry ..."."""
+"""What each code of `losses` means: the end of "the format cannot hold ...", or of "the format keeps ..."."""
 
 __all__ = ["FORMATS", "LOSSES", "Format", "ParsedRow"]

@@ -92,7 +92,8 @@ def family_of(model: str) -> str:
     if Path(model).is_dir():
         model_type = _json(Path(model) / "config.json").get("model_type")
     elif model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise UsageError(model, "no such folder, and not a hub id (owner/name)")
+        own = ", ".join(sorted({family.default_model for family in families}))
+        raise UsageError(model, "no such folder, and not a hub id (owner/name)", f"Models of the families: {own}")
     else:  # of the hub, from the cache or the network
         from huggingface_hub import hf_hub_download
 

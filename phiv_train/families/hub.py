@@ -32,7 +32,7 @@ def local_folder(path: str | Path, revision: str | None = None, *, weights: bool
         return found
     except Exception as error:  # the hub client raises a dozen types; each means we have no files
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "Check the name and the network, or pass a local folder"
+        hint = "Check the name and the network, or pass a local folder; the model tiny needs neither"
         raise EnvironmentProblem(name, f"no such folder, and the hub does not give it ({first})", hint) from error
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from phiv_data.storage.dataset import ConversationDataset, read_manifest
+from phiv_data.formats.recognise import recognise
+from phiv_data.storage.dataset import MANIFEST, ConversationDataset, read_manifest
 from phiv_data.utils.atomic import atomic_write
 from phiv_data.utils.extras import install_hint
 from phiv_schemas.errors import EnvironmentProblem, UsageError
@@ -133,6 +134,10 @@ def check_splits(config: TrainConfig) -> None:
     """UsageError where the split to train on, or the one to evaluate, is not there or has no rows."""
     evaluated = [("--eval_split", config.eval_dir, config.eval_split)] if config.eval else []
     for flag, folder, split in [("--train_split", config.data_dir, config.train_split), *evaluated]:
+        is_output = any((folder / name).exists() for name in (MANIFEST, "images.sha256", ".phiv"))
+        if folder.is_dir() and not is_output and (raw := recognise(folder)):
+            way_out = f"Convert it: phiv-convert {raw.arguments(folder)} --out_dir OUT"
+            raise UsageError(str(folder), f"is not converted: {raw.what}", way_out)
         rows = {one.name: one.rows for one in read_manifest(folder).splits}
         if rows.get(split):
             continue

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 BIN = Path(sys.executable).parent
 
@@ -79,6 +80,25 @@ def test_bad_calls_are_one_line(tmp_path: Path, arguments: list[str], code: int,
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_converter_that_is_not_there_is_one_line() -> None:
+    near, far = run("tabel"), run("nonsense", "--out_dir", "x")
+    assert (near.returncode, near.stderr) == (2, "phiv-convert: tabel: is no converter. Did you mean 'table'?\n")
+    assert (far.returncode, far.stderr.count("\n")) == (2, 1)
+    assert "ucf101" in far.stderr
+
+
+def test_rows_without_an_answer_are_found(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,answer,split\na.png,x,train\na.png,,train\na.png,,val\nb.png,x,test\n")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    done = run("table", "--source", tmp_path / "t.csv", "--out_dir", tmp_path / "out")
+    assert "2 inputs have no answer (first: 't.csv:3'); --include_unlabeled keeps them\n" in done.stderr
+    assert [f"{split} has no rows" in done.stderr for split in ("train", "val", "test")] == [False, True, True]
+    (tmp_path / "u.csv").write_text("image,comment\na.png,x\n")
+    done = run("table", "--source", tmp_path / "u.csv", "--out_dir", tmp_path / "out2")
+    assert done.returncode == 1
+    assert "columns that are not read: comment\n" in done.stderr
 
 
 def test_usage_errors_exit_2() -> None:

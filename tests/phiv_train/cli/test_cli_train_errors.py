@@ -18,6 +18,12 @@ def broken(demo: Path, tmp_path: Path, change: str) -> Path:
     folder = tmp_path / "data"
     shutil.copytree(demo, folder)
     shard = next((folder / "arrow/train").glob("*.arrow"))
+    if change == "raw":
+        shutil.rmtree(folder)
+        for name in ("cat/1.png", "dog/2.png"):
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).write_bytes(b"")
+        return folder
     if change == "unfinished":
         (folder / "manifest.json").unlink()
     elif change == "empty":
@@ -37,6 +43,7 @@ def broken(demo: Path, tmp_path: Path, change: str) -> Path:
     ("change", "words", "line", "code"),
     [
         ("unfinished", "", "has no manifest.json: not a converted dataset, or unfinished", 1),
+        ("raw", "", "is not converted: images in 2 folders. Convert it: phiv-convert folder --source ", 2),
         ("cut", "", "was cut or changed", 1),
         ("flipped", "--verify sha256", "was changed: its sha256 is not the manifest's", 1),
         ("", "--train_split trian", "the split 'trian' of --train_split is not there (found: train of ", 2),
