@@ -28,4 +28,8 @@ class ImageMeta(Contract):
     source_sha256: Sha256 | None = Field(default=None, description="Of the input file.")
     frame_index: int | None = Field(default=None, ge=0, description="Decode-order index of the frame.")
     timestamp: float | None = Field(default=None, description="Presentation time of the frame, seconds.")
-    decoder: str | None = Field(default=None, description="Decoder and its version, such as `pyav-18.1.0`.")
+    decoder: str | None = Field(
+        default=None,
+        description="`pyav-18.1.0`: decoder and version; `pyav-18.1.0 (used groups)` where it decoded only groups of"
+        " frames with wanted ones.",
+    )

@@ -82,7 +82,8 @@ class Folder(Converter):
 
     def options(self) -> dict[str, Any]:
         """Everything that affects the output."""
-        own = {"question": self.flags.question, "num_frames": self.flags.num_frames} | self.flags.split_options()
+        names = ("question", "num_frames", "check_video")
+        own = {name: getattr(self.flags, name) for name in names} | self.flags.split_options()
         return own | {"classes": list(self.classes), "name": self.name, "jpeg_quality": JPEG_QUALITY}
 
     def versions(self) -> dict[str, str]:
@@ -123,7 +124,8 @@ class Folder(Converter):
             data = read_image(media.path, media.name)
             is_clip = image_size(data, where=media.name).format == "GIF" and count_images(data, "GIF") > 1
         if is_clip:
-            images = clip_images(media.path, path, media.name, self.flags.num_frames, JPEG_QUALITY)
+            check = self.flags.check_video
+            images = clip_images(media.path, path, media.name, self.flags.num_frames, JPEG_QUALITY, check=check)
         else:
             images = (load_image(media.path, path, source=media.name),)
         question = self.flags.question or CLASSES.replace("image", "video" if is_clip else "image", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_name_flag, check_range
 
@@ -28,6 +29,9 @@ class FolderOptions(SplitFlags):
     """Convert these classes only; the question then lists only them."""
     num_frames: int = 8
     """Frames per clip, evenly spaced over those that decode."""
+    check_video: Literal["used", "full"] = "used"
+    """used decodes the groups of frames that hold wanted ones, where these are provably those of decoding all; full
+    decodes all of every clip, and so finds damage anywhere."""
     val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
     """Where there is no val: about this share of each class of train becomes it, by a hash of the file's name."""
     name: str | None = None

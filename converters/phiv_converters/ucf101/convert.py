@@ -164,6 +164,7 @@ class Ucf101(Release):
             self.flags.jpeg_quality,
             decoder=self.flags.decoder,
             on_corrupt=self.flags.on_corrupt,
+            check=self.flags.check_video,
         )
         turn = Turn(images=tuple(image.meta.path for image in images), user=self.prompt, assistant=clip.label)
         return Draft((turn,), images)

@@ -44,9 +44,12 @@ class Ucf101Options(SplitFlags):
     jpeg_quality: int = 75
     """JPEG quality of the frames, 1 to 95; 75 is the recipe's."""
     decoder: Literal["pyav", "decord"] = "pyav"
-    """Video decoder; decord needs the extra phiv[decord]."""
+    """Video decoder; decord needs the extra phiv[decord], and has not been maintained since 2021."""
     on_corrupt: Literal["reject", "salvage"] = "reject"
     """A damaged clip is rejected, or its decodable frames are used."""
+    check_video: Literal["full", "used"] = "full"
+    """full decodes all of a clip; used only the groups of frames that hold wanted ones, where these are provably the
+    same: faster on long clips, but damage elsewhere is not found."""
     require_all: bool = False
     """Fail when a clip of the official lists has no file (by default these are counted as absent)."""
 
@@ -67,6 +70,6 @@ class Ucf101Options(SplitFlags):
 
     def output_options(self) -> dict[str, Any]:
         """The options that affect the output, as plain JSON values."""
-        names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "max_per_class", "fold")
+        names = ("num_frames", "jpeg_quality", "decoder", "on_corrupt", "check_video", "max_per_class", "fold")
         values = {name: getattr(self, name) for name in (*names, "val_groups")} | self.split_options()
         return values | {"classes": sorted(self.classes), "prompt_text": PROMPT}

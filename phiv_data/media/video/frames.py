@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Decoder: TypeAlias = Literal["pyav", "decord"]
 OnCorrupt: TypeAlias = Literal["reject", "salvage"]
+CheckVideo: TypeAlias = Literal["full", "used"]
 Source: TypeAlias = Path | bytes | BinaryIO
 
 
@@ -53,6 +54,8 @@ class VideoInfo:
     """Average frame rate according to the header."""
     damage: str | None = None
     """What was wrong with a salvaged clip; None for a sound one."""
+    decoded_groups_only: bool = False
+    """True where only the groups with wanted frames were decoded, and packets prove the number of all frames."""
 
 
 def frame_indices(total: int, num_frames: int) -> list[int]:

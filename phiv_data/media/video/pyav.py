@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from phiv_data.media.reject import RejectInput, open_input
+from phiv_data.media.video.bitstream import Doubt
 from phiv_data.media.video.containers import is_known_video, missing_tail
-from phiv_data.media.video.frames import OnCorrupt, Source, VideoFrame, VideoInfo, frame_indices
+from phiv_data.media.video.frames import CheckVideo, OnCorrupt, Source, VideoFrame, VideoInfo, frame_indices
+from phiv_data.media.video.groups import Packets, Span, list_packets
 
 MAX_FRAME_PIXELS = 1 << 26
 """Frames beyond this (8192x8192) are refused: a header of a few bytes could ask for gigabytes."""
@@ -31,24 +33,24 @@ _FORMATS = (
 _INDEXED = {"avi", "mov"}  # containers whose index names every packet
 
 
-def sample_frames(source: Source, num_frames: int, on_corrupt: OnCorrupt) -> tuple[VideoInfo, list[VideoFrame]]:
+def sample_frames(
+    source: Source, num_frames: int, on_corrupt: OnCorrupt, check: CheckVideo
+) -> tuple[VideoInfo, list[VideoFrame]]:
     """See `phiv_data.media.video.sample_frames`."""
     import av
 
     with _open_source(source) as (file, where):
         complain = _Complaints(where, salvage=on_corrupt == "salvage")
         _check_bytes(file, complain)
+        if check == "used" and not complain.salvage:
+            with suppress(Doubt):
+                return _sample_groups(file, where, num_frames)
         with _container(file, where) as (container, stream):
             guess = int(stream.frames)
             if not guess and container.duration and container.duration > 0 and stream.average_rate:
                 guess = round(container.duration / av.time_base * stream.average_rate)
             decoded = dict(_frames(container, stream, frame_indices(guess, num_frames), complain))
-            about: dict[str, Any] = {
-                "declared": int(stream.frames) or None,
-                "codec": str(stream.codec_context.name),
-                "container": str(container.format.name),
-                "fps": float(stream.average_rate) if stream.average_rate else None,
-            }
+            about = _about(container, stream)
         total = len(decoded)
         if not total:
             raise RejectInput(where, "no-frames", complain.first or "no frame decodes")
@@ -63,11 +65,95 @@ def sample_frames(source: Source, num_frames: int, on_corrupt: OnCorrupt) -> tup
     ), frames
 
 
-def frames_at(source: Source, indices: Collection[int]) -> Iterator[VideoFrame]:
+def _sample_groups(file: BinaryIO, where: str, num_frames: int) -> tuple[VideoInfo, list[VideoFrame]]:
+    """The same as all frames would give, from the groups that hold the wanted ones. Doubt where that is not certain."""
+    with _container(file, where) as (container, stream):
+        packets, about = list_packets(container, stream), _about(container, stream)
+    shown = packets.shown
+    wanted = frame_indices(len(shown), num_frames)
+    if sum(span.stop - span.start for span in packets.spans({shown[index] for index in wanted})) >= len(shown):
+        raise Doubt("every group holds a wanted frame")
+    found = _frames_of_groups(file, where, packets, wanted)
+    frames = [found[index] for index in wanted]
+    info = VideoInfo(
+        decoded=len(shown), width=frames[0].width, height=frames[0].height, decoded_groups_only=True, **about
+    )
+    return info, frames
+
+
+def _find_frames(file: BinaryIO, where: str, indices: Collection[int]) -> list[VideoFrame] | None:
+    """The frames of these numbers, from their groups; None where that is not certain."""
+    with suppress(Doubt):
+        with _container(file, where) as (container, stream):
+            packets = list_packets(container, stream)
+        found = _frames_of_groups(file, where, packets, sorted({*indices} & {*range(len(packets.pts))}))
+        return [found[index] for index in sorted(found)]
+    return None
+
+
+def _frames_of_groups(file: BinaryIO, where: str, packets: Packets, wanted: Collection[int]) -> dict[int, VideoFrame]:
+    """The wanted frames by their numbers. Doubt where what decodes is not what the packets promise."""
+    shown = packets.shown
+    numbers = {shown[index]: index for index in wanted}
+    spans, found, scale = packets.spans(numbers), dict[int, VideoFrame](), _Scaler()
+    with _container(file, where) as (container, stream):
+        for span, frames in _decode_spans(container, stream, spans):
+            times = list[int]()
+            for frame in frames:
+                if frame.is_corrupt or frame.pts is None:
+                    raise Doubt("a damaged frame")
+                if span.holds(frame.pts):
+                    times.append(frame.pts)
+                    if (index := numbers.get(frame.pts)) is not None:
+                        found[index] = scale(frame, index)
+            if times != span.times_of(shown):
+                raise Doubt("frames that are not those of the packets")
+            if stream.codec_context.reorder_depth < packets.reorder_depth:
+                raise Doubt("frames that the decoder may put out too early")
+    return found
+
+
+def _decode_spans(container: Any, stream: Any, spans: list[Span]) -> Iterator[tuple[Span, Iterator[Any]]]:
+    """Each span with its frames, which must be read before the next. Doubt for a complaint of FFmpeg."""
+    import av
+
+    packets, position, depth = container.demux(stream), 0, 0
+
+    def decode(span: Span) -> Iterator[Any]:
+        try:
+            for packet in islice(packets, span.start - position, span.stop - position):
+                yield from packet.decode()
+            for frame in stream.decode(None):
+                frame.time_base = stream.time_base
+                yield frame
+        except av.FFmpegError as error:
+            raise Doubt("a complaint of the decoder") from error
+
+    for span in spans:
+        yield span, decode(span)
+        position, depth = span.stop, max(depth, stream.codec_context.reorder_depth)
+        stream.codec_context.flush_buffers()
+        stream.codec_context.reorder_depth = depth  # flushing may forget it
+
+
+def _about(container: Any, stream: Any) -> dict[str, Any]:
+    """What the header says of a clip, as `VideoInfo` names it."""
+    return {
+        "declared": int(stream.frames) or None,
+        "codec": str(stream.codec_context.name),
+        "container": str(container.format.name),
+        "fps": float(stream.average_rate) if stream.average_rate else None,
+    }
+
+
+def frames_at(source: Source, indices: Collection[int], groups_only: bool) -> Iterator[VideoFrame]:
     """See `phiv_data.media.video.frames_at`."""
     with _open_source(source) as (file, where):
         complain = _Complaints(where, salvage=True)
         _check_bytes(file, complain)
+        if groups_only and (found := _find_frames(file, where, indices)) is not None:
+            yield from found
+            return
         with _container(file, where) as (container, stream):
             numbered = _frames(container, stream, indices, complain, stop=max(indices, default=-1) + 1)
             yield from (frame for _, frame in numbered if frame is not None)
@@ -90,23 +176,31 @@ class _Complaints:
 def _frames(
     container: Any, stream: Any, wanted: Collection[int], complain: _Complaints, stop: int | None = None
 ) -> Iterator[tuple[int, VideoFrame | None]]:
-    """The numbers of all (or the first `stop`) frames in decode order, each with its frame where it is `wanted`.
-
-    Their pixels are those of the recipe's `frame.to_ndarray("rgb24")`. One scaler for all, on one thread: 8 frames of
-    320x240 take 0.6 ms, where one of two threads for each, PyAV's default, takes 3 ms and, on a busy machine, 12.
-    """
-    import numpy as np
-    from av.video.reformatter import VideoReformatter
-
-    keep, scaler = set(wanted), VideoReformatter()
+    """The numbers of all (or the first `stop`) frames in decode order, each with its frame where it is `wanted`."""
+    keep, scale = set(wanted), _Scaler()
     for index, frame in enumerate(islice(_decode(container, stream, complain), stop)):
-        if index not in keep:
-            yield index, None
-            continue
-        image = np.asarray(scaler.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
+        yield index, scale(frame, index) if index in keep else None
+
+
+class _Scaler:
+    """Makes RGB of frames, with the pixels of the recipe's `frame.to_ndarray("rgb24")`.
+
+    One for all frames of a clip, on one thread: 8 of 320x240 take 0.6 ms, where one of two threads for each, PyAV's
+    default, takes 3 ms and, on a busy machine, 12.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any, index: int) -> VideoFrame:
+        import numpy as np
+
+        image = np.asarray(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
         if quarter_turns := round(frame.rotation / 90) % 4:
             image = np.ascontiguousarray(np.rot90(image, quarter_turns))
-        yield index, VideoFrame(index, None if frame.time is None else float(frame.time), image)
+        return VideoFrame(index, None if frame.time is None else float(frame.time), image)
 
 
 def _decode(container: Any, stream: Any, complain: _Complaints) -> Iterator[Any]:

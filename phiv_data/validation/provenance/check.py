@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from phiv_data.media.images import encode_jpeg
 from phiv_data.media.reject import RejectInput
-from phiv_data.media.video import decoder_version, frames_at, library_versions
+from phiv_data.media.video import GROUPS_ONLY, decoder_version, frames_at, library_versions
 from phiv_data.sources.image_index import is_archive, open_source
 from phiv_data.storage.dataset import MANIFEST, read_manifest
 from phiv_data.storage.record_errors import short_repr
@@ -257,7 +257,8 @@ class _Comparison:
             context.frames_of, context.frames = file, {}
         try:  # encode the frames again, as the conversion did
             if missing := indices - context.frames.keys():
-                again = frames_at(file, missing)
+                groups_only = any(str(one.media["decoder"]).endswith(GROUPS_ONLY) for one in ours)
+                again = frames_at(file, missing, groups_only=groups_only)
                 context.frames |= {frame.index: encode_jpeg(frame.image, quality or 75) for frame in again}
         except RejectInput as reject:
             what = f"its source {short_repr(ours[0].media['source'])} does not decode: {reject.reason}"
@@ -273,5 +274,8 @@ class _Comparison:
                 if difference is None or not difference.is_noise(quality or 75):
                     by = "size, or does not decode" if difference is None else str(difference)
                     yield image.finding("PV310", f"is not {frame}: it differs in {by}")
-                elif image.media["decoder"] == decoder_version() and context.has_same_libraries:
+                elif (
+                    str(image.media["decoder"]).removesuffix(GROUPS_ONLY) == decoder_version()
+                    and context.has_same_libraries
+                ):
                     yield image.finding("PV314", f"bytes are not those of {frame}, though its pixels are")

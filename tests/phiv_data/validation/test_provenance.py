@@ -18,12 +18,13 @@ from PIL import Image
 from toy_converter import ToyOptions, draw_toy_source
 
 from phiv_converters.docvqa.options import DocvqaOptions
+from phiv_converters.folder.options import FolderOptions
 from phiv_converters.hateful_memes.options import HatefulMemesOptions
 from phiv_converters.ucf101.options import Ucf101Options
 from phiv_data.convert.engine import convert
 from phiv_data.media import video
 from phiv_data.media.images import encode_jpeg
-from phiv_data.storage.dataset import read_manifest
+from phiv_data.storage.dataset import ConversationDataset, read_manifest
 from phiv_data.storage.sample import EncodedImage
 from phiv_data.validation import validate
 from phiv_data.validation.core.finding import Settings
@@ -154,9 +155,9 @@ def test_workers_and_pieces_make_no_difference(
 def test_each_clip_is_decoded_once(frames: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
 
-    def counting(source: Path, indices: Any, original: Any = video.frames_at) -> Any:
+    def counting(source: Path, indices: Any, original: Any = video.frames_at, **options: Any) -> Any:
         decoded.append(source)
-        return original(source, indices)
+        return original(source, indices, **options)
 
     monkeypatch.setattr(provenance, "frames_at", counting)
     assert reported(validate(frames, source=clips)) == []
@@ -176,13 +177,23 @@ def test_rows_that_show_one_clip_decode_it_once(
     out = changed(frames, "train", edit)
     decoded = []
 
-    def counting(source: Path, indices: Any, original: Any = video.frames_at) -> Any:
+    def counting(source: Path, indices: Any, original: Any = video.frames_at, **options: Any) -> Any:
         decoded.append(source)
-        return original(source, indices)
+        return original(source, indices, **options)
 
     monkeypatch.setattr(provenance, "frames_at", counting)
     validate(out, source=clips / "train")
     assert decoded == [clip]
+
+
+def test_frames_of_used_groups_are_found_again(tmp_path: Path) -> None:
+    (tmp_path / "clips/run").mkdir(parents=True)
+    numbered_clip(tmp_path / "clips/run/a.mp4", 60, b_frames=1)  # groups of 12
+    convert(FolderOptions(tmp_path / "clips", num_frames=2, val_fraction=0), tmp_path / "out", num_workers=0)
+    (sample,) = ConversationDataset(tmp_path / "out", "train")
+    assert [image.meta.decoder for image in sample.images] == [video.decoder_version(groups_only=True)] * 2
+    assert [image.meta.frame_index for image in sample.images] == [0, 30]
+    assert reported(validate(tmp_path / "out", source=tmp_path / "clips")) == []
 
 
 def test_frames_of_decord_agree_with_pyavs(clips: Path, tmp_path: Path) -> None:
