@@ -34,6 +34,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "birds.csv").write_text("\n".join(["image,question,answer", *rows]) + "\n")
     for number, label in enumerate(["jump", "sit"] * 5):
         put_clip(root / f"clips/{label}/{number}.mp4", number)
+    turns = [{"role": "user", "content": "<video>\nWhat happens?"}, {"role": "assistant", "content": "A jump."}]
+    chats = [{"messages": turns, "videos": [f"clips/jump/{number}.mp4"]} for number in range(0, 10, 2)]
+    (root / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     for folder in ("annotations", "vqa"):
         (root / folder).mkdir()
     images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(4)]

@@ -57,6 +57,14 @@ def check_fraction(flag: str, value: float) -> None:
         raise UsageError(flag, f"must be 0 or more and below 1 (found {value})")
 
 
+def check_sampling(num_frames: int | None, fps: float | None) -> None:
+    """UsageError unless --num_frames and --fps are left out, or can be asked for."""
+    if num_frames is not None:
+        check_range("--num_frames", num_frames, 1, 10_000)
+    if fps is not None and not 0 < fps <= 1000:
+        raise UsageError("--fps", f"must be above 0 and at most 1000 (found {fps})")
+
+
 def check_name_flag(flag: str, name: str | None) -> None:
     """UsageError unless it is left out, or a name that files can begin with."""
     if name is not None and not re.fullmatch(r"\w[\w.-]*", name):

@@ -1,8 +1,9 @@
-"""What a message or an image column holds: text with markers, a list of parts, references to images.
+"""What a message or a column of images or videos holds: text with markers, a list of parts, references.
 
 Parts as OpenAI (chat and responses), Anthropic, transformers and TRL have them: `{"type": "text", "text": ...}`,
 `{"type": "image"}` with or without its `image`, `url`, `path` or `source`, and `{"type": "image_url", "image_url":
-{"url": ...}}`.
+{"url": ...}}`. Videos as Qwen has them: `{"type": "video", "video": "a.mp4", "video_start": 1, "fps": 2}`; a list of
+images is a video that has its frames already.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from phiv_data.formats.fields import Fields, RejectRow, is_empty
-from phiv_data.formats.text import Image, Piece
+from phiv_data.formats.fields import Fields, RejectRow, is_empty, is_image_text
+from phiv_data.formats.text import VIDEO_MARKER, Image, Piece, VideoPart
 from phiv_data.storage.record_errors import truncated_repr
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 IMAGE_PARTS = ("image", "image_url", "input_image")
+VIDEO_PARTS = ("video", "video_url", "input_video")
 _TEXTS = ("text", "value", "content")
 ReadText = Callable[[str], Iterable[Piece]]
 _REFS = ("image", "image_url", "url", "path", "source", "base64", "value", "content")
 _BYTES = ("bytes", "base64", "b64")
+_VIDEO_REFS = ("video", "video_url", "url", "path", "value", "content")
+_VIDEO_OPTIONS = {
+    "video_start": "start", "video_end": "end", "fps": "fps", "nframes": "num_frames", "max_frames": "max_frames"
+}  # fmt: skip
 _KNOWN = {"type", "detail", "index", "cache_control", "min_pixels", "max_pixels", "resized_height", "resized_width"}
 # How the bytes of a PNG, JPEG, GIF, WebP, BMP or TIFF begin in base64; shorter text is a path.
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3]|SUkqA|TU0AK)[A-Za-z0-9+/\s]{64,}={0,2}\s*")
@@ -44,6 +50,8 @@ def read_content(content: Any, fields: Fields, path: str, read_text: ReadText) -
             _count_unread(part, {key}, fields, here)
         elif kind in IMAGE_PARTS:
             pieces.append(_image(part, fields, here))
+        elif kind in VIDEO_PARTS and fields.reads_videos:
+            pieces += _video(part, fields, here)
         elif isinstance(kind, str) and any(word in kind for word in _OTHER):
             raise RejectRow(fields.where, "unsupported-media", f"{here} is a part of type {truncated_repr(kind)}", here)
         else:
@@ -57,6 +65,19 @@ def image_refs(column: Any, fields: Fields, name: str) -> tuple[Image, ...]:
         return ()
     items = {f"{name}[{i}]": item for i, item in enumerate(column)} if isinstance(column, list) else {name: column}
     return tuple(Image(image_ref(item, fields, path), path) for path, item in items.items())
+
+
+def video_refs(column: Any, fields: Fields, name: str) -> tuple[tuple[Image, ...], ...]:
+    """The videos of a column: one, or a list; each a text, an object with `path`, or a list of images, its frames.
+
+    Of each video what is at its place: itself, or its frames. A list of nothing but images is one video.
+    """
+    if is_empty(column):
+        return ()
+    is_list = isinstance(column, list)
+    if not is_list or all(isinstance(item, str) and _is_frame(item) for item in column):
+        return (_video_items(column, fields, name, VideoPart()),)
+    return tuple(_video_items(item, fields, f"{name}[{i}]", VideoPart()) for i, item in enumerate(column))
 
 
 def image_ref(value: Any, fields: Fields, path: str) -> str:
@@ -91,6 +112,31 @@ def _image(part: dict[str, Any], fields: Fields, path: str) -> Image:
     if key == "base64" and isinstance(value, str) and not value.startswith("data:"):
         value = f"data:;base64,{value}"
     return Image(image_ref(value, fields, f"{path}.{key}"), path)
+
+
+def _video(part: dict[str, Any], fields: Fields, path: str) -> tuple[Image, ...]:
+    """A place of its own, or one that names its video; with what part of it the row asks for."""
+    key = next((key for key in _VIDEO_REFS if part.get(key) not in (None, "")), None)
+    _count_unread(part, {key, *_VIDEO_OPTIONS}, fields, path)
+    asked = {name: part[key] for key, name in _VIDEO_OPTIONS.items() if part.get(key) is not None}
+    for name, value in asked.items():
+        is_number = isinstance(value, int if "frames" in name else int | float) and not isinstance(value, bool)
+        if not is_number or not (0 if name in ("start", "end") else 1e-9) <= value <= 1e6:
+            raise fields.bad(f"{path} asks for a {name} of {truncated_repr(value)}", path, "Write a number above 0")
+    if key is None:
+        return (Image(path=path, text=VIDEO_MARKER, video=VideoPart(**asked)),)
+    return _video_items(part[key], fields, f"{path}.{key}", VideoPart(**asked))
+
+
+def _video_items(value: Any, fields: Fields, path: str, part: VideoPart) -> tuple[Image, ...]:
+    """The place of a video, or those of the frames that a list names."""
+    if isinstance(value, list):
+        return tuple(Image(image_ref(item, fields, f"{path}[{i}]"), path) for i, item in enumerate(value))
+    return (Image(image_ref(value, fields, path), path, VIDEO_MARKER, part),)
+
+
+def _is_frame(text: str) -> bool:
+    return is_image_text(text) and not text.strip().lower().endswith(".gif")
 
 
 def _refuse_second(part: dict[str, Any], read: str, others: Collection[str], fields: Fields, path: str) -> None:

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
-from phiv_data.formats.content import ReadText, image_refs, read_content
+from phiv_data.formats.content import ReadText, image_refs, read_content, video_refs
 from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths, is_empty, is_image_text
 from phiv_data.formats.text import (
     IMG_TAG,
     MARKER,
+    VIDEO_MARKER,
     Image,
     Piece,
+    VideoPart,
     join_pieces,
     marker_reader,
     media_markers,
@@ -30,6 +33,8 @@ from phiv_data.storage.record_errors import list_keys, truncated_repr
 
 Markers = Literal["strict", "lenient"]
 NormalizeOffsets = Callable[[str, tuple[int, ...]], tuple[str, tuple[int, ...] | None]]
+Videos = Sequence[tuple[Image, ...]]
+"""What is at the place of each video: itself, or its frames."""
 _TOOLS = ("tool", "function", "observation")
 
 
@@ -45,7 +50,8 @@ class Names:
     user: tuple[str, ...] = ("user", "human")
     assistant: tuple[str, ...] = ("assistant", "gpt", "bot")
     system: tuple[str, ...] = ("system", "developer")
-    media: tuple[str, ...] = ()  # further columns of video, audio or tools
+    videos: tuple[str, ...] = ("videos", "video")
+    media: tuple[str, ...] = ()  # further columns of audio or tools
     kto_tag: str = ""  # the column that marks an answer as one to avoid
 
 
@@ -83,9 +89,9 @@ def read_dialogue(
 
     `marker` is the text at the place of an image; `inline` reads the text of rows without an image column.
     """
-    refs = take_images(fields, names)
+    refs, videos = take_images(fields, names), take_videos(fields, names)
     path = fields.key(*names.messages)
-    read_text = text_reader(marker) if refs else inline or unescape_markers
+    read_text = text_reader(marker, videos=bool(videos)) if refs or videos else inline or unescape_markers
     column = fields.take(*names.messages)
     if not isinstance(column, list):
         found = truncated_repr(column) if column is not None else list_keys(fields.left) or "nothing else"
@@ -97,7 +103,7 @@ def read_dialogue(
         messages.append(read_message(raw, fields, names, read_text, f"{path}[{i}]"))
     if inline is None and not refs:
         refuse_img_tags(messages, fields)
-    return build_row(fields, messages, refs, read_text, names, markers=markers, unmarked=unmarked)
+    return build_row(fields, messages, refs, read_text, names, videos=videos, markers=markers, unmarked=unmarked)
 
 
 def build_row(
@@ -107,6 +113,7 @@ def build_row(
     read_text: ReadText,
     names: Names = NAMES,
     *,
+    videos: Videos = (),
     markers: Markers = "strict",
     unmarked: str | None = None,
     normalize: NormalizeOffsets = normalize_offsets,
@@ -115,12 +122,13 @@ def build_row(
 
     `unmarked`: images without any place come before the first text, with this between; None rejects them.
     """
-    fields.refuse_media(names.media)
+    fields.refuse_media((*names.media, *names.videos))
     fields.refuse_bad_label(names.kto_tag)
     path = fields.key(*names.system_prompt)
     if not is_empty(prompt := fields.take(*names.system_prompt)):
         pieces = read_content(fields.text(prompt, path), fields, path, read_text)
         messages = [Message("system", pieces, path), *messages]
+    messages = place_videos(messages, videos, fields.where, markers, unmarked, has_images=bool(refs))
     if markers == "lenient":
         messages = _drop_spare_places(messages, len(refs))
         unmarked = "\n" if unmarked is None else unmarked
@@ -137,9 +145,21 @@ def build_row(
     return ParsedRow(turns, system, row_id, source, fields.all_unread(), system_path)
 
 
-def text_reader(marker: str) -> ReadText:
-    """Reads the text of rows with images: `<image>`, or another marker, is the place of one."""
-    return read_markers if marker in ("", MARKER) else marker_reader(marker)
+def text_reader(marker: str, *, videos: bool = False) -> ReadText:
+    """Reads the text of rows with images (and `videos`): `<image>`, or another marker, is a place; so is `<video>`."""
+    if marker in ("", MARKER):
+        return partial(read_markers, videos=videos)
+    read = marker_reader(marker)
+
+    def read_both(text: str) -> Iterator[Piece]:
+        for piece in read(text):
+            parts: list[Piece] = [*piece.split(VIDEO_MARKER)] if isinstance(piece, str) else [piece]
+            for i, part in enumerate(parts):
+                if i:
+                    yield Image(text=VIDEO_MARKER, video=VideoPart())
+                yield part
+
+    return read_both if videos else read
 
 
 def refuse_img_tags(messages: Sequence[Message], fields: Fields) -> None:
@@ -156,6 +176,12 @@ def take_images(fields: Fields, names: Names = NAMES) -> tuple[Image, ...]:
     """The images of the image column."""
     key = fields.key(*names.images)
     return image_refs(fields.take(*names.images), fields, key)
+
+
+def take_videos(fields: Fields, names: Names = NAMES) -> Videos:
+    """The videos of the column of videos, where they are read; otherwise they are left, to be refused."""
+    key = fields.key(*names.videos)
+    return video_refs(fields.take(*names.videos), fields, key) if fields.reads_videos else ()
 
 
 def read_message(
@@ -233,6 +259,54 @@ def _add_missing_places(
     return messages
 
 
+def place_videos(
+    messages: list[Message], videos: Videos, where: str, markers: Markers, unmarked: str | None, *, has_images: bool
+) -> list[Message]:
+    """The messages with each video of the column at its place. RejectInput `marker-mismatch` as for images.
+
+    In a row without images, `<image>` is the place of a video where `<video>` is not, and text where it is.
+    """
+    num_places = sum(_is_video_place(piece) for message in messages for piece in message.pieces or ())
+    if videos and not has_images:
+        turned = Image(text=VIDEO_MARKER, video=VideoPart())
+        messages = _replaced(messages, _is_image_place, lambda place: [place.text if num_places else turned])
+        num_places = sum(_is_video_place(piece) for message in messages for piece in message.pieces or ())
+    missing = len(videos) - num_places
+    user = next((i for i, message in enumerate(messages) if message.role == "user"), None)
+    if missing > 0 and user is not None and (markers == "lenient" or (not num_places and unmarked is not None)):
+        pieces = [Image(text=VIDEO_MARKER, video=VideoPart())] * missing + [unmarked or "\n"] * (not num_places)
+        messages = [*messages[:user], *_prepend(pieces, messages[user:])]
+    elif missing and not (missing < 0 and markers == "lenient"):
+        places, count = f"{num_places} place{'s' * (num_places != 1)}", f"{len(videos)} video{'s' * (len(videos) != 1)}"
+        hint = (
+            f"Put one {VIDEO_MARKER} for each video into what the user says, or pass --markers lenient to phiv-convert"
+        )
+        raise RejectRow(where, "marker-mismatch", f"{places} in the messages for {count}", hint=hint)
+    left = iter(videos)
+    return _replaced(messages, _is_video_place, lambda place: next(([*video] for video in left), [place.text]))
+
+
+def _replaced(
+    messages: Sequence[Message], is_place: Callable[[Piece], bool], pieces_of: Callable[[Image], Sequence[Piece]]
+) -> list[Message]:
+    """The messages with other pieces at some places."""
+    found = []
+    for message in messages:
+        pieces: list[Piece] = []
+        for piece in message.pieces or ():
+            pieces += pieces_of(piece) if isinstance(piece, Image) and is_place(piece) else [piece]
+        found.append(replace(message, pieces=None if message.pieces is None else tuple(pieces)))
+    return found
+
+
+def _is_video_place(piece: Piece) -> bool:
+    return isinstance(piece, Image) and piece.ref is None and piece.video is not None
+
+
+def _is_image_place(piece: Piece) -> bool:
+    return isinstance(piece, Image) and piece.ref is None and piece.video is None
+
+
 def _way_out(messages: Sequence[Message]) -> str:
     """What to do where images have no places: another tool's marker in the text may be theirs."""
     text = "\n".join(piece for message in messages for piece in message.pieces or () if isinstance(piece, str))
@@ -283,14 +357,15 @@ def _turn(
         raise RejectRow(where, "bad-turns", f"message {i + 1}, of the user, has no content", message.path)
     placed = [piece if piece.ref else next(refs) for piece in message.pieces if isinstance(piece, Image)]
     images = tuple([image.ref or "" for image in placed])
+    videos = {k: image.video for k, image in enumerate(placed) if image.video is not None}
     user, offsets = normalize(*join_pieces(message.pieces))
     if i + 1 == len(messages):
-        return ParsedTurn(images, user, None, offsets, _turn_paths(message, None, placed))
+        return ParsedTurn(images, user, None, offsets, _turn_paths(message, None, placed), videos=videos)
     answer = _text_only(messages[i + 1], where)
     if answer is None and i + 2 < len(messages):
         what = f"message {i + 2} has no content, and more messages follow"
         raise RejectRow(where, "bad-turns", what, messages[i + 1].path)
-    return ParsedTurn(images, user, answer, offsets, _turn_paths(message, messages[i + 1], placed))
+    return ParsedTurn(images, user, answer, offsets, _turn_paths(message, messages[i + 1], placed), videos=videos)
 
 
 def _turn_paths(user: Message, assistant: Message | None, placed: Sequence[Image]) -> TurnPaths:

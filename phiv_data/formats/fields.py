@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from phiv_data.formats.text import VideoPart
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import truncated_repr
 from phiv_schemas.conversation import check_name
@@ -72,6 +73,8 @@ class ParsedTurn:
     image_offsets: tuple[int, ...] | None = None
     paths: TurnPaths = field(default=TurnPaths(), compare=False, repr=False)
     answers: tuple[str, ...] | None = None
+    videos: Mapping[int, VideoPart] = field(default_factory=dict, hash=False)
+    """Which of `images` are videos, by their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class ParsedRow:
 
     @property
     def image_refs(self) -> tuple[str, ...]:
-        """Every image of the row, in order, repeats included."""
+        """Every image and video of the row, in order, repeats included."""
         return tuple(ref for turn in self.turns for ref in turn.images)
 
 
@@ -102,6 +105,7 @@ class Fields:
     where: str
     path: str = ""
     unread: set[str] = field(default_factory=set)
+    reads_videos: bool = False
 
     def take(self, *names: str) -> Any:
         """The value of the one of `names` that holds something; None where none does."""
@@ -185,6 +189,10 @@ class Fields:
             is_media = name in TOOLS or name in more or _MEDIA_KEY.fullmatch(name)
             if is_media and not isinstance(self.left[name], bool | int | float) and not is_empty(self.left.pop(name)):
                 what = f"has {truncated_repr(name)}: phiv reads text and images only"
+                if self.reads_videos:
+                    what = f"has {truncated_repr(name)}: phiv reads text, images and 'videos' only"
+                elif name in ("video", "videos"):
+                    what = f"has {truncated_repr(name)}, which only phiv-convert reads"
                 raise RejectRow(self.where, "unsupported-media", what, self._at(name))
 
     def refuse_bad_label(self, name_of_entry: str = "") -> None:
@@ -248,8 +256,8 @@ class Fields:
         return RejectRow(self.where, "bad-row", reason, path, hint)
 
 
-def fields_of(record: Any, where: str) -> Fields:
-    """The fields of a row. RejectInput `bad-row` where it is no object."""
+def fields_of(record: Any, where: str, *, videos: bool = False) -> Fields:
+    """The fields of a row, of one whose `videos` are read or refused. RejectInput `bad-row` where it is no object."""
     if not isinstance(record, dict):
         raise RejectRow(where, "bad-row", f"not an object (found {truncated_repr(record)})")
     if is_phiv_row(record):
@@ -257,7 +265,7 @@ def fields_of(record: Any, where: str) -> Fields:
     if key := find_model_answer(record):
         what = f"{key!r} marks it as the answer of a model, which is not to be learned"
         raise RejectRow(where, "unsupported-row", what, key, "Pass the questions with their right answers")
-    return Fields(dict(record), where)
+    return Fields(dict(record), where, reads_videos=videos)
 
 
 def find_model_answer(row: dict[str, Any]) -> str:

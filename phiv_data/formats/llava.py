@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Markers, read_dialogue, take_images
+from phiv_data.formats.dialogue import NAMES, Markers, read_dialogue, take_images, take_videos
 from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, TurnPaths, fields_of
 from phiv_data.formats.rendering import images_of, marker_losses, roles_and_contents, written_turns
 from phiv_data.formats.text import MARKER, escape
@@ -17,9 +17,11 @@ from phiv_schemas import Conversation
 _FROM = {"user": "human", "assistant": "gpt"}
 
 
-def parse(record: Any, where: str, *, markers: Markers = "strict", marker: str = MARKER) -> ParsedRow:
+def parse(
+    record: Any, where: str, *, markers: Markers = "strict", marker: str = MARKER, videos: bool = False
+) -> ParsedRow:
     """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
-    fields = fields_of(record, where)
+    fields = fields_of(record, where, videos=videos)
     if "question_id" in fields.left and not fields.left.keys() & set(NAMES.messages):
         return _question(fields)
     return read_dialogue(fields, markers=markers, marker=marker)
@@ -50,16 +52,18 @@ def losses(conversation: Conversation) -> tuple[str, ...]:
 
 
 def _question(fields: Fields) -> ParsedRow:
-    """An evaluation question, with its answers if there are any. The image comes before the text, without a marker."""
+    """An evaluation question, with its answers if there are any; images and videos stand before the text, unmarked."""
+    placed = [*take_images(fields), *(one for video in take_videos(fields) for one in video)]
     fields.refuse_media()
     fields.refuse_bad_label()
-    images, text = take_images(fields), fields.text(fields.take("text"), "text")
+    text = fields.text(fields.take("text"), "text")
     key, answer, accepted = fields.take_answer("answer", "answers", "label")
     if answer is not None:
         fields.text(answer, key)
-    refs = tuple(one.ref or "" for one in images)
-    paths = TurnPaths("text", key if answer is not None else "", tuple(one.path for one in images))
+    refs = tuple(one.ref or "" for one in placed)
+    videos = {k: one.video for k, one in enumerate(placed) if one.video is not None}
+    paths = TurnPaths("text", key if answer is not None else "", tuple(one.path for one in placed))
     row_id, source = fields.take_id("question_id"), fields.take_source()
     fields.refuse_unread_images(refs)
-    turn = ParsedTurn(refs, text, answer, paths=paths, answers=accepted)
+    turn = ParsedTurn(refs, text, answer, paths=paths, answers=accepted, videos=videos)
     return ParsedRow((turn,), None, row_id, source, fields.all_unread())

@@ -26,14 +26,20 @@ _TAGS = {
     "assistant_tag": "gpt",
     "system_tag": "system",
 }
-_COLUMNS = {"messages": "messages", "images": "images", "system": "system_prompt"}
+_COLUMNS = {"messages": "messages", "images": "images", "videos": "videos", "system": "system_prompt"}
 
 
 def parse(
-    record: Any, where: str, *, markers: Markers = "strict", marker: str = MARKER, names: Names = NAMES
+    record: Any,
+    where: str,
+    *,
+    markers: Markers = "strict",
+    marker: str = MARKER,
+    videos: bool = False,
+    names: Names = NAMES,
 ) -> ParsedRow:
     """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
-    return read_dialogue(fields_of(record, where), names, markers=markers, marker=marker)
+    return read_dialogue(fields_of(record, where, videos=videos), names, markers=markers, marker=marker)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def names_of(entry: Mapping[str, Any], where: str) -> Names:
     columns, tags = _texts(entry, "columns", where), _texts(entry, "tags", where)
     found = {ours: (columns[name],) for name, ours in _COLUMNS.items() if name in columns}
     found |= {name.removesuffix("_tag"): (tags.get(name, default),) for name, default in _TAGS.items()}
-    media = tuple(columns[name] for name in ("videos", "audios", "tools") if name in columns)
+    media = tuple(columns[name] for name in ("audios", "tools") if name in columns)
     kto_tag = columns.get("kto_tag", "")
     return replace(NAMES, **({"messages": ("conversations",)} | found), media=media, kto_tag=kto_tag)
 

@@ -19,6 +19,7 @@ from phiv_data.formats.dialogue import (
     build_row,
     read_dialogue,
     take_images,
+    take_videos,
     text_reader,
     unescape_markers,
 )
@@ -44,9 +45,11 @@ RESPONSES = (
 _GROUNDING = ("<bbox>", "<ref-object>")
 
 
-def parse(record: Any, where: str, *, markers: Markers = "strict", marker: str = MARKER) -> ParsedRow:
+def parse(
+    record: Any, where: str, *, markers: Markers = "strict", marker: str = MARKER, videos: bool = False
+) -> ParsedRow:
     """The parsed row. RejectInput where phiv cannot use it; `markers`: whether counts that disagree are an error."""
-    fields = fields_of(record, where)
+    fields = fields_of(record, where, videos=videos)
     if not is_empty(fields.left.get("objects")):
         rest = str([value for name, value in fields.left.items() if name != "objects"])
         if any(word in rest for word in _GROUNDING):
@@ -77,8 +80,8 @@ def _is_pair(item: Any) -> bool:
 
 def _pairs(fields: Fields, key: str, markers: Markers, marker: str) -> ParsedRow:
     """A dialogue as `{"human": ..., "assistant": ...}` pairs."""
-    refs, messages = take_images(fields), []
-    read_text = text_reader(marker) if refs else _split_inline_images
+    refs, videos, messages = take_images(fields), take_videos(fields), []
+    read_text = text_reader(marker, videos=bool(videos)) if refs or videos else _split_inline_images
     for i, pair in enumerate(fields.take(key)):
         one = Fields(dict(pair), fields.where, f"{key}[{i}]")
         for role, names in zip(_ROLES, (NAMES.user, NAMES.assistant), strict=True):
@@ -89,13 +92,13 @@ def _pairs(fields: Fields, key: str, markers: Markers, marker: str) -> ParsedRow
         one.refuse_media()
         one.refuse_unread_images()
         fields.unread |= {f"{key}[].{name}" for name in one.all_unread()}
-    return build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+    return build_row(fields, messages, refs, read_text, videos=videos, markers=markers, unmarked="\n")
 
 
 def _query(fields: Fields, markers: Markers, marker: str) -> ParsedRow:
     """Query, response and the turns before them."""
-    refs, messages, left = take_images(fields), [], fields.left
-    read_text = text_reader(marker) if refs else _split_inline_images
+    refs, videos, messages, left = take_images(fields), take_videos(fields), [], fields.left
+    read_text = text_reader(marker, videos=bool(videos)) if refs or videos else _split_inline_images
     history = fields.take("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise fields.bad(f"'history' is not a list of pairs (found {truncated_repr(history)})", "history")
@@ -116,7 +119,7 @@ def _query(fields: Fields, markers: Markers, marker: str) -> ParsedRow:
         _message("user", query, fields, read_text, path),
         _message("assistant", answer, fields, read_text, answer_path),
     ]
-    row = build_row(fields, messages, refs, read_text, markers=markers, unmarked="\n")
+    row = build_row(fields, messages, refs, read_text, videos=videos, markers=markers, unmarked="\n")
     return replace(row, turns=(*row.turns[:-1], replace(row.turns[-1], answers=accepted)))
 
 

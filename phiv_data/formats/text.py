@@ -19,7 +19,7 @@ from itertools import pairwise
 
 from phiv_schemas import Turn
 
-MARKER = "<image>"
+MARKER, VIDEO_MARKER = "<image>", "<video>"
 _TOKEN = re.compile(r"<(\\*)(image|video|audio|img)>")  # `<img>a.jpg</img>` is an image to ms-swift
 
 IMG_TAG = re.compile(r"<img>(.+?)</img>", re.DOTALL)
@@ -39,28 +39,41 @@ MEDIA_MARKER = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class VideoPart:
+    """Which frames of a video a row itself asks for; None where it does not say. Times in seconds from its start."""
+
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+    num_frames: int | None = None
+    max_frames: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """A place for an image in a message; `ref` where the place itself names it, at `path` of the row.
 
-    `text` is the marker that stood there.
+    `text` is the marker that stood there. With `video` the place is that of the frames of a video.
     """
 
     ref: str | None = None
     path: str = field(default="", compare=False, repr=False)
     text: str = field(default=MARKER, compare=False, repr=False)
+    video: VideoPart | None = None
 
 
 Piece = str | Image
 
 
-def read_markers(text: str) -> Iterator[Piece]:
-    """The pieces of a text with markers; escaped ones are text again, each a piece of its own."""
+def read_markers(text: str, *, videos: bool = False) -> Iterator[Piece]:
+    """The pieces of a text with markers, and with those of `videos`; escaped ones are text, each a piece of its own."""
+    places = {MARKER: Image()} | ({VIDEO_MARKER: Image(text=VIDEO_MARKER, video=VideoPart())} if videos else {})
     start = 0
     for token in _TOKEN.finditer(text):
-        if not token[1] and token[0] != MARKER:
+        if not token[1] and token[0] not in places:
             continue  # neither a place for an image nor escaped
         yield text[start : token.start()]
-        yield Image() if token[0] == MARKER else f"<{token[1][1:]}{token[2]}>"
+        yield places.get(token[0]) or f"<{token[1][1:]}{token[2]}>"
         start = token.end()
     yield text[start:]
 

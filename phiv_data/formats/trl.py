@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, take_images
+from phiv_data.formats.dialogue import NAMES, Message, build_row, read_message, take_images, take_videos
 from phiv_data.formats.fields import Fields, ParsedRow, RejectRow, fields_of, is_empty
 from phiv_data.formats.rendering import chat, common_losses, written_turns
 from phiv_data.formats.text import MARKER, Image, Piece, normalize_offsets, split_at
@@ -21,24 +21,23 @@ from phiv_data.storage.record_errors import list_keys
 from phiv_schemas import Conversation, Turn
 
 
-def parse(record: Any, where: str, *, marker: str = "") -> ParsedRow:
+def parse(record: Any, where: str, *, marker: str = "", videos: bool = False) -> ParsedRow:
     """The parsed row. RejectInput where phiv cannot use it.
 
     `marker` is the text at the place of an image: parts then give the images, and the markers their places.
     """
-    fields = fields_of({"messages": record} if isinstance(record, list) else record, where)
+    fields = fields_of({"messages": record} if isinstance(record, list) else record, where, videos=videos)
     column = _read_column(fields)
-    refs = take_images(fields)
+    refs, clips = take_images(fields), take_videos(fields)
     messages = _join_user_messages([_message(raw, fields, path) for path, raw in column])
     pieces = [piece for message in messages for piece in message.pieces or ()] if marker else []
     has_images = bool(refs) or any(isinstance(piece, Image) for piece in pieces)
     if has_images and any(marker in piece for piece in pieces if isinstance(piece, str)):
         refs, messages = _move_to_markers(messages, refs, marker)
-        return build_row(fields, messages, refs, _as_text, normalize=normalize_offsets)
+        return build_row(fields, messages, refs, _as_text, videos=clips, normalize=normalize_offsets)
     is_plain_text = all(isinstance(message.get("content"), str | None) for _, message in column)
-    return build_row(
-        fields, messages, refs, _as_text, unmarked="" if is_plain_text else None, normalize=_none_if_leading
-    )
+    unmarked = "" if is_plain_text else None
+    return build_row(fields, messages, refs, _as_text, videos=clips, unmarked=unmarked, normalize=_none_if_leading)
 
 
 def render(conversation: Conversation) -> dict[str, Any]:

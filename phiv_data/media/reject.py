@@ -1,8 +1,9 @@
 """`RejectInput`: the error for an input that cannot be used, with a stable code and a one-line reason.
 
 Codes of clips: `empty-file`, `not-a-video`, `no-video-stream`, `no-frames`, `truncated`, `undecodable`, `too-large`,
-`decoder-disagrees`, `decoder-timeout`. Codes of images: `empty-file`, `not-an-image`, `truncated`, `undecodable`,
-`too-large`. Converters add their own; a code never changes its meaning, because reports are counted by it.
+`decoder-disagrees`, `decoder-timeout`, `no-timestamps`. Codes of images: `empty-file`, `not-an-image`,
+`truncated`, `undecodable`, `too-large`. Converters add their own; a code never changes its meaning, because reports
+are counted by it.
 """
 
 from __future__ import annotations

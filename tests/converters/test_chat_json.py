@@ -382,7 +382,7 @@ def test_every_kind_of_bad_row_is_counted_by_its_code(tmp_path: Path) -> None:
         row("a.jpg"),
         row("a.jpg", "<image><image>"),
         row("a.jpg", answer=None),
-        row(None, "u", video="a.mp4"),
+        row(None, "u", audio="a.wav"),
         {"conversations": [{"from": "gpt", "value": "a"}]},
         {"image": 3, "conversations": []},
         "text",

@@ -5,6 +5,8 @@
     phiv-convert swift --source train.jsonl --out_dir out
     phiv-convert trl --source train.jsonl --split train --out_dir out
 
+    phiv-convert swift --source clips.jsonl --fps 1 --out_dir out         videos become frames in their places
+
 Before, an element of a LLaVA file:
 
     {"id": "0", "image": "coco/1.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"},
@@ -36,23 +38,25 @@ from phiv_converters.chat_json.files import (
     describe_splits,
     find_described,
     find_files,
-    find_image,
+    mentions_videos,
     read_chat_rows,
     roots_of,
     row_key,
 )
+from phiv_converters.chat_json.images import RowImages
 from phiv_converters.chat_json.listing import ChatRows, IgnoredContent
 from phiv_converters.chat_json.options import ChatJsonOptions, SharegptOptions
+from phiv_converters.clips import JPEG_QUALITY, sampling_of
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.formats import FORMATS, ParsedRow, sharegpt
 from phiv_data.formats.detect import detect_format
-from phiv_data.formats.files import explain_shape, locate_image, shorten
+from phiv_data.formats.files import explain_shape, locate_image
 from phiv_data.media.reject import RejectInput
+from phiv_data.media.video import library_versions
 from phiv_data.sources.hf_tables import read_row
-from phiv_data.sources.image_index import checked_image
 from phiv_data.sources.json_stream import read_value
 from phiv_data.storage.record_errors import truncated_repr
-from phiv_data.storage.sample import Draft
+from phiv_data.storage.sample import Draft, EncodedImage
 from phiv_schemas import Turn
 from phiv_schemas.conversation import check_name
 from phiv_schemas.errors import SourceError
@@ -74,7 +78,7 @@ def open_chat_json(flags: ChatJsonOptions, work_dir: Path) -> ChatJson:
 
 def row_parser(flags: ChatJsonOptions, file: ChatFile) -> Callable[..., ParsedRow]:
     """`parse(row, where)` for the rows of a file, by the names of its entry of dataset_info.json if it has one."""
-    parse = partial(FORMATS[flags.format].parse, **flags.parser_options())
+    parse = partial(FORMATS[flags.format].parse, videos=True, **flags.parser_options())
     return parse if file.entry is None else partial(parse, names=sharegpt.names_of(file.entry, file.name))
 
 
@@ -107,12 +111,16 @@ class ChatJson(Converter):
         flags = self.flags
         files = {file.name: file.sha256 for file in self.files}
         entries = {file.name: file.entry for file in self.files if file.entry}
+        sampling = sampling_of(flags.num_frames, flags.fps)
+        of_videos: dict[str, Any] = {"num_frames": sampling.num_frames, "fps": sampling.fps}
+        of_videos |= {"check_video": flags.check_video, "jpeg_quality": JPEG_QUALITY}
         own = {"strip_folders": flags.strip_folders, "split": flags.split, "keep_ids": flags.keep_ids, "files": files}
-        return own | flags.parser_options() | ({"entries": entries} if entries else {})
+        return own | of_videos | flags.parser_options() | ({"entries": entries} if entries else {})
 
     def versions(self) -> dict[str, str]:
-        """Images are copied, so only Pillow, which checks them, matters."""
-        return {"pillow": version("pillow")}
+        """Pillow, which checks images and writes frames; where rows could name videos also the decoder."""
+        has_videos = any(mentions_videos(file) for file in self.files)
+        return {"pillow": version("pillow")} | (library_versions("pyav") if has_videos else {})
 
     def inputs(self) -> Inputs:
         """Every row in the order of splits and files, also those that cannot be used: they are rejected."""
@@ -179,19 +187,12 @@ class ChatJson(Converter):
         else:
             value = as_json(read_row(file.table, offset))
         row = row_parser(self.flags, file)(value, where)
-        by_ref, roots = {}, roots_of(file, self.flags.images)
-        for ref in dict.fromkeys(row.image_refs):
-            name, data = find_image(ref, roots, self.flags.strip_folders, where)
-            try:
-                by_ref[ref] = checked_image(f"{item.split}/{name}", data, where, source=name)
-            except RejectInput as reject:
-                raise RejectInput(where, reject.code, f"image {shorten(ref)!r}: {reject.reason}") from reject
-        turns = []
+        reader = RowImages(self.flags, item.split, where, roots_of(file, self.flags.images))
+        turns, images = list[Turn](), list[EncodedImage]()
         for turn in row.turns:
-            paths = tuple(by_ref[ref].meta.path for ref in turn.images)
-            offsets = turn.image_offsets
-            answer, answers = turn.assistant, turn.answers
-            turns.append(Turn(images=paths, user=turn.user, assistant=answer, answers=answers, image_offsets=offsets))
+            record, shown = reader.turn(turn)
+            turns.append(record)
+            images += shown
         row_id = None
         if self.flags.keep_ids:
             if row.id is None:
@@ -201,4 +202,4 @@ class ChatJson(Converter):
             except ValueError as error:
                 what = f"its id {truncated_repr(row.id)} cannot be kept: {error}"
                 raise RejectInput(where, "bad-row", what) from error
-        return Draft(tuple(turns), tuple(by_ref[ref] for ref in row.image_refs), row.system, row.source, row_id)
+        return Draft(tuple(turns), tuple(images), row.system, row.source, row_id)

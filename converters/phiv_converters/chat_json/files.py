@@ -105,6 +105,19 @@ def read_chat_rows(file: ChatFile) -> Iterator[JsonRow]:
         yield JsonRow(place + 1, place, 0, as_json(row))
 
 
+def mentions_videos(file: ChatFile) -> bool:
+    """Whether a row of the file could name a video: its text has the word, or it is a table."""
+    if file.table is not None:
+        return True
+    with environment_problems(file.path), file.path.open("rb") as rows:
+        tail = b""
+        while chunk := rows.read(1 << 20):
+            if b"video" in tail + chunk:
+                return True
+            tail = chunk[-4:]
+    return False
+
+
 def as_json(value: Any) -> Any:
     """A cell of a table as a chat format has it in JSON: bytes in base64, without the keys that a struct lacks."""
     if isinstance(value, bytes):
@@ -199,6 +212,24 @@ def roots_of(file: ChatFile, images: Path | None) -> tuple[Root, ...]:
     if images is not None:
         return ((images, ""), *beside)
     return (*beside, (folder / "images", name)) if (folder / "images").is_dir() else beside
+
+
+def find_clip(ref: str, roots: Sequence[Root], strip: int, where: str) -> tuple[Path, str]:
+    """A video's file, and its name under images/, without its split. RejectInput `unsupported-media` without a file."""
+    shown = f"the video {shorten(ref)!r}"
+    if is_data_uri(ref):
+        raise RejectInput(where, "unsupported-media", f"{shown} is part of its row. Write it to a file, and name that")
+    if is_url(ref):
+        what = f"{shown} is an address: phiv downloads no videos. Download it, and name the file instead"
+        raise RejectInput(where, "unsupported-media", what)
+    try:
+        found = locate_image(ref, roots, strip)
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        hint = "Pass the folder that its path starts from as --images"
+        raise RejectInput(where, "unsupported-media", f"{shown} is no file in the source. {hint}")
+    return found
 
 
 def find_image(ref: str | bytes, roots: Sequence[Root], strip: int, where: str) -> tuple[str, bytes]:

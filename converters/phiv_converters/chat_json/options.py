@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import check_folder
+from phiv_converters.flags import check_folder, check_sampling
 from phiv_data.convert.base import ConverterOptions
 from phiv_schemas.errors import UsageError
 
@@ -23,7 +23,7 @@ class ChatJsonOptions(ConverterOptions):
     """File of rows (one JSON array, or JSON lines), or a folder: its *.json and *.jsonl files, or else those of the
     folders in it; or Parquet and Arrow tables with the same columns."""
     images: Path | None = None
-    """Folder that the paths of images start from. The folder of the file of rows is searched too."""
+    """Folder that the paths of images and videos start from. The folder of the file of rows is searched too."""
     strip_folders: int = 0
     """Leave out so many folders at the front of each image's path: 1 makes `resource/a.jpg` of `./old/resource/a.jpg`.
     For rows that were written in another place."""
@@ -32,6 +32,13 @@ class ChatJsonOptions(ConverterOptions):
     train."""
     keep_ids: bool = False
     """Rows keep the ids they have, which must then be there and all differ. By default phiv numbers them."""
+    num_frames: int | None = None
+    """Frames of a video, evenly spaced over those that decode (8). With --fps at most so many (64)."""
+    fps: float | None = None
+    """Frames per second of a video. One that has more than --num_frames at that rate gives so many, evenly spaced."""
+    check_video: Literal["used", "full"] = "used"
+    """used decodes the groups of frames that hold wanted ones, where these are provably those of decoding all; full
+    decodes all of every video, and so finds damage anywhere."""
     marker: str = ""
     """Text at the place of an image, where it is another than the format's: <|image|>, <IMG_CONTEXT> (xtuner). One
     with a number, such as <|image_1|>, stands for all numbers."""
@@ -42,6 +49,7 @@ class ChatJsonOptions(ConverterOptions):
         if self.split is not None and not self.split.replace("_", "").isalnum():
             raise UsageError("--split", f"must be letters, digits and _ (found {self.split!r})")
         check_folder("--images", self.images)
+        check_sampling(self.num_frames, self.fps)
 
     def parser_options(self) -> dict[str, Any]:
         """The options of the format's own parser, as plain JSON values."""
@@ -64,14 +72,14 @@ class MarkedOptions(ChatJsonOptions):
 
 @dataclass(frozen=True)
 class LlavaOptions(MarkedOptions):
-    """LLaVA json (image, conversations of from and value) to conversations."""
+    """LLaVA json (image or video, conversations of from and value) to conversations."""
 
     format: ClassVar[str] = "llava"
 
 
 @dataclass(frozen=True)
 class SharegptOptions(MarkedOptions):
-    """ShareGPT and LLaMA-Factory json (messages or conversations, images) to conversations."""
+    """ShareGPT and LLaMA-Factory json (messages or conversations, images, videos) to conversations."""
 
     format: ClassVar[str] = "sharegpt"
 
@@ -82,7 +90,7 @@ class SharegptOptions(MarkedOptions):
 
 @dataclass(frozen=True)
 class SwiftOptions(MarkedOptions):
-    """ms-swift json (messages, or query, response and history; images) to conversations."""
+    """ms-swift json (messages, or query, response and history; images, videos) to conversations."""
 
     format: ClassVar[str] = "swift"
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_converters.base import refuse_exports
-from phiv_converters.clips import clip_images
+from phiv_converters.clips import JPEG_QUALITY, clip_images, sampling_of
 from phiv_converters.folder.layout import FolderListing, Media, count_names, list_folders, list_labelled, list_media
 from phiv_converters.folder.options import FolderOptions
 from phiv_converters.table.columns import CLASSES
@@ -41,8 +41,6 @@ from phiv_data.sources.image_index import load_image, read_image
 from phiv_data.storage.sample import Draft
 from phiv_schemas import Turn
 from phiv_schemas.errors import SourceError, UsageError
-
-JPEG_QUALITY = 75  # of frames, as the recipe's
 
 
 def open_folder(flags: FolderOptions, work_dir: Path) -> Converter:
@@ -82,8 +80,9 @@ class Folder(Converter):
 
     def options(self) -> dict[str, Any]:
         """Everything that affects the output."""
-        names = ("question", "num_frames", "check_video")
-        own = {name: getattr(self.flags, name) for name in names} | self.flags.split_options()
+        sampling = sampling_of(self.flags.num_frames, self.flags.fps)
+        own = {"question": self.flags.question, "check_video": self.flags.check_video} | self.flags.split_options()
+        own |= {"num_frames": sampling.num_frames, "fps": sampling.fps}
         return own | {"classes": list(self.classes), "name": self.name, "jpeg_quality": JPEG_QUALITY}
 
     def versions(self) -> dict[str, str]:
@@ -124,8 +123,8 @@ class Folder(Converter):
             data = read_image(media.path, media.name)
             is_clip = image_size(data, where=media.name).format == "GIF" and count_images(data, "GIF") > 1
         if is_clip:
-            check = self.flags.check_video
-            images = clip_images(media.path, path, media.name, self.flags.num_frames, JPEG_QUALITY, check=check)
+            check, sampling = self.flags.check_video, sampling_of(self.flags.num_frames, self.flags.fps)
+            images = clip_images(media.path, path, media.name, sampling, JPEG_QUALITY, check=check)
         else:
             images = (load_image(media.path, path, source=media.name),)
         question = self.flags.question or CLASSES.replace("image", "video" if is_clip else "image", 1)

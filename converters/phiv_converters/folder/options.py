@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_name_flag, check_range
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_name_flag, check_sampling
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class FolderOptions(SplitFlags):
     into one of the following classes: {classes}."."""
     classes: tuple[str, ...] = ()
     """Convert these classes only; the question then lists only them."""
-    num_frames: int = 8
-    """Frames per clip, evenly spaced over those that decode."""
+    num_frames: int | None = None
+    """Frames per clip, evenly spaced over those that decode (8). With --fps at most so many (64)."""
+    fps: float | None = None
+    """Frames per second of a clip. One that has more than --num_frames at that rate gives so many, evenly spaced."""
     check_video: Literal["used", "full"] = "used"
     """used decodes the groups of frames that hold wanted ones, where these are provably those of decoding all; full
     decodes all of every clip, and so finds damage anywhere."""
@@ -38,6 +40,6 @@ class FolderOptions(SplitFlags):
     """Name of the dataset: what its files are called, and the source of its rows. By default that of the folder."""
 
     def __post_init__(self) -> None:
-        check_range("--num_frames", self.num_frames, 1, 10_000)
+        check_sampling(self.num_frames, self.fps)
         self.check_fractions()
         check_name_flag("--name", self.name)

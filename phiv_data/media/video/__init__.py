@@ -20,13 +20,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from phiv_data.media.video import decord_process, pyav
-from phiv_data.media.video.frames import CheckVideo, Decoder, OnCorrupt, Source, VideoFrame, VideoInfo, frame_indices
+from phiv_data.media.video.frames import (
+    CheckVideo,
+    Decoder,
+    OnCorrupt,
+    Sampling,
+    Source,
+    VideoFrame,
+    VideoInfo,
+    frame_indices,
+)
 
 __all__ = [
     "GROUPS_ONLY",
     "CheckVideo",
     "Decoder",
     "OnCorrupt",
+    "Sampling",
     "Source",
     "VideoFrame",
     "VideoInfo",
@@ -44,24 +54,25 @@ GROUPS_ONLY = " (used groups)"
 
 def sample_frames(
     source: Source,
-    num_frames: int,
+    sampling: int | Sampling,
     *,
     decoder: Decoder = "pyav",
     on_corrupt: OnCorrupt = "reject",
     check: CheckVideo = "full",
 ) -> tuple[VideoInfo, list[VideoFrame]]:
-    """Exactly `num_frames` frames of a clip (a path, its bytes or an open, seekable file).
+    """Exactly so many frames of a clip (a path, its bytes or an open, seekable file), or those of a `Sampling`.
 
     `check="used"` gives the same frames, from the groups that hold them where packets prove that (`groups`), else from
     all; damage elsewhere is then not found. A clip with fewer frames repeats some, in order.
     Raises RejectInput where the clip cannot be used, EnvironmentProblem where the decoder is not installed or the file
     may not be read.
     """
-    if num_frames < 1:
-        raise ValueError(f"num_frames must be at least 1 (found {num_frames})")
+    sampling = Sampling(sampling) if isinstance(sampling, int) else sampling
+    if sampling.num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1 (found {sampling.num_frames})")
     if decoder == "decord":
         decord_process.require_decord()
-    info, frames = pyav.sample_frames(source, num_frames, on_corrupt, check)
+    info, frames = pyav.sample_frames(source, sampling, on_corrupt, check)
     return info, decord_process.redecode(source, info, frames) if decoder == "decord" else frames
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
@@ -65,3 +67,49 @@ def frame_indices(total: int, num_frames: int) -> list[int]:
     ([0, 13, 27, 40, 54, 68, 81, 95], [0, 0, 0, 1, 1, 1, 2, 2])
     """
     return [(k * total) // num_frames for k in range(num_frames)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a clip: so many, evenly spaced; or at a rate, and at most so many; of all of it or of a part.
+
+    >>> Sampling(4).indices([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5])
+    [0, 2, 4, 6]
+    >>> Sampling(4, fps=1.0, start=1.0).indices([0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5])
+    [2, 4, 6]
+    """
+
+    num_frames: int
+    """With `fps`: at most so many; a part that has more at that rate gives so many, evenly spaced."""
+    fps: float | None = None
+    """Frames of a second: frame k is the one shown `k/fps` seconds after the start."""
+    start: float | None = None
+    """Seconds after the first frame; the frame that is shown then is the first."""
+    end: float | None = None
+    """Seconds after the first frame; frames that begin later are left out."""
+
+    @property
+    def needs_times(self) -> bool:
+        """Whether the number of frames is not enough to say which."""
+        return (self.fps, self.start, self.end) != (None, None, None)
+
+    def indices(self, times: Sequence[float]) -> list[int]:
+        """The numbers of its frames, of a clip whose frames are shown at these times, ascending; may be none."""
+        if not times:
+            return []
+        since = [time - times[0] + _TOLERANCE_S for time in times]
+        start, end = self.start or 0.0, since[-1] if self.end is None else self.end
+        low, high = bisect_right(since, start + 2 * _TOLERANCE_S) - 1, bisect_right(since, end + 2 * _TOLERANCE_S)
+        if start > since[-1] or low >= high:
+            return []
+        if self.fps is not None:
+            shown = (since[low] + k / self.fps + _TOLERANCE_S for k in range(self.num_frames + 1))
+            found = [
+                bisect_right(since, time, hi=high) - 1 for time in shown if time <= since[high - 1] + 2 * _TOLERANCE_S
+            ]
+            if len(found) <= self.num_frames:
+                return found
+        return [low + index for index in frame_indices(high - low, self.num_frames)]
+
+
+_TOLERANCE_S = 1e-6  # times are rounded

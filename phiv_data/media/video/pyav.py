@@ -11,14 +11,14 @@ import io
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from phiv_data.media.reject import RejectInput, open_input
 from phiv_data.media.video.bitstream import Doubt
 from phiv_data.media.video.containers import is_known_video, missing_tail
-from phiv_data.media.video.frames import CheckVideo, OnCorrupt, Source, VideoFrame, VideoInfo, frame_indices
+from phiv_data.media.video.frames import CheckVideo, OnCorrupt, Sampling, Source, VideoFrame, VideoInfo, frame_indices
 from phiv_data.media.video.groups import Packets, Span, list_packets
 
 MAX_FRAME_PIXELS = 1 << 26
@@ -34,43 +34,75 @@ _INDEXED = {"avi", "mov"}  # containers whose index names every packet
 
 
 def sample_frames(
-    source: Source, num_frames: int, on_corrupt: OnCorrupt, check: CheckVideo
+    source: Source, sampling: Sampling, on_corrupt: OnCorrupt, check: CheckVideo
 ) -> tuple[VideoInfo, list[VideoFrame]]:
     """See `phiv_data.media.video.sample_frames`."""
-    import av
-
     with _open_source(source) as (file, where):
         complain = _Complaints(where, salvage=on_corrupt == "salvage")
         _check_bytes(file, complain)
         if check == "used" and not complain.salvage:
             with suppress(Doubt):
-                return _sample_groups(file, where, num_frames)
+                return _sample_groups(file, where, sampling)
+        decoded, total = dict[int, VideoFrame | None](), 0
         with _container(file, where) as (container, stream):
-            guess = int(stream.frames)
-            if not guess and container.duration and container.duration > 0 and stream.average_rate:
-                guess = round(container.duration / av.time_base * stream.average_rate)
-            decoded = dict(_frames(container, stream, frame_indices(guess, num_frames), complain))
             about = _about(container, stream)
-        total = len(decoded)
+            if sampling.needs_times:
+                times = [frame.time for frame in _decode(container, stream, complain)]
+                total = len(times)
+                wanted = _wanted(sampling, _in_order(times, about["fps"], where), where)
+            else:
+                guess = _guess_frames(container, stream)
+                decoded = dict(_frames(container, stream, frame_indices(guess, sampling.num_frames), complain))
+                total = len(decoded)
+                wanted = frame_indices(total, sampling.num_frames)
         if not total:
             raise RejectInput(where, "no-frames", complain.first or "no frame decodes")
-        wanted = frame_indices(total, num_frames)
-        if total != guess:
+        if any(decoded.get(index) is None for index in wanted):
             with _container(file, where) as (container, stream):
                 decoded = dict(_frames(container, stream, wanted, complain, stop=wanted[-1] + 1))
     frames = [frame for index in wanted if (frame := decoded[index]) is not None]
-    assert len(frames) == num_frames, "every wanted frame was kept"
+    assert len(frames) == len(wanted), "every wanted frame was kept"
     return VideoInfo(
         decoded=total, width=frames[0].width, height=frames[0].height, damage=complain.first, **about
     ), frames
 
 
-def _sample_groups(file: BinaryIO, where: str, num_frames: int) -> tuple[VideoInfo, list[VideoFrame]]:
+def _guess_frames(container: Any, stream: Any) -> int:
+    """How many frames a clip has according to its header; 0 where that says nothing."""
+    import av
+
+    if not stream.frames and container.duration and container.duration > 0 and stream.average_rate:
+        guess: int = round(container.duration / av.time_base * stream.average_rate)
+        return guess
+    return int(stream.frames)
+
+
+def _in_order(times: list[float | None], fps: float | None, where: str) -> list[float]:
+    """Times that never run backwards: those of the file, else by the header's rate."""
+    known = [time for time in times if time is not None]
+    if len(known) == len(times) and all(a <= b for a, b in pairwise(known)):
+        return known
+    if fps is None:
+        raise RejectInput(where, "no-timestamps", "its frames have no times that could be asked for, nor a frame rate")
+    return [number / fps for number in range(len(times))]
+
+
+def _wanted(sampling: Sampling, times: list[float], where: str) -> list[int]:
+    """The numbers of the frames to sample. RejectInput where the part that is asked for holds none."""
+    wanted = sampling.indices(times)
+    if times and not wanted:
+        end = "its end" if sampling.end is None else f"{sampling.end:g} s"
+        what = f"no frame from {sampling.start or 0:g} s to {end}, of {times[-1] - times[0]:.3f} s"
+        raise RejectInput(where, "no-frames", what)
+    return wanted
+
+
+def _sample_groups(file: BinaryIO, where: str, sampling: Sampling) -> tuple[VideoInfo, list[VideoFrame]]:
     """The same as all frames would give, from the groups that hold the wanted ones. Doubt where that is not certain."""
     with _container(file, where) as (container, stream):
-        packets, about = list_packets(container, stream), _about(container, stream)
+        packets, about, time_base = list_packets(container, stream), _about(container, stream), stream.time_base
     shown = packets.shown
-    wanted = frame_indices(len(shown), num_frames)
+    wanted = _wanted(sampling, [float(time * time_base) for time in shown], where)
     if sum(span.stop - span.start for span in packets.spans({shown[index] for index in wanted})) >= len(shown):
         raise Doubt("every group holds a wanted frame")
     found = _frames_of_groups(file, where, packets, wanted)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from phiv_data.media.images import encode_jpeg
 from phiv_data.media.reject import RejectInput
 from phiv_data.media.video import (
+    Sampling,
     VideoFrame,
     decoder_version,
     frame_indices,
@@ -408,3 +410,54 @@ def test_versions_name_what_decides_the_pixels() -> None:
 
     assert decoder_version("pyav") == f"pyav-{av.__version__}"
     assert {"av", "libavcodec", "libavformat", "libswscale"} <= set(library_versions())
+
+
+# --- at a rate, and between two times ---
+
+
+@given(
+    steps=st.lists(st.integers(1, 90), min_size=1, max_size=40),
+    num_frames=st.integers(1, 12),
+    fps=st.none() | st.floats(0.1, 60),
+    start=st.none() | st.floats(0, 4),
+    end=st.none() | st.floats(0, 4),
+)
+def test_a_sampling_takes_frames_of_its_part_in_order(
+    steps: list[int], num_frames: int, fps: float | None, start: float | None, end: float | None
+) -> None:
+    times = [sum(steps[:k]) / 1000 for k in range(len(steps))]
+    found = Sampling(num_frames, fps, start, end).indices(times)
+    assert found == sorted(found)
+    assert len(found) <= num_frames
+    if found:
+        last = found[-1]
+        assert times[found[0]] - 1e-4 <= (start or 0)  # the frame that is shown at the start
+        assert found[0] == len(times) - 1 or times[found[0] + 1] >= (start or 0) - 1e-4
+        assert end is None or times[last] <= end + 1e-4
+    else:
+        assert (start or 0) > times[-1] - 1e-4 or (end is not None and end < (start or 0) + 0.1)
+
+
+def test_frames_at_a_rate_are_those_shown_at_its_times(clips: Path) -> None:
+    for sampling, expected in {
+        Sampling(64, fps=5.0): list(range(0, 40, 5)),
+        Sampling(64, fps=1.0): [0, 25],
+        Sampling(4, fps=5.0): [0, 10, 20, 30],  # eight at that rate, and at most four
+        Sampling(4, start=0.4): [10, 17, 25, 32],
+        Sampling(4, start=0.41, end=0.8): [10, 12, 15, 18],
+        Sampling(64, fps=10.0, start=0.4, end=0.8): [10, 12, 15, 17, 20],
+        Sampling(64, fps=100.0, end=0.04): [0, 0, 0, 0, 1],
+    }.items():
+        for name in ("mpeg4 in avi", "h264 with B-frames", "packed B-frames"):
+            info, frames = sample_frames(clip_of(clips, 40, name), sampling)
+            assert numbers(frames) == expected, (sampling, name)
+            assert info.decoded == 40
+            assert sample_frames(clip_of(clips, 40, name), sampling, check="used")[1][-1].index == expected[-1]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(8, start=1.61), Sampling(8, start=1.0, end=0.5)])
+@pytest.mark.parametrize("check", ["full", "used"])
+def test_a_part_without_frames_is_rejected_with_its_times(clips: Path, sampling: Sampling, check: Any) -> None:
+    with pytest.raises(RejectInput, match=r"no frame from 1.* s to .*, of 1\.560 s") as caught:
+        sample_frames(clip_of(clips, 40, "h264 with B-frames"), sampling, check=check)
+    assert caught.value.code == "no-frames"
