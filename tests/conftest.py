@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from shared_data import shared_folder
+
+from phiv_data.utils.signals import STOPS
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +19,15 @@ def shared() -> Path:
     if (folder := shared_folder()) is None:
         pytest.skip("needs the shared sample data (set PHIV_SHARED to its folder)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def restored_signals() -> Iterator[None]:
+    """A command that is stopped keeps its handlers to the end of its process, which here goes on."""
+    before = {which: signal.getsignal(which) for which in STOPS}
+    yield
+    for which, handler in before.items():
+        signal.signal(which, handler)
 
 
 def pytest_configure() -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from phiv_data.utils.atomic import environment_problems, find_environment_problem, hush_memory_errors
-from phiv_data.utils.signals import Interrupt, on_stop
+from phiv_data.utils.signals import Interrupt
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_ENVIRONMENT, EXIT_INTERRUPTED, PhivError
 
@@ -19,18 +19,19 @@ def run(program: str, command: Callable[[], int]) -> int:
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 act as Ctrl-C: what is done so far is kept, and the code is 130.
     """
     hush_memory_errors()
-    with on_stop(Interrupt()):
+    with Interrupt() as interrupt:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 loses no report
         try:
             with environment_problems("stdout"):
-                return command()
+                code = command()
+            return interrupt.leave() if code == EXIT_INTERRUPTED else code
         except PhivError as error:
             say(f"{program}: {str(error).removeprefix(f'{program}: ')}", to=sys.stderr)
             return error.exit_code
         except KeyboardInterrupt:
             say(f"{program}: interrupted. Run the same command to continue", to=sys.stderr)
-            return EXIT_INTERRUPTED
+            return interrupt.leave()
         except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
             if error.filename is None:
                 raise

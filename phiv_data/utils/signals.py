@@ -14,12 +14,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from math import inf
 from multiprocessing import popen_spawn_posix, resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
+
+from phiv_schemas.errors import EXIT_INTERRUPTED
 
 # SIGHUP: a terminal that closes. SIGUSR1, SIGUSR2: what clusters send some time before they kill a job.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -37,19 +40,36 @@ def on_stop(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
             signal.signal(which, before)
 
 
-class Interrupt:
-    """A handler: the first stop signal raises KeyboardInterrupt, and so does a Ctrl-C one second after it or later.
+class Interrupt(AbstractContextManager["Interrupt"]):
+    """In its block the first stop signal raises KeyboardInterrupt, and so does a Ctrl-C one second later.
 
     Others change nothing: clusters and torchrun send a second signal while the first one is obeyed. In a `__del__`,
     where Python would drop the exception, the signal waits for its end.
     """
 
     def __init__(self) -> None:
-        self._since: float | None = None
+        self._since = inf
+        self._is_leaving = False
+        self._block = ExitStack()
+
+    def __enter__(self) -> Interrupt:
+        self._block.enter_context(on_stop(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_leaving:
+            self._block.close()
+
+    def leave(self) -> int:
+        """The exit code of a stopped program. Until it ends, a second signal kills it no more than inside the block."""
+        self._is_leaving, self._since = True, min(self._since, time.monotonic())
+        return EXIT_INTERRUPTED
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self._since is not None and (signum != signal.SIGINT or time.monotonic() < self._since + 1):
+        if self._since < inf and (signum != signal.SIGINT or time.monotonic() < self._since + 1):
             return
+        if self._is_leaving:
+            os._exit(EXIT_INTERRUPTED)
         while frame is not None and frame.f_code.co_name != "__del__":
             frame = frame.f_back
         if frame is not None:

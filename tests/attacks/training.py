@@ -36,7 +36,7 @@ MOMENT_FLAGS = {
     "step": LONG,
     "save": [*LONG, "--save_steps", "1"],
     "eval_before": ["--max_steps", "2", "--max_new_tokens", "400", "--eval_batch_size", "1"],
-    "eval_after": ["--max_steps", "2", "--max_new_tokens", "400", "--eval_batch_size", "1", "--max_eval_rows", "2"],
+    "eval_after": ["--max_steps", "2", "--max_new_tokens", "400", "--eval_batch_size", "1"],
 }
 
 
@@ -126,7 +126,7 @@ def stopped(data: Path, processes: int, workers: int, sent: str, moment: str, fo
     try:
         if not run.wait_for(moment):
             return f"ended before the signal: {run.stderr[-300:]}"
-        time.sleep(0 if moment == "save" else random.random() / 3)
+        time.sleep({"step": random.random() / 3, "save": 0.0}.get(moment, random.random() / 10))
         run.signal_all(getattr(signal, sent))
         run.process.wait(timeout=LIMIT_S)
         codes = [run.process.returncode]

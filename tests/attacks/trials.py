@@ -106,7 +106,7 @@ class Prepared:
                 found = {file: sha256 for file, sha256 in found.items() if not file.startswith(".phiv-tmp-")}
             if found != self.outputs[name]:
                 return f"other output than the straight run: {difference(found, self.outputs[name])}"
-            left = {path.name for path in (work / name / ".phiv").glob("*")} - {"source.json", "lock"}
+            left = {path.name for path in (work / name / ".phiv").glob("*")} - {"source.json", "kept", "lock"}
             if left:
                 return f"left in .phiv: {', '.join(sorted(left))}"
         if "o" not in self.scene.outputs and self.scene.argv[0] == "phiv-validate" and done.stdout != self.done.stdout:

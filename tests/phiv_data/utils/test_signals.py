@@ -34,7 +34,12 @@ def command():
         print("clean", flush=True)
     return 0
 
-sys.exit(run("program", command))
+code = run("program", command)
+if sys.argv[1] == "exit":
+    print("leaving", flush=True)
+    time.sleep(0.3)
+    print("left", flush=True)
+sys.exit(code)
 """
 
 
@@ -78,3 +83,15 @@ def test_ctrl_c_once_more_ends_a_slow_cleaning_up() -> None:
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "")
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_does_not_kill_a_program_that_ends(second: signal.Signals) -> None:
+    process = start("exit")
+    wait_for(process, "working")
+    process.send_signal(signal.SIGTERM)
+    for line in ("cleaning", "clean", "leaving"):
+        wait_for(process, line)
+    process.send_signal(second)
+    assert process.communicate(timeout=20) == ("left\n", "program: interrupted. Run the same command to continue\n")
+    assert process.returncode == 130
