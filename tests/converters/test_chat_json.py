@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -28,6 +29,7 @@ from phiv_data.formats.files import read_entries, safe_name, strip_folders
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_data.testing import Case, Check, conformance_checks
 from phiv_data.testing.helpers import demand_valid
+from phiv_data.validation import validate
 from phiv_schemas import Conversation, PhivError, SourceError, Turn, UsageError
 
 OPTIONS: dict[str, Callable[..., Any]] = {
@@ -57,7 +59,8 @@ def row(image: Any, user: str = "<image>\nWhat?", answer: str | None = "It.", **
     return record
 
 
-def converted(options: Any, tmp: Path, **how: Any) -> Outcome:
+def converted(options: Any, tmp: Path, *, val_fraction: float = 0, **how: Any) -> Outcome:
+    options = dataclasses.replace(options, val_fraction=val_fraction)
     return convert(options, tmp / "out", num_workers=0, arrow=how.pop("arrow", False), **how)
 
 
@@ -656,3 +659,39 @@ def test_a_dataset_info_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None
     assert read_entries(tmp_path / "dataset_info.json") == {}
     (tmp_path / "dataset_info.json").write_bytes(b'\xef\xbb\xbf{"mine": {"file_name": "a.json"}}\n')
     assert read_entries(tmp_path / "dataset_info.json") == {"mine": {"file_name": "a.json"}}
+
+
+# Val of rows that are all train -----------------------------------------------------------------------------------
+
+
+def test_val_is_made_of_whole_groups_of_rows_with_an_image_in_common(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(40):
+        Image.new("RGB", (8 + i, 8)).save(tmp_path / f"in/{i}.png")
+    pairs = [row([f"{i}.png", f"{i + 1}.png"], f"<image><image>Which {i}?") for i in range(0, 39, 4)]
+    rows = pairs + [row(f"{i}.png", f"<image>Which one, {i}?") for i in range(39)]
+    source = write_lines(tmp_path / "in/rows.jsonl", rows)
+    outcome = converted(LlavaOptions(source), tmp_path, val_fraction=0.2)
+    counts = {split.name: split.rows for split in outcome.manifest.splits}
+    assert counts.keys() == {"train", "val"}
+    assert 2 <= counts["val"] <= 20
+    assert f"{counts['val']} of 49 rows, by whole groups" in outcome.warnings[-1]
+    leaks = {"PV240", "PV241", "PV242", "PV243"}
+    assert not validate(tmp_path / "out", source=source).counts().keys() & leaks
+    again = convert(LlavaOptions(source, val_fraction=0.2, seed=7), tmp_path / "seed", num_workers=0)
+    assert [split.jsonl.sha256 for split in again.manifest.splits] != [s.jsonl.sha256 for s in outcome.manifest.splits]
+
+
+def test_no_val_is_made_where_the_split_is_said(tmp_path: Path) -> None:
+    rows = [row(None, f"q{i}") for i in range(30)]
+    source = write_lines(tmp_path / "in/rows.jsonl", rows)
+    for name, options in (
+        ("said", LlavaOptions(source, split="train")),
+        ("zero", LlavaOptions(source, val_fraction=0)),
+        ("made", LlavaOptions(source)),
+    ):
+        outcome = convert(options, tmp_path / name, num_workers=0)
+        assert [split.name for split in outcome.manifest.splits] == ["train", "val"][: 1 + (name == "made")]
+    export(Llava(), tmp_path / "said", tmp_path / "export")
+    outcome = convert(LlavaOptions(tmp_path / "export"), tmp_path / "back", num_workers=0)
+    assert [(split.name, split.rows) for split in outcome.manifest.splits] == [("train", 30)]

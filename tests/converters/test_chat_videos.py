@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def chat(user: Any, **more: Any) -> dict[str, Any]:
 
 
 def converted(options: Any, tmp: Path) -> tuple[Outcome, list[Sample]]:
-    outcome = convert(options, tmp / "out", num_workers=0)
+    outcome = convert(replace(options, val_fraction=0), tmp / "out", num_workers=0)
     return outcome, list(ConversationDataset(tmp / "out", "train"))
 
 

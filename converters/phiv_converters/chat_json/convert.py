@@ -44,10 +44,12 @@ from phiv_converters.chat_json.files import (
     row_key,
 )
 from phiv_converters.chat_json.images import RowImages
-from phiv_converters.chat_json.listing import ChatRows, IgnoredContent
+from phiv_converters.chat_json.listing import ChatRows, IgnoredContent, RowGroups
 from phiv_converters.chat_json.options import ChatJsonOptions, SharegptOptions
 from phiv_converters.clips import JPEG_QUALITY, sampling_of
+from phiv_converters.val_split import NO_SHARES, Shares, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
+from phiv_data.export.record import read_export
 from phiv_data.formats import FORMATS, ParsedRow, sharegpt
 from phiv_data.formats.detect import detect_format
 from phiv_data.formats.files import explain_shape, locate_image
@@ -95,8 +97,23 @@ class ChatJson(Converter):
         return self.flags.format
 
     @property
+    def is_split(self) -> bool:
+        """True where rows have splits, or one is said: by --split, or by an export of phiv."""
+        return {file.split for file in self.files} != {"train"} or bool(
+            self.flags.split or read_export(self.flags.source)
+        )
+
+    @property
+    def shares(self) -> Shares:
+        """How much of train becomes val and test."""
+        self.flags.shares.check_source(file.split for file in self.files)
+        return NO_SHARES if self.is_split else self.flags.shares
+
+    @property
     def splits(self) -> tuple[str, ...]:
-        """The splits of the files, train, val and test first."""
+        """The splits of the files, train, val and test first; where val is made of train, those that get rows."""
+        if self.shares.splits_made():
+            return ()
         found = {file.split for file in self.files}
         return (*(s for s in SPLIT_ORDER if s in found), *sorted(found - set(SPLIT_ORDER)))
 
@@ -115,6 +132,7 @@ class ChatJson(Converter):
         of_videos: dict[str, Any] = {"num_frames": sampling.num_frames, "fps": sampling.fps}
         of_videos |= {"check_video": flags.check_video, "jpeg_quality": JPEG_QUALITY}
         own = {"strip_folders": flags.strip_folders, "split": flags.split, "keep_ids": flags.keep_ids, "files": files}
+        own |= {} if self.is_split else flags.split_options()
         return own | of_videos | flags.parser_options() | ({"entries": entries} if entries else {})
 
     def versions(self) -> dict[str, str]:
@@ -125,25 +143,33 @@ class ChatJson(Converter):
     def inputs(self) -> Inputs:
         """Every row in the order of splits and files, also those that cannot be used: they are rejected."""
         rows, ignored, codes = ChatRows(self.files), IgnoredContent(self.flags.keep_ids), Counter[str]()
+        groups, shares = RowGroups(), self.shares
         first: RejectInput | None = None
         rank = {split: i for i, split in enumerate(self.splits)}
-        for i, file in sorted(enumerate(self.files), key=lambda indexed: (rank[indexed[1].split], indexed[0])):
+        for i, file in sorted(enumerate(self.files), key=lambda indexed: (rank.get(indexed[1].split, 0), indexed[0])):
             parse = row_parser(self.flags, file)
             for row in read_chat_rows(file):
-                images, where = list[Path](), row_key(file, row.line)
+                images, refs, where = list[Path](), tuple[str, ...](), row_key(file, row.line)
                 try:
                     if row.problem:
                         raise RejectInput(where, "bad-row", row.problem)
                     parsed = parse(row.value, where)
-                    images = self._image_files(parsed, file)
+                    images, refs = self._image_files(parsed, file), parsed.image_refs
                     ignored.add(parsed)
                 except RejectInput as reject:
                     codes[reject.code] += 1
                     first = first or reject
                 rows.add(i, row, images)
+                if shares.splits_made():
+                    groups.add(rows.digest(len(rows) - 1), refs)
         if first and len(rows) == codes["bad-row"]:
             raise self._no_rows(first)
-        return Inputs(rows.items(), warnings=(*describe_splits(self.files), *ignored.warnings(self.name)))
+        warnings = (*describe_splits(self.files), *ignored.warnings(self.name))
+        if not shares.splits_made():
+            return Inputs(rows.items(), warnings=warnings)
+        splits = groups.choose(shares)
+        warnings += (val_warning(splits, "groups of rows with an image in common"),)
+        return Inputs(rows.items(splits), warnings=warnings)
 
     def _no_rows(self, first: RejectInput) -> SourceError:
         """The error of files none of which holds a row of the format: what they are instead."""

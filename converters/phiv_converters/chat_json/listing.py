@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from phiv_converters.base import DIGEST_BYTES, row_digest
 from phiv_converters.chat_json.files import ChatFile, row_key
+from phiv_converters.val_split import Shares
 from phiv_data.convert.base import Item
 from phiv_data.formats import ParsedRow
 from phiv_data.formats.text import MARKER, media_markers
 from phiv_data.sources.json_stream import JsonRow
 from phiv_data.storage.record_errors import truncated_repr
+from phiv_data.utils.groups import JoinedGroups
 
 MAX_KINDS = 20
 
@@ -52,8 +55,15 @@ class ChatRows:
         self.length.append(row.length)
         self.path_end.append(len(self.paths))
 
-    def items(self) -> Iterator[Item]:
-        """The inputs, each made when it is asked for. Their content is the row and the files of its images."""
+    def digest(self, place: int) -> bytes:
+        """The digest of a row's values."""
+        return bytes(self.digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES])
+
+    def items(self, splits: Sequence[str] | None = None) -> Iterator[Item]:
+        """The inputs, each made when it is asked for. Their content is the row and the files of its images.
+
+        `splits` has that of each row; by default it is the file's.
+        """
         start, counts = 0, Counter[int]()
         columns = zip(self.file, self.line, self.offset, self.length, self.path_end, strict=True)
         for place, (i, line, offset, length, end) in enumerate(columns):
@@ -61,10 +71,30 @@ class ChatRows:
             counts[i] += 1
             number = counts[i] if i in self.files_sharing_lines else line
             images = [Path(os.fsdecode(path)) for path in bytes(self.paths[start:end]).split(b"\0")[:-1]]
-            digest = bytes(self.digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES])
-            content: tuple[bytes | Path, ...] = (digest, *images)
-            yield Item(file.split, row_key(file, number), content, (i, offset, length), None if images else length)
+            content: tuple[bytes | Path, ...] = (self.digest(place), *images)
+            split = splits[place] if splits else file.split
+            yield Item(split, row_key(file, number), content, (i, offset, length), None if images else length)
             start = end
+
+
+@dataclass(slots=True)
+class RowGroups:
+    """Rows with an image in common, or in a chain of such rows: the groups that val and test are made of."""
+
+    joined: JoinedGroups[str] = field(default_factory=JoinedGroups)
+    names: list[str] = field(default_factory=list)
+
+    def add(self, digest: bytes, refs: Iterable[str]) -> None:
+        """Add the next row: its images as it names them; one without any is known by its digest."""
+        names = [ref if len(ref) < 256 else hashlib.sha256(ref.encode()).hexdigest() for ref in dict.fromkeys(refs)]
+        self.names.append(names[0] if names else digest.hex())
+        if len(names) > 1:
+            self.joined.join(names)
+
+    def choose(self, shares: Shares) -> list[str]:
+        """The split of each row."""
+        positions = array("d", (shares.position(self.joined.name(name)) for name in self.names))
+        return list(map(shares.limits(positions).split_of, positions))
 
 
 @dataclass(slots=True)

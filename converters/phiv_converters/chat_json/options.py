@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from phiv_converters.flags import check_folder, check_sampling
-from phiv_data.convert.base import ConverterOptions
+from phiv_converters.flags import VAL_FRACTION, SplitFlags, check_folder, check_sampling
 from phiv_schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
-class ChatJsonOptions(ConverterOptions):
+class ChatJsonOptions(SplitFlags):
     """What the options of the four formats have in common."""
 
     opener = "phiv_converters.chat_json.convert:open_chat_json"
@@ -30,6 +29,9 @@ class ChatJsonOptions(ConverterOptions):
     split: str | None = None
     """Split of all rows. By default the one in the file's name (train, val, test and their other names), else
     train."""
+    val_fraction: float = field(default=VAL_FRACTION, kw_only=True)
+    """Where all rows are train, and --split does not say so: about this share of them becomes val, rows with an image
+    in common together, by a hash."""
     keep_ids: bool = False
     """Rows keep the ids they have, which must then be there and all differ. By default phiv numbers them."""
     num_frames: int | None = None
@@ -49,6 +51,7 @@ class ChatJsonOptions(ConverterOptions):
         if self.split is not None and not self.split.replace("_", "").isalnum():
             raise UsageError("--split", f"must be letters, digits and _ (found {self.split!r})")
         check_folder("--images", self.images)
+        self.check_fractions()
         check_sampling(self.num_frames, self.fps)
 
     def parser_options(self) -> dict[str, Any]:

@@ -278,7 +278,9 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch)
         raise OSError("connection refused\nmore lines")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(EnvironmentProblem, match=r"owner/name: no such folder.*connection refused\).* local folder$"):
+    with pytest.raises(
+        EnvironmentProblem, match=r"owner/name: no such folder.*connection refused\).* local folder; the model tiny"
+    ):
         load("owner/name")
 
 
