@@ -23,7 +23,7 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def restored_signals() -> Iterator[None]:
-    """A command that is stopped keeps its handlers to the end of its process, which here goes on."""
+    """A stopped command keeps its handlers to the end of its process, which here continues."""
     before = {which: signal.getsignal(which) for which in STOPS}
     yield
     for which, handler in before.items():

@@ -142,6 +142,9 @@ def _convert(command: ConvertCommand) -> int:
         made = total - outcome.num_kept
         say(f"  {made} of {total} inputs new, changed or rejected before, {outcome.num_kept} kept")
     _show_counts(outcome.manifest, out.out_dir)
+    if outcome.first_unlabeled is not None:
+        first = outcome.first_unlabeled
+        say(f"  {done.unlabeled} without an answer (first: {first!r}); --include_unlabeled keeps them")
     return EXIT_DATA if done.rejected else EXIT_OK
 
 

@@ -35,6 +35,7 @@ class AssembledFiles:
     row_sizes: dict[str, array[int]] = field(default_factory=dict)  # bytes of text and images, by split
     task_rows: dict[int, int] = field(default_factory=dict)  # written rows, by task
     rejected: Counter[str] = field(default_factory=Counter)
+    splits_with_rejects: set[str] = field(default_factory=set)
     unlabeled: int = 0
     first_unlabeled: int | None = None  # its number over all inputs
     num_kept: int = 0  # inputs whose result was taken from an earlier output
@@ -79,6 +80,7 @@ def _assemble_split(
             for reject in report.rejects:
                 rejects.write(f"{reject.model_dump_json()}\n".encode())
                 assembled.rejected[reject.code] += 1
+                assembled.splits_with_rejects.add(split)
     images = seen_index.num_registered - images_before
     assembled.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=file_info(name, jsonl))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points, version
@@ -56,6 +56,8 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     num_kept: int | None = None
     """With `update`, how many inputs of an earlier output were kept; None where nothing could be."""
+    first_unlabeled: str | None = None
+    """The first input without an answer, where this run left some out."""
 
 
 class NothingWritten(PhivError):
@@ -145,18 +147,11 @@ def convert(
         write_index(workspace, plan, basis)
         write_manifest(job, inputs, assembled, shards, provenance)
         num_kept = assembled.num_kept if taken else None
-        warnings += (*inputs.warnings, *_missing_rows(plan, assembled))
-        return Outcome(publish(workspace), False, warnings, num_kept)
-
-
-def _missing_rows(plan: ConversionPlan, assembled: AssembledFiles) -> Iterator[str]:
-    """Warnings of inputs without an answer, and of splits whose every input was rejected or has no answer."""
-    if assembled.first_unlabeled is not None:
-        first = plan.item(assembled.first_unlabeled).key
-        yield f"{assembled.unlabeled} inputs have no answer (first: {first!r}); --include_unlabeled keeps them"
-    for split in {task.split: None for task in plan.tasks}:
-        if not assembled.splits[split].rows:
-            yield f"{split} has no rows: each of its inputs was rejected or has no answer"
+        lost = [name for name in sorted(assembled.splits_with_rejects) if not assembled.splits[name].rows]
+        warnings += (*inputs.warnings, *(f"{name} has no rows: its inputs were rejected" for name in lost))
+        number = assembled.first_unlabeled
+        first = None if number is None else plan.item(number).key
+        return Outcome(publish(workspace), False, warnings, num_kept, first)
 
 
 def _open(

@@ -121,9 +121,9 @@ class Plan:
         """Optimizer steps of the epoch."""
         return self.num_packs // self.spec.packs_per_step
 
-    def rows(self, pack_rows: int) -> list[PlannedRow]:
+    def rows(self, pack: int) -> list[PlannedRow]:
         """The rows of a pack, never empty: one padding example where the plan has no row for it."""
-        indices = self.order[self.offsets[pack_rows] : self.offsets[pack_rows + 1]].tolist()
+        indices = self.order[self.offsets[pack] : self.offsets[pack + 1]].tolist()
         return [PlannedRow(index) for index in indices] or [PlannedRow(self.padding_row, weight=0)]
 
     def packs_for_rank(self, step: int, rank: int = 0, world_size: int = 1) -> list[int]:
@@ -261,7 +261,7 @@ def _complete_last_step(pack_of: Ints, lengths: Ints, packs_per_step: int) -> tu
         return pack_of, 0
     first = (int(pack_of.max()) + 1) // packs_per_step * packs_per_step
     rows = np.flatnonzero(pack_of >= first)
-    packs = [rows[pack_of[rows] == pack_rows] for pack_rows in range(first, first + packs_per_step - missing)]
+    packs = [rows[pack_of[rows] == pack] for pack in range(first, first + packs_per_step - missing)]
     for _ in range(missing):
         longest = max(range(len(packs)), key=lambda i: (len(packs[i]) > 1, lengths[packs[i]].sum()))
         if len(packs[longest]) == 1:
@@ -278,8 +278,8 @@ def _order_packs(sizes: Ints, image_tokens: Ints, spec: PlanSpec, *, largest_fir
     """The pack that runs at each place of the epoch: those of a step from large to small, see `packs_for_rank`."""
     order = np.arange(len(sizes))
     if largest_first:
-        for place, pack_rows in enumerate(dict.fromkeys([int(sizes.argmax()), int(image_tokens.argmax())])):
-            at = int(np.flatnonzero(order == pack_rows)[0])
+        for place, pack in enumerate(dict.fromkeys([int(sizes.argmax()), int(image_tokens.argmax())])):
+            at = int(np.flatnonzero(order == pack)[0])
             order[[place, at]] = order[[at, place]]
     step = np.arange(len(sizes)) // spec.packs_per_step
     return order[np.lexsort((-sizes[order], -image_tokens[order], step))]

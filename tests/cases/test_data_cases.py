@@ -14,6 +14,9 @@ CHECKS: dict[str, Callable[[CaseRun], None]] = {}
 SHARED = shared_folder()
 NAMES = sorted(p.name for p in (SHARED / "cases/data").iterdir() if (p / "cmd").is_file()) if SHARED else []
 LONGEST_LINE = 600
+SLOW = {"text_rows_first_then_images", "json_of_other_shapes", "webdataset_splits_of_two_formats"}
+"""Many commands or megabytes; tests of the formats have their kinds."""
+PARAMETERS = [pytest.param(name, marks=[pytest.mark.soak] * (name in SLOW)) for name in NAMES]
 
 
 def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
@@ -23,7 +26,7 @@ def case(check: Callable[[CaseRun], None]) -> Callable[[CaseRun], None]:
 
 
 @pytest.mark.skipif(not NAMES, reason="needs the shared cases (set PHIV_SHARED to their folder)")
-@pytest.mark.parametrize("name", NAMES or ["none"])
+@pytest.mark.parametrize("name", PARAMETERS or ["none"])
 def test_case(name: str, tmp_path: Path) -> None:
     run = run_case(SHARED / "cases/data" / name, tmp_path)
     for call in run.calls:

@@ -93,8 +93,8 @@ def test_rows_without_an_answer_are_found(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,answer,split\na.png,x,train\na.png,,train\na.png,,val\nb.png,x,test\n")
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     done = run("table", "--source", tmp_path / "t.csv", "--out_dir", tmp_path / "out")
-    assert "2 inputs have no answer (first: 't.csv:3'); --include_unlabeled keeps them\n" in done.stderr
-    assert [f"{split} has no rows" in done.stderr for split in ("train", "val", "test")] == [False, True, True]
+    assert "  2 without an answer (first: 't.csv:3'); --include_unlabeled keeps them\n" in done.stdout
+    assert [f"{split} has no rows" in done.stderr for split in ("train", "val", "test")] == [False, False, True]
     (tmp_path / "u.csv").write_text("image,comment\na.png,x\n")
     done = run("table", "--source", tmp_path / "u.csv", "--out_dir", tmp_path / "out2")
     assert done.returncode == 1

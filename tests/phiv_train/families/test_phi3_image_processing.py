@@ -93,11 +93,11 @@ def test_pixels_of_the_original(golden: Path, case: str) -> None:
     for i, image in enumerate(facts["images"]):
         crops, size = hd_crops(Image.open(golden / "images" / image["file"]), facts["num_crops"])
         pixels = pixel_values(crops, size)
-        pil_image = weave(crops, size)
+        woven = weave(crops, size)
         assert list(size) == image["image_size_hw"] == arrays["image_sizes"][i].tolist()
         assert len(crops) == image["n_crops"]
-        assert sha256(pil_image) == image["hd_u8_sha256"]
-        assert np.array_equal(pil_image[3::6, 2::6], arrays[f"hd_u8_s6_{i}"])
+        assert sha256(woven) == image["hd_u8_sha256"]
+        assert np.array_equal(woven[3::6, 2::6], arrays[f"hd_u8_s6_{i}"])
         assert sha256(pixels[1:]) == image["crops_only_f32_sha256"]
         assert np.abs(pixels[:, :, 2::16, 5::16] - arrays[f"pv_sample_{i}"]).max() < 1e-5
         view = pixels[0] if arrays[f"global_sample_{i}"].shape[1] == 336 else pixels[0][:, 1::4, 2::4]
