@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from phiv_data.convert.base import Inputs
-from phiv_data.convert.plan import ConversionTask
+from phiv_data.convert.plan import ConversionTask, load_items
 from phiv_data.convert.staging import MANIFEST, read_report, write_report
 from phiv_data.convert.task_report import WrittenRow
 from phiv_data.convert.tasks import ConversionJob, iter_samples, load_report
@@ -37,7 +37,7 @@ class AssembledFiles:
     rejected: Counter[str] = field(default_factory=Counter)
     splits_with_rejects: set[str] = field(default_factory=set)
     unlabeled: int = 0
-    first_unlabeled: int | None = None  # its number over all inputs
+    first_unlabeled: str | None = None  # its key
     num_kept: int = 0  # inputs whose result was taken from an earlier output
     identical: list[list[str]] = field(default_factory=list)  # groups of names of inputs with the same bytes
     rejects: FileInfo | None = None
@@ -71,7 +71,7 @@ def _assemble_split(
             assembled.task_rows[task.index] = len(report.rows)
             assembled.unlabeled += len(report.unlabeled)
             if report.unlabeled and assembled.first_unlabeled is None:
-                assembled.first_unlabeled = report.unlabeled[0]
+                assembled.first_unlabeled = load_items(task)[report.unlabeled[0] - task.first].key
             assembled.num_kept += report.num_kept
             for row in report.rows:
                 size = jsonl.write(f"{row.conversation.to_line()}\n".encode())

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points, version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, plan_shard_files, write_manifest
-from phiv_data.convert.base import ConverterOptions, Inputs
+from phiv_data.convert.base import Converter, ConverterOptions, Inputs
 from phiv_data.convert.fingerprint import SourceRoots
 from phiv_data.convert.kept import MADE_OTHERWISE, KeptRows, find_kept, spell_basis, write_index
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, list_inputs, make_plan
@@ -68,10 +69,11 @@ class NothingWritten(PhivError):
 
     exit_code = EXIT_DATA
 
-    def __init__(self, where: str, what: str, hint: str, rejects: tuple[Reject, ...] = ()) -> None:
+    def __init__(
+        self, where: str, what: str, hint: str, rejects: tuple[Reject, ...] = (), warnings: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(where, what, hint)
-        self.rejects = rejects
-        self.warnings: tuple[str, ...] = ()
+        self.rejects, self.warnings = rejects, warnings
 
 
 def convert(
@@ -99,11 +101,9 @@ def convert(
         raise UsageError("--num_workers", f"must be 0 or more (found {workers})")
     if overwrite and update:
         raise UsageError("--update", "cannot be combined with --overwrite, which converts all again", "Pass one")
-    options = options.chosen()
-    output_options = {"arrow": arrow, "include_unlabeled": include_unlabeled}
+    options, output_options = options.chosen(), {"arrow": arrow, "include_unlabeled": include_unlabeled}
     with locked(out_dir) as workspace:
-        # An earlier run may have been stopped while it moved the finished files into place.
-        if workspace.is_publishing and take_back_if_damaged(workspace) is None:
+        if workspace.is_publishing and take_back_if_damaged(workspace) is None:  # an earlier run was stopped there
             publish(workspace)
             overwrite = False
         finished = None if overwrite else workspace.finished()
@@ -114,16 +114,9 @@ def convert(
                 return Outcome(finished, found_finished=True)
         roots = SourceRoots.of(options)
         inputs, plan = _open(options, workspace, roots, verify=verify)
-        roots.check()  # away while it was listed, it would look like one that lacks files
-        converter = plan.converter
-        provenance = {  # for the manifest: how the output is made
-            "options": converter.options() | output_options,
-            "versions": {name: version(name) for name in ("phiv", "pyarrow", "pydantic")} | converter.versions(),
-            "converter": f"{type(options).__module__}:{type(options).__qualname__}",
-            "converter_version": converter.version,
-        }
-        wanted = PlanRecord(converter.name, plan.sha256, provenance, plan.source)
-        basis = spell_basis(converter, provenance, (*roots.folders(), workspace.source.absolute()))
+        provenance = _provenance(options, plan.converter, output_options)
+        wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)
+        basis = spell_basis(plan.converter, provenance, (*roots.folders(), workspace.source.absolute()))
         kept: KeptRows | str = ""
         if finished:
             difference, warnings = _compare(finished, wanted, workspace)
@@ -139,19 +132,29 @@ def convert(
             warnings += (_explain_again(finished, wanted, kept),)
         taken = kept if isinstance(kept, KeptRows) else None
         job = ConversionJob(plan, workspace, include_unlabeled, roots=roots, kept=taken)
-        try:
-            assembled, shards = _make_files(job, arrow, workers, progress)
-        except NothingWritten as error:
-            error.warnings = inputs.warnings
-            raise
+        assembled, shards = _make_files(job, inputs, arrow, workers, progress)
         write_index(workspace, plan, basis)
         write_manifest(job, inputs, assembled, shards, provenance)
-        num_kept = assembled.num_kept if taken else None
-        lost = [name for name in sorted(assembled.splits_with_rejects) if not assembled.splits[name].rows]
-        warnings += (*inputs.warnings, *(f"{name} has no rows: its inputs were rejected" for name in lost))
-        number = assembled.first_unlabeled
-        first = None if number is None else plan.item(number).key
-        return Outcome(publish(workspace), False, warnings, num_kept, first)
+        return _outcome(job, assembled, publish(workspace), (*warnings, *inputs.warnings))
+
+
+def _provenance(options: ConverterOptions, converter: Converter, output_options: dict[str, bool]) -> dict[str, Any]:
+    """For the manifest: how the output is made."""
+    return {
+        "options": converter.options() | output_options,
+        "versions": {name: version(name) for name in ("phiv", "pyarrow", "pydantic")} | converter.versions(),
+        "converter": f"{type(options).__module__}:{type(options).__qualname__}",
+        "converter_version": converter.version,
+    }
+
+
+def _outcome(job: ConversionJob, assembled: AssembledFiles, manifest: Manifest, warnings: tuple[str, ...]) -> Outcome:
+    """What a run that wrote a dataset is to say of it."""
+    for name in sorted(assembled.splits_with_rejects):
+        if not assembled.splits[name].rows:
+            warnings += (f"{name} has no rows: its inputs were rejected",)
+    num_kept = assembled.num_kept if job.kept else None
+    return Outcome(manifest, False, warnings, num_kept, assembled.first_unlabeled)
 
 
 def _open(
@@ -163,7 +166,6 @@ def _open(
         inputs = list_inputs(converter, getattr(options, "source", None))
         folders = *roots.folders(), workspace.source.absolute()
         plan = make_plan(converter, inputs, workspace.items, workspace.source, verify=verify, roots=folders)
-        return replace(inputs, items=()), plan
     except SystemExit as stop:
         what = f"the converter ends the program while it lists the source (exit {stop.code})"
         raise SourceError(type(options).__name__, what, "Tell its author") from stop
@@ -172,6 +174,8 @@ def _open(
         if isinstance(error, SourceError) and (way_out := _name_other_command(options, error)):
             raise SourceError(error.where, error.what, way_out) from error
         raise
+    roots.check()  # away while it was listed, it would look like one that lacks files
+    return replace(inputs, items=()), plan
 
 
 def _name_other_command(options: ConverterOptions, error: SourceError) -> str:
@@ -232,7 +236,7 @@ def _explain_again(manifest: Manifest, wanted: PlanRecord, why: str) -> str:
 
 
 def _make_files(
-    job: ConversionJob, arrow: bool, num_workers: int, progress: ProgressFactory
+    job: ConversionJob, inputs: Inputs, arrow: bool, num_workers: int, progress: ProgressFactory
 ) -> tuple[AssembledFiles, list[ShardInfo]]:
     """Stage everything but the manifest. What the disk has lost or changed meanwhile is made again, once."""
     for _ in range(2):
@@ -240,7 +244,7 @@ def _make_files(
         try:
             assembled = assemble(job)
             if not any(assembled.task_rows.values()):
-                raise _nothing_written(job, assembled)
+                raise _nothing_written(job, inputs, assembled)
             if arrow:  # which reads every image
                 return assembled, _run_shards(job, assembled, num_workers, progress)
             os.sync()
@@ -254,7 +258,7 @@ def _make_files(
     raise EnvironmentProblem(str(job.workspace.stage), what, "Check the disk, or choose another --out_dir")
 
 
-def _nothing_written(job: ConversionJob, assembled: AssembledFiles) -> NothingWritten:
+def _nothing_written(job: ConversionJob, inputs: Inputs, assembled: AssembledFiles) -> NothingWritten:
     """The error, with the reasons; the work is discarded, so that the next run reads every input again."""
     with (job.workspace.stage / "rejects.jsonl").open("rb") as file:
         rejects = tuple(Reject.model_validate_json(line) for line in islice(file, MAX_REJECTS_SHOWN))
@@ -263,7 +267,7 @@ def _nothing_written(job: ConversionJob, assembled: AssembledFiles) -> NothingWr
     counts += [f"{assembled.unlabeled} without an answer"] if assembled.unlabeled else []
     hint = "--include_unlabeled keeps rows without an answer" if assembled.unlabeled else "Correct that, then run again"
     what = f"no input gives a row, so nothing is written ({', '.join(counts)} of {job.plan.num_items} inputs)"
-    return NothingWritten(str(job.workspace.out_dir), what, hint, rejects)
+    return NothingWritten(str(job.workspace.out_dir), what, hint, rejects, inputs.warnings)
 
 
 def _run_tasks(job: ConversionJob, num_workers: int, progress: ProgressFactory) -> ConversionJob:

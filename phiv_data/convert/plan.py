@@ -13,7 +13,6 @@ import hashlib
 import json
 import pickle
 import shutil
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -68,11 +67,6 @@ class ConversionPlan:
     def num_items(self) -> int:
         """How many inputs there are."""
         return self.tasks[-1].stop
-
-    def item(self, index: int) -> Item:
-        """The input at `index`."""
-        task = self.tasks[bisect_right(self.tasks, index, key=lambda task: task.first) - 1]
-        return load_items(task)[index - task.first]
 
     def items(self) -> Iterator[Item]:
         """All inputs, in the order of the ids."""
