@@ -107,7 +107,11 @@ def _why_no_options(options: object) -> str | None:
 
 
 def _convert(command: ConvertCommand) -> int:
-    from phiv_data.convert.engine import NothingWritten, convert  # imports pydantic and pyarrow: not for --help
+    from phiv_data.convert.engine import (  # imports pydantic and pyarrow: not for --help
+        NothingWritten,
+        convert,
+        read_rejects,
+    )
 
     out = command.output
     try:
@@ -131,7 +135,7 @@ def _convert(command: ConvertCommand) -> int:
     done = outcome.manifest.accounting
     if done.rejected:
         path = out.out_dir / outcome.manifest.rejects.path
-        lines = path.read_bytes().splitlines()
+        lines = read_rejects(path, outcome.manifest.rejects)
         _show_rejects(phiv_schemas.Reject.model_validate_json(line) for line in lines[:SHOWN_REJECTS])
         if len(lines) > SHOWN_REJECTS:
             say(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}", to=sys.stderr)

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib.metadata import entry_points, version
 from itertools import islice
 from pathlib import Path
@@ -41,7 +42,17 @@ from phiv_data.formats.recognise import recognise
 from phiv_data.utils.plugins import CONVERTERS
 from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated
 from phiv_data.utils.progress import Progress
-from phiv_schemas import EnvironmentProblem, Manifest, PhivError, Reject, ShardInfo, SourceError, UsageError
+from phiv_schemas import (
+    EnvironmentProblem,
+    FileInfo,
+    Manifest,
+    PhivError,
+    Reject,
+    ShardError,
+    ShardInfo,
+    SourceError,
+    UsageError,
+)
 from phiv_schemas.errors import EXIT_DATA
 
 ProgressFactory = Callable[[str, int], Progress]
@@ -157,6 +168,15 @@ def _outcome(job: ConversionJob, assembled: AssembledFiles, manifest: Manifest, 
     return Outcome(manifest, False, warnings, num_kept, assembled.first_unlabeled)
 
 
+def read_rejects(path: Path, info: FileInfo) -> list[bytes]:
+    """The lines of a finished output's rejects.jsonl. ShardError where it is not as the manifest says."""
+    data = path.read_bytes() if path.is_file() else None
+    if data is None or sha256(data).hexdigest() != info.sha256:
+        what = "is missing" if data is None else "was changed: its sha256 is not the manifest's"
+        raise ShardError(str(path), what, "--overwrite converts again")
+    return data.splitlines()
+
+
 def _open(
     options: ConverterOptions, workspace: Workspace, roots: SourceRoots, *, verify: bool
 ) -> tuple[Inputs, ConversionPlan]:
@@ -208,11 +228,12 @@ def _compare(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) -> tu
     elif not keys:
         same_code = manifest.converter_version == wanted.provenance["converter_version"]
         keys = ["its inputs" if same_code else "the version of its converter"]
+    is_same_converter = manifest.converter == wanted.provenance["converter"]
+    update = "--update to convert only what is new or has changed, " * is_same_converter
     difference = UsageError(
         str(workspace.out_dir),
         f"holds a finished {manifest.name} conversion that differs in {', '.join(keys)}",
-        "Pass --overwrite to replace it, --update to convert only what is new or has changed, or another --out_dir"
-        + hint,
+        f"Pass --overwrite to replace it, {update}or another --out_dir{hint}",
     )
     return difference, ()
 

@@ -76,6 +76,8 @@ def split_dataset(
     """
     how = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
     shares = _shares(val_fraction, test_fraction)
+    if num_workers is not None and num_workers < 0:
+        raise UsageError("--num_workers", f"must be 0 or more (found {num_workers})")
     with must_stay(data):
         manifest = read_manifest(data)
         before = _rows_by_split(manifest)
@@ -98,14 +100,17 @@ def split_dataset(
     return SplitResult(_rows_by_split(done), _images_by_split(done), before, linked, len(kept), moved)
 
 
+_MAX_DENOMINATOR = 10**18
+
+
 def _shares(val_fraction: float, test_fraction: float) -> Shares:
     """The fractions as whole numbers: 0.1 and 0.05 are (17, 2, 1)."""
     for flag, value in (("--val_fraction", val_fraction), ("--test_fraction", test_fraction)):
         if not 0 <= value < 1:
             raise UsageError(flag, f"must be at least 0 and less than 1 (found {value:g})")
     val, test = Fraction(str(val_fraction)), Fraction(str(test_fraction))
-    if not 0 < val + test < 1:
-        what = f"leaves nothing {'to split off' if not val + test else 'for train'}"
+    if not 0 < val + test < 1 or lcm(val.denominator, test.denominator) > _MAX_DENOMINATOR:
+        what = f"leaves nothing {'for train' if val + test >= 1 else 'to split off'}"
         raise UsageError("--val_fraction", f"{val_fraction:g} with --test_fraction {test_fraction:g} {what}")
     whole = lcm(val.denominator, test.denominator)
     return int((1 - val - test) * whole), int(val * whole), int(test * whole)

@@ -9,7 +9,7 @@ from phiv_data.storage.jsonl import read_range
 from phiv_data.validation.core.finding import ImageFacts, RowContext
 from phiv_data.validation.core.key_index import digest
 from phiv_data.validation.inputs.checksums import read_checksums
-from phiv_data.validation.inputs.fast_parse import quick
+from phiv_data.validation.inputs.fast_parse import quick, values_of
 from phiv_data.validation.rules.labels import may_be_class
 from phiv_data.validation.rules.leakage import RECORDS
 from phiv_schemas import Conversation, Manifest, ShardError, SplitInfo
@@ -52,4 +52,4 @@ def _row_key(record: Conversation, hashes: Mapping[str, str]) -> bytes:
     images = tuple(ImageFacts(sha256=bytes.fromhex(hashes.get(path, ""))) for path in record.image_paths)
     for key, _, _ in RECORDS.keys(RowContext("", 0, "", record, images)):
         return key
-    return digest(record.model_copy(update={"id": ""}).to_line())
+    return digest(repr(values_of(record)[1:]))

@@ -165,7 +165,7 @@ def test_answers_in_several_controls_are_not_mixed(tmp_path: Path) -> None:
         for name, value in (("colour", "red"), ("shape", "circle"))
     ]
     path = put(tmp_path / "e.json", [{"data": {"image": "a.jpg"}, "annotations": [{"result": results}]}])
-    with pytest.raises(SourceError, match=r"2 controls \(colour, shape\)\. Pass --control NAME"):
+    with pytest.raises(SourceError, match=r"2 controls may hold the answer \(colour, shape\)\. Pass --control NAME"):
         rows_of(LabelStudioOptions(path, val_fraction=0), tmp_path)
     (row,) = rows_of(LabelStudioOptions(path, val_fraction=0, control="shape"), tmp_path)
     assert row[2:4] == ("Classify the image into one of the following classes: circle.", "circle")
@@ -173,7 +173,7 @@ def test_answers_in_several_controls_are_not_mixed(tmp_path: Path) -> None:
         {"data": {"image": image}, "annotations": [{"result": [result]}]}
         for image, result in zip(("a.jpg", "b.jpg"), results, strict=True)
     ]
-    with pytest.raises(SourceError, match="2 controls"):
+    with pytest.raises(SourceError, match="2 controls may hold"):
         rows_of(LabelStudioOptions(put(tmp_path / "e.json", one_each), val_fraction=0), tmp_path)
     flat = put(tmp_path / "m.json", [{"image": "a.jpg", "colour": "red", "shape": "circle"}])
     (row,) = rows_of(LabelStudioOptions(flat, val_fraction=0, control="colour"), tmp_path)
@@ -213,8 +213,9 @@ def test_questions_in_the_data_and_flat_exports(tmp_path: Path) -> None:
     ]
     rows = rows_of(LabelStudioOptions(put(tmp_path / "m.json", flat), val_fraction=0), tmp_path)
     assert [row[3] for row in rows] == ["cat", "dog"]
-    two = [{"image": "a.jpg", "x": "1", "y": "2"}, {"image": "a.jpg", "x": "1"}]
-    assert rows_of(LabelStudioOptions(put(tmp_path / "n.json", two), val_fraction=0), tmp_path)[0][2] == "bad-row"
+    for two in ([{"image": "a.jpg", "x": "1", "y": "2"}], [{"image": "a.jpg", "x": "1"}, {"image": "b.jpg", "y": "2"}]):
+        with pytest.raises(SourceError, match=r"2 controls may hold the answer \(x, y\)"):
+            rows_of(LabelStudioOptions(put(tmp_path / "n.json", two), val_fraction=0), tmp_path)
 
 
 @pytest.mark.parametrize("check", conformance_checks(), ids=lambda check: check.__name__)

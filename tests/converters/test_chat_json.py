@@ -695,3 +695,18 @@ def test_no_val_is_made_where_the_split_is_said(tmp_path: Path) -> None:
     export(Llava(), tmp_path / "said", tmp_path / "export")
     outcome = convert(LlavaOptions(tmp_path / "export"), tmp_path / "back", num_workers=0)
     assert [(split.name, split.rows) for split in outcome.manifest.splits] == [("train", 30)]
+    outcome = convert(LlavaOptions(tmp_path / "export/train.json"), tmp_path / "file", num_workers=0)
+    assert [split.name for split in outcome.manifest.splits] == ["train"]
+    with pytest.raises(UsageError, match="--test_fraction: does not go with --split"):
+        LlavaOptions(source, split="train", test_fraction=0.2)
+
+
+def test_an_image_under_other_spellings_is_one(tmp_path: Path) -> None:
+    (tmp_path / "in/img").mkdir(parents=True)
+    for i in range(12):
+        Image.new("RGB", (8 + i, 8)).save(tmp_path / f"in/img/{i}.png")
+    spelled = [f"img/{i}.png" for i in range(12)] + [f"./img//{i}.png" for i in range(12)]
+    spelled += [f"{tmp_path}/in/img/{i}.png" for i in range(12)]
+    source = write_lines(tmp_path / "in/rows.jsonl", [row(path, f"<image>q {n}") for n, path in enumerate(spelled)])
+    converted(LlavaOptions(source), tmp_path, val_fraction=0.3, arrow=True)
+    assert "PV240" not in validate(tmp_path / "out").counts()

@@ -39,7 +39,7 @@ def read_label_studio(path: Path, control: str | None = None) -> Iterator[Row]:
         else:
             yield _read_flat(number, row.value, control, controls)
         if len(controls) > 1 and control is None:
-            what = f"task {number}: people answered in {len(controls)} controls ({list_keys(controls)})"
+            what = f"task {number}: {len(controls)} controls may hold the answer ({list_keys(controls)})"
             raise SourceError(str(path), what, "Pass --control NAME for one of them")
     if controls and control is not None and control not in controls:
         raise SourceError("--control", f"nobody answered in {control!r}", f"The export has: {list_keys(controls)}")
@@ -80,11 +80,8 @@ def _read_flat(number: int, task: Mapping[str, Any], control: str | None, contro
         for key, value in task.items()
         if key not in _OF_THE_TOOL and key != question and not list(_images_in(value))
     ]
-    if control is not None:
-        controls |= dict.fromkeys(labels)
-        labels = [key for key in labels if key == control]
-    if len(labels) > 1:
-        return Row(number, {}, f"several keys could be the answer ({list_keys(labels)}): pass --control NAME")
+    controls |= dict.fromkeys(labels)
+    labels = [key for key in labels if control in (None, key)]
     value = task[labels[0]] if labels else None
     if isinstance(value, dict) and isinstance(value.get("choices"), list):
         value = value["choices"]

@@ -23,6 +23,7 @@ format may contain and what becomes of it; this package finds the files and thei
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.export.record import read_export
 from phiv_data.formats import FORMATS, ParsedRow, sharegpt
 from phiv_data.formats.detect import detect_format
-from phiv_data.formats.files import explain_shape, locate_image
+from phiv_data.formats.files import explain_shape, is_data_uri, locate_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.media.video import library_versions
 from phiv_data.sources.hf_tables import read_row
@@ -99,9 +100,10 @@ class ChatJson(Converter):
     @property
     def is_split(self) -> bool:
         """True where rows have splits, or one is said: by --split, or by an export of phiv."""
-        return {file.split for file in self.files} != {"train"} or bool(
-            self.flags.split or read_export(self.flags.source)
-        )
+        source = self.flags.source
+        export = read_export(source) or read_export(source.parent)
+        of_export = export is not None and (source.is_dir() or source.name in export.files)
+        return self.flags.split is not None or of_export or {file.split for file in self.files} != {"train"}
 
     @property
     def shares(self) -> Shares:
@@ -154,7 +156,9 @@ class ChatJson(Converter):
                     if row.problem:
                         raise RejectInput(where, "bad-row", row.problem)
                     parsed = parse(row.value, where)
-                    images, refs = self._image_files(parsed, file), parsed.image_refs
+                    images = self._image_files(parsed, file)
+                    embedded = filter(is_data_uri, parsed.image_refs)
+                    refs = (*embedded, *(os.path.relpath(path, file.path.parent) for path in images))
                     ignored.add(parsed)
                 except RejectInput as reject:
                     codes[reject.code] += 1

@@ -85,7 +85,7 @@ class RowGroups:
     names: list[str] = field(default_factory=list)
 
     def add(self, digest: bytes, refs: Iterable[str]) -> None:
-        """Add the next row: its images as it names them; one without any is known by its digest."""
+        """Add the next row: its images' files, and images in the row; one without any is known by its digest."""
         names = [ref if len(ref) < 256 else hashlib.sha256(ref.encode()).hexdigest() for ref in dict.fromkeys(refs)]
         self.names.append(names[0] if names else digest.hex())
         if len(names) > 1:

@@ -52,6 +52,8 @@ class ChatJsonOptions(SplitFlags):
             raise UsageError("--split", f"must be letters, digits and _ (found {self.split!r})")
         check_folder("--images", self.images)
         self.check_fractions()
+        if self.split is not None and self.test_fraction:
+            raise UsageError("--test_fraction", "does not go with --split, which all rows are of", "Pass one")
         check_sampling(self.num_frames, self.fps)
 
     def parser_options(self) -> dict[str, Any]:

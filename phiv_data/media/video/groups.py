@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from phiv_data.media.video.bitstream import Doubt, packet_reader
@@ -124,9 +125,15 @@ def _demux(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _check_order(pts: list[int], keys: list[int]) -> None:
-    """Doubt unless times are unique and groups follow each other: behind a key first what is shown before it."""
+    """Doubt unless times are unique and without a gap, and groups follow each other.
+
+    Behind a key frame comes first what is shown before it.
+    """
     if len(set(pts)) != len(pts) or keys[:1] != [0] or min(pts) != pts[0]:
         raise Doubt("times that repeat, or no key frame in front")
+    steps = [after - before for before, after in pairwise(sorted(pts))]
+    if steps and 2 * max(steps) > 3 * sorted(steps)[len(steps) // 2]:  # decoding drops what refers to a lost frame
+        raise Doubt("a gap in its times, where a frame may be lost")
     for i, start in enumerate(keys):
         stop = keys[i + 1] if i + 1 < len(keys) else len(pts)
         end = pts[keys[i + 1]] if i + 1 < len(keys) else None

@@ -93,10 +93,11 @@ def is_plain(raw: bytes, record: Conversation) -> bool:
 
 def same(a: Conversation, b: Conversation) -> bool:
     """True when both hold the same, be they fast records or pydantic's."""
-    return a == b or (type(a) is not type(b) and _wire(a) == _wire(b))
+    return a == b or (type(a) is not type(b) and values_of(a) == values_of(b))
 
 
-def _wire(record: Conversation) -> list[Any]:
+def values_of(record: Conversation) -> list[Any]:
+    """What a record holds, its id first, whichever of both classes it has."""
     turns = [(t.images, t.user, t.assistant, t.answers, t.image_offsets) for t in record.conversations]
     return [record.id, record.source, record.system, turns]
 

@@ -101,6 +101,19 @@ def test_rows_without_an_answer_are_found(tmp_path: Path) -> None:
     assert "columns that are not read: comment\n" in done.stderr
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_damaged_rejects_of_a_finished_output_are_one_line(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,answer\na.png,x\nb.png,x\n")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    command = ("table", "--source", tmp_path / "t.csv", "--out_dir", tmp_path / "out")
+    assert run(*command).returncode == 1
+    path = tmp_path / "out/rejects.jsonl"
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:60])
+    again = run(*command)
+    (line,) = (line for line in again.stderr.splitlines() if "rejects.jsonl" in line)
+    assert (again.returncode, line.endswith("--overwrite converts again")) == (1, True), again.stderr
+
+
 def test_usage_errors_exit_2() -> None:
     assert run("ucf101").returncode == 2
     assert run("nonsense").returncode == 2

@@ -56,6 +56,8 @@ def test_exit_codes(
 ) -> None:
     assert run(monkeypatch, data) == 2
     assert run(monkeypatch, data, "--out_dir", tmp_path / "out", "--val_fraction", 2) == 2
+    assert run(monkeypatch, data, "--out_dir", tmp_path / "out", "--val_fraction", "1e-320") == 2
+    assert run(monkeypatch, data, "--out_dir", tmp_path / "out", "--num_workers", "-1") == 2
     assert run(monkeypatch, tmp_path / "gone", "--out_dir", tmp_path / "out") == 2
     assert "phiv-split: --val_fraction: must be at least 0 and less than 1 (found 2)" in capsys.readouterr().err
     (tmp_path / "file").write_text("")

@@ -185,6 +185,21 @@ def test_frames_of_200_clips_are_those_of_full_decoding(tmp_path: Path) -> None:
     assert all(ways[codec]["groups"] > 0 for codec in ENCODERS)
 
 
+@pytest.mark.parametrize("codec", ENCODERS)
+def test_a_packet_that_was_lost_is_a_doubt(codec: str, tmp_path: Path) -> None:
+    """Decoding drops what refers to a lost frame: how many frames there are cannot be known from the packets."""
+    clip = make(Variant(codec, "B-frames", ".mkv", 60, 12, 3), tmp_path / "clip.mkv")
+    for lost in (13, 24, 37):
+        path = tmp_path / f"lost{lost}.mkv"
+        with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
+            for i, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+                if i != lost:
+                    packet.stream = stream
+                    target.mux(packet)
+        assert not check_clip(path)["groups"]
+
+
 # --- what is a doubt, and what is not found ---
 
 

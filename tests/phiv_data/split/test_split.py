@@ -221,6 +221,14 @@ def test_an_older_split_keeps_the_sides_of_its_rows_wherever_new_ones_are(tmp_pa
     assert done.rows == {"train": 52, "val": 13}
 
 
+def test_rows_without_images_keep_their_sides_too(tmp_path: Path) -> None:
+    texts = [Row((), question=f"What is {i} and {i}?", answer=f"{2 * i}") for i in range(21)]
+    out = tmp_path / "out"
+    split_dataset(make(tmp_path / "small", texts[:20]), out, val_fraction=0.2)
+    done = split_dataset(make(tmp_path / "grown", texts), out, val_fraction=0.2, overwrite=True)
+    assert (done.kept, done.moved) == (20, 0)
+
+
 def by_image(folder: Path) -> dict[str, str]:
     """The split of each row, by the bytes of its first image."""
     return {
