@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import io
 import json
 import os
@@ -29,7 +30,12 @@ ALONE = {  # these print nothing of the data: a child process's answers, a tool 
 def writes(path: Path) -> list[int]:
     """Lines of a file that write to stdout or stderr by themselves."""
     found = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    gc.disable()  # before 3.11.8, ast.parse fails where a finalizer parses something meanwhile (CPython gh-106905)
+    try:
+        tree = ast.parse(path.read_bytes())
+    finally:
+        gc.enable()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             function = ast.unparse(node.func)
             is_stream = "sys.std" in function or "sys.__std" in function
