@@ -29,7 +29,7 @@ from typing import IO, NamedTuple
 
 from phiv_data.media.video.containers import is_known_video
 from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
-from phiv_schemas.errors import SourceError, UsageError
+from phiv_schemas.errors import EnvironmentProblem, SourceError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +175,10 @@ def _damage_as_source_error(archive: Path) -> Iterator[None]:
     except _UntrustedHeaderError as error:
         raise SourceError(str(archive), str(error), "Nothing was unpacked; check the archive") from error
     except _DAMAGE as error:
+        if not archive.exists():  # while it was read: that says nothing of what is in it
+            raise EnvironmentProblem(
+                str(archive), "is away now", "Put it back, then run the same command again"
+            ) from error
         text = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(str(archive), f"the archive is cut or damaged ({text[:200]})", _AGAIN) from error
 
