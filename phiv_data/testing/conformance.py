@@ -22,65 +22,40 @@ import pickle
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-from phiv_data.convert.base import Converter, ConverterOptions
-from phiv_data.convert.engine import Outcome, convert
-from phiv_data.convert.plan import ConversionPlan, list_inputs, make_plan
+from phiv_data.convert.base import ConverterOptions
 from phiv_data.media.images import image_size, open_image
 from phiv_data.media.reject import RejectInput
 from phiv_data.reports import text
 from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.testing.case import Case, Check, convert_case, convert_source, open_case, plan_case, sound_source
+from phiv_data.testing.changes import (
+    check_changed_content_is_noticed,
+    check_changed_options_change_the_plan,
+    check_update_equals_a_fresh_conversion,
+)
 from phiv_data.testing.helpers import (
-    Removal,
-    SourceChange,
     copied,
-    data_of,
     demand,
     demand_same_drafts,
     demand_same_files,
     demand_valid,
     drafts_of,
-    find_changes,
-    find_removals,
     hashes,
     listing,
     record_lines,
     sound_drafts,
 )
-from phiv_data.utils.progress import Progress
 from phiv_data.validation import validate
-from phiv_schemas import Conversation, PhivError, Reject, UsageError, ValidationReport
+from phiv_schemas import Conversation, PhivError, Reject, ValidationReport
 from phiv_schemas.errors import EXIT_USAGE
 
 MAX_ITEM_BYTES = 4096
 """Of a pickled item; most are a tenth of it."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A converter and what to try it on."""
-
-    options: Callable[[Path], ConverterOptions]
-    """Makes the options for a source: the options class itself, where the source is its first field."""
-    source: Path
-    """A tiny source, folder or archive, in which every input is sound."""
-    changed: tuple[Callable[[Path], ConverterOptions], ...] = ()
-    """Like `options`, each with another option that shapes the output changed."""
-    unlabeled: int = 0
-    """How many inputs of the source have no label."""
-    damaged: str | None = None
-    """The image or clip to damage, relative to `source`. None: the first file that is copied to the output. Empty:
-    there is none, since all lie inside archives or tables."""
-    shares_images: bool = False
-    """True where the dataset itself shows an image in several splits."""
-
-
-Check = Callable[[Case, Path], None]
 
 
 def check_converter(
@@ -153,21 +128,21 @@ def conformance_checks() -> tuple[Check, ...]:
 def check_description(case: Case, tmp: Path) -> None:
     """Name, splits and description are usable, and the source is only read."""
     before = hashes(case.source)
-    converter = _open(case, tmp).converter
+    converter = plan_case(case, tmp).converter
     line, splits = converter.describe(), converter.splits
     demand(bool(converter.name and converter.record_source), "name or record_source is empty. Name the dataset")
     demand(len(set(splits)) == len(splits), f"a split is there twice (found {splits}). List each once")
     demand(bool(line.strip()) and "\n" not in line, f"describe() is not one line (found {line!r}). Describe the layout")
     for place in (str(case.source.absolute()), str(tmp.absolute())):
         demand(place not in line, f"describe() holds an absolute path (found {line!r}). Name folders relative to it")
-    _convert(case, tmp)
+    convert_case(case, tmp)
     changed = before.items() ^ hashes(case.source).items()
     demand(not changed, f"the source was written to ({min(changed)[0]!r})" if changed else "", "Write to work_dir only")
 
 
 def check_options(case: Case, tmp: Path) -> None:
     """`options()` is plain JSON, the same each time and without places; `identity()` is None or the same."""
-    found, again = (_opened(case, tmp / name).options() for name in ("1", "2"))
+    found, again = (open_case(case, tmp / name).options() for name in ("1", "2"))
     try:
         plain = json.loads(json.dumps(found))
     except (TypeError, ValueError) as error:
@@ -185,7 +160,7 @@ def check_options(case: Case, tmp: Path) -> None:
 
 def check_drafts_are_pure(case: Case, tmp: Path) -> None:
     """A draft depends on its item alone: drafted again, and in reverse order, the same."""
-    plan = _open(case, tmp)
+    plan = plan_case(case, tmp)
     items = list(plan.items())
     first = drafts_of(plan.converter, items)
     again = drafts_of(plan.converter, items[::-1])[::-1]
@@ -194,7 +169,7 @@ def check_drafts_are_pure(case: Case, tmp: Path) -> None:
 
 def check_pickles(case: Case, tmp: Path) -> None:
     """A pickled converter and its items draft the same in another process."""
-    plan = _open(case, tmp)
+    plan = plan_case(case, tmp)
     try:
         converter, items = pickle.loads(pickle.dumps((plan.converter, list(plan.items()))))
     except Exception as error:  # whatever a third party's state raises
@@ -208,7 +183,7 @@ def check_pickles(case: Case, tmp: Path) -> None:
 
 def check_items_are_small(case: Case, tmp: Path) -> None:
     """An item names where its data are; a million of them must fit in memory."""
-    sizes = {item.key: len(pickle.dumps(item)) for item in _open(case, tmp).items()}
+    sizes = {item.key: len(pickle.dumps(item)) for item in plan_case(case, tmp).items()}
     key = max(sizes, key=sizes.__getitem__)
     what = f"{key}: an item of {sizes[key]} bytes, over {MAX_ITEM_BYTES}"
     demand(sizes[key] <= MAX_ITEM_BYTES, what, "Keep a name or an offset in payload, and read the data in draft()")
@@ -219,7 +194,7 @@ def check_items_are_small(case: Case, tmp: Path) -> None:
 
 def check_images(case: Case, tmp: Path) -> None:
     """A draft's images are those its turns name, in order, and their metadata are true."""
-    plan, seen = _open(case, tmp), dict[str, str]()
+    plan, seen = plan_case(case, tmp), dict[str, str]()
     for item, draft in sound_drafts(plan):
         named = tuple(path for turn in draft.turns for path in turn.images)
         given = tuple(image.meta.path for image in draft.images)
@@ -244,7 +219,7 @@ def check_splits_are_disjoint(case: Case, tmp: Path) -> None:
     if case.shares_images:
         return
     splits: dict[str, set[str]] = defaultdict(set)
-    for item, draft in sound_drafts(_open(case, tmp)):
+    for item, draft in sound_drafts(plan_case(case, tmp)):
         for image in draft.images:
             for sha256 in {image.meta.sha256, image.meta.source_sha256 or image.meta.sha256}:
                 splits[sha256].add(f"{item.split}/{item.key}")
@@ -258,7 +233,7 @@ def check_splits_are_disjoint(case: Case, tmp: Path) -> None:
 
 def check_accounting(case: Case, tmp: Path) -> None:
     """Every listed input is accounted for, and of a sound source none is rejected."""
-    plan, outcome = _open(case, tmp), _convert(case, tmp)
+    plan, outcome = plan_case(case, tmp), convert_case(case, tmp)
     account = outcome.manifest.accounting
     rejects = [Reject.model_validate_json(line) for line in (tmp / "out/rejects.jsonl").read_bytes().splitlines()]
     first = f"{rejects[0].input}: {rejects[0].reason}" if rejects else ""
@@ -271,8 +246,8 @@ def check_accounting(case: Case, tmp: Path) -> None:
 
 def check_unlabeled(case: Case, tmp: Path) -> None:
     """Inputs without a label are left out and counted; with include_unlabeled they are kept, without a guess."""
-    plain = _convert(case, tmp / "plain").manifest
-    kept = _convert(case, tmp / "kept", include_unlabeled=True).manifest
+    plain = convert_case(case, tmp / "plain").manifest
+    kept = convert_case(case, tmp / "kept", include_unlabeled=True).manifest
     found = plain.accounting.unlabeled
     demand(
         found == case.unlabeled,
@@ -288,7 +263,7 @@ def check_unlabeled(case: Case, tmp: Path) -> None:
 
 def check_reload(case: Case, tmp: Path) -> None:
     """What the converter drafts, `ConversationDataset` and the jsonl files return, byte for byte."""
-    plan, outcome = _open(case, tmp), _convert(case, tmp, arrow=True, include_unlabeled=True)
+    plan, outcome = plan_case(case, tmp), convert_case(case, tmp, arrow=True, include_unlabeled=True)
     sound = sound_drafts(plan)
     for split in outcome.manifest.splits:
         drafts = [(item, draft) for item, draft in sound if item.split == split.name]
@@ -310,14 +285,14 @@ def check_reload(case: Case, tmp: Path) -> None:
 
 def check_validates(case: Case, tmp: Path) -> None:
     """`phiv-validate` finds nothing wrong with the output."""
-    _convert(case, tmp, arrow=True)
+    convert_case(case, tmp, arrow=True)
     demand_valid(tmp / "out")
 
 
 def check_workers_leave_no_trace(case: Case, tmp: Path) -> None:
     """Two worker processes write the bytes that one process writes."""
-    _convert(case, tmp / "one")
-    _convert(case, tmp / "two", num_workers=2)
+    convert_case(case, tmp / "one")
+    convert_case(case, tmp / "two", num_workers=2)
     demand_same_files(tmp / "one/out", tmp / "two/out", "by two workers", "Let draft() depend on its item alone")
 
 
@@ -326,22 +301,22 @@ def check_place_and_order_leave_no_trace(case: Case, tmp: Path) -> None:
     tmp = tmp.absolute()
     copy = copied(case.source, tmp / "elsewhere")
     with listing(reverse=False):
-        _convert(case, tmp / "here")
+        convert_case(case, tmp / "here")
     with listing(reverse=True):
-        _convert(case, tmp / "there", copy)
+        convert_case(case, tmp / "there", copy)
     what = "from a copy of the source, listed in another order"
     demand_same_files(tmp / "here/out", tmp / "there/out", what, "Use relative names; sort what you list and number")
     if case.source.is_dir():
         with chdir(case.source):
-            _convert(case, tmp / "inside", Path())
+            convert_case(case, tmp / "inside", Path())
         what, hint = "from inside the source (--source .)", "The path `.` has no name and no parent: use absolute()"
         demand_same_files(tmp / "here/out", tmp / "inside/out", what, hint)
 
 
 def check_second_run_finds_the_first(case: Case, tmp: Path) -> None:
     """The same command again finds its finished output, and leaves it alone."""
-    _convert(case, tmp)
-    again = _convert(case, tmp)
+    convert_case(case, tmp)
+    again = convert_case(case, tmp)
     demand(again.found_finished, "a second run does not find the output of the first. Return the same options() again")
 
 
@@ -349,120 +324,15 @@ def check_output_inside_source(case: Case, tmp: Path) -> None:
     """An output in the source's own folder is no part of the source: it is found again, and made again the same."""
     if not case.source.is_dir():
         return
-    _convert(case, tmp / "outside", arrow=True)
+    convert_case(case, tmp / "outside", arrow=True)
     source = copied(case.source, tmp / "inside")
     hint = "List folders with phiv_data.sources.folders, which leaves outputs of phiv out"
     for overwrite in (False, False, True):
         how = "with the output in the source's folder"
-        with _sound_source():
-            again = _converted(case, source, source / "out", arrow=True, overwrite=overwrite).found_finished
+        with sound_source():
+            again = convert_source(case, source, source / "out", arrow=True, overwrite=overwrite).found_finished
         demand_same_files(tmp / "outside/out", source / "out", how + (", again" if overwrite else ""), hint)
     demand(not again, "--overwrite does not convert again")
-
-
-def check_changed_options_change_the_plan(case: Case, tmp: Path) -> None:
-    """Each of `Case.changed` gives another plan: otherwise its output would be taken for that of the others."""
-    plans = [_open(case, tmp / "0")]
-    for i, options in enumerate(case.changed, start=1):
-        plans.append(_open(replace(case, options=options), tmp / str(i)))
-        same = next((k for k in range(i) if plans[k].sha256 == plans[i].sha256), None)
-        demand(
-            same is None,
-            f"changed[{i - 1}] has the plan of {'options' if not same else f'changed[{same - 1}]'}",
-            "Put every option that shapes the output into options()",
-        )
-
-
-def check_changed_content_is_noticed(case: Case, tmp: Path) -> None:
-    """A source that changes without a change of any size is noticed, by a second run and by a resumed one.
-
-    Of text files a letter is changed, of others some bytes. The first change of either kind that changes the output
-    must be noticed by the file's time, and with `verify` where the time stays too; of text, every further one as well:
-    an input may consist of several columns, each of which must be in its content.
-    """
-    _convert(case, tmp / "first", include_unlabeled=True)
-    first, done = data_of(tmp / "first/out"), set[str]()
-    for number, change in enumerate(find_changes(case.source)):
-        if change.kind in done and change.kind == "bytes":
-            continue
-        folder = tmp / str(number)
-        source = copied(case.source, folder / "source")
-        change.apply(source)
-        try:
-            _converted(case, source, folder / "fresh", include_unlabeled=True)
-        except (PhivError, AssertionError):
-            continue  # a source no longer
-        if (fresh := data_of(folder / "fresh")) != first:
-            for verify in (False, True) if change.kind not in done else (False,):
-                _demand_noticed(case, change, fresh, folder / str(verify), verify=verify)
-            done.add(change.kind)
-
-
-def check_update_equals_a_fresh_conversion(case: Case, tmp: Path) -> None:
-    """`--update` to a changed source, and back, gives the bytes of a fresh conversion of each.
-
-    Changed are a letter or some bytes of a file, without another size or time; removed are files and lines.
-    """
-    source = copied(case.source, tmp / "source", keep_times=True)
-    _convert(case, tmp / "whole", source, include_unlabeled=True, verify=True)
-    whole, left = data_of(tmp / "whole/out"), {"text": 2, "bytes": 1}  # of changes that change the output
-    changes: list[SourceChange | Removal] = [*find_changes(source), *find_removals(source)]
-    for number, change in enumerate(changes):
-        if isinstance(change, Removal) or left[change.kind]:
-            data = _demand_same_update(case, change, source, tmp / "whole/out", tmp / str(number))
-            if isinstance(change, SourceChange):
-                left[change.kind] -= data not in (None, whole)
-
-
-def _demand_same_update(
-    case: Case, change: SourceChange | Removal, source: Path, whole: Path, tmp: Path
-) -> dict[str, str] | None:
-    """The data of the changed source, None where it is a source no longer. AssertionError where an update gives others.
-
-    `whole` is the output of `source`.
-    """
-    how: dict[str, Any] = {"include_unlabeled": True, "verify": True}
-    changed = copied(case.source, tmp / "source", keep_times=True)
-    change.apply(changed, keep_time=True)
-    try:
-        _converted(case, changed, tmp / "out", **how)
-    except (PhivError, AssertionError):
-        return None
-    data, hint = data_of(tmp / "out"), "Give what draft() depends on in Item.content, key or payload, or a field"
-    shutil.copytree(whole, tmp / "updated/out")
-    _convert(case, tmp / "updated", changed, update=True, **how)
-    demand_same_files(tmp / "out", tmp / "updated/out", f"with --update, after {change}", hint)
-    _convert(case, tmp, source, update=True, **how)
-    demand_same_files(whole, tmp / "out", f"with --update, back from {change}", hint)
-    return data
-
-
-class _Stopped(BaseException):
-    """Takes the place of a kill."""
-
-
-def _stop_before_shards(title: str, total: int) -> Progress:
-    if title.endswith("shards"):
-        raise _Stopped
-    return Progress(title, total)
-
-
-def _demand_noticed(case: Case, change: SourceChange, fresh: dict[str, str], tmp: Path, *, verify: bool) -> None:
-    """AssertionError where what was made of the unchanged source passes for what the changed one gives."""
-    source = copied(case.source, tmp / "source")
-    how: dict[str, Any] = {"include_unlabeled": True, "verify": verify, "arrow": True}
-    _convert(case, tmp / "second", source, **how)
-    with suppress(_Stopped):
-        _converted(case, source, tmp / "resumed/out", progress=_stop_before_shards, **how)
-    change.apply(source, keep_time=verify)
-    for run in ("second", "resumed"):
-        try:
-            _converted(case, source, tmp / run / "out", **how)
-        except UsageError:
-            continue  # noticed, and refused
-        what = f"a {run} run misses a change in {change.name!r}{' (time kept, verify=True)' if verify else ''}"
-        hint = "Put what an input is into Item.content: the bytes of its row, the files that draft() reads"
-        demand(data_of(tmp / run / "out") == fresh, what, hint)
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------
@@ -477,7 +347,7 @@ def check_bad_sources(case: Case, tmp: Path) -> None:
     for name in ("missing", "empty", "text.txt", "other"):
         out = tmp / f"out-{name}"
         try:
-            account = _converted(case, tmp / name, out).manifest.accounting
+            account = convert_source(case, tmp / name, out).manifest.accounting
         except PhivError as error:
             code = error.exit_code
             demand(code == EXIT_USAGE, f"source {name!r}: exit code {code}, not {EXIT_USAGE}. Raise SourceError")
@@ -489,7 +359,7 @@ def check_bad_sources(case: Case, tmp: Path) -> None:
 
 def check_damaged_input(case: Case, tmp: Path) -> None:
     """An image or clip that is cut, empty, no image at all or gone costs its own rows, and nothing else."""
-    sound = _convert(case, tmp / "sound", include_unlabeled=True).manifest
+    sound = convert_case(case, tmp / "sound", include_unlabeled=True).manifest
     name = case.damaged
     if name is None:  # the first file that is copied
         written = set(hashes(tmp / "sound/out/images").values())
@@ -500,7 +370,7 @@ def check_damaged_input(case: Case, tmp: Path) -> None:
     for kind, damage in _DAMAGE.items() if name else ():
         source, folder = copied(case.source, tmp / kind), tmp / f"of-{kind}"
         damage(source / name)
-        account = _convert(case, folder, source, include_unlabeled=True).manifest.accounting
+        account = convert_case(case, folder, source, include_unlabeled=True).manifest.accounting
         if kind != "gone":
             demand(bool(account.rejected), f"{name} {kind}: nothing is rejected. Decode it (open_image), keep no guess")
             hint = "List every input, and reject it in draft()"
@@ -516,45 +386,3 @@ _DAMAGE: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("this is not an image\n"),
     "gone": Path.unlink,
 }
-
-
-# Helpers -------------------------------------------------------------------------------------------------------------
-
-
-def _open(case: Case, tmp: Path) -> ConversionPlan:
-    converter = _opened(case, tmp)
-    with _sound_source():
-        return make_plan(converter, list_inputs(converter), tmp / "items", tmp / "work")
-
-
-def _opened(case: Case, tmp: Path) -> Converter:
-    (tmp / "work").mkdir(parents=True, exist_ok=True)
-    with _sound_source():
-        return case.options(case.source).open(tmp / "work")
-
-
-@contextmanager
-def _sound_source() -> Iterator[None]:
-    """An error that a user would see fails the check."""
-    try:
-        yield
-    except PhivError as error:
-        raise AssertionError(f"a sound source does not convert ({error}). Fix the converter or the source") from error
-
-
-def _convert(case: Case, tmp: Path, source: Path | None = None, **how: Any) -> Outcome:
-    """Convert to tmp/out."""
-    with _sound_source():
-        return _converted(case, source or case.source, tmp / "out", **how)
-
-
-def _converted(
-    case: Case, source: Path, out: Path, *, arrow: bool = False, num_workers: int = 0, **how: Any
-) -> Outcome:
-    try:
-        return convert(case.options(source), out, arrow=arrow, num_workers=num_workers, **how)
-    except (PhivError, AssertionError):
-        raise
-    except Exception as error:  # whatever a third party's converter lets through
-        what = f"{type(error).__name__} gets through ({' '.join(str(error).split())})"
-        raise AssertionError(f"{what}. Raise SourceError in open() or inputs(), RejectInput in draft()") from error
