@@ -139,24 +139,28 @@ def _of_folder(root: Path) -> Recognised | None:
 
 
 def _is_list(path: Path, media: Sequence[str], clips: Sequence[str]) -> bool:
-    """Whether a file names files beside it and their classes: "path label" a line, or a table or JSON of clips."""
+    """Whether a file names files beside it and their classes: "path label" a line, or a table or JSON of clips.
+
+    Of text most of the first lines must: a note may begin with a word that is the name of a file.
+    """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix == "txt" and media:
         with environment_problems(path), path.open("rb") as file:
-            lines = file.read(_HEAD_BYTES).decode("utf-8", "replace").splitlines()
-        named = [line.split()[0] for line in lines if len(line.split()) > 1][:1]
-    elif suffix in ("csv", "tsv") and clips:
+            lines = file.read(_HEAD_BYTES).decode("utf-8", "replace").splitlines()[:20]
+        filled = [line.strip() for line in lines if line.strip()]
+        entries = [line.rpartition("\t" if "\t" in line else " ")[0].strip() for line in filled]
+        known = {alias for name in media for alias in (name, PurePosixPath(name).name, PurePosixPath(name).stem)}
+        return 2 * sum(entry in known or PurePosixPath(entry).name in known for entry in entries) > len(entries)
+    if suffix in ("csv", "tsv") and clips:
         with environment_problems(path), path.open("rb") as file:
             lines = file.read(_HEAD_BYTES).decode("utf-8", "replace").splitlines()[1:2]
         named = re.split(r'[,;\t"]+', lines[0]) if lines else []
-        media = clips
     elif suffix in _JSON and clips:
         first = _first_row(path)
         named = [str(value) for value in first.values()] if first.keys() & {"label", "template", "class"} else []
-        media = clips
     else:
         return False
-    stems = {PurePosixPath(name).stem for name in media}
+    stems = {PurePosixPath(name).stem for name in clips}
     return any(
         re.sub(r"_\d{6}_\d{6}$", "", stem) in {*named, *(PurePosixPath(n).stem for n in named)} for stem in stems
     )

@@ -38,6 +38,7 @@ SHAPES: list[tuple[str | None, dict[str, Any]]] = [
     ("folder", {"labels.txt": "a/1.jpg cat\n", "a/1.jpg": ""}),
     ("folder", {"train.csv": "label,youtube_id,time_start\nrun,abc,3\n", "clips/abc_000003_000013.mp4": ""}),
     ("folder", {"train.json": [{"id": "7", "template": "Putting [something]"}], "7.mp4": ""}),
+    ("folder", {"notes.txt": "1 is the best of them\nall were taken in May\n", "cat/1.jpg": "", "dog/2.jpg": ""}),
     ("table", {"qa.csv": "image,answer\na.png,b\n", "a.png": ""}),
     ("table", {"qa.jsonl": {"image": "a.png", "answer": "b"}}),
     ("coco", {"annotations/captions_val.json": {"images": [], "annotations": [{"caption": "x", "image_id": 1}]}}),
@@ -93,6 +94,14 @@ def test_the_output_is_that_of_the_command(tmp_path: Path, capsys: pytest.Captur
     assert outputs[0] == outputs[1]
     assert "phiv-convert folder --source" in capsys.readouterr().err
     assert validate(tmp_path / "out0", source=tmp_path / "photos").ok
+
+
+def test_a_note_beside_images_is_no_list_of_labels(tmp_path: Path) -> None:
+    for name, text in (("notes.txt", "1 is the best\ntaken in May\n"), ("cat/1.jpg", ""), ("dog/2.jpg", "")):
+        put(tmp_path, name, text)
+    found = recognise(tmp_path)
+    assert found is not None
+    assert (found.command, found.labels) == ("folder", ())
 
 
 def test_a_list_of_labels_is_passed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,7 +126,7 @@ def _h264_reader(extradata: bytes) -> BeginsGroup:
                 first = bool(unit[1] & 0x80)  # first_mb_in_slice is 0
                 frames, is_idr = frames + first, is_idr or kind == 5
                 if first and kind == 5 and _h264_drops(unit, frame_num_bits, order_bits, has_bottom_order):
-                    raise Doubt("a image that discards those before it")
+                    raise Doubt("an image that discards those before it")
         _check_one_frame(frames)
         return is_idr
 
@@ -230,7 +230,7 @@ def _hevc_reader(extradata: bytes) -> BeginsGroup:
             if kind < 32:
                 frames += unit[2] >> 7  # first_slice_segment_in_pic_flag
                 if 16 <= kind <= 18 or (19 <= kind <= 23 and unit[2] & 0x40):
-                    raise Doubt("a image that discards those before it, or follows a cut")
+                    raise Doubt("an image that discards those before it, or follows a cut")
                 begins = begins or kind in (19, 20, 21)
         _check_one_frame(frames)
         return begins
@@ -351,7 +351,7 @@ def _mpeg4_reader(extradata: bytes) -> BeginsGroup:
             pass
         read.bits(1 + time_bits + 1)
         if not read.bits(1):
-            raise Doubt("a image that codes nothing")
+            raise Doubt("an image that codes nothing")
         return kind == 0
 
     return begins_group
