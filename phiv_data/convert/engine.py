@@ -161,9 +161,10 @@ def _provenance(options: ConverterOptions, converter: Converter, output_options:
 
 def _outcome(job: ConversionJob, assembled: AssembledFiles, manifest: Manifest, warnings: tuple[str, ...]) -> Outcome:
     """What a run that wrote a dataset is to say of it."""
-    for name in sorted(assembled.splits_with_rejects):
-        if not assembled.splits[name].rows:
-            warnings += (f"{name} has no rows: its inputs were rejected",)
+    for name in dict.fromkeys(task.split for task in job.plan.tasks):
+        # A published test has no answers; that it is left out needs no warning.
+        if not assembled.splits[name].rows and (name != "test" or name in assembled.splits_with_rejects):
+            warnings += (f"{name} has no rows: its inputs were rejected, or have no answer",)
     num_kept = assembled.num_kept if job.kept else None
     return Outcome(manifest, False, warnings, num_kept, assembled.first_unlabeled)
 

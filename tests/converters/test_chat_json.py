@@ -710,3 +710,24 @@ def test_an_image_under_other_spellings_is_one(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in/rows.jsonl", [row(path, f"<image>q {n}") for n, path in enumerate(spelled)])
     converted(LlavaOptions(source), tmp_path, val_fraction=0.3, arrow=True)
     assert "PV240" not in validate(tmp_path / "out").counts()
+
+
+def test_an_image_of_rows_in_two_files_is_one(tmp_path: Path) -> None:
+    for i in range(12):
+        (tmp_path / "in/img").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8 + i, 8)).save(tmp_path / f"in/img/{i}.png")
+    for folder in ("a", "b"):
+        rows = [row(f"../img/{i}.png", f"<image>{folder} {i}") for i in range(12)]
+        write_lines(tmp_path / f"in/{folder}/{folder}.jsonl", rows)
+    converted(LlavaOptions(tmp_path / "in"), tmp_path, val_fraction=0.3, arrow=True)
+    assert "PV240" not in validate(tmp_path / "out").counts()
+
+
+def test_an_image_outside_of_the_source_is_not_taken_for_its_namesake(tmp_path: Path) -> None:
+    for number, name in enumerate(("in/img/0.png", "img/0.png")):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8 + number, 8)).save(tmp_path / name)
+    source = write_lines(tmp_path / "in/rows.jsonl", [row("../img/0.png")])
+    converted(LlavaOptions(source), tmp_path, arrow=True)
+    (issue,) = validate(tmp_path / "out", source=source).issues
+    assert (issue.code, "outside of the folder" in issue.message) == ("PV313", True)

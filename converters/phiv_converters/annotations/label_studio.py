@@ -97,8 +97,8 @@ def _row(
 ) -> Row:
     """A task's row; of an answer of several choices `classes` has each."""
     problem = "" if images else f"no image in its data ({list_keys(keys)})"
-    cells = {"image": images, "question": question, "answer": answers[0] if answers else None, "answers": answers}
-    cells["classes"] = classes
+    answer = answers[0] if answers else None
+    cells = {"image": images, "question": question, "answer": answer, "answers": answers, "classes": classes}
     return Row(number, cells, problem)
 
 

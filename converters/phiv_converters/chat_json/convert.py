@@ -146,6 +146,7 @@ class ChatJson(Converter):
         """Every row in the order of splits and files, also those that cannot be used: they are rejected."""
         rows, ignored, codes = ChatRows(self.files), IgnoredContent(self.flags.keep_ids), Counter[str]()
         groups, shares = RowGroups(), self.shares
+        root = (self.flags.source if self.flags.source.is_dir() else self.flags.source.parent).resolve()
         first: RejectInput | None = None
         rank = {split: i for i, split in enumerate(self.splits)}
         for i, file in sorted(enumerate(self.files), key=lambda indexed: (rank.get(indexed[1].split, 0), indexed[0])):
@@ -158,7 +159,7 @@ class ChatJson(Converter):
                     parsed = parse(row.value, where)
                     images = self._image_files(parsed, file)
                     embedded = filter(is_data_uri, parsed.image_refs)
-                    refs = (*embedded, *(os.path.relpath(path, file.path.parent) for path in images))
+                    refs = (*embedded, *(os.path.relpath(path.resolve(), root) for path in images))
                     ignored.add(parsed)
                 except RejectInput as reject:
                     codes[reject.code] += 1

@@ -86,7 +86,10 @@ class RowGroups:
 
     def add(self, digest: bytes, refs: Iterable[str]) -> None:
         """Add the next row: its images' files, and images in the row; one without any is known by its digest."""
-        names = [ref if len(ref) < 256 else hashlib.sha256(ref.encode()).hexdigest() for ref in dict.fromkeys(refs)]
+        names = [
+            ref if len(ref) < 256 else hashlib.sha256(ref.encode("utf-8", "surrogatepass")).hexdigest()
+            for ref in dict.fromkeys(refs)
+        ]
         self.names.append(names[0] if names else digest.hex())
         if len(names) > 1:
             self.joined.join(names)

@@ -17,6 +17,7 @@ from phiv_data.validation.core.finding import Finding
 
 MAX_NAMESAKES = 16
 IN_ROW = "it was part of its row, not a file"
+OUTSIDE = "it lies outside of the folder of the rows"
 SEVERAL = f"more than {MAX_NAMESAKES} files have its name"
 
 _HOLDERS = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".rar", ".7z", ".parquet", ".arrow")
@@ -56,6 +57,8 @@ class SourceFiles:
             namesakes.append(file)
         if len(namesakes) > MAX_NAMESAKES:
             return SEVERAL
+        if source.partition("/")[0] in ("_up", "_root"):
+            return OUTSIDE
         if namesakes:
             return Finding("PV312", None, f"its source {short_repr(source)} has changed: it has another sha256")
         if (match := _EMBEDDED.fullmatch(source)) and sha256.startswith(match[1]):
