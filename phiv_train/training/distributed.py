@@ -24,6 +24,7 @@ from torch import nn
 from phiv_data.utils.extras import install_hint
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.config import TrainConfig
+from phiv_train.training.extension_locks import release_stale_locks
 from phiv_train.training.launcher import rank, world_size
 
 # The DeepSpeed configuration of Microsoft's recipe, without the defaults of its fp16 section.
@@ -120,9 +121,10 @@ def choose_sharding(config: TrainConfig, on_gpu: bool) -> str:
 
 
 def deepspeed_config(sharding: str, on_gpu: bool) -> dict[str, Any] | None:
-    """The `deepspeed` argument of TrainingArguments."""
+    """The `deepspeed` argument of TrainingArguments; DeepSpeed can then build what it needs."""
     if sharding != "zero2":
         return None
+    release_stale_locks()
     if not on_gpu:  # read when deepspeed is first imported; without it, it searches for CUDA's compiler
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     return {key: dict(value) if isinstance(value, dict) else value for key, value in ZERO2.items()}
