@@ -9,11 +9,12 @@ Each module has a `render(report) -> str`, and the same report gives the same te
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
 
-from phiv_data.utils.atomic import atomic_write
+from phiv_data.utils.atomic import atomic_write, must_stay
 from phiv_schemas import ValidationReport
 
 Form = Literal["text", "json", "junit", "sarif", "html", "github"]
@@ -38,13 +39,14 @@ def render(
     input_format: str = "auto",
 ) -> str:
     """The report in a form. `data`, what was validated, and how (`images_root`, `input_format`) give "html" its rows
-    and images."""
+    and images. EnvironmentProblem where the data are gone by then."""
     if form not in get_args(Form):
         raise ValueError(f"form must be one of {get_args(Form)} (found {form!r})")
     module = import_module(f"phiv_data.reports.{_MODULES.get(form, form)}")
-    more = {"images_root": images_root, "input_format": input_format}
-    text: str = module.render(report, data, **more) if form == "html" else module.render(report)
-    return text
+    if form != "html":
+        return str(module.render(report))
+    with must_stay(Path(data)) if data is not None else nullcontext():
+        return str(module.render(report, data, images_root=images_root, input_format=input_format))
 
 
 def write_reports(
@@ -56,9 +58,13 @@ def write_reports(
     input_format: str = "auto",
 ) -> list[Path]:
     """Write every form that is a file into `folder`, each whole or not at all; returns what was written."""
-    for form, name in REPORT_FILE_NAMES.items():
-        write_report(folder / name, render(report, form, data, images_root=images_root, input_format=input_format))
-    return [folder / name for name in REPORT_FILE_NAMES.values()]
+    texts = {
+        folder / name: render(report, form, data, images_root=images_root, input_format=input_format)
+        for form, name in REPORT_FILE_NAMES.items()
+    }
+    for path, text in texts.items():
+        write_report(path, text)
+    return list(texts)
 
 
 def write_report(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, zip_longest
@@ -26,6 +26,7 @@ from phiv_data.sources.folders import find_files
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES, read_manifest
 from phiv_data.storage.jsonl import parse_line
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation
+from phiv_data.utils.atomic import raise_if_of_machine
 from phiv_data.validation.inputs.chat_dataset import ChatFile, find_chat_files, image_roots, split_chat_file
 from phiv_data.validation.inputs.chat_images import read_image
 from phiv_data.validation.inputs.chat_rows import rows_to_show
@@ -103,7 +104,7 @@ def _spread(numbers: Sequence[int], limit: int) -> list[int]:
 def _sources(data: Path, images_root: Path | None, input_format: str, limit: int) -> list[_ShownFile]:
     """The files of `data` in external chat formats or, where it is phiv's own, its jsonl files or else its shards."""
     roots = image_roots(data, images_root)
-    with suppress(OSError, PhivError):
+    with _problems_of_the_data():
         if external := [_external_source(file, roots, limit) for file in find_chat_files(data, input_format)]:
             return external
     splits = _splits(data)
@@ -112,7 +113,7 @@ def _sources(data: Path, images_root: Path | None, input_format: str, limit: int
     else:
         folder = data
         files = []
-        with suppress(OSError, PhivError):  # data that are gone, or fail: as below
+        with _problems_of_the_data():
             files = [file for file in find_files(data, "*.jsonl") if file.name not in NON_RECORD_FILES]
             patterns = ("*.arrow", "*/*.arrow", "*/*/*.arrow")
             files = files or sorted(file for pattern in patterns for file in find_files(data, pattern))
@@ -120,7 +121,7 @@ def _sources(data: Path, images_root: Path | None, input_format: str, limit: int
     found = []
     for file in (file for file in files if file.is_file()):
         name = file.relative_to(folder).as_posix()
-        with suppress(OSError, PhivError):  # the report has a finding
+        with _problems_of_the_data():
             if file.suffix == ".arrow":
                 found.append(_shard_source(file, name, splits.get(name) or file.parent.name))
             else:
@@ -148,11 +149,19 @@ def _splits(data: Path) -> Mapping[str, str]:
     """The split of each file that a manifest names, where there is a manifest."""
     if not (data / MANIFEST).is_file():
         return {}
+    with _problems_of_the_data():
+        splits = read_manifest(data).splits
+        return {file.path: split.name for split in splits for file in (split.jsonl, *split.shards)}
+    return {}
+
+
+@contextmanager
+def _problems_of_the_data() -> Iterator[None]:
+    """Passes over what is wrong with the data: the report has a finding. An error of the machine is raised."""
     try:
-        manifest = read_manifest(data)
-    except PhivError:
-        return {}
-    return {file.path: split.name for split in manifest.splits for file in (split.jsonl, *split.shards)}
+        yield
+    except (OSError, PhivError) as error:
+        raise_if_of_machine(error, "report")
 
 
 def _jsonl_source(file: Path, name: str, split: str, root: Path) -> _ShownFile:
@@ -188,7 +197,8 @@ def _image_bytes(root: Path, path: str) -> bytes | None:
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_IMAGE_BYTES:
             return None
         return Path(full).read_bytes()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_if_of_machine(error, path)
         return None
 
 
@@ -228,5 +238,5 @@ def thumbnail(data: bytes | None, side: int) -> tuple[bytes, int, int] | None:
             image = image.convert("RGB")
         image.thumbnail((side, side))
         return encode_jpeg(image, 60), image.width, image.height
-    except (RejectInput, OSError, ValueError, MemoryError):  # odd modes that do not convert are in the report
+    except (RejectInput, OSError, ValueError):  # odd modes that do not convert are in the report
         return None

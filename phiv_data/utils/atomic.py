@@ -207,6 +207,12 @@ def find_environment_problem(error: BaseException | None, where: Path | str) -> 
     return None
 
 
+def raise_if_of_machine(error: Exception, where: Path | str) -> None:
+    """EnvironmentProblem for a disk that fails or does not answer, and the like. A missing permission is a finding."""
+    if not isinstance(error, PermissionError) and (problem := find_environment_problem(error, where)):
+        raise problem from error
+
+
 @cache
 def hush_memory_errors() -> None:
     """Have Python print no traceback of full memory where it cannot be raised: in a thread, or while it cleans up.

@@ -56,8 +56,11 @@ def errors(bench: Bench, scenes: list[str], per_scene: int, seed: int) -> Iterat
                 lasting = random.random() < 0.5
                 how = f"{error} {'from here on' if lasting else 'once'}"
                 yield Trial("errors", f"{name} {at} {how}", _failing(prepared, at, error, lasting))
-        for at in choose(prepared.operations, random, share, lambda operation: True):
-            yield Trial("errors", f"{name} {at} vanish", _failing(prepared, at, "vanish"))
+        # An input that is away before the first look at it is one that is not there: exit 2, and rightly.
+        looks = (at for at, what in enumerate(prepared.operations) if re.search(rf" {prepared.input}(/|$)", what))
+        first = next(looks, 0) + 1
+        for at in choose(prepared.operations[first:], random, share, lambda operation: True):
+            yield Trial("errors", f"{name} {first + at} vanish", _failing(prepared, first + at, "vanish"))
 
 
 def choose(operations: list[str], random: Random, count: int, can_hit: Callable[[str], bool]) -> list[int]:
@@ -142,8 +145,9 @@ def _failing(prepared: Prepared, at: int, error: str, lasting: bool = False) -> 
             return HELD
         problem = prepared.one_line(done)
         if error == "EACCES" and done.code == 1 and b"PV007" in done.stdout:
-            problem = None  # permissions are the file's own, and a finding
-        if problem is None:
+            # Permissions are the file's own: a finding, of the reports too.
+            problem = prepared.resumes(work, "after the error")
+        elif problem is None:
             problem = prepared.half_published(work) or prepared.resumes(work, "after the error")
         elif done.code in (0, 1, 2) and not done.has_traceback:
             problem = f"a verdict: {prepared.ends_as_straight(work, done)}"

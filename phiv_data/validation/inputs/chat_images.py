@@ -21,8 +21,9 @@ from phiv_data.media.images import MAX_PIXELS
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.nearby import suggest_image
 from phiv_data.storage.record_errors import quote_path
+from phiv_data.utils.atomic import raise_if_of_machine
 from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
-from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode, raise_if_of_machine
+from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode
 from phiv_schemas import Issue
 
 MAX_IMAGE_BYTES = 2**26
@@ -107,5 +108,6 @@ def read_image(path: str, roots: Sequence[Path]) -> bytes | None:
         status = located[0].stat()
         is_small = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_IMAGE_BYTES
         return located[0].read_bytes() if is_small else None
-    except (OSError, ValueError, RejectInput):
+    except (OSError, ValueError, RejectInput) as error:
+        raise_if_of_machine(error, path)
         return None

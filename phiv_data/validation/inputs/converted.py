@@ -13,6 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from phiv_data.storage.dataset import MANIFEST, MANIFEST_CHANGED, manifest_files, parse_manifest
+from phiv_data.utils.atomic import raise_if_of_machine
 from phiv_data.utils.process_pool import default_workers
 from phiv_data.validation.core.finding import Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS
@@ -168,6 +169,7 @@ def _walk_files(folder: Path, issues: IssueCollector) -> Iterator[tuple[str, str
 
     def on_error(error: OSError) -> None:
         path = Path(os.fsdecode(error.filename)).relative_to(folder).as_posix()
+        raise_if_of_machine(error, path)
         issues.add("PV007", path, f"cannot be read ({error.strerror})")
 
     roots = [folder, *(folder / name for name in _LINKED_FOLDERS if (folder / name).is_symlink())]

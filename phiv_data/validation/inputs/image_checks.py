@@ -14,7 +14,7 @@ from phiv_data.media.images import MAX_PIXELS, decode_whole
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.nearby import suggest_image
 from phiv_data.storage.record_errors import quote_path
-from phiv_data.utils.atomic import find_environment_problem
+from phiv_data.utils.atomic import raise_if_of_machine
 from phiv_data.utils.lines import LFS_MARK
 from phiv_data.validation.core.finding import DecodedImage, Finding, ImageFacts
 from phiv_data.validation.core.key_index import Key, digest
@@ -52,12 +52,6 @@ def decode(
 def broken(code: str, message: str, sha256: bytes = b"") -> ImageFacts:
     """The facts of an image that could not be decoded or found."""
     return ImageFacts(None, "", sha256, (Finding(code, None, message),))
-
-
-def raise_if_of_machine(error: OSError, path: str) -> None:
-    """EnvironmentProblem for a disk that fails or does not answer. A missing permission is a finding."""
-    if not isinstance(error, PermissionError) and (problem := find_environment_problem(error, path)):
-        raise problem from error
 
 
 def missing_image(root: Path, path: str) -> Finding:

@@ -12,7 +12,7 @@ from typing import Any
 
 from phiv_data.sources.image_index import ImageIndex, index_images
 from phiv_data.storage.record_errors import short_repr
-from phiv_data.utils.atomic import sha256_of
+from phiv_data.utils.atomic import raise_if_of_machine, sha256_of
 from phiv_data.validation.core.finding import Finding
 
 MAX_NAMESAKES = 16
@@ -53,6 +53,7 @@ class SourceFiles:
                     if sha256_of(open_source) == sha256:
                         return file
             except OSError as error:
+                raise_if_of_machine(error, source)
                 return Finding("PV311", None, f"its source {short_repr(source)} cannot be read: {error.strerror}")
             namesakes.append(file)
         if len(namesakes) > MAX_NAMESAKES:

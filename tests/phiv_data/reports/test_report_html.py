@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_builders import image_bytes
 from hypothesis import given
 from report_strategies import HOSTILE, reports
 
-from phiv_data.reports import html
+from phiv_data.reports import html, write_reports
 from phiv_data.validation import validate
-from phiv_schemas import Conversation, Issue, SplitStats, Stats, Turn, UsageError, ValidationReport
+from phiv_schemas import Conversation, EnvironmentProblem, Issue, SplitStats, Stats, Turn, UsageError, ValidationReport
 
 
 class Page(HTMLParser):
@@ -145,3 +148,28 @@ def test_a_limit_too_small_is_a_usage_error() -> None:
 def test_data_that_are_gone_leave_a_report_without_rows(tmp_path: Path, folder: Path) -> None:
     text = html.render(validate(folder), tmp_path / "nothing")
     assert not Page(text).named("article")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+@pytest.mark.parametrize("name", ["rows.jsonl", ".png"])
+def test_an_error_of_the_machine_makes_no_page_without_rows_or_images(
+    name: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = hostile_data(tmp_path / "data")
+    report, folder = validate(data), tmp_path / "reports"
+    opened = Path.open
+
+    def fails(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self.name.endswith(name):
+            raise OSError(number, os.strerror(number), str(self))
+        return opened(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fails)
+        with pytest.raises(EnvironmentProblem):
+            write_reports(report, folder, data)
+    assert not folder.exists()
+    assert len(write_reports(report, folder, data)) == 5
+    data.rename(tmp_path / "away")
+    with pytest.raises(EnvironmentProblem, match="was moved away or replaced"):
+        write_reports(report, folder, data)
