@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from phiv_data.cli.validate_options import ValidateOptions
 from phiv_data.repair import fix, undo
 from phiv_data.repair.summary import fix_summary
 from phiv_data.reports import render, write_report, write_reports
+from phiv_data.utils.atomic import must_stay
 from phiv_data.utils.image_options import collect_image_options
 from phiv_data.utils.terminal import say, write_document
 from phiv_data.validation import check_arguments, validate
@@ -25,25 +27,26 @@ from phiv_schemas.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_OK, UsageError
 
 def check(options: ValidateOptions, path: Path) -> int:
     """Check one path and write its report in every form asked for."""
-    if options.input_format == "auto" and path.exists():
-        for line in describe_formats(find_rows(path)):
-            say(f"phiv-validate: {line} (change it with --input_format)", to=sys.stderr)
-    row_rules = _row_rules(options, path)
-    with _progress_bar("validate") as bar:
-        report = validate(
-            path,
-            deep=not options.no_deep,
-            images=not options.no_images,
-            images_root=options.images_root,
-            max_issues=options.max_issues,
-            max_pixels=options.max_pixels,
-            num_workers=options.num_workers,
-            ignore=options.ignore,
-            row_rules=row_rules,
-            source=options.source,
-            input_format=options.input_format,
-            on_rows=bar.update,
-        )
+    with must_stay(path) if path.exists() else nullcontext():
+        if options.input_format == "auto" and path.exists():
+            for line in describe_formats(find_rows(path)):
+                say(f"phiv-validate: {line} (change it with --input_format)", to=sys.stderr)
+        row_rules = _row_rules(options, path)
+        with _progress_bar("validate") as bar:
+            report = validate(
+                path,
+                deep=not options.no_deep,
+                images=not options.no_images,
+                images_root=options.images_root,
+                max_issues=options.max_issues,
+                max_pixels=options.max_pixels,
+                num_workers=options.num_workers,
+                ignore=options.ignore,
+                row_rules=row_rules,
+                source=options.source,
+                input_format=options.input_format,
+                on_rows=bar.update,
+            )
     how: Any = {"images_root": options.images_root, "input_format": options.input_format}
     text = render(report, options.format, path, **how)
     if options.output:
