@@ -21,6 +21,7 @@ REPO = Path(__file__).resolve().parents[1]
 EVIL = "\x1b[31mred\n\x9b2Jphiv: all is well\u202e\r"
 SAFE = r"\x1b[31mred\n\x9b2Jphiv: all is well\u202e\r"
 PROGRAMS = ("phiv-convert", "phiv-validate", "phiv-split", "phiv-export", "phiv-train", "phiv-eval", "phiv-inspect")
+PROGRAMS += ("phiv-predict", "phiv-merge")
 ALONE = {  # these print nothing of the data: a child process's answers, a tool for the schema files
     "phiv_data/media/video/decord_child.py",
     "schemas/phiv_schemas/generate.py",
@@ -150,6 +151,8 @@ def test_errors_show_names_only(program: str, tmp_path: Path) -> None:
         "phiv-train": ("--data_dir", gone, "--model_name_or_path", "tiny", "--output_dir", tmp_path / "o"),
         "phiv-eval": ("--data_dir", gone, "--split", "val", "--model_name_or_path", "tiny"),
         "phiv-inspect": (gone, "0"),
+        "phiv-predict": ("--model", "tiny", "--question", EVIL, gone),
+        "phiv-merge": (gone, "--out", tmp_path / "o"),
     }
     done = run(program, *args[program])
     assert done.returncode in (1, 2)

@@ -19,15 +19,22 @@ from phiv_train.checkpoints.weights import ADAPTER, check_finite, load_weights
 from phiv_train.families.base import get_family
 
 
-def load_model(source: Source, *, image_options: Mapping[str, Any] | None = None, **options: Any) -> tuple[Any, Any]:
+def load_model(
+    source: Source, *, image_options: Mapping[str, Any] | None = None, dequantized: bool = False, **options: Any
+) -> tuple[Any, Any]:
     """`(model, processor)`, the adapter put in, in eval mode. `options` as for `Family.load`.
 
     `image_options` by name, as text or values; those that are not given are what the model was trained with.
+    `dequantized`: the base's weights are rounded to 4 bit and back, as an adapter of --use_qlora saw them.
     """
     family = get_family(source.family)
     values = parse_image_options(family.name, family.image_options, image_options or {})
     with without_code():
+        if dequantized:
+            options["quantization"] = "4bit"
         model, processor = family.load(source.base, image_options=values, **options)
+    if dequantized:
+        model.dequantize(dtype=next(model.parameters()).dtype)
     check_finite(source.base, dict(model.named_parameters()))
     if source.processor != source.base:
         processor = family.load_processor(source.processor, image_options=values)

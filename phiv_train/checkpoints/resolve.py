@@ -1,7 +1,7 @@
 """Which family, base model, adapter and image options a model's name stands for.
 
-    source = find_source("out/final")          # a checkpoint, an adapter folder, a hub id, or `tiny`, `tiny:7`
-    processor = load_processor(source)          # tokenizer and preprocessor files only, no weights
+    source = find_source("out")   # a run's folder, its final/, a checkpoint, an adapter, a hub id, or `tiny`, `tiny:7`
+    processor = load_processor(source)               # tokenizer and preprocessor files only, no weights
 
 The family is the one that declares the `model_type` of the model's config.json, in a folder or on the hub. An adapter
 folder is enough: it names its base, and the image options it was trained with count.
@@ -19,7 +19,7 @@ from phiv_data.utils.image_options import parse_image_options
 from phiv_data.utils.json_files import read_object
 from phiv_schemas.errors import EnvironmentProblem, UsageError
 from phiv_train.families.base import Family, family_names, get_family
-from phiv_train.families.hub import refuse_run_folder
+from phiv_train.families.hub import model_folder
 
 DEFAULT_FAMILY = "phi3_vision"
 # What a family's processor writes beside weights or an adapter, one of them at least.
@@ -49,9 +49,9 @@ class Source:
 def find_source(model: str | None = None, *, adapter: Path | None = None, family: str | None = None) -> Source:
     """The source of a name. UsageError for a folder that is not an adapter, for one that names no base, and where no
     installed family is for the model."""
-    for folder in (adapter, Path(model) if model else None):
-        if folder is not None:
-            refuse_run_folder(folder)
+    adapter = adapter and model_folder(adapter)
+    if model and Path(model).is_dir():
+        model = str(model_folder(Path(model)))
     if adapter is None and _is_adapter(folder := Path(model or "")):
         model, adapter = None, folder
     if adapter is not None and not _is_adapter(adapter):

@@ -27,14 +27,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
-from transformers import GenerationConfig
 
 from phiv_data.storage.dataset import ConversationDataset
 from phiv_schemas import Conversation
 from phiv_schemas.errors import PhivError, UsageError
 from phiv_train.batching.workers import WorkerLoader
 from phiv_train.evaluation.metrics import METRICS, ClassTable, class_table, get_metric, mean_score
-from phiv_train.families.base import Encoded, Family
+from phiv_train.families.base import Family
+from phiv_train.inference.greedy import Answer, answer_batch, encode_prompts
 
 Turns = Literal["last", "first", "all"]
 MAX_CLASSES = 200
@@ -210,17 +210,16 @@ class Prompts(Dataset[dict[str, Tensor]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        samples: list[Encoded] = []
+        prompts = []
         for question in self.batches[index]:
             sample = self.dataset[question.row]
             conversation = up_to(sample.conversation, question.turn)
-            images = [image.open() for image in sample.images[: len(conversation.image_paths)]]
-            samples.append(self.family.encode(conversation, images, self.processor, generation=True))
-        return self.family.generation_inputs(self.family.collate(samples, self.processor, layout="left"))
+            prompts.append((conversation, [image.open() for image in sample.images[: len(conversation.image_paths)]]))
+        return encode_prompts(self.family, self.processor, prompts)
 
 
-Answers = dict[tuple[int, int], tuple[str, bool]]
-"""(row, turn) -> (text, stopped)."""
+Answers = dict[tuple[int, int], Answer]
+"""By (row, turn)."""
 
 
 def _generate(
@@ -232,20 +231,6 @@ def _generate(
     on_batch: Callable[[int, int], None] | None,
 ) -> Answers:
     processor, device = prompts.processor, next(model.parameters()).device
-    # Greedy. Everything that could change it is set here, because the checkpoint decides what is not.
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        use_cache=True,
-        eos_token_id=list(processor.stop_ids),
-        pad_token_id=processor.pad_id,
-    )
     total = sum(map(len, prompts.batches))
     answers: Answers = {}
     loader = WorkerLoader(
@@ -258,10 +243,8 @@ def _generate(
     with evaluating(model, prompts.family, run_vision=sharded):
         for questions, batch in zip(prompts.batches, loader, strict=True):
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-            ids = model.generate(**inputs, generation_config=config, synced_gpus=sharded)
-            for question, new in zip(questions, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-                stopped = any(token in processor.stop_ids for token in new)
-                answers[question.row, question.turn] = (processor.decode(new), stopped)
+            new = answer_batch(model, processor, inputs, max_new_tokens=max_new_tokens, synced_gpus=sharded)
+            answers |= {(asked.row, asked.turn): answer for asked, answer in zip(questions, new, strict=True)}
             if on_batch is not None:
                 on_batch(len(answers), total)
     return answers

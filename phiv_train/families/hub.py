@@ -17,8 +17,7 @@ def local_folder(path: str | Path, revision: str | None = None, *, weights: bool
     """
     folder = Path(path)
     if folder.is_dir():
-        refuse_run_folder(folder)
-        return folder
+        return model_folder(folder)
     name = str(path)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UsageError(name, "no such folder, and not a hub id (owner/name)")
@@ -36,14 +35,15 @@ def local_folder(path: str | Path, revision: str | None = None, *, weights: bool
         raise EnvironmentProblem(name, f"no such folder, and the hub does not give it ({first})", hint) from error
 
 
-def refuse_run_folder(folder: Path) -> None:
-    """UsageError, saying where its model is, for the output folder of a run."""
+def model_folder(folder: Path) -> Path:
+    """`folder`, or of the output folder of a finished run its final/. UsageError naming the checkpoint of another."""
     if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-        return
-    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    newest = max(checkpoints, key=lambda path: int(path.name.partition("-")[2]), default=None)
+        return folder
     if (final := folder / "final").is_dir():
-        raise UsageError(str(folder), "is the folder of a run, not a model", f"Its model is in {final}")
-    if newest is not None:
+        return final
+    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    if checkpoints:
+        newest = max(checkpoints, key=lambda path: int(path.name.partition("-")[2]))
         what = "is the folder of a run that has not finished"
         raise UsageError(str(folder), what, f"Its newest checkpoint is {newest}")
+    return folder

@@ -92,7 +92,7 @@ def prepare(config: TrainConfig) -> PreparedRun:
     source = find_source(config.model_name_or_path, family=config.family)
     if source.adapter is not None:
         what = "is an adapter, not a model: a second round on an adapter is not possible yet"
-        hint = f"Pass its base, {source.base!r}, or the two merged (docs/phi3_vision.md, Adapters)"
+        hint = f"Pass its base, {source.base!r}, or the two merged (phiv-merge)"
         raise UsageError(config.model_name_or_path, what, hint)
     family, processor = get_family(source.family), load_processor(source, image_options=config.image_options)
     # The rows to train on: measured, and within max_length.

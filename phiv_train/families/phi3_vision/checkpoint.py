@@ -40,10 +40,7 @@ EMBEDDING_ALIAS = "model.vision_embed_tokens.wte.weight"
 STOP_IDS = (32007, 32000)
 # Fully-qualified, so that 4-bit reaches the decoder's linear layers and nothing else.
 SKIP_4BIT = ("model.vision_embed_tokens", "model.embed_tokens", "lm_head")
-MERGE_HINT = (
-    "Save the adapters alone, or merge them into a base that was loaded without them: "
-    "peft.PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()"
-)
+MERGE_HINT = "Save the adapters alone, and merge them into their base with phiv-merge ADAPTER --out FOLDER"
 ATTENTION = ("eager", "sdpa", "flash_attention_2")
 
 Shapes = dict[str, tuple[int, ...]]

@@ -1,0 +1,166 @@
+"""Answers to the questions of a split, labelled or not, as lines of a file: resumable, shared by ranks, flat in memory.
+
+    predict_split(model, dataset, Path("predictions.jsonl"), settings={...})
+
+    {"id": "test-0000000003", "row": 3, "turn": 0, "images": ["test/a.png"], "question": "What is shown?",
+     "prediction": "A cat.", "stopped": true, "answers": ["A cat."]}
+
+Rows are taken in blocks, and a block's answers are a file in `predictions.jsonl.parts/` as soon as they are there. The
+same command takes up where a stopped one ended; the output appears when all are answered, and the parts go then.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.json_files import read_object
+from phiv_schemas import Conversation
+from phiv_schemas.errors import UsageError
+from phiv_train.batching.lengths import spread_rows
+from phiv_train.evaluation.generate import Turns, up_to
+from phiv_train.inference.greedy import Answer
+from phiv_train.inference.model import LoadedModel
+from phiv_train.training import distributed, launcher
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ROWS_PER_BLOCK = 64
+
+
+def predict_split(
+    model: LoadedModel,
+    dataset: ConversationDataset,
+    output: Path,
+    *,
+    turns: Turns = "last",
+    limit: int | None = None,
+    batch_size: int = 8,
+    max_new_tokens: int = 64,
+    settings: Mapping[str, Any],
+    on_rows: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write the answers to `output`, in the order of the rows; of how many rows a stopped run had made them.
+
+    `settings`: what decides the answers besides. `on_rows(done, total)`: rows of this rank. UsageError where the parts
+    beside the output are of other settings.
+    """
+    rows = spread_rows(len(dataset), limit).tolist()
+    blocks = [rows[i : i + ROWS_PER_BLOCK] for i in range(0, len(rows), ROWS_PER_BLOCK)]
+    parts = output.with_name(f"{output.name}.parts")
+    files = [parts / f"{number:06d}.jsonl" for number in range(len(blocks))]
+    if launcher.rank() == 0:
+        claim(parts, {**settings, "turns": turns, "limit": limit, "max_new_tokens": max_new_tokens})
+    distributed.wait()
+    mine = list(zip(files, blocks, strict=True))[launcher.rank() :: launcher.world_size()]
+    found = done = 0
+    for file, block in mine:
+        if file.is_file():
+            found += len(block)
+        else:
+            write_lines(file, answer_rows(model, dataset, block, turns, batch_size, max_new_tokens))
+        done += len(block)
+        if on_rows is not None:
+            on_rows(done, sum(len(block) for _, block in mine))
+    distributed.wait()
+    if launcher.rank() == 0:
+        with atomic_write(output) as out:
+            for file in files:
+                out.write(file.read_bytes())
+        shutil.rmtree(parts)
+    return found
+
+
+def claim(parts: Path, settings: Mapping[str, Any]) -> None:
+    """Make the folder of the parts, or take it as a run of the same settings left it; else UsageError."""
+    wanted = json.loads(json.dumps(settings, default=str))
+    note = parts / "settings.json"
+    with environment_problems(parts):
+        parts.mkdir(parents=True, exist_ok=True)
+        if not note.is_file():
+            write_lines(note, [wanted])
+            return
+    before = read_object(note)
+    if other := [key for key in before | wanted if before.get(key) != wanted.get(key)]:
+        what = f"holds answers of a run with another {other[0]} ({before.get(other[0])})"
+        raise UsageError(str(parts), what, "Remove it to start over, or write to another --output")
+
+
+def write_lines(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """JSON objects as the lines of a file that is there as a whole or not at all."""
+    with atomic_write(file) as out:
+        out.write("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode())
+
+
+def answer_rows(
+    model: LoadedModel,
+    dataset: ConversationDataset,
+    rows: Sequence[int],
+    turns: Turns,
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[dict[str, Any]]:
+    """The lines of some rows. Where an earlier turn of a row has no answer, the model's own stands for it."""
+    conversations = {row: dataset.conversation(row) for row in rows}
+    asked = {row: turns_asked(conversations[row], turns) for row in rows}
+    answers: dict[tuple[int, int], Answer] = {}
+    for turn in range(1 + max(max(numbers) for numbers in asked.values())):
+        waiting = [
+            row
+            for row in rows
+            if turn <= asked[row][-1] and (turn in asked[row] or conversations[row].turns[turn].assistant is None)
+        ]
+        prompts = {row: with_answers(conversations[row], row, turn, answers) for row in waiting}
+        cost = {row: tokens_of(model, dataset, row, prompt) for row, prompt in prompts.items()}
+        waiting.sort(key=lambda row: (-cost[row], row))  # the longest first: memory that holds them holds all
+        for i in range(0, len(waiting), batch_size):
+            batch = waiting[i : i + batch_size]
+            new = model.reply(
+                [(prompts[row], images_of(dataset, row, prompts[row])) for row in batch], max_new_tokens=max_new_tokens
+            )
+            answers |= {(row, turn): answer for row, answer in zip(batch, new, strict=True)}
+    return [as_line(conversations[row], row, turn, answers[row, turn]) for row in rows for turn in asked[row]]
+
+
+def turns_asked(conversation: Conversation, turns: Turns) -> list[int]:
+    """The numbers of the turns to answer, ascending."""
+    count = len(conversation.turns)
+    return {"all": list(range(count)), "first": [0], "last": [count - 1]}[turns]
+
+
+def with_answers(
+    conversation: Conversation, row: int, turn: int, answers: Mapping[tuple[int, int], Answer]
+) -> Conversation:
+    """The conversation up to a turn; its own earlier answers, and the model's where it has none."""
+    earlier = [
+        one if one.assistant is not None else one.model_copy(update={"assistant": answers[row, number].text})
+        for number, one in enumerate(conversation.turns[:turn])
+    ]
+    asked = conversation.turns[turn].model_copy(update={"assistant": ""})
+    return conversation.model_copy(update={"conversations": (*earlier, asked)})
+
+
+def tokens_of(model: LoadedModel, dataset: ConversationDataset, row: int, prompt: Conversation) -> int:
+    """The length of a prompt, without its images."""
+    sizes = dataset.sizes_of(row)[: len(prompt.image_paths)]
+    return model.family.measure(prompt, sizes, model.processor, generation=True).tokens
+
+
+def images_of(dataset: ConversationDataset, row: int, prompt: Conversation) -> list[Image]:
+    """The decoded images of a prompt."""
+    return [image.open() for image in dataset[row].images[: len(prompt.image_paths)]]
+
+
+def as_line(conversation: Conversation, row: int, turn: int, answer: Answer) -> dict[str, Any]:
+    """What is written of an answer; `answers` are those that the data accept, where they have any."""
+    asked = conversation.turns[turn]
+    known = asked.answers or (() if asked.assistant is None else (asked.assistant,))
+    line = {"id": conversation.id, "row": row, "turn": turn, "images": list(up_to(conversation, turn).image_paths)}
+    line |= {"question": asked.user, "prediction": answer.text, "stopped": answer.stopped}
+    return line | ({"answers": list(known)} if known else {})

@@ -1,0 +1,133 @@
+"""What `phiv-predict` does: finds the inputs, loads the model, asks, and prints or writes the answers."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phiv_data.formats.recognise import CLIP_SUFFIXES, IMAGE_SUFFIXES
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.utils.atomic import atomic_write
+from phiv_data.utils.image_options import collect_image_options
+from phiv_data.utils.outputs import check_output_file
+from phiv_data.utils.terminal import say
+from phiv_schemas.errors import EXIT_DATA, EXIT_OK, RecordError, UsageError
+from phiv_train.checkpoints.resolve import find_source
+from phiv_train.cli.options import PredictOptions
+from phiv_train.training import launcher
+from phiv_train.training.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from phiv_train.inference.model import LoadedModel
+
+
+def predict_inputs(options: PredictOptions) -> int:
+    """Answer the question about each input, or about all together. An unusable one is a line on stderr, and exit 1."""
+    files = find_files(options.inputs)
+    if options.output is not None:
+        check_output_file("--output", options.output)
+    model = load(options)
+    assert options.question is not None
+    asked = [files] if options.together else [[file] for file in files]
+    lines, unusable = [], 0
+    for group in asked:
+        name = " ".join(map(str, group))
+        try:
+            answer = model.answer(
+                group, options.question, num_frames=options.num_frames, max_new_tokens=options.max_new_tokens
+            )
+        except RecordError as error:
+            say(f"phiv-predict: {error}", to=sys.stderr)
+            unusable += 1
+            continue
+        if options.output is None:
+            say(answer if len(asked) == 1 else f"{name}: {answer}")
+        lines.append({"images": list(map(str, group)), "question": options.question, "prediction": answer})
+    if options.output is not None:
+        with atomic_write(options.output) as out:
+            out.write("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode())
+        say(f"{options.output}: {len(lines)} answers")
+    if unusable:
+        say(f"phiv-predict: {unusable} of {len(asked)} could not be used", to=sys.stderr)
+    return EXIT_DATA if unusable else EXIT_OK
+
+
+def predict_dataset(options: PredictOptions) -> int:
+    """Answer the questions of a split into the output file."""
+    launcher.check_environment()
+    assert options.data_dir is not None
+    assert options.output is not None
+    dataset = ConversationDataset(options.data_dir, options.split)
+    check_output_file("--output", options.output)
+    model = load(options)
+    from phiv_train.cli.predict_split import predict_split
+    from phiv_train.evaluation.generate import progress_bar
+    from phiv_train.training.distributed import process_group
+
+    first = launcher.rank() == 0
+    on_gpu = model.model.device.type == "cuda"
+    with process_group(on_gpu), progress_bar("predict", disable=None if first else True) as on_rows:
+        found = predict_split(
+            model,
+            dataset,
+            options.output,
+            turns=options.turns,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            settings={
+                "model": model.source.base,
+                "adapter": model.source.adapter,
+                "data_dir": options.data_dir,
+                "split": options.split,
+                "precision": str(model.model.dtype),
+                **model.processor.image_options,
+            },
+            on_rows=on_rows,
+        )
+    if first:
+        if found:
+            say(f"phiv-predict: the answers of {found} rows were there from a run that was stopped", to=sys.stderr)
+        say(f"{options.output}: answers to {options.split} of {options.data_dir}")
+    return EXIT_OK
+
+
+def find_files(inputs: Sequence[str]) -> list[Path]:
+    """Images and clips behind names, folders and patterns; UsageError naming the first that is nothing."""
+    found: list[Path] = []
+    for word in inputs:
+        path = Path(word)
+        if path.is_dir():
+            media = (*IMAGE_SUFFIXES, *CLIP_SUFFIXES)
+            inside = sorted(one for one in path.rglob("*") if one.suffix.lower().removeprefix(".") in media)
+            if not inside:
+                raise UsageError(word, "holds no image and no clip", "Pass a folder of them")
+        elif path.exists():
+            inside = [path]
+        else:
+            inside = sorted(map(Path, glob.glob(word, recursive=True)))  # noqa: PTH207 (absolute patterns too)
+            if not inside:
+                raise UsageError(word, "no such file, and a pattern that fits none", "Pass images, clips or folders")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def load(options: PredictOptions) -> LoadedModel:
+    """The model, found before anything heavy is imported."""
+    find_source(options.model, adapter=options.adapter, family=options.family)
+    quiet_libraries()
+    from phiv_train.inference.model import load_model  # imports torch and transformers
+
+    return load_model(
+        options.model,
+        adapter=options.adapter,
+        family=options.family,
+        precision=options.precision,
+        device=options.device,
+        image_options=collect_image_options(options.image_option, None),
+        use_flash_attention=options.use_flash_attention,
+    )
