@@ -171,7 +171,7 @@ class TrainConfig(BaseModel):
     report_to: Names = ("tensorboard",)
     """Trackers of transformers' Trainer (tensorboard, wandb, ...). metrics.jsonl is always written."""
     tqdm: bool = True
-    """Progress bars on stderr (`--no-tqdm` to switch off)."""
+    """Progress bars on a terminal. Without (`--no-tqdm`), and in a log file: a line every logging_steps."""
     dry_run: bool = False
     """Print the plan, the trainable parameters and memory estimates; loads no weights and writes nothing."""
 

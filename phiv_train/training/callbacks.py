@@ -83,6 +83,25 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]  # transformers is unt
             self.bar.close()
 
 
+class LogLines(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """A line on stderr per log step, where a bar would make one endless line: in files, or with `--no_tqdm`."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._first_step, self._start_s = state.global_step, time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        done, left = state.global_step - self._first_step, state.max_steps - state.global_step
+        minutes = (time.monotonic() - self._start_s) / max(done, 1) * left / 60
+        say(
+            f"phiv-train: step {state.global_step} of {state.max_steps}: loss {logs['loss']:.4f},"
+            f" learning rate {logs.get('learning_rate', 0):.3g}, {logs.get('tokens_per_s', 0):.0f} tokens/s,"
+            f" {minutes:.0f} min left",
+            to=sys.stderr,
+        )
+
+
 class StopOnNonFinite(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """UsageError when the loss was not finite since the last check, before it is logged or saved as a checkpoint."""
 

@@ -158,6 +158,8 @@ def _train(
             _write_final(prepared, run, lambda folder: save_weights(run.family, model, run.processor, folder))
     distributed.wait()
     _evaluate(prepared, model, processor, EVAL_AFTER)
+    merge = f"; phiv-merge {config.output_dir} --out MERGED" if config.lora else ""
+    _log(f"{steps} steps done. Ask it: phiv-predict --model {config.output_dir} IMAGE --question TEXT{merge}")
     return TrainResult(model, steps, final=config.output_dir / FINAL)
 
 
@@ -203,7 +205,9 @@ def _evaluate(prepared: PreparedRun, model: nn.Module, processor: Any, name: str
     if not config.eval:
         return
     split = ConversationDataset(config.eval_dir, config.eval_split, verify=config.verify)
-    with progress_bar(name.removesuffix(".json"), disable=not config.tqdm or launcher.rank() > 0) as on_batch:
+    with progress_bar(
+        name.removesuffix(".json"), disable=None if config.tqdm and launcher.rank() == 0 else True
+    ) as on_batch:
         result = evaluate(
             model,
             prepared.family,

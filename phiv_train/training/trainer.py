@@ -46,6 +46,7 @@ from phiv_train.families.base import Family, training_inputs
 from phiv_train.training import distributed, launcher
 from phiv_train.training.callbacks import (
     AuditFirstStep,
+    LogLines,
     MetricsLog,
     ProgressBar,
     StopOnNonFinite,
@@ -161,7 +162,7 @@ class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             args=args,
             train_dataset=loader.dataset,
             compute_loss_func=TokenLoss(self._head, run.family.hidden_states),
-            callbacks=callbacks + ([ProgressBar()] if config.tqdm else []),
+            callbacks=[*callbacks, ProgressBar() if config.tqdm and sys.stderr.isatty() else LogLines()],
         )
         self.remove_callback(PrinterCallback)
         # transformers switches it off, in every config.json saved from here; training_inputs does it for each batch.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
+import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from eval_data import ask, make_dataset
-from training import STRATEGIES, call, flags, losses, settings
+from training import STRATEGIES, call, environment, flags, losses, settings
 
 from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_converters.ucf101.options import Ucf101Options
@@ -32,7 +37,13 @@ def test_one_command_trains_evaluates_and_logs(
     out, err = capsys.readouterr()
     assert [line.split(":")[0] for line in out.splitlines()] == ["eval_before.json", "eval_after.json"]
     assert "2 steps of 6 packs" in err
-    assert "step/s" in err or "s/step" in err
+    steps = [line for line in err.splitlines() if line.startswith("phiv-train: step ")]
+    assert [line.partition(": loss ")[0] for line in steps] == ["phiv-train: step 1 of 2", "phiv-train: step 2 of 2"]
+    assert "tokens/s, 0 min left" in steps[-1]
+    assert (
+        err.splitlines()[-1]
+        == f"phiv-train: 2 steps done. Ask it: phiv-predict --model {tmp_path} IMAGE --question TEXT"
+    )
     report = json.loads((tmp_path / "eval_after.json").read_text())
     assert len(report["generated_texts_unique"]) == len(report["answers_unique"]) == 3
     assert "accuracy" in report
@@ -42,6 +53,23 @@ def test_one_command_trains_evaluates_and_logs(
     before = (tmp_path / "eval_before.json").stat().st_mtime_ns
     assert call(monkeypatch, *words) == 0
     assert (tmp_path / "eval_before.json").stat().st_mtime_ns == before
+
+
+def test_a_terminal_has_a_bar_in_place_of_lines(demo: Path, tmp_path: Path) -> None:
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    words = flags(settings(demo, tmp_path, max_steps=2, tqdm=True))
+    command = [sys.executable, "-m", "phiv_train.cli.train", *words]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # Linux ends the reading of a terminal without writers so
+            while part := os.read(master, 1 << 16):
+                shown += part
+    os.close(master)
+    assert process.returncode == 0, shown
+    assert b"train: 100%" in shown
+    assert b"step 1 of 2" not in shown
 
 
 def test_list_recipes_shows_the_presets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
