@@ -16,7 +16,7 @@ from typing import Any
 
 from phiv_data.convert.base import Inputs
 from phiv_data.convert.plan import ConversionTask, load_items
-from phiv_data.convert.staging import MANIFEST, read_report, write_report
+from phiv_data.convert.staging import IMAGE_SIZES, MANIFEST, read_report, write_report
 from phiv_data.convert.task_report import WrittenRow
 from phiv_data.convert.tasks import ConversionJob, iter_samples, load_report
 from phiv_data.storage.card import dataset_card
@@ -48,9 +48,10 @@ def assemble(job: ConversionJob) -> AssembledFiles:
     """Stage the jsonl files, `rejects.jsonl` and `images.sha256`, and return what they hold."""
     stage, assembled = job.workspace.stage, AssembledFiles()
     with open_seen_index(job.workspace.seen_index) as seen_index:
-        with atomic_write(stage / "rejects.jsonl") as rejects:
+        sizes_file = job.workspace.parts / IMAGE_SIZES
+        with atomic_write(stage / "rejects.jsonl") as rejects, atomic_write(sizes_file, durable=False) as image_sizes:
             for split in job.plan.splits:
-                _assemble_split(job, split, assembled, seen_index, rejects)
+                _assemble_split(job, split, assembled, seen_index, rejects, image_sizes)
         with atomic_write(stage / "images.sha256") as hashes:
             for path, sha256 in seen_index.registered():
                 hashes.write(f"{sha256}  images/{path}\n".encode())
@@ -61,7 +62,12 @@ def assemble(job: ConversionJob) -> AssembledFiles:
 
 
 def _assemble_split(
-    job: ConversionJob, split: str, assembled: AssembledFiles, seen_index: SeenIndex, rejects: HashingWriter
+    job: ConversionJob,
+    split: str,
+    assembled: AssembledFiles,
+    seen_index: SeenIndex,
+    rejects: HashingWriter,
+    image_sizes: HashingWriter,
 ) -> None:
     name, images_before = f"{job.plan.converter.name}_{split}.jsonl", seen_index.num_registered
     sizes = assembled.row_sizes[split] = array("Q")
@@ -76,7 +82,7 @@ def _assemble_split(
             for row in report.rows:
                 size = jsonl.write(f"{row.conversation.to_line()}\n".encode())
                 sizes.append(size + sum(meta.size_bytes for meta in row.media))
-                _note(job, seen_index, row)
+                _note(job, seen_index, row, image_sizes)
             for reject in report.rejects:
                 rejects.write(f"{reject.model_dump_json()}\n".encode())
                 assembled.rejected[reject.code] += 1
@@ -85,15 +91,17 @@ def _assemble_split(
     assembled.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=file_info(name, jsonl))
 
 
-def _note(job: ConversionJob, seen_index: SeenIndex, row: WrittenRow) -> None:
-    """Enter the row's id, images and their sources. SourceError where an id or a path has two meanings."""
+def _note(job: ConversionJob, seen_index: SeenIndex, row: WrittenRow, image_sizes: HashingWriter) -> None:
+    """Enter the row's id, images with their sizes, and sources. SourceError where an id or a path has two meanings."""
     row_id = row.conversation.id
     if not seen_index.register_id(row_id):
         what = f"two rows have the id {row_id!r} (one may have got it by its number)"
         raise SourceError(job.plan.converter.name, what, "Give every row an id of its own, or none")
     for meta in row.media:
         before = seen_index.register(meta.path, meta.sha256, row_id)
-        if before is not None and before[0] != meta.sha256:
+        if before is None:
+            image_sizes.write(meta.size_bytes.to_bytes(8, "little"))
+        elif before[0] != meta.sha256:
             what = f"two images have this path, one of row {before[1]!r}, another of row {row_id!r}"
             raise SourceError(f"images/{meta.path}", what, "Rename one of them in the source")
         if meta.source is not None and meta.source_sha256 is not None:

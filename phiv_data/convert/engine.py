@@ -28,6 +28,7 @@ from phiv_data.convert.fingerprint import SourceRoots
 from phiv_data.convert.kept import MADE_OTHERWISE, KeptRows, find_kept, spell_basis, write_index
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, list_inputs, make_plan
 from phiv_data.convert.staging import (
+    IMAGE_SIZES,
     PlanRecord,
     StagedDamage,
     Workspace,
@@ -39,6 +40,7 @@ from phiv_data.convert.staging import (
 )
 from phiv_data.convert.tasks import ConversionJob, check_images, run_task, try_rows
 from phiv_data.formats.recognise import recognise
+from phiv_data.storage.damage import dataset_files, find_damage
 from phiv_data.utils.plugins import CONVERTERS
 from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated
 from phiv_data.utils.progress import Progress
@@ -117,10 +119,12 @@ def convert(
         if workspace.is_publishing and take_back_if_damaged(workspace) is None:  # an earlier run was stopped there
             publish(workspace)
             overwrite = False
-        finished = None if overwrite else workspace.finished()
+        finished, damage = None if overwrite else workspace.finished(), None
         if finished:  # the options alone, without reading the source, may show that it is theirs
             identity, is_same_code = options.identity(), finished.converter_version == options.version
-            if identity is not None and is_same_code and finished.options == identity | output_options:
+            damage = find_damage(out_dir, dataset_files(out_dir, finished, workspace.kept / IMAGE_SIZES))
+            is_theirs = identity is not None and is_same_code and finished.options == identity | output_options
+            if is_theirs and damage is None:
                 discard(workspace)
                 return Outcome(finished, found_finished=True)
         roots = SourceRoots.of(options)
@@ -131,22 +135,31 @@ def convert(
         kept: KeptRows | str = ""
         if finished:
             difference, warnings = _compare(finished, wanted, workspace)
-            is_same = difference is None and not (update and warnings)
+            is_same = difference is None and not (update and (warnings or damage))
             if difference and not (update and finished.converter == provenance["converter"]):
                 raise difference  # the output of another converter was not meant
             if is_same:
                 discard(workspace)
+                if damage:
+                    raise _damaged(out_dir, damage)
                 return Outcome(finished, found_finished=True, warnings=warnings)
             kept = find_kept(workspace, plan, basis)
         warnings = begin(workspace, wanted, overwrite=overwrite or finished is not None)
         if isinstance(kept, str) and finished:
             warnings += (_explain_again(finished, wanted, kept),)
+        if damage:
+            warnings += (f"the earlier output is damaged ({damage}): what has changed in it is made again",)
         taken = kept if isinstance(kept, KeptRows) else None
         job = ConversionJob(plan, workspace, include_unlabeled, roots=roots, kept=taken)
         assembled, shards = _make_files(job, inputs, arrow, workers, progress)
         write_index(workspace, plan, basis)
         write_manifest(job, inputs, assembled, shards, provenance)
         return _outcome(job, assembled, publish(workspace), (*warnings, *inputs.warnings))
+
+
+def _damaged(out_dir: Path, damage: str) -> ShardError:
+    hint = f"--update makes it whole, --overwrite converts all again; phiv-validate {out_dir} reads every byte"
+    return ShardError(str(out_dir), f"a finished conversion is damaged: {damage}", hint)
 
 
 def _provenance(options: ConverterOptions, converter: Converter, output_options: dict[str, bool]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ from phiv_schemas import Manifest, ShardError, UsageError
 MANIFEST = "manifest.json"
 PLAN, RECORD = "plan.json", "source.json"
 PARTS, KEPT = "parts", "kept"
+IMAGE_SIZES = "image_sizes"
+"""Kept too: eight bytes for each line of images.sha256, the size of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,8 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
         # Files of somebody else are neither a dataset nor one on its way into place.
         names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
         seen = [name for name in names if not name.startswith(".")]
-        is_dataset = MANIFEST in names and "images.sha256" in names
-        if seen and not is_dataset and not workspace.is_publishing:
-            raise _not_ours(out_dir, seen[0])
+        if seen and not workspace.is_publishing and not _is_dataset(workspace, names):
+            raise _not_ours(workspace, seen[0])
         try:
             workspace.root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
@@ -233,7 +234,7 @@ def publish(workspace: Workspace) -> Manifest:
     with environment_problems(workspace.out_dir):
         taken = [name for name in names if (workspace.out_dir / name).exists()]
         if not old_folder.exists() and taken and not (workspace.out_dir / MANIFEST).exists():
-            raise _not_ours(workspace.out_dir, taken[0])
+            raise _not_ours(workspace, taken[0])
         _move(workspace.out_dir, old_folder, [MANIFEST])
         try:
             old = _manifest_of(old_folder)
@@ -311,9 +312,23 @@ def _manifest_of(folder: Path) -> Manifest | None:
     return read_manifest(folder) if (folder / MANIFEST).is_file() else None
 
 
-def _not_ours(out_dir: Path, name: str) -> UsageError:
-    what = f"{str(out_dir)!r} is not empty and holds no phiv output (found {name!r})"
-    return UsageError("--out_dir", what, "Pass a new or empty folder, or move that away")
+def _is_dataset(workspace: Workspace, names: list[str]) -> bool:
+    """Whether an output folder with these names holds a finished dataset, be it one that has lost a file."""
+    if MANIFEST not in names:
+        return False
+    try:
+        return "images.sha256" in names or workspace.finished() is not None
+    except ShardError:
+        return False
+
+
+def _not_ours(workspace: Workspace, name: str) -> UsageError:
+    what = f"{str(workspace.out_dir)!r} is not empty and holds no phiv output (found {name!r})"
+    hint = "Pass a new or empty folder, or move that away"
+    if (workspace.root / RECORD).is_file():
+        what = f"{str(workspace.out_dir)!r} is an output of phiv whose {MANIFEST} is missing"
+        hint = "Delete or move the folder, then convert again"
+    return UsageError("--out_dir", what, hint)
 
 
 def _read_record(path: Path) -> PlanRecord | None:

@@ -139,7 +139,7 @@ def _take(job: ConversionJob, row: WrittenRow | None, item: Item, index: int) ->
     for meta in {meta.path: meta for meta in row.media}.values():
         path = job.kept.images / meta.path
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != meta.sha256:
+        if path.is_symlink() or hashlib.sha256(data).hexdigest() != meta.sha256:
             raise StagedDamage(meta.path)
         _stage(job.workspace.staged_images / meta.path, data, link=path)
     named = {} if row.has_own_id else {"id": row_id(item, index)}

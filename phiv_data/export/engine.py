@@ -22,8 +22,9 @@ from typing import Any
 from phiv_data.export.base import ExportReport, Writer
 from phiv_data.export.dataset import open_dataset
 from phiv_data.export.record import RECORD
+from phiv_data.storage.damage import find_damage
 from phiv_data.utils.atomic import atomic_folder, atomic_write, environment_problems, must_stay
-from phiv_schemas import FileInfo, UsageError
+from phiv_schemas import FileInfo, ShardError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def export(
     """Write the dataset in `data` to the folder `out`; a finished export of the same data and options is left alone.
 
     `overwrite` replaces another export, never a folder of other files. UsageError where `out` is taken, ShardError
-    where the dataset is damaged or unfinished, EnvironmentProblem for a full disk and the like.
+    where the dataset is damaged or unfinished, or the finished export is, EnvironmentProblem for a full disk and the like.
     """
     with must_stay(data):
         dataset = dataclasses.replace(open_dataset(data, splits), on_rows=on_rows)
@@ -68,6 +69,8 @@ def export(
     found = _read_record(out)
     if found and not overwrite:
         _check_same(found, wanted, out)
+        if damage := find_damage(out, ((file["path"], file["size_bytes"]) for file in found["files"])):
+            raise ShardError(str(out), f"a finished export is damaged: {damage}", "--overwrite writes it again")
         return _result(found, found_finished=True)
     with atomic_folder(out, replace=found is not None) as folder, must_stay(data):
         report = ExportReport()

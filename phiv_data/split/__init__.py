@@ -26,10 +26,11 @@ from phiv_data.split.assign import SIDES, Shares, assign
 from phiv_data.split.links import Link, find_links
 from phiv_data.split.rows import class_of, read_split, row_keys
 from phiv_data.split.write import write_splits
+from phiv_data.storage.damage import dataset_files, find_damage
 from phiv_data.storage.dataset import MANIFEST, read_manifest
 from phiv_data.utils.atomic import atomic_folder, must_stay, sha256_file
 from phiv_data.utils.groups import JoinedGroups
-from phiv_schemas import Manifest, UsageError
+from phiv_schemas import Manifest, ShardError, UsageError
 
 __all__ = ["SplitResult", "split_dataset"]
 
@@ -72,7 +73,7 @@ def split_dataset(
     are checked, then as they are written.
 
     UsageError for fractions that are none, where `out` is taken, and where a split would get no row; ShardError where
-    `data` is damaged or unfinished.
+    `data` is damaged or unfinished, or the finished split is.
     """
     how = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
     shares = _shares(val_fraction, test_fraction)
@@ -83,7 +84,10 @@ def split_dataset(
         before = _rows_by_split(manifest)
         wanted = how | {"data_sha256": sha256_file(data / MANIFEST), "before": before}
         old = _read_old(data, out)
-        if old and old.options[_OPTION] == wanted:
+        damage = find_damage(out, dataset_files(out, old)) if old else None
+        if damage and not overwrite:
+            raise ShardError(str(out), f"a finished split is damaged: {damage}", "--overwrite writes it again")
+        if old and old.options[_OPTION] == wanted and not damage:
             return SplitResult(_rows_by_split(old), _images_by_split(old), before, {}, found_finished=True)
         if old and not overwrite:
             what = "has another split, of other data or other options"
@@ -130,7 +134,11 @@ def _read_old(data: Path, out: Path) -> Manifest | None:
 
 def _kept_sides(data: Path, manifest: Manifest, out: Path, old: Manifest) -> dict[int, int]:
     """The side of each row that the older split has: of one that shows and asks the same."""
-    sides = {key: SIDES.index(split) for split, key in row_keys(out, old)}
+    try:
+        sides = {key: SIDES.index(split) for split, key in row_keys(out, old)}
+    except (ShardError, FileNotFoundError) as error:
+        what = f"the older split, which says the sides of its rows, is damaged ({error})"
+        raise ShardError(str(out), what, "Split into a new folder, where rows may be on other sides") from error
     return {row: sides[key] for row, (_, key) in enumerate(row_keys(data, manifest)) if key in sides}
 
 

@@ -98,6 +98,19 @@ def test_a_finished_export_is_left_alone(data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / RECORD).stat().st_mtime_ns == before
 
 
+@named
+def test_a_damaged_export_is_not_left_alone(writer: Any, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(writer, data, out)
+    before = tree(out)
+    lost = json.loads((out / RECORD).read_text())["files"][0]["path"]
+    (out / lost).unlink()
+    with pytest.raises(ShardError, match=rf"a finished export is damaged: {lost} is missing\. --overwrite"):
+        export(writer, data, out)
+    export(writer, data, out, overwrite=True)
+    assert tree(out) == before
+
+
 @pytest.mark.parametrize(
     ("writer", "splits", "differs"),
     [(Hub(license="mit"), (), "options"), (Hub(), ("val",), "splits"), (CauldronExport(), (), "format, options")],

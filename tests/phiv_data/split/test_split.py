@@ -190,6 +190,23 @@ def test_classes_have_their_shares_and_a_second_run_does_nothing(tmp_path: Path)
     assert (tmp_path / "out/manifest.json").read_bytes() == manifest
 
 
+@pytest.mark.parametrize("lost", ["images/**/*.png", "made_train.jsonl", "images.sha256"])
+def test_a_damaged_split_is_not_left_alone(lost: str, tmp_path: Path) -> None:
+    data, out = make(tmp_path / "data", distinct(20)), tmp_path / "out"
+    split_dataset(data, out)
+    before = (out / "manifest.json").read_bytes()
+    next(out.glob(lost)).unlink()
+    with pytest.raises(ShardError, match=r"a finished split is damaged: .* is missing\. --overwrite"):
+        split_dataset(data, out)
+    if lost.endswith(".png"):
+        split_dataset(data, out, overwrite=True)
+        assert (out / "manifest.json").read_bytes() == before
+        assert validate(out).ok
+    else:  # it said which side the rows are on
+        with pytest.raises(ShardError, match="the older split, .*is damaged.*Split into a new folder"):
+            split_dataset(data, out, overwrite=True)
+
+
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     data = make(tmp_path / "data", distinct(30))
     for workers in (0, 2):
