@@ -51,7 +51,7 @@ def export(
     """Write the dataset in `data` to the folder `out`; a finished export of the same data and options is left alone.
 
     `overwrite` replaces another export, never a folder of other files. UsageError where `out` is taken, ShardError
-    where the dataset is damaged or unfinished, or the finished export is, EnvironmentProblem for a full disk and the like.
+    where the dataset or the finished export is damaged or unfinished, EnvironmentProblem for a full disk and the like.
     """
     with must_stay(data):
         dataset = dataclasses.replace(open_dataset(data, splits), on_rows=on_rows)

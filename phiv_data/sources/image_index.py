@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from phiv_data.media.images import image_size, open_image
 from phiv_data.media.reject import RejectInput, open_input
@@ -35,11 +35,12 @@ from phiv_schemas.errors import SourceError
 class ImageIndex:
     """Files below `root` by base name: `folders[name]` is where, relative to `root` (tuples where several).
 
-    About 150 bytes an image; folder names are shared.
+    `starts` are the indexed folders, from which paths may start. About 150 bytes an image; folder names are shared.
     """
 
     root: Path
     folders: dict[str, str | tuple[str, ...]] = field(repr=False)
+    starts: tuple[str, ...] = (".",)
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -62,7 +63,8 @@ class ImageIndex:
         raise RejectInput(where or name, "ambiguous-image", f"{len(files)} files called {name!r} (in {shown})")
 
     def candidates(self, name: str) -> list[Path]:
-        """The files of `name`'s base name whose folders agree most with those in `name`, counted from the last.
+        """The files of exactly the path `name` from an indexed folder; where there are none, those of its base name
+        whose folders agree most with those in `name`, counted from the last.
 
         Nothing outside `root` is found, whatever `name` holds.
         """
@@ -70,6 +72,9 @@ class ImageIndex:
         folders = self.folders.get(base, ())
         if isinstance(folders, str):
             return [self.root / folders / base]
+        named = {(PurePosixPath(start) / folder).as_posix() for start in self.starts}
+        if exact := [other for other in folders if other in named]:
+            return [self.root / other / base for other in exact]
         agreement = [_common_tail(other, folder) for other in folders]
         best = max(agreement, default=0)
         return [self.root / other / base for other, length in zip(folders, agreement, strict=True) if length == best]
@@ -91,7 +96,7 @@ def index_images(*folders: Path) -> ImageIndex:
                 before = found.get(name)
                 several = (before,) if isinstance(before, str) else before or ()
                 found[name] = (*several, relative) if several else relative
-    return ImageIndex(root, found)
+    return ImageIndex(root, found, tuple(folder.absolute().relative_to(root).as_posix() for folder in folders))
 
 
 def checked_image(path: str, data: bytes, where: str, *, source: str | None = None) -> EncodedImage:

@@ -203,6 +203,32 @@ def test_a_name_of_several_files_is_a_reject(tmp_path: Path) -> None:
     assert [row[2][:7] for row in rows] == ["bad-row", "Classif"]
 
 
+def test_a_file_below_the_folder_itself_wins_over_one_in_a_folder(tmp_path: Path) -> None:
+    put_images(tmp_path, "old/1.jpg", "1.jpg", "other/1.jpg")
+    put(tmp_path / "captions_val.json", {
+        "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "old/1.jpg"}],
+        "annotations": [{"image_id": 1, "caption": "A dog."}, {"image_id": 2, "caption": "A cat."}],
+    })  # fmt: skip
+    found = rows_of(CocoOptions(tmp_path), tmp_path / "work")
+    assert [row[1] for row in found] == ["val/1.jpg", "val/old/1.jpg"]
+
+
+def test_tasks_all_with_a_problem_are_one_line_with_the_reasons(tmp_path: Path) -> None:
+    put_images(tmp_path, "1.jpg")
+    box = {"result": [{"type": "rectanglelabels", "from_name": "b", "value": {"x": 1, "width": 2}}]}
+    tasks: list[Any] = [{"data": {"image": "/data/upload/1/1.jpg"}, "annotations": [box]} for _ in range(3)]
+    put(tmp_path / "e.json", [*tasks, {"data": {"audio": "a.wav"}, "annotations": []}, 7])
+    said = (
+        r"none of its 5 rows can be used \(first: e\.json:1: its annotation is 'rectanglelabels', no answer .*\)\. "
+        r"In all: 3 x its annotation is .*; 1 x no image in its data .*; 1 x is no object\. Export tasks that name"
+    )
+    with pytest.raises(SourceError, match=said):
+        LabelStudioOptions(tmp_path / "e.json").open(tmp_path / "work")
+    put(tmp_path / "none.json", [])
+    with pytest.raises(SourceError, match="holds no rows of label_studio"):
+        LabelStudioOptions(tmp_path / "none.json").open(tmp_path / "work")
+
+
 def test_questions_in_the_data_and_flat_exports(tmp_path: Path) -> None:
     put_images(tmp_path, "a.jpg", "b.jpg")
     tasks = [task("a.jpg", ["red"], kind="textarea", question="Which colour?")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ import av
 import datasets
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from phiv_converters.folder.options import FolderOptions
@@ -179,6 +182,20 @@ def test_an_entry_of_two_files_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("1.png a\n")
     with pytest.raises(SourceError, match="could be 2 files"):
         FolderOptions(source, labels=(tmp_path / "l.txt",)).open(tmp_path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.sampled_from(["", "a/", "b/", "a/b/"]), min_size=1), st.booleans(), st.data())
+def test_an_exact_path_in_a_list_wins_over_every_namesake(
+    folders: set[str], has_longer: bool, data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as path:
+        root = put_images(Path(path) / "s", *(f"{folder}1.jpg" for folder in folders))
+        put_images(root, *(["1_000000_000010.jpg"] if has_longer else []))  # as a Kinetics clip of that name
+        entry = data.draw(st.sampled_from(sorted(f"{folder}1.jpg" for folder in folders)))
+        (Path(path) / "train.txt").write_text(f"{entry} cat\n")
+        options = FolderOptions(root, labels=(Path(path) / "train.txt",), val_fraction=0)
+        assert listed(options, Path(path))[0] == [("train", entry, "cat")]
 
 
 def test_metadata_beside_the_images_is_read_as_a_table(tmp_path: Path) -> None:

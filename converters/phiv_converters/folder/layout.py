@@ -97,10 +97,10 @@ def list_folders(root: Path) -> FolderListing:
 def list_labelled(root: Path, lists: Sequence[Path]) -> FolderListing:
     """Files by lists of labels. Entries without a file are counted as absent, files without an entry named."""
     names, _ = list_media(root)
-    by_name: dict[str, list[str]] = {}
+    by_alias: dict[str, dict[int, list[str]]] = {}
     for name in names:
-        for alias in _aliases(name):
-            by_name.setdefault(alias, []).append(name)
+        for rank, alias in enumerate(_aliases(name)):
+            by_alias.setdefault(alias, {}).setdefault(rank, []).append(name)
     media, absent, again = list[Media](), list[str](), list[str]()
     listed: dict[tuple[str, str], tuple[str, str]] = {}  # (file, split) to (label, place)
     for path in lists:
@@ -111,7 +111,8 @@ def list_labelled(root: Path, lists: Sequence[Path]) -> FolderListing:
         word = split_word(path.stem)
         of_list = word[0] if word else ""
         for number, entry, label, split in _entries(path):
-            found = next((by_name[alias] for alias in (entry, *_aliases(entry)) if alias in by_name), [])
+            ranked = next((by_alias[alias] for alias in (entry, *_aliases(entry)) if alias in by_alias), {})
+            found = ranked[min(ranked)] if ranked else []  # of a path before names, of those before parts of them
             if len(found) > 1:
                 what = f"{entry!r} could be {len(found)} files ({', '.join(map(repr, found[:2]))})"
                 raise SourceError(f"{path}:{number}", what, "Name it with its folder")
@@ -192,11 +193,11 @@ def _cell(row: Row, plain: Mapping[str, str], columns: Sequence[str], where: str
     return None if name is None else text_of_cell(row.values[name], repr(name), where)
 
 
-def _aliases(name: str) -> tuple[str, ...]:
+def _aliases(name: str) -> tuple[str, str, str, str]:
     """What an entry of a list may call a file: its path, its name, that without the suffix, that of a Kinetics clip."""
     base = PurePosixPath(name.replace("\\", "/"))
     cut = re.sub(r"_\d{6}_\d{6}$", "", base.stem)
-    return tuple(dict.fromkeys((base.as_posix(), base.name, base.stem, cut)))
+    return base.as_posix(), base.name, base.stem, cut
 
 
 def _suffix(name: str) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import tempfile
 import zipfile
 from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from phiv_data.media.reject import RejectInput
@@ -91,6 +94,31 @@ def test_several_folders_are_indexed_under_the_one_around_them(tmp_path: Path) -
     one, two = write(tmp_path / "a/1.png", b"1"), write(tmp_path / "b/2.png", b"2")
     images = index_images(tmp_path / "a", tmp_path / "b")
     assert (images.find("1.png"), images.find("2.png")) == (one.absolute(), two.absolute())
+
+
+FOLDERS = st.lists(st.sampled_from(["a", "b", "img"]), max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(FOLDERS.map("/".join), min_size=1), st.sampled_from(["", "in"]), st.data())
+def test_an_exact_path_wins_over_every_namesake(folders: set[str], start: str, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as path:
+        root = Path(path)
+        for folder in folders:
+            write(root / start / folder / "1.png", folder)
+        images = index_images(root / start)
+        named = data.draw(st.sampled_from(sorted(folders)))
+        for name in (f"{named}/1.png".lstrip("/"), f"./{named}//1.png"):
+            assert images.find(name).read_text() == named
+
+
+def test_an_exact_path_may_start_from_any_indexed_folder(tmp_path: Path) -> None:
+    for name in ("one/old/img/1.png", "two/img/1.png", "two/old/img/1.png"):
+        write(tmp_path / name, name)
+    images = index_images(tmp_path / "one", tmp_path / "two")
+    assert images.find("img/1.png").read_text() == "two/img/1.png"
+    with pytest.raises(RejectInput, match=r"2 files called 'old/img/1\.png'"):
+        images.find("old/img/1.png")
 
 
 def test_odd_names_of_real_files_are_found(shared: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_damaged_split_is_not_left_alone(lost: str, tmp_path: Path) -> None:
         assert (out / "manifest.json").read_bytes() == before
         assert validate(out).ok
     else:  # it said which side the rows are on
-        with pytest.raises(ShardError, match="the older split, .*is damaged.*Split into a new folder"):
+        with pytest.raises(ShardError, match=r"the older split, .*is damaged.*Split into a new folder"):
             split_dataset(data, out, overwrite=True)
 
 
