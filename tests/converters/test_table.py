@@ -353,6 +353,7 @@ def test_bad_rows_are_rejected_with_their_line_and_the_rest_is_written(tmp_path:
         ("t.csv", LFS_POINTER, "Git LFS pointer"),
         ("t.xlsx", LFS_POINTER, "Git LFS pointer"),
         ("t.csv", b"image,answer\n", "no rows"),
+        ("t.csv", b"image,answer\na.jpg,b,c\n", "t.csv:2: 3 cells in a table of 2 columns"),
         ("t.xlsx", b"PK\x03\x04 no workbook", "no workbook"),
         ("t.txt", b"x", "is no table"),
     ],

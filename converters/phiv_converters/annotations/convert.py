@@ -17,6 +17,7 @@ After, a record:
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,11 @@ from phiv_data.sources.image_index import ImageIndex, index_images
 from phiv_schemas.errors import SourceError
 
 _SUBTYPE = re.compile(r"(train|val|test)(-dev|-std)?\d{4}")
+_WAYS_OUT = {
+    "coco": "Pass a captions_*.json",
+    "vqa": "Pass the questions and, beside them, their annotations",
+    "label_studio": "Export tasks that name an image in their data and are answered by choices, texts or ratings",
+}
 _NAMES = {"coco": "captions", "vqa": "questions", "label_studio": ""}
 
 
@@ -64,7 +70,7 @@ def open_annotations(flags: AnnotationOptions, work_dir: Path) -> TableRows:
         files.append(RowFile(path, path.relative_to(root).as_posix(), "json", split, reader=reader))
     first = next((row.values for file in files for row in read(file) if not row.problem), None)
     if first is None:
-        raise SourceError(str(flags.source), f"holds no rows of {flags.format}", "Pass the annotation file")
+        raise _no_rows(flags, files)
     has_question = first.get("question") is not None
     prompt = flags.question or (CLASSES if flags.format == "label_studio" else DESCRIBE)
     columns = Columns(
@@ -78,6 +84,17 @@ def open_annotations(flags: AnnotationOptions, work_dir: Path) -> TableRows:
     table = TableOptions(flags.source, images, question=flags.question, name=name, **flags.shares.flags())
     more = {"control": flags.control} if isinstance(flags, LabelStudioOptions) else {}
     return with_classes(TableRows(table, tuple(files), columns, more_options=more))
+
+
+def _no_rows(flags: AnnotationOptions, files: Sequence[RowFile]) -> SourceError:
+    """The error of files none of whose rows can be used: the first problem, and how many rows have which."""
+    problems = [(f"{file.name}:{row.number}", row.problem) for file in files for row in read(file)]
+    if not problems:
+        return SourceError(str(flags.source), f"holds no rows of {flags.format}", "Pass the annotation file")
+    counts = Counter(re.sub(r"\d+", "N", problem) for _, problem in problems).most_common()
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in counts[:3]) + "; ..." * (len(counts) > 3)
+    what = f"none of its {len(problems)} rows can be used (first: {': '.join(problems[0])}). In all: {reasons}"
+    return SourceError(str(flags.source), what, _WAYS_OUT[flags.format])
 
 
 def _reader(flags: AnnotationOptions, path: Path, found: Sequence[Path]) -> Callable[[], Iterator[Row]]:

@@ -58,9 +58,11 @@ def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
     files, unread = find_row_files(flags.source)
     columns: Columns | None = None
     every: dict[str, None] = {}
+    problem = ""
     labels, embedded = dict[str, dict[str, tuple[str, ...]]](), dict[str, tuple[str, ...]]()
     for file in files:
-        sample = islice(read(file), SAMPLE_TABLE_ROWS if file.table else SAMPLE_ROWS)
+        sample = list(islice(read(file), SAMPLE_TABLE_ROWS if file.table else SAMPLE_ROWS))
+        problem = problem or next((f"{file.path}:{row.number}: {row.problem}" for row in sample if row.problem), "")
         rows = [row.values for row in sample if not row.problem]
         names = file.table.columns if file.table else tuple(dict.fromkeys(name for row in rows for name in row))
         every |= dict.fromkeys(names)
@@ -81,7 +83,8 @@ def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
             labels[file.name] = class_names(file.table)
             embedded[file.name] = tuple(name for name in columns.image if any(_holds_bytes(row[name]) for row in rows))
     if columns is None:
-        raise SourceError(str(flags.source), "its tables have no rows", "Pass a table of rows")
+        what = f"none of its first rows can be read (first: {problem})" if problem else "its tables have no rows"
+        raise SourceError(str(flags.source), what, "Correct the rows" if problem else "Pass a table of rows")
     if flags.name is None:
         flags = replace(flags, name=re.sub(r"[^\w.-]+", "_", flags.source.absolute().stem).strip("_.-") or "table")
     warnings = []
