@@ -27,6 +27,12 @@ _VIDEO_REFS = ("video", "video_url", "url", "path", "value", "content")
 _VIDEO_OPTIONS = {
     "video_start": "start", "video_end": "end", "fps": "fps", "nframes": "num_frames", "max_frames": "max_frames"
 }  # fmt: skip
+MAX_VIDEO_OPTION = 1_000_000
+_SECONDS, _COUNT = (int | float, 0.0, "a number of seconds from 0 to"), (int, 1, "a whole number from 1 to")
+_RANGES: dict[str, tuple[Any, float, str]] = {
+    "video_start": _SECONDS, "video_end": _SECONDS, "fps": (int | float, 1e-9, "a number above 0 and up to"),
+    "nframes": _COUNT, "max_frames": _COUNT,
+}  # fmt: skip
 _KNOWN = {"type", "detail", "index", "cache_control", "min_pixels", "max_pixels", "resized_height", "resized_width"}
 # How the bytes of a PNG, JPEG, GIF, WebP, BMP or TIFF begin in base64; shorter text is a path.
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-3]|SUkqA|TU0AK)[A-Za-z0-9+/\s]{64,}={0,2}\s*")
@@ -118,11 +124,13 @@ def _video(part: dict[str, Any], fields: Fields, path: str) -> tuple[Image, ...]
     """A place of its own, or one that names its video; with what part of it the row asks for."""
     key = next((key for key in _VIDEO_REFS if part.get(key) not in (None, "")), None)
     _count_unread(part, {key, *_VIDEO_OPTIONS}, fields, path)
-    asked = {name: part[key] for key, name in _VIDEO_OPTIONS.items() if part.get(key) is not None}
-    for name, value in asked.items():
-        is_number = isinstance(value, int if "frames" in name else int | float) and not isinstance(value, bool)
-        if not is_number or not (0 if name in ("start", "end") else 1e-9) <= value <= 1e6:
-            raise fields.bad(f"{path} asks for a {name} of {truncated_repr(value)}", path, "Write a number above 0")
+    given = {option: part[option] for option in _VIDEO_OPTIONS if part.get(option) is not None}
+    for option, value in given.items():
+        kind, least, allowed = _RANGES[option]
+        if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= MAX_VIDEO_OPTION:
+            what = f"{path} asks for {option!r} of {truncated_repr(value)}"
+            raise fields.bad(what, path, f"Write {allowed} {MAX_VIDEO_OPTION:,}")
+    asked = {_VIDEO_OPTIONS[option]: value for option, value in given.items()}
     if key is None:
         return (Image(path=path, text=VIDEO_MARKER, video=VideoPart(**asked)),)
     return _video_items(part[key], fields, f"{path}.{key}", VideoPart(**asked))

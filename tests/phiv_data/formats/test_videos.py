@@ -82,11 +82,22 @@ def test_a_list_of_images_is_a_video_with_its_frames(name: str) -> None:
         assert (turn.images, turn.image_offsets, dict(turn.videos)) == (("1.jpg", "2.jpg"), (2, 2), {})
 
 
-@pytest.mark.parametrize("wrong", [{"fps": 0}, {"fps": "2"}, {"nframes": 1.5}, {"video_start": -1}, {"fps": True}])
-def test_a_part_that_asks_for_no_number_is_rejected(wrong: dict[str, Any]) -> None:
-    code, why = rejected("trl", [{"type": "video", "video": "a.mp4", **wrong}])
+SECONDS, COUNT = "a number of seconds from 0 to 1,000,000", "a whole number from 1 to 1,000,000"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "allowed"),
+    [
+        *((("fps", value), "a number above 0 and up to 1,000,000") for value in (0, 1e9, "2", True, float("nan"))),
+        *(((key, value), COUNT) for key in ("nframes", "max_frames") for value in (0, 1.5, 10**9)),
+        *(((key, value), SECONDS) for key in ("video_start", "video_end") for value in (-1, 1e7, "1")),
+    ],
+)
+def test_a_number_out_of_range_is_rejected_with_the_range(wrong: tuple[str, Any], allowed: str) -> None:
+    code, why = rejected("trl", [{"type": "video", "video": "a.mp4", wrong[0]: wrong[1]}])
     assert code == "bad-row"
-    assert "messages[0].content[0] asks for a" in why
+    assert f"messages[0].content[0] asks for {wrong[0]!r} of " in why
+    assert why.endswith(f". Write {allowed}")
 
 
 @pytest.mark.parametrize("name", ["llava", "sharegpt"])
