@@ -35,13 +35,18 @@ class AssembledFiles:
     row_sizes: dict[str, array[int]] = field(default_factory=dict)  # bytes of text and images, by split
     task_rows: dict[int, int] = field(default_factory=dict)  # written rows, by task
     rejected: Counter[str] = field(default_factory=Counter)
-    splits_with_rejects: set[str] = field(default_factory=set)
-    unlabeled: int = 0
+    rejected_of: Counter[str] = field(default_factory=Counter)  # inputs, by split
+    unlabeled_of: Counter[str] = field(default_factory=Counter)
     first_unlabeled: str | None = None  # its key
     num_kept: int = 0  # inputs whose result was taken from an earlier output
     identical: list[list[str]] = field(default_factory=list)  # groups of names of inputs with the same bytes
     rejects: FileInfo | None = None
     image_hashes: FileInfo | None = None
+
+    @property
+    def unlabeled(self) -> int:
+        """Inputs without an answer, over all splits."""
+        return self.unlabeled_of.total()
 
 
 def assemble(job: ConversionJob) -> AssembledFiles:
@@ -75,7 +80,7 @@ def _assemble_split(
         for task in _tasks_of(job, split):
             report = load_report(job, task)
             assembled.task_rows[task.index] = len(report.rows)
-            assembled.unlabeled += len(report.unlabeled)
+            assembled.unlabeled_of[split] += len(report.unlabeled)
             if report.unlabeled and assembled.first_unlabeled is None:
                 assembled.first_unlabeled = load_items(task)[report.unlabeled[0] - task.first].key
             assembled.num_kept += report.num_kept
@@ -86,7 +91,7 @@ def _assemble_split(
             for reject in report.rejects:
                 rejects.write(f"{reject.model_dump_json()}\n".encode())
                 assembled.rejected[reject.code] += 1
-                assembled.splits_with_rejects.add(split)
+            assembled.rejected_of[split] += len(report.rejects)
     images = seen_index.num_registered - images_before
     assembled.splits[split] = SplitInfo(name=split, rows=len(sizes), num_images=images, jsonl=file_info(name, jsonl))
 

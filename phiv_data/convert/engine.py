@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -174,12 +175,35 @@ def _provenance(options: ConverterOptions, converter: Converter, output_options:
 
 def _outcome(job: ConversionJob, assembled: AssembledFiles, manifest: Manifest, warnings: tuple[str, ...]) -> Outcome:
     """What a run that wrote a dataset is to say of it."""
-    for name in dict.fromkeys(task.split for task in job.plan.tasks):
-        # A published test has no answers; that it is left out needs no warning.
-        if not assembled.splits[name].rows and (name != "test" or name in assembled.splits_with_rejects):
-            warnings += (f"{name} has no rows: its inputs were rejected, or have no answer",)
+    warnings += tuple(_explain_lost_rows(job.plan, assembled))
     num_kept = assembled.num_kept if job.kept else None
     return Outcome(manifest, False, warnings, num_kept, assembled.first_unlabeled)
+
+
+def _explain_lost_rows(plan: ConversionPlan, assembled: AssembledFiles) -> Iterator[str]:
+    """A line for each split that its rejects left empty, or with another share of the rows than was planned.
+
+    Splits are chosen before an input is read. A published test has no answers: that it is left out needs no line.
+    """
+    planned = Counter[str]()
+    for task in plan.tasks:
+        planned[task.split] += task.stop - task.first
+    num_rows = sum(split.rows for split in assembled.splits.values())
+    num_labelled = planned.total() - assembled.unlabeled
+    way_out = "Correct them, then pass --update; or phiv-split makes other splits of the output"
+    for name, inputs in planned.items():
+        rows, rejected, unlabeled = (
+            assembled.splits[name].rows,
+            assembled.rejected_of[name],
+            assembled.unlabeled_of[name],
+        )
+        lost = f"rejected: {rejected} of its {inputs} inputs" + f", without an answer: {unlabeled}" * bool(unlabeled)
+        if not rows and (name != "test" or rejected):
+            yield f"{name} has no rows ({lost})" + f". {way_out}" * bool(rejected)
+        elif rows and name != "train" and assembled.rejected:
+            share, asked = rows / num_rows, (inputs - unlabeled) / num_labelled
+            if not asked / 2 <= share <= asked * 2:
+                yield f"{name} has {share:.1%} of the rows, {asked:.1%} were planned ({lost}). {way_out}"
 
 
 def read_rejects(path: Path, info: FileInfo) -> list[bytes]:

@@ -145,9 +145,7 @@ def check_splits(config: TrainConfig) -> None:
         what = "has no rows" if split in rows else "is not there"
         hint = f"Pass {flag} NAME with one that has rows"
         if flag == "--eval_split":
-            hint += (
-                ", --eval_data_dir with another folder, or --no_eval; phiv-convert --val_fraction makes a val of train"
-            )
+            hint += f", --eval_data_dir with another folder, or --no_eval; phiv-split {folder} makes a val of its rows"
         raise UsageError(str(folder), f"the split {split!r} of {flag} {what} (found: {found})", hint)
 
 

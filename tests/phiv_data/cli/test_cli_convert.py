@@ -95,6 +95,8 @@ def test_rows_without_an_answer_are_found(tmp_path: Path) -> None:
     done = run("table", "--source", tmp_path / "t.csv", "--out_dir", tmp_path / "out")
     assert "  2 without an answer (first: 't.csv:3'); --include_unlabeled keeps them\n" in done.stdout
     assert [f"{split} has no rows" in done.stderr for split in ("train", "val", "test")] == [False, True, True]
+    assert "val has no rows (rejected: 0 of its 1 inputs, without an answer: 1)\n" in done.stderr
+    assert "test has no rows (rejected: 1 of its 1 inputs). Correct them, then pass --update; or" in done.stderr
     (tmp_path / "u.csv").write_text("image,comment\na.png,x\n")
     done = run("table", "--source", tmp_path / "u.csv", "--out_dir", tmp_path / "out2")
     assert done.returncode == 1

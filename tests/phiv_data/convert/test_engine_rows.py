@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from list_converter import ListOptions, Row
+from toy_converter import ToyOptions, draw_toy_source
 
 from phiv_data import ConversationDataset, read_jsonl, validate
 from phiv_data.convert import assemble, tasks
@@ -141,3 +142,30 @@ def test_what_a_converter_declares_of_its_images_is_in_the_manifest(tmp_path: Pa
     assert convert(Sharer((Row(),)), tmp_path / "out", num_workers=0).manifest.sharing == Sharer.sharing
     run(tmp_path / "plain", Row())
     assert "sharing" not in (tmp_path / "plain/manifest.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        (10, ["a", "b_bad"], []),
+        (
+            40,
+            ["a", "b_bad", "c_bad", "d_bad"],
+            ["val has 2.4% of the rows, 9.1% were planned (rejected: 3 of "],
+        ),
+        (40, ["a_bad", "b_bad"], ["val has no rows (rejected: 2 of its 2 inputs). Correct them, then pass --update"]),
+        (40, ["a", "b_unlabeled", "c_unlabeled"], []),
+    ],
+)
+def test_a_split_that_rejects_leave_with_another_share_is_named(
+    train: int, val: list[str], said: list[str], tmp_path: Path
+) -> None:
+    source = draw_toy_source(tmp_path / "toy", {"train": [f"t{i}" for i in range(train)], "val": val})
+    warnings = convert(ToyOptions(source), tmp_path / "out", num_workers=0).warnings
+    assert [warning.startswith(text) for warning, text in zip(warnings, said, strict=True)] == [True] * len(said)
+
+
+def test_rejects_of_train_that_leave_too_much_val_are_named(tmp_path: Path) -> None:
+    source = draw_toy_source(tmp_path / "toy", {"train": ["a", *(f"{i}_bad" for i in range(9))], "val": ["b"]})
+    (warning,) = convert(ToyOptions(source), tmp_path / "out", num_workers=0).warnings
+    assert warning.startswith("val has 50.0% of the rows, 9.1% were planned (rejected: 0 of its 1 inputs)")

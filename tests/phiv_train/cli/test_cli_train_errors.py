@@ -48,7 +48,7 @@ def broken(demo: Path, tmp_path: Path, change: str) -> Path:
         ("flipped", "--verify sha256", "was changed: its sha256 is not the manifest's", 1),
         ("", "--train_split trian", "the split 'trian' of --train_split is not there (found: train of ", 2),
         ("", "--eval --eval_split dev", "Pass --eval_split NAME with one that has rows, --eval_data_dir with ", 2),
-        ("", "--eval --eval_split dev", "or --no_eval; phiv-convert --val_fraction makes a val of train", 2),
+        ("", "--eval --eval_split dev", "makes a val of its rows", 2),
         ("", "--eval --eval_data_dir nowhere", "nowhere: ", 2),
         ("empty", "--eval --eval_split test", "the split 'test' of --eval_split has no rows (found: train of ", 2),
         ("", "--max_length 60", "over max_length 60", 1),
