@@ -342,6 +342,22 @@ def test_a_zip_and_images_in_their_own_archive_give_what_the_folder_gives(tmp_pa
     assert outputs(tmp_path / "out1") == outputs(tmp_path / "out2") == outputs(tmp_path / "out")
 
 
+def test_images_that_are_links_in_an_archive_are_files_of_the_output(tmp_path: Path) -> None:
+    source = official(tmp_path / "in")
+    run(tmp_path / "out", source)
+    (source / "store").mkdir()
+    for i, file in enumerate(sorted((source / "img").iterdir())):
+        (source / "store" / f"{i}").write_bytes(file.read_bytes())
+        file.unlink()
+        file.symlink_to(f"../store/{i}")
+    with tarfile.open(tmp_path / "linked.tar", "w") as tar:
+        tar.add(source, "in")
+    run(tmp_path / "out1", tmp_path / "linked.tar")
+    assert outputs(tmp_path / "out1") == outputs(tmp_path / "out")
+    assert not any(path.is_symlink() for path in (tmp_path / "out1").rglob("*") if ".phiv" not in path.parts)
+    assert validate(tmp_path / "out1").ok
+
+
 def encrypt(data: bytes, password: bytes, check: int) -> bytes:
     """ZipCrypto (APPNOTE 6.1): Python reads it and does not write it."""
     table_of = [_crc_table(i) for i in range(256)]

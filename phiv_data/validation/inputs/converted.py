@@ -50,6 +50,8 @@ def plan_converted(
         where = error.where.removeprefix(str(folder / MANIFEST)).removeprefix(": ") or None
         issues.add("PV304", MANIFEST, error.what, json_path=where, hint=error.hint)
         return ValidationPlan([], CheckContext(settings))
+    if (folder / MANIFEST).is_symlink():
+        issues.add("PV302", MANIFEST, "is a symbolic link, not the file that was converted", hint=CONVERT_AGAIN)
     if not is_whole:
         issues.add("PV302", MANIFEST, MANIFEST_CHANGED, hint=CONVERT_AGAIN)
     settings = replace(settings, sharing=SharingTable(manifest.sharing))
@@ -103,6 +105,8 @@ def _is_present(folder: Path, info: FileInfo, issues: IssueCollector) -> bool:
     if not path.is_file():
         issues.add("PV301", info.path, "is in the manifest but not there", hint=CONVERT_AGAIN)
         return False
+    if path.is_symlink():
+        issues.add("PV302", info.path, "is a symbolic link, not the file that was converted", hint=CONVERT_AGAIN)
     if (size := path.stat().st_size) != info.size_bytes:
         what = f"was cut or changed: {size} bytes (the manifest says {info.size_bytes})"
         issues.add("PV302", info.path, what, hint=CONVERT_AGAIN)

@@ -127,6 +127,8 @@ class ImageChecks:
                 if not os.path.realpath(full).startswith(self._real_root + os.sep):
                     return broken("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
                 status = os.stat(full)  # noqa: PTH116  # see above
+                if self.checksums is not None:
+                    return broken("PV104", f"is a symbolic link, not the file that was converted ({quote_path(path)})")
         except PermissionError as error:
             return broken("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
         except OSError as error:

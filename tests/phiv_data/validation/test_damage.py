@@ -135,6 +135,21 @@ def test_links_are_no_files_of_the_dataset(out: Path, tmp_path: Path) -> None:
     assert [(issue.code, issue.file) for issue in validate(out).errors] == [("PV402", "dead"), ("PV402", "link")]
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_link_in_place_of_any_file_is_a_change(deep: bool, out: Path) -> None:
+    for file in sorted(path for path in out.rglob("*") if path.is_file() and ".phiv" not in path.parts):
+        whole, name = file.read_bytes(), file.relative_to(out).as_posix()
+        copy = file.with_name(".copy")
+        file.rename(copy)
+        file.symlink_to(copy.name)
+        codes = {issue.code for issue in validate(out, deep=deep).errors} - {"PV402"}  # the copy itself
+        assert codes == {"PV104" if name.startswith("images/") else "PV302"}, name
+        file.unlink()
+        copy.unlink()
+        file.write_bytes(whole)
+    assert validate(out).ok
+
+
 def test_images_may_be_a_link_to_a_folder_and_are_checked_there(out: Path, tmp_path: Path) -> None:
     (out / "images").rename(tmp_path / "elsewhere")
     (out / "images").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
