@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.metadata import entry_points
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from phiv_converters.flags import SplitFlags
 from phiv_converters.folder.options import FolderOptions
 from phiv_converters.own_jsonl.options import JsonlOptions
 from phiv_converters.table.options import TableOptions
-from phiv_converters.val_split import Shares, val_limit
+from phiv_converters.val_split import RowGroups, Shares, val_limit
 from phiv_data.utils.groups import JoinedGroups, group_position
 from phiv_schemas import UsageError
 
@@ -68,6 +69,16 @@ def test_rows_are_in_one_group_exactly_where_a_chain_of_shared_things_joins_them
         sets = [set().union(*(other for other in sets if one & other)) for one in sets]
     for row, found in zip(rows, sets, strict=True):
         assert groups.name(row[0]) == shuffled.name(row[-1]) == min(found)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=3), max_size=8), st.integers(0, 2))
+def test_the_position_of_a_row_is_that_of_its_groups_name(rows: list[list[str]], seed: int) -> None:
+    shares, groups, joined = Shares(0.5, seed=seed), JoinedGroups[str](), RowGroups(Shares(0.5, seed=seed))
+    for row in rows:
+        groups.join(row) if row else None
+        joined.add(row)
+    for row, position in zip(rows, joined.positions(), strict=True):
+        assert position == shares.position(groups.name(row[0])) if row else isnan(position)
 
 
 # Val and test -----------------------------------------------------------------------------------------------------

@@ -45,10 +45,10 @@ from phiv_converters.chat_json.files import (
     row_key,
 )
 from phiv_converters.chat_json.images import RowImages
-from phiv_converters.chat_json.listing import ChatRows, IgnoredContent, RowGroups
+from phiv_converters.chat_json.listing import ChatRows, IgnoredContent, shared_names
 from phiv_converters.chat_json.options import ChatJsonOptions, SharegptOptions
 from phiv_converters.clips import JPEG_QUALITY, sampling_of
-from phiv_converters.val_split import NO_SHARES, Shares, val_warning
+from phiv_converters.val_split import NO_SHARES, RowGroups, Shares, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.export.record import read_export
 from phiv_data.formats import FORMATS, ParsedRow, sharegpt
@@ -145,7 +145,8 @@ class ChatJson(Converter):
     def inputs(self) -> Inputs:
         """Every row in the order of splits and files, also those that cannot be used: they are rejected."""
         rows, ignored, codes = ChatRows(self.files), IgnoredContent(self.flags.keep_ids), Counter[str]()
-        groups, shares = RowGroups(), self.shares
+        shares = self.shares
+        groups = RowGroups(shares)
         root = (self.flags.source if self.flags.source.is_dir() else self.flags.source.parent).resolve()
         first: RejectInput | None = None
         rank = {split: i for i, split in enumerate(self.splits)}
@@ -166,13 +167,14 @@ class ChatJson(Converter):
                     first = first or reject
                 rows.add(i, row, images)
                 if shares.splits_made():
-                    groups.add(rows.digest(len(rows) - 1), refs)
+                    groups.add(shared_names(rows.digest(len(rows) - 1), refs))
         if first and len(rows) == codes["bad-row"]:
             raise self._no_rows(first)
         warnings = (*describe_splits(self.files), *ignored.warnings(self.name))
         if not shares.splits_made():
             return Inputs(rows.items(), warnings=warnings)
-        splits = groups.choose(shares)
+        positions = groups.positions()
+        splits = list(map(shares.limits(positions).split_of, positions))
         warnings += (val_warning(splits, "groups of rows with an image in common"),)
         return Inputs(rows.items(splits), warnings=warnings)
 

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from phiv_converters.base import DIGEST_BYTES, row_digest
 from phiv_converters.chat_json.files import ChatFile, row_key
-from phiv_converters.val_split import Shares
 from phiv_data.convert.base import Item
 from phiv_data.formats import ParsedRow
 from phiv_data.formats.text import MARKER, media_markers
 from phiv_data.sources.json_stream import JsonRow
 from phiv_data.storage.record_errors import truncated_repr
-from phiv_data.utils.groups import JoinedGroups
 
 MAX_KINDS = 20
 
@@ -77,27 +75,13 @@ class ChatRows:
             start = end
 
 
-@dataclass(slots=True)
-class RowGroups:
-    """Rows with an image in common, or in a chain of such rows: the groups that val and test are made of."""
-
-    joined: JoinedGroups[str] = field(default_factory=JoinedGroups)
-    names: list[str] = field(default_factory=list)
-
-    def add(self, digest: bytes, refs: Iterable[str]) -> None:
-        """Add the next row: its images' files, and images in the row; one without any is known by its digest."""
-        names = [
-            ref if len(ref) < 256 else hashlib.sha256(ref.encode("utf-8", "surrogatepass")).hexdigest()
-            for ref in dict.fromkeys(refs)
-        ]
-        self.names.append(names[0] if names else digest.hex())
-        if len(names) > 1:
-            self.joined.join(names)
-
-    def choose(self, shares: Shares) -> list[str]:
-        """The split of each row."""
-        positions = array("d", (shares.position(self.joined.name(name)) for name in self.names))
-        return list(map(shares.limits(positions).split_of, positions))
+def shared_names(digest: bytes, refs: Iterable[str]) -> list[str]:
+    """What a row has in common with others: its images' files, and images in the row; without any its digest."""
+    names = [
+        ref if len(ref) < 256 else hashlib.sha256(ref.encode("utf-8", "surrogatepass")).hexdigest()
+        for ref in dict.fromkeys(refs)
+    ]
+    return names or [digest.hex()]
 
 
 @dataclass(slots=True)

@@ -29,7 +29,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
-from math import nan
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,14 +37,13 @@ from phiv_converters.examples import Example, ImageRef, example_draft, image_fil
 from phiv_converters.table.columns import Columns, answer_list, fill_prompt, guess_columns, image_refs, is_image_name
 from phiv_converters.table.files import Row, RowFile, find_row_files, is_metadata, read
 from phiv_converters.table.options import TableOptions
-from phiv_converters.val_split import SplitLimits, val_warning
+from phiv_converters.val_split import RowGroups, SplitLimits, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
 from phiv_data.formats.files import Root, shorten
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.sources.hf_tables import class_names, read_row
 from phiv_data.storage.sample import Draft
-from phiv_data.utils.groups import JoinedGroups
 from phiv_schemas.errors import SourceError, UsageError
 
 SAMPLE_ROWS, SAMPLE_TABLE_ROWS = 200, 20  # rows of a table may hold megabytes
@@ -265,7 +263,8 @@ class TableRows(Converter):
 
     def _positions(self) -> array[float]:
         """The positions in 0..1 of the rows of train, from which val is made; none where the source has a val."""
-        joined, names, shares = JoinedGroups[str](), list[str](), self.flags.shares
+        shares = self.flags.shares
+        groups = RowGroups(shares)
         shares.check_source(file.split for file in self.files)
         if not shares.splits_made() or any(file.split == "val" for file in self.files):
             return array("d")
@@ -274,11 +273,8 @@ class TableRows(Converter):
             if split == "val":
                 return array("d")
             if split == "train":
-                shared = self._shared(row, self.files[index])
-                names.append(shared[0] if shared else "")
-                if len(shared) > 1:
-                    joined.join(shared)
-        return array("d", (shares.position(joined.name(name)) if name else nan for name in names))
+                groups.add(self._shared(row, self.files[index]))
+        return groups.positions()
 
     def _shared(self, row: Row, file: RowFile) -> list[str]:
         """What keeps a row together with others: its value of --group, or its images; nothing of a rejected one."""
