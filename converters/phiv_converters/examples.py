@@ -7,15 +7,18 @@ An image is a path (looked for below the roots), an encoded image, or a `data:` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from phiv_converters.chat_json.files import find_image
+from phiv_converters.base import file_stamp
+from phiv_converters.chat_json.files import find_clip, find_image
+from phiv_converters.clips import JPEG_QUALITY, clip_images
 from phiv_data.formats.files import Root, is_absolute, is_data_uri, locate_image, shorten, strip_folders
 from phiv_data.media.reject import RejectInput
+from phiv_data.media.video import CheckVideo, Sampling
 from phiv_data.sources.image_index import checked_image
 from phiv_data.storage.record_errors import truncated_repr
 from phiv_data.storage.sample import Draft, EncodedImage
@@ -57,12 +60,18 @@ def leads_out(ref: ImageRef) -> bool:
     return is_absolute(path) or ".." in path.split("/")
 
 
-def example_draft(example: Example, split: str, where: str, roots: Sequence[Root]) -> Draft:
-    """One turn about the example's images. RejectInput where one of them cannot be used, or there is no question."""
+def example_draft(example: Example, split: str, where: str, roots: Sequence[Root], clips: Clips | None = None) -> Draft:
+    """One turn about the example's images, and the frames of those references that `clips` takes for clips.
+
+    RejectInput where one of them cannot be used, or there is no question.
+    """
     if not example.question.strip():
         raise RejectInput(where, "bad-row", "the question is empty")
-    images = []
+    images = list[EncodedImage]()
     for ref in example.images:
+        if clips is not None and isinstance(ref, str) and clips.takes(ref):
+            images += _frames(ref, split, where, roots, clips)
+            continue
         name, data = find_image(ref, roots, 0, where)
         try:
             images.append(_checked(f"{split}/{name}", data, name))
@@ -85,6 +94,30 @@ def example_draft(example: Example, split: str, where: str, roots: Sequence[Root
                 where, "bad-row", f"its id {truncated_repr(example.id)} cannot be kept: {error}"
             ) from error
     return Draft((turn,), tuple(images), id=example.id)
+
+
+class Clips(NamedTuple):
+    """Which references are to clips, and how these are read."""
+
+    takes: Callable[[str], bool]
+    sampling: Sampling
+    check: CheckVideo
+
+
+def _frames(ref: str, split: str, where: str, roots: Sequence[Root], clips: Clips) -> tuple[EncodedImage, ...]:
+    """The frames of a clip, named by its path. RejectInput, at the row, where it cannot be used."""
+    path, name = find_clip(ref, roots, 0, where)
+    try:
+        return _read_clip(path, file_stamp(path), f"{split}/{name}", name, clips.sampling, clips.check)
+    except RejectInput as reject:
+        raise RejectInput(where, reject.code, f"video {shorten(ref)!r}: {reject.reason}") from reject
+
+
+@lru_cache(maxsize=2)  # rows that ask about one clip are next to each other
+def _read_clip(
+    path: Path, stamp: tuple[int, ...] | None, stem: str, name: str, sampling: Sampling, check: CheckVideo
+) -> tuple[EncodedImage, ...]:
+    return clip_images(path, stem, name, sampling, JPEG_QUALITY, check=check)
 
 
 @lru_cache(maxsize=8)  # rows that ask about one image are next to each other

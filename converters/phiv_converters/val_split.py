@@ -73,7 +73,7 @@ NO_SHARES = Shares(0.0)
 class RowGroups:
     """Groups of rows with something in common (an image), be it over other rows: `add` each row, then `positions`.
 
-    Eight bytes a row, and about 200 for each thing of a row that has several. Names of one position are on one side anyway.
+    Eight bytes a row, and about 200 for each thing of a row that has several. Things of one position are on one side.
     """
 
     shares: Shares

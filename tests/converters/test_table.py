@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from media_tools import numbered_clip
 from PIL import Image
 
 from phiv_converters.table.columns import answer_list, guess_columns, image_refs
@@ -25,8 +27,10 @@ from phiv_converters.table.options import TableOptions
 from phiv_data.convert.base import Inputs
 from phiv_data.convert.engine import convert
 from phiv_data.media.reject import RejectInput
+from phiv_data.storage.jsonl import read_jsonl
 from phiv_data.storage.sample import Draft
 from phiv_data.testing import Case, Check, conformance_checks
+from phiv_data.validation import validate
 from phiv_schemas import SourceError, UsageError
 
 ROWS = [
@@ -362,6 +366,65 @@ def test_a_file_that_is_no_such_table_is_one_line(name: str, data: bytes, said: 
     (tmp_path / name).write_bytes(data)
     with pytest.raises(SourceError, match=said):
         drafts(TableOptions(tmp_path / name), tmp_path / "w")
+
+
+# Clips ------------------------------------------------------------------------------------------------------------
+
+
+def with_clips(folder: Path, count: int = 3) -> Path:
+    for i in range(count):
+        (folder / "clips").mkdir(parents=True, exist_ok=True)
+        numbered_clip(folder / f"clips/{i}.mp4", 11 + i)
+    return folder
+
+
+def test_paths_of_clips_become_frames(tmp_path: Path) -> None:
+    with_clips(tmp_path)
+    rows = [{"video": f"clips/{i}.mp4", "question": f"What is in {i}?", "answer": "a jump"} for i in (0, 1, 1)]
+    write_csv(tmp_path / "t.csv", rows)
+    options = TableOptions(tmp_path / "t.csv", num_frames=3, val_fraction=0)
+    outcome = convert(options, tmp_path / "out", num_workers=0)
+    assert outcome.manifest.accounting.written == 3
+    turn = next(read_jsonl(tmp_path / "out/t_train.jsonl")).turns[0]
+    assert turn.images == tuple(f"train/clips/0.mp4.{k}.jpg" for k in range(3))
+    assert outcome.manifest.options.items() >= {"num_frames": 3, "fps": None, "check_video": "used"}.items()
+    report = validate(tmp_path / "out", source=tmp_path)
+    assert [str(issue) for issue in report.issues if issue.code.startswith("PV31")] == []
+
+
+def test_clips_and_images_are_read_together_in_the_order_of_the_cells(tmp_path: Path) -> None:
+    with_images(with_clips(tmp_path))
+    write_csv(tmp_path / "t.csv", [{"media": "clips/0.mp4; photos/0.png;clips/1.mp4", "label": "jump"}])
+    ((_, draft),) = drafts(TableOptions(tmp_path / "t.csv", fps=5.0, val_fraction=0), tmp_path / "w")
+    frames = [image.meta.frame_index for image in draft.images]
+    assert frames == [0, 5, 10, None, 0, 5, 10]
+    assert draft.turns[0].user == "Classify the video into one of the following classes: jump."
+
+
+def test_a_list_of_clips_in_a_column_videos_is_no_dialogue(tmp_path: Path) -> None:
+    with_clips(tmp_path)
+    (tmp_path / "t.json").write_text(json.dumps([{"videos": ["clips/0.mp4"], "question": "?", "answer": "a"}]))
+    ((_, draft),) = drafts(TableOptions(tmp_path / "t.json", num_frames=2, val_fraction=0), tmp_path / "w")
+    assert len(draft.images) == 2
+
+
+def test_clips_that_cannot_be_used_are_rejects_that_name_the_way(tmp_path: Path) -> None:
+    with_images(with_clips(tmp_path, 1))
+    (tmp_path / "clips/cut.mp4").write_bytes((tmp_path / "clips/0.mp4").read_bytes()[:300])
+    write_csv(tmp_path / "t.csv", [{"clip": f"clips/{name}", "answer": "a"} for name in ("0.mp4", "cut.mp4", "no.mp4")])
+    convert(TableOptions(tmp_path / "t.csv", val_fraction=0), tmp_path / "out", num_workers=0)
+    cut, gone = map(json.loads, (tmp_path / "out/rejects.jsonl").read_text().splitlines())
+    assert "video 'clips/cut.mp4': " in cut["reason"]
+    assert (gone["code"], "is no file in the source" in gone["reason"]) == ("unsupported-media", True)
+    late = [{"image": "photos/0.png", "answer": "a"}] * 201 + [{"image": "clips/0.mp4", "answer": "a"}]
+    write_csv(tmp_path / "late.csv", late)
+    options = TableOptions(tmp_path / "late.csv", val_fraction=0)
+    outcome = convert(options, tmp_path / "out2", num_workers=0)
+    assert outcome.manifest.accounting.rejected == {"unsupported-media": 1}
+    assert "Pass --num_frames to read videos" in (tmp_path / "out2/rejects.jsonl").read_text()
+    outcome = convert(replace(options, num_frames=8), tmp_path / "out3", num_workers=0)
+    assert (outcome.manifest.accounting.written, outcome.manifest.accounting.rejected) == (202, {})
+    assert any("--num_frames and --fps change nothing" in warning for warning in outcome.warnings)
 
 
 def test_a_later_table_with_a_column_of_its_own_is_no_silent_loss(tmp_path: Path) -> None:

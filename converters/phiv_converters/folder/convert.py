@@ -49,7 +49,8 @@ def open_folder(flags: FolderOptions, work_dir: Path) -> Converter:
         raise SourceError("--source", f"no such folder {str(flags.source)!r}", "Check the path")
     refuse_exports(flags.source)
     if not flags.labels and any(is_metadata(file.name) for _, files in walk(flags.source) for file in files):
-        table = TableOptions(flags.source, question=flags.question, name=flags.name, **flags.shares.flags())
+        frames: dict[str, Any] = {name: getattr(flags, name) for name in ("num_frames", "fps", "check_video")}
+        table = TableOptions(flags.source, question=flags.question, name=flags.name, **frames, **flags.shares.flags())
         rows = open_table(table, work_dir)
         unlisted = sorted({*list_media(flags.source)[0]} - set(rows.named_files()))
         warning = (count_names("files that the metadata do not name are left alone", unlisted),) if unlisted else ()

@@ -17,7 +17,7 @@ from typing import Any
 from phiv_converters.examples import ImageRef, text_of_cell
 from phiv_converters.table.options import TableOptions
 from phiv_data.formats.files import is_data_uri
-from phiv_data.formats.recognise import IMAGE_SUFFIXES
+from phiv_data.formats.recognise import CLIP_SUFFIXES, IMAGE_SUFFIXES
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.record_errors import truncated_repr
 from phiv_schemas.errors import SourceError, UsageError
@@ -40,7 +40,7 @@ _PLACE = re.compile(r"\{([^{}]+)\}")
 class Columns:
     """The columns that are read. `prompt` is the question of every row where no column holds it; {NAME} is a cell.
 
-    `classes` is what {classes} in it becomes.
+    `classes` is what {classes} in it becomes; `has_clips`: image columns may hold paths of clips.
     """
 
     image: tuple[str, ...]
@@ -52,6 +52,7 @@ class Columns:
     id: str | None = None
     split: str | None = None
     group: str | None = None
+    has_clips: bool = False
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ def guess_columns(flags: TableOptions, names: Sequence[str], rows: Sequence[Mapp
             if name is not None and name not in names:
                 raise UsageError(f"--{flag}", f"no column {name!r}", f"The table has: {', '.join(names)}")
     for name in names:
-        if name.lower() in DIALOGUES and any(isinstance(row.get(name), list | dict) for row in rows):
+        if name.lower() in DIALOGUES and any(_may_be_dialogue(row.get(name)) for row in rows):
             command = {"texts": "cauldron", "conversations": "llava", "messages": "trl"}.get(name.lower())
             hint = f"Use phiv-convert {command}" if command else "phiv-convert reads no such rows"
             raise SourceError(f"column {name}", "holds conversations, or more than images", hint)
@@ -92,18 +93,20 @@ def guess_columns(flags: TableOptions, names: Sequence[str], rows: Sequence[Mapp
         raise SourceError("--image", what, "Name the column with --image")
     free = [name for name in names if name not in image]
     question, prompt = _question(flags, free)
+    has_clips = any(is_clip_name(ref) for ref in text_refs(image, rows))
+    classes, describe = (text.replace("image", "video") if has_clips else text for text in (CLASSES, DESCRIBE))
     free = [name for name in free if name != question]
     answers = flags.answers or _named(free, ANSWERS, "--answers")
     free = [name for name in free if name != answers]
-    answer, default = flags.answer, prompt or DESCRIBE
+    answer, default = flags.answer, prompt or describe
     if answer is None:
         answer = _named(free, ANSWER, "--answer")
     if answer is None and answers is None:
         answer = _named(free, LABELS, "--answer")
-        default = prompt or (CLASSES if answer else DESCRIBE)
+        default = prompt or (classes if answer else describe)
         answer = answer or _named(free, CAPTIONS, "--answer")
     elif answer is not None and _plain(answer) in LABELS:
-        default = prompt or CLASSES
+        default = prompt or classes
     unread = [name for name in free if name not in (answer, flags.id, flags.split, flags.group)]
     lacking = [] if question or prompt else ["question"]
     for usual in lacking + ([] if answer or answers else ["answer"]):
@@ -113,6 +116,7 @@ def guess_columns(flags: TableOptions, names: Sequence[str], rows: Sequence[Mapp
     return Columns(
         tuple(image), question, "" if question else default, "", answer, answers, flags.id,
         flags.split or next((name for name in free if _plain(name) == "split"), None), flags.group,
+        has_clips or flags.num_frames is not None or flags.fps is not None,
     )  # fmt: skip
 
 
@@ -159,7 +163,7 @@ def _refs_of_text(text: str, where: str) -> Iterator[ImageRef]:
     for separator in _SEPARATORS:
         parts = [part.strip() for part in text.split(separator)]
         parts = parts if parts[-1] else parts[:-1]
-        if len(parts) > 1 and all(is_image_name(part) for part in parts):
+        if len(parts) > 1 and all(map(_is_media_name, parts)):
             yield from parts
             return
     yield text
@@ -174,7 +178,7 @@ def _image_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> l
         for cell in cells:
             with suppress(RejectInput):
                 refs = list(image_refs(cell, ""))
-                shown += bool(refs) and all(isinstance(r, bytes) or is_data_uri(r) or is_image_name(r) for r in refs)
+                shown += bool(refs) and all(isinstance(r, bytes) or is_data_uri(r) or _is_media_name(r) for r in refs)
         if cells and shown >= 0.9 * len(cells):
             found.append(name)
     if found:
@@ -182,9 +186,36 @@ def _image_columns(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> l
     return [name for name in names if re.fullmatch(r"(images?|img|file_name|image_path|image_file)", _plain(name))][:1]
 
 
+def text_refs(image: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What the cells of image columns name."""
+    for row in rows:
+        with suppress(RejectInput):
+            yield from (ref for name in image for ref in image_refs(row.get(name), "") if isinstance(ref, str))
+
+
+def _may_be_dialogue(cell: Any) -> bool:
+    """True for an object or a list, but not of names of clips alone."""
+    if isinstance(cell, list) and cell and all(isinstance(one, str) and is_clip_name(one) for one in cell):
+        return False
+    return isinstance(cell, list | dict)
+
+
 def is_image_name(text: str) -> bool:
     """True for a name with the suffix of an image."""
-    return len(text) < 4096 and "\n" not in text and text.lower().rpartition(".")[2] in IMAGE_SUFFIXES and "." in text
+    return _has_suffix(text, IMAGE_SUFFIXES)
+
+
+def is_clip_name(text: str) -> bool:
+    """True for a name with the suffix of a video."""
+    return _has_suffix(text, CLIP_SUFFIXES)
+
+
+def _is_media_name(text: str) -> bool:
+    return is_image_name(text) or is_clip_name(text)
+
+
+def _has_suffix(text: str, suffixes: Sequence[str]) -> bool:
+    return len(text) < 4096 and "\n" not in text and text.lower().rpartition(".")[2] in suffixes and "." in text
 
 
 def _question(flags: TableOptions, names: Sequence[str]) -> tuple[str | None, str]:

@@ -33,14 +33,25 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from phiv_converters.base import refuse_exports, row_digest
-from phiv_converters.examples import Example, ImageRef, example_draft, image_files, leads_out, text_of_cell
-from phiv_converters.table.columns import Columns, answer_list, fill_prompt, guess_columns, image_refs, is_image_name
+from phiv_converters.clips import JPEG_QUALITY, sampling_of
+from phiv_converters.examples import Clips, Example, ImageRef, example_draft, image_files, leads_out, text_of_cell
+from phiv_converters.table.columns import (
+    Columns,
+    answer_list,
+    fill_prompt,
+    guess_columns,
+    image_refs,
+    is_clip_name,
+    is_image_name,
+    text_refs,
+)
 from phiv_converters.table.files import Row, RowFile, find_row_files, is_metadata, read
 from phiv_converters.table.options import TableOptions
 from phiv_converters.val_split import RowGroups, SplitLimits, val_warning
 from phiv_data.convert.base import Converter, Inputs, Item
-from phiv_data.formats.files import Root, shorten
+from phiv_data.formats.files import Root, is_data_uri, shorten
 from phiv_data.media.reject import RejectInput
+from phiv_data.media.video import library_versions
 from phiv_data.sources.hf_layout import standard_split
 from phiv_data.sources.hf_tables import class_names, read_row
 from phiv_data.storage.sample import Draft
@@ -56,7 +67,7 @@ def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
     files, unread = find_row_files(flags.source)
     columns: Columns | None = None
     every: dict[str, None] = {}
-    problem = ""
+    problem, names_clip = "", False
     labels, embedded = dict[str, dict[str, tuple[str, ...]]](), dict[str, tuple[str, ...]]()
     for file in files:
         sample = list(islice(read(file), SAMPLE_TABLE_ROWS if file.table else SAMPLE_ROWS))
@@ -66,11 +77,12 @@ def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
         every |= dict.fromkeys(names)
         if not rows and not file.table:
             continue
-        if any(map(is_image_name, names)):
+        if any(is_image_name(name) or is_clip_name(name) for name in names):
             raise SourceError(
                 f"{file.path}:1", "its first line is a row of data", "Its first line must name the columns"
             )
         columns = columns or guess_columns(flags, names, rows)
+        names_clip = names_clip or any(map(is_clip_name, text_refs(columns.image, rows)))
         if unread_role := _role_of_later(flags, columns, names, rows):
             what = f"has a column {unread_role!r}, which {files[0].name} lacks, so it would not be read"
             raise SourceError(str(file.path), what, "Pass tables of the same columns, or each alone")
@@ -86,6 +98,9 @@ def open_table(flags: TableOptions, work_dir: Path) -> TableRows:
     if flags.name is None:
         flags = replace(flags, name=re.sub(r"[^\w.-]+", "_", flags.source.absolute().stem).strip("_.-") or "table")
     warnings = []
+    columns = replace(columns, has_clips=columns.has_clips or names_clip)
+    if columns.has_clips and not names_clip:
+        warnings.append("--num_frames and --fps change nothing where no row names a clip: the first ones name none")
     if left := [name for name in every if name not in columns.names]:
         warnings.append(f"columns that are not read: {', '.join(left)[:300]}")
     if unread:
@@ -120,6 +135,10 @@ def _holds_bytes(cell: Any) -> bool:
     return any(isinstance(one.get("bytes") if isinstance(one, dict) else one, bytes) for one in cells)
 
 
+def _is_clip(ref: ImageRef) -> bool:
+    return isinstance(ref, str) and not is_data_uri(ref) and is_clip_name(ref)
+
+
 @dataclass(frozen=True)
 class TableRows(Converter):
     """Opened tables: lists their rows, and turns one with its images into a draft.
@@ -150,14 +169,20 @@ class TableRows(Converter):
     def options(self) -> dict[str, Any]:
         """Everything that affects the output."""
         columns = asdict(self.columns) | {"image": list(self.columns.image)}
+        frames: dict[str, Any] = {}
+        if columns.pop("has_clips"):
+            sampling = sampling_of(self.flags.num_frames, self.flags.fps)
+            frames = {"num_frames": sampling.num_frames, "fps": sampling.fps, "check_video": self.flags.check_video}
+            frames["jpeg_quality"] = JPEG_QUALITY
         names = ("question", "answer", "answers", "id", "split", "group", "name")
         own = {name: getattr(self.flags, name) for name in names} | {"image": list(self.flags.image)}
         files = {file.name: file.split for file in self.files}
-        return {"columns": columns, "files": files} | own | self.flags.split_options() | dict(self.more_options)
+        own |= self.flags.split_options() | frames
+        return {"columns": columns, "files": files} | own | dict(self.more_options)
 
     def versions(self) -> dict[str, str]:
-        """Images are copied, so only Pillow, which checks them, matters."""
-        return {"pillow": version("pillow")}
+        """Pillow, which checks images and writes frames; where there are clips also the decoder's."""
+        return {"pillow": version("pillow")} | (library_versions("pyav") if self.columns.has_clips else {})
 
     def find_classes(self) -> list[str]:
         """Every answer there is, sorted. SourceError where there are too many for a question to list."""
@@ -207,6 +232,9 @@ class TableRows(Converter):
         if (file.reader or is_metadata(file.path.name)) and (outside := next(filter(leads_out, refs), None)):
             what = f"{shorten(str(outside))!r} leads out of the folder of the images"
             raise RejectInput(item.key, "missing-image", f"{what}: write its path below it")
+        if not self.columns.has_clips and (clip := next(filter(_is_clip, refs), None)):
+            what = f"{shorten(str(clip))!r} is a video, and the first rows name none. Pass --num_frames to read videos"
+            raise RejectInput(item.key, "unsupported-media", what)
         if not refs:
             raise RejectInput(item.key, "missing-image", f"its {' and '.join(self.columns.image)} is empty")
         answer, answers = self._answers(values, file, item.key)
@@ -215,9 +243,9 @@ class TableRows(Converter):
         row_id = text(self.columns.id) if self.columns.id else None
         if self.columns.id and row_id is None:
             raise RejectInput(item.key, "bad-row", f"its {self.columns.id!r}, the id to keep, is empty")
-        return example_draft(
-            Example(refs, question or "", answer, answers, row_id), item.split, item.key, self._roots(file)
-        )
+        example = Example(refs, question or "", answer, answers, row_id)
+        clips = Clips(_is_clip, sampling_of(self.flags.num_frames, self.flags.fps), self.flags.check_video)
+        return example_draft(example, item.split, item.key, self._roots(file), clips)
 
     def named_files(self) -> Iterator[str]:
         """The files that the rows name as their images, below the source; those in the tables themselves left out."""
