@@ -51,6 +51,7 @@ def broken(demo: Path, tmp_path: Path, change: str) -> Path:
         ("", "--eval --eval_split dev", "makes a val of its rows", 2),
         ("", "--eval --eval_data_dir nowhere", "nowhere: ", 2),
         ("empty", "--eval --eval_split test", "the split 'test' of --eval_split has no rows (found: train of ", 2),
+        ("empty", "--eval --eval_split test", "or --no_eval; phiv-split ", 2),
         ("", "--max_length 60", "over max_length 60", 1),
         ("", "--model_name_or_path nowhere/at/all", "no such folder, and not a hub id", 2),
         ("", "--family tinny", "--family: no family 'tinny'", 2),
