@@ -92,8 +92,8 @@ def split_dataset(
         if old and not overwrite:
             what = "has another split, of other data or other options"
             raise UsageError("--out_dir", f"{str(out)!r} {what}", "Pass --overwrite to replace it, or another folder")
-        is_grown = old is not None and how.items() <= old.options[_OPTION].items()
-        kept = _kept_sides(data, manifest, out, old) if old and is_grown else {}
+        is_kept = old and how.items() <= old.options[_OPTION].items()
+        kept = _kept_sides(data, manifest, out, old) if old and is_kept else {}
         with atomic_folder(out, replace=old is not None) as new, must_stay(data):
             sides, linked = _choose_sides(data, manifest, shares, seed, kept, num_workers, on_rows)
             source = manifest.source.split(_SOURCE)[0] + _SOURCE

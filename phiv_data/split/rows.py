@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from phiv_data.storage.jsonl import read_range
@@ -45,11 +45,6 @@ def row_keys(data: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
     hashes = dict(read_checksums(data / manifest.image_hashes.path))
     for split in manifest.splits:
         for record in read_split(data, split):
-            yield split.name, _row_key(record, hashes)
-
-
-def _row_key(record: Conversation, hashes: Mapping[str, str]) -> bytes:
-    images = tuple(ImageFacts(sha256=bytes.fromhex(hashes.get(path, ""))) for path in record.image_paths)
-    for key, _, _ in RECORDS.keys(RowContext("", 0, "", record, images)):
-        return key
-    return digest(repr(values_of(record)[1:]))
+            images = tuple(ImageFacts(sha256=bytes.fromhex(hashes.get(path, ""))) for path in record.image_paths)
+            keys = [key for key, _, _ in RECORDS.keys(RowContext("", 0, "", record, images))]
+            yield split.name, keys[0] if keys else digest(repr(values_of(record)[1:]))

@@ -16,7 +16,7 @@ from phiv_data.storage.sample import Sample
 from phiv_data.storage.shards import plan_shards, shard_name, to_sample, write_shard
 from phiv_data.utils.atomic import atomic_write
 from phiv_data.validation.inputs.checksums import read_checksums
-from phiv_schemas import Conversation, Manifest, ShardInfo, SplitInfo
+from phiv_schemas import Conversation, Manifest, SplitInfo
 
 OnRows = Callable[[int], object]
 
@@ -64,18 +64,13 @@ def _write_split(
                 size = jsonl.write(line.rstrip(b"\n") + b"\n")
                 sizes.append(size + (image_bytes[row] if image_bytes else 0))
                 used.update(record.image_paths)
-    shards = list(_write_shards(dataset, out, name, chosen, sizes)) if image_bytes else []
-    info = file_info(jsonl_name, jsonl)
-    return SplitInfo(name=name, rows=len(sizes), num_images=len(used) - before, jsonl=info, shards=shards)
-
-
-def _write_shards(
-    dataset: ExportedDataset, out: Path, name: str, chosen: Sequence[bool], sizes: Sequence[int]
-) -> Iterator[ShardInfo]:
-    samples, ranges = _chosen_samples(dataset, chosen), plan_shards(sizes)
+    samples, ranges = _chosen_samples(dataset, chosen), plan_shards(sizes) if image_bytes else []
+    shards = []
     for number, rows in enumerate(ranges):
         path = out / "arrow" / name / shard_name(number, len(ranges))
-        yield write_shard(path, islice(samples, len(rows)), root=out)
+        shards.append(write_shard(path, islice(samples, len(rows)), root=out))
+    info = file_info(jsonl_name, jsonl)
+    return SplitInfo(name=name, rows=len(sizes), num_images=len(used) - before, jsonl=info, shards=shards)
 
 
 def _lines(dataset: ExportedDataset) -> Iterator[tuple[bytes, Conversation]]:

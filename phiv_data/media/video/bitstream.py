@@ -20,7 +20,10 @@ class Doubt(Exception):
 
 
 def packet_reader(codec: str, extradata: bytes) -> BeginsGroup:
-    """The reader for the packets of a stream in their order. Doubt for a codec or a form of it that is not known."""
+    """The reader for the packets of a stream in their order. Doubt for a codec or a form of it that is not known.
+
+    Bytes that end too early are a doubt too, of the header here and of a packet when it is read.
+    """
     readers: dict[str, Callable[[bytes], BeginsGroup]] = {
         "h264": _h264_reader,
         "hevc": _hevc_reader,
@@ -31,23 +34,18 @@ def packet_reader(codec: str, extradata: bytes) -> BeginsGroup:
     }
     if codec not in readers:
         raise Doubt(f"the codec {codec}")
-    return _careful(lambda: readers[codec](extradata))
-
-
-def _careful(make: Callable[[], BeginsGroup]) -> BeginsGroup:
-    """The reader, for which bytes that end too early are a doubt."""
     try:
-        reader = make()
+        reader = readers[codec](extradata)
     except IndexError as error:
         raise Doubt("a header that ends early") from error
 
-    def read(packet: bytes) -> bool:
+    def begins_group(packet: bytes) -> bool:
         try:
             return reader(packet)
         except IndexError as error:
             raise Doubt("a packet that ends early") from error
 
-    return read
+    return begins_group
 
 
 class _Bits:

@@ -113,16 +113,6 @@ def _sample_groups(file: BinaryIO, where: str, sampling: Sampling) -> tuple[Vide
     return info, frames
 
 
-def _find_frames(file: BinaryIO, where: str, indices: Collection[int]) -> list[VideoFrame] | None:
-    """The frames of these numbers, from their groups; None where that is not certain."""
-    with suppress(Doubt):
-        with _container(file, where) as (container, stream):
-            packets = list_packets(container, stream)
-        found = _frames_of_groups(file, where, packets, sorted({*indices} & {*range(len(packets.pts))}))
-        return [found[index] for index in sorted(found)]
-    return None
-
-
 def _frames_of_groups(file: BinaryIO, where: str, packets: Packets, wanted: Collection[int]) -> dict[int, VideoFrame]:
     """The wanted frames by their numbers. Doubt where what decodes is not what the packets promise."""
     shown = packets.shown
@@ -183,9 +173,13 @@ def frames_at(source: Source, indices: Collection[int], groups_only: bool) -> It
     with _open_source(source) as (file, where):
         complain = _Complaints(where, salvage=True)
         _check_bytes(file, complain)
-        if groups_only and (found := _find_frames(file, where, indices)) is not None:
-            yield from found
-            return
+        with suppress(Doubt):
+            if groups_only:
+                with _container(file, where) as (container, stream):
+                    packets = list_packets(container, stream)
+                found = _frames_of_groups(file, where, packets, sorted({*indices} & {*range(len(packets.pts))}))
+                yield from (found[index] for index in sorted(found))
+                return
         with _container(file, where) as (container, stream):
             numbered = _frames(container, stream, indices, complain, stop=max(indices, default=-1) + 1)
             yield from (frame for _, frame in numbered if frame is not None)
