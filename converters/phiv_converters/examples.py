@@ -74,7 +74,7 @@ def example_draft(example: Example, split: str, where: str, roots: Sequence[Root
             continue
         name, data = find_image(ref, roots, 0, where)
         try:
-            images.append(_checked(f"{split}/{name}", data, name))
+            images.append(_check_image(f"{split}/{name}", data, name))
         except RejectInput as reject:
             shown = repr(shorten(ref)) if isinstance(ref, str) else "of bytes"
             raise RejectInput(where, reject.code, f"image {shown}: {reject.reason}") from reject
@@ -121,7 +121,7 @@ def _read_clip(
 
 
 @lru_cache(maxsize=8)  # rows that ask about one image are next to each other
-def _checked(path: str, data: bytes, name: str) -> EncodedImage:
+def _check_image(path: str, data: bytes, name: str) -> EncodedImage:
     return checked_image(path, data, path, source=name)
 
 

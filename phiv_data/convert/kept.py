@@ -16,6 +16,7 @@ import hashlib
 import pickle
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,8 @@ def write_index(workspace: Workspace, plan: ConversionPlan, basis: str) -> None:
 
 def find_kept(workspace: Workspace, plan: ConversionPlan, basis: str) -> KeptRows | str:
     """What the finished output has of the plan's inputs, or why nothing of it can be taken: it ..."""
+    import numpy as np
+
     try:
         index = KeptIndex.model_validate_json(read_report(workspace.kept / INDEX))
         if sha256_file(workspace.kept / DIGESTS) != index.digests_sha256:
@@ -103,16 +106,10 @@ def find_kept(workspace: Workspace, plan: ConversionPlan, basis: str) -> KeptRow
     if not basis or index.basis != basis:
         return MADE_OTHERWISE
     places = workspace.items / "kept"
-    _write_places(places, _load_digests(workspace, index, has_contents), plan, has_contents)
+    start = index.num_inputs * DIGEST_BYTES if has_contents else 0  # of the column that is asked for
+    old = np.fromfile(workspace.kept / DIGESTS, f"S{DIGEST_BYTES}", index.num_inputs, offset=start)
+    _write_places(places, old, plan, has_contents)
     return KeptRows(workspace.kept, workspace.out_dir / "images", tuple(index.first), places)
-
-
-def _load_digests(workspace: Workspace, index: KeptIndex, has_contents: bool) -> npt.NDArray[np.bytes_]:
-    """The digests of an output's inputs, of the column that is asked for: [inputs]."""
-    import numpy as np
-
-    start = index.num_inputs * DIGEST_BYTES if has_contents else 0
-    return np.fromfile(workspace.kept / DIGESTS, f"S{DIGEST_BYTES}", index.num_inputs, offset=start)
 
 
 def _write_places(file: Path, old: npt.NDArray[np.bytes_], plan: ConversionPlan, has_contents: bool) -> None:
@@ -139,15 +136,9 @@ def kept_rows(kept: KeptRows, task: ConversionTask) -> Iterator[tuple[int, Writt
             continue
         number = bisect_right(kept.first, place) - 1
         if number not in reports:
-            reports[number] = _results(kept.reports / report_name(number))
+            reports[number] = {}
+            with suppress(OSError, ValueError):  # nothing where the report of that task is damaged
+                report = TaskReport.model_validate_json(read_report(kept.reports / report_name(number)))
+                reports[number] = dict.fromkeys(report.unlabeled) | {row.input: row for row in report.rows}
         if place in reports[number]:
             yield index, reports[number][place]
-
-
-def _results(path: Path) -> dict[int, WrittenRow | None]:
-    """What became of the inputs of an earlier task by their numbers; nothing where its report is damaged."""
-    try:
-        report = TaskReport.model_validate_json(read_report(path))
-    except (OSError, ValueError):
-        return {}
-    return dict.fromkeys(report.unlabeled) | {row.input: row for row in report.rows}

@@ -78,14 +78,14 @@ def front_matter(
     paths = [(names[split.name], data_files[split.name]) for split in dataset.splits if split.rows]
     configs = ["configs:", "- config_name: default", "  data_files:"] if paths else []
     for name, path in paths:
-        configs += [f"  - split: {quoted(name)}", f"    path: {quoted(path)}"]
+        configs += [f"  - split: {quote_yaml(name)}", f"    path: {quote_yaml(path)}"]
     return [
         "---",
-        f"pretty_name: {quoted(dataset.manifest.name)}",
-        f"license: {quoted(license)}",
+        f"pretty_name: {quote_yaml(dataset.manifest.name)}",
+        f"license: {quote_yaml(license)}",
         "task_categories: [image-text-to-text]",
         "tags: [phiv, vision-language, conversations]",
-        f"size_categories: [{quoted(size)}]",
+        f"size_categories: [{quote_yaml(size)}]",
         *configs,
         "dataset_info:",
         "  features:",
@@ -114,7 +114,7 @@ def features_yaml(features: Mapping[str, Any], indent: str = "") -> list[str]:
     """`datasets` features as a card's YAML lists them: `list: string`, `list: image`, nested columns below."""
     lines = []
     for name, kind in features.items():
-        lines.append(f"{indent}- name: {quoted(name)}")
+        lines.append(f"{indent}- name: {quote_yaml(name)}")
         inner = kind["feature"] if kind.get("_type") == "List" else None
         key, value = ("dtype", kind) if inner is None else ("list", inner)
         if "_type" in value:
@@ -124,7 +124,7 @@ def features_yaml(features: Mapping[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
-def quoted(text: str) -> str:
+def quote_yaml(text: str) -> str:
     """A YAML scalar; JSON strings are YAML."""
     return json.dumps(text, ensure_ascii=False)
 

@@ -44,7 +44,7 @@ def write_split(
     format, path = FORMATS[name], out / f"{split.name}.{layout}"
     is_array, rows = layout == "json", 0
     with atomic_write(path, durable=False) as file:
-        for sample in _samples(dataset, split) if is_array else _typed_early(format, dataset, split, report):
+        for sample in _samples(dataset, split) if is_array else _move_images_ahead(format, dataset, split, report):
             report.add_losses([LOSSES[code] for code in format.losses(sample.conversation)])
             report.add_losses(losses_of_media(sample))
             for image in sample.images:
@@ -80,7 +80,9 @@ def _samples(dataset: ExportedDataset, split: SplitInfo) -> Iterator[Sample]:
     return chain.from_iterable(dataset.samples(shard) for shard in split.shards)
 
 
-def _typed_early(format: Format, dataset: ExportedDataset, split: SplitInfo, report: ExportReport) -> Iterator[Sample]:
+def _move_images_ahead(
+    format: Format, dataset: ExportedDataset, split: SplitInfo, report: ExportReport
+) -> Iterator[Sample]:
     """The rows in order, but for the first one with images: it moves to the front where `datasets` would see it too
     late. ms-swift, TRL and LLaMA-Factory read jsonl with it, and an image is a wrong type to it after text rows alone.
     """

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from phiv_data.export.base import ExportReport, hub_splits
-from phiv_data.export.card import about, front_matter, quoted, write_text
+from phiv_data.export.card import about, front_matter, quote_yaml, write_text
 from phiv_data.export.croissant import croissant
 from phiv_data.export.parquet import parquet_name, write_parquet
 from phiv_schemas.errors import UsageError
@@ -97,7 +97,7 @@ def card(dataset: ExportedDataset, files: dict[str, list[FileInfo]], license: st
     sizes = {s.name: sum(shard.size_bytes for shard in s.shards) for s in splits}  # as Arrow, as `datasets` counts
     info = ["  splits:"] if splits else []
     for split in splits:
-        info += [f"  - name: {quoted(split.name)}", f"    num_bytes: {sizes[split.name]}"]
+        info += [f"  - name: {quote_yaml(split.name)}", f"    num_bytes: {sizes[split.name]}"]
         info += [f"    num_examples: {split.rows}"]
     info += [f"  download_size: {sum(info.size_bytes for infos in files.values() for info in infos)}"]
     info += [f"  dataset_size: {sum(sizes.values())}"]

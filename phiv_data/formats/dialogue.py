@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from phiv_data.formats.content import ReadText, image_refs, read_content, video_refs
 from phiv_data.formats.fields import Fields, ParsedRow, ParsedTurn, RejectRow, TurnPaths, is_empty, is_image_text
@@ -222,14 +222,14 @@ def _place(
     images: Sequence[Image], pieces: Sequence[Piece], fields: Fields, path: str, unmarked: str
 ) -> tuple[Piece, ...]:
     """The pieces of a message with the images that it names itself: at its places, or before its text."""
-    places = sum(isinstance(piece, Image) and piece.ref is None for piece in pieces)
+    places = sum(map(_is_place, pieces))
     if not places:
         return (*images, unmarked, *pieces)
     if places != len(images):
         what = f"{path} holds {len(images)} images for {places} places in the text"
         raise RejectRow(fields.where, "marker-mismatch", what, path)
     named = iter(images)
-    return tuple(next(named) if isinstance(piece, Image) and piece.ref is None else piece for piece in pieces)
+    return tuple(next(named) if _is_place(piece) else piece for piece in pieces)
 
 
 def unescape_markers(text: str) -> Iterator[Piece]:
@@ -244,8 +244,7 @@ def _add_missing_places(
 
     `lenient` is what ms-swift does: places that are missing are put before the first text, spare ones are text again.
     """
-    pieces = (piece for message in messages for piece in message.pieces or ())
-    count = sum(isinstance(piece, Image) and piece.ref is None for piece in pieces)
+    count = sum(_is_place(piece) for message in messages for piece in message.pieces or ())
     if count < num_images and messages and messages[0].role == "user":
         missing = [Image()] * (num_images - count)
         if count == 0 and unmarked is not None:
@@ -269,7 +268,7 @@ def place_videos(
     num_places = sum(_is_video_place(piece) for message in messages for piece in message.pieces or ())
     if videos and not has_images:
         turned = Image(text=VIDEO_MARKER, video=VideoPart())
-        messages = _replaced(messages, _is_image_place, lambda place: [place.text if num_places else turned])
+        messages = _replace_places(messages, _is_image_place, lambda place: [place.text if num_places else turned])
         num_places = sum(_is_video_place(piece) for message in messages for piece in message.pieces or ())
     missing = len(videos) - num_places
     user = next((i for i, message in enumerate(messages) if message.role == "user"), None)
@@ -283,10 +282,10 @@ def place_videos(
         )
         raise RejectRow(where, "marker-mismatch", f"{places} in the messages for {count}", hint=hint)
     left = iter(videos)
-    return _replaced(messages, _is_video_place, lambda place: next(([*video] for video in left), [place.text]))
+    return _replace_places(messages, _is_video_place, lambda place: next(([*video] for video in left), [place.text]))
 
 
-def _replaced(
+def _replace_places(
     messages: Sequence[Message], is_place: Callable[[Piece], bool], pieces_of: Callable[[Image], Sequence[Piece]]
 ) -> list[Message]:
     """The messages with other pieces at some places."""
@@ -299,12 +298,17 @@ def _replaced(
     return found
 
 
+def _is_place(piece: Piece) -> TypeGuard[Image]:
+    """True for a place that an image or video of a column is for, and that names none itself."""
+    return isinstance(piece, Image) and piece.ref is None
+
+
 def _is_video_place(piece: Piece) -> bool:
-    return isinstance(piece, Image) and piece.ref is None and piece.video is not None
+    return _is_place(piece) and piece.video is not None
 
 
 def _is_image_place(piece: Piece) -> bool:
-    return isinstance(piece, Image) and piece.ref is None and piece.video is None
+    return _is_place(piece) and piece.video is None
 
 
 def _way_out(messages: Sequence[Message]) -> str:
@@ -326,10 +330,9 @@ def _drop_spare_places(messages: list[Message], num_images: int) -> list[Message
     for message in messages:
         pieces: list[Piece] = []
         for piece in message.pieces or ():
-            is_place = isinstance(piece, Image) and piece.ref is None
-            is_kept = is_place and message.role == "user" and kept < num_images
+            is_kept = _is_place(piece) and message.role == "user" and kept < num_images
             kept += is_kept
-            pieces.append(piece.text if isinstance(piece, Image) and is_place and not is_kept else piece)
+            pieces.append(piece.text if _is_place(piece) and not is_kept else piece)
         found.append(replace(message, pieces=None if message.pieces is None else tuple(pieces)))
     return found
 

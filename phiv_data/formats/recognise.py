@@ -43,18 +43,14 @@ class Recognised(NamedTuple):
 
 def recognise(source: Path) -> Recognised | None:
     """The command that reads `source`; None where none is known to. Damaged files are for the command to report."""
-    if source.is_file():
-        return _of_file(source)
-    return _of_folder(source) if source.is_dir() else None
-
-
-def _of_file(path: Path) -> Recognised | None:
-    suffix = path.suffix.lower().removeprefix(".")
+    if source.is_dir():
+        return _of_folder(source)
+    suffix = source.suffix.lower().removeprefix(".") if source.is_file() else ""
     if suffix in _TABLES:
         return Recognised("table", f"a {suffix} table")
     if suffix in ("parquet", "arrow"):
-        return _of_tables(path)
-    return _of_json(path) if suffix in _JSON else None
+        return _of_tables(source)
+    return _of_json(source) if suffix in _JSON else None
 
 
 def _of_tables(path: Path) -> Recognised | None:
@@ -110,7 +106,12 @@ def _of_json(path: Path) -> Recognised | None:
 
 
 def _of_folder(root: Path) -> Recognised | None:
-    files = _files_below(root)
+    files = list[str]()
+    for folder, below in walk(root):
+        files += [(folder / file.name).relative_to(root).as_posix() for file in below]
+        if len(files) > _MOST_FILES:
+            break
+    files.sort()
     names = {name.rpartition("/")[2] for name in files}
     if any(name in names for name in ("classInd.txt", "trainlist01.txt")) or any("UCF101_subset/" in f for f in files):
         return Recognised("ucf101", "UCF-101")
@@ -164,15 +165,6 @@ def _is_list(path: Path, media: Sequence[str], clips: Sequence[str]) -> bool:
     return any(
         re.sub(r"_\d{6}_\d{6}$", "", stem) in {*named, *(PurePosixPath(n).stem for n in named)} for stem in stems
     )
-
-
-def _files_below(root: Path) -> Sequence[str]:
-    found = list[str]()
-    for folder, files in walk(root):
-        found += [(folder / file.name).relative_to(root).as_posix() for file in files]
-        if len(found) > _MOST_FILES:
-            break
-    return sorted(found)
 
 
 def _keys_of_object(path: Path) -> set[str]:

@@ -214,10 +214,10 @@ def _values(column: Any) -> Iterator[Any]:
             values: list[Any] = column[start : start + _ROWS].to_pylist()
         except UnicodeDecodeError as error:
             raise UsageError("batch", f"a column of text is not UTF-8 ({error})", "Pass lines, as binary") from error
-        yield from [_parsed(value, column.type) for value in values] if _JSON in str(column.type) else values
+        yield from [_parse_json(value, column.type) for value in values] if _JSON in str(column.type) else values
 
 
-def _parsed(value: Any, kind: Any) -> Any:
+def _parse_json(value: Any, kind: Any) -> Any:
     """`value` with the JSON in it read: `datasets` keeps values of mixed types as text of a type of its own."""
     import pyarrow as pa
 
@@ -226,8 +226,8 @@ def _parsed(value: Any, kind: Any) -> Any:
     if str(kind) == _JSON:
         return _json(value)
     if pa.types.is_struct(kind):
-        return {field.name: _parsed(value[field.name], field.type) for field in kind}
-    return [_parsed(one, kind.value_type) for one in value] if isinstance(value, list) else value
+        return {field.name: _parse_json(value[field.name], field.type) for field in kind}
+    return [_parse_json(one, kind.value_type) for one in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

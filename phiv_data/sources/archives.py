@@ -13,7 +13,6 @@ from __future__ import annotations
 import codecs
 import lzma
 import os
-import secrets
 import shutil
 import stat
 import struct
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from phiv_data.media.video.containers import is_known_video
-from phiv_data.utils.atomic import TMP_PREFIX, environment_problems
+from phiv_data.utils.atomic import atomic_folder, environment_problems
 from phiv_schemas.errors import EnvironmentProblem, SourceError, UsageError
 
 
@@ -82,7 +81,7 @@ def extract(archive: Path, target: Path, *, limits: Limits | None = None, passwo
     if not kind:
         found, hint = _describe_impostor(head)
         raise SourceError(where, f"is not a tar or zip archive ({found})", hint)
-    with _damage_as_source_error(archive), environment_problems(target), _appear_when_complete(target) as folder:
+    with _damage_as_source_error(archive), atomic_folder(target) as folder:
         check = _MemberCheck(archive, folder, limits or Limits(), password)
         (_unzip if kind == "zip" else _untar)(archive, check)
         if not check.files:
@@ -181,22 +180,6 @@ def _damage_as_source_error(archive: Path) -> Iterator[None]:
             ) from error
         text = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(str(archive), f"the archive is cut or damaged ({text[:200]})", _AGAIN) from error
-
-
-@contextmanager
-def _appear_when_complete(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that takes its name when all went well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.parent / f"{TMP_PREFIX}{secrets.token_hex(8)}"
-    folder.mkdir()
-    try:
-        yield folder
-        if hasattr(os, "sync"):
-            os.sync()  # otherwise a power cut could leave the name with empty files below it
-        folder.rename(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 @dataclass(slots=True)

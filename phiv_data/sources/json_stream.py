@@ -109,7 +109,7 @@ def read_value(path: Path, offset: int, length: int, *, where: str = "") -> Any:
     return row.value
 
 
-def typed(row: Any, name: str, kinds: type | tuple[type, ...], where: str) -> Any:
+def value_of(row: Any, name: str, kinds: type | tuple[type, ...], where: str) -> Any:
     """`row[name]`, of one of `kinds` (bool is no int here). RejectInput `bad-row` that names what is there instead."""
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if not isinstance(row, dict):
@@ -124,7 +124,7 @@ def typed(row: Any, name: str, kinds: type | tuple[type, ...], where: str) -> An
 
 def text_of(row: Any, name: str, where: str) -> str:
     """`row[name]` as text that is not blank and can be written as UTF-8. RejectInput `bad-row` otherwise."""
-    text: str = typed(row, name, str, where)
+    text: str = value_of(row, name, str, where)
     if not text.strip():
         raise RejectInput(where, "bad-row", f"{name!r} is empty")
     try:

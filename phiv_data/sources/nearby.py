@@ -36,12 +36,14 @@ def suggest_image(path: str, roots: Sequence[Path], flag: str, strip_flag: str =
     for root in roots:
         for start in _other_roots(root):
             if _is_file(start.joinpath(*parts)):
-                return f"Pass {flag} {_shown(start)}: it is there"
+                there, here = start.absolute(), Path.cwd()
+                shown = there.relative_to(here) if there.is_relative_to(here) else there
+                return f"Pass {flag} {shown.as_posix()}: it is there"
     for root in roots:
         for count in range(1, len(parts)):
             if _is_file(root.joinpath(*parts[count:])):
-                there = "/".join(parts[count:])
-                return f"It is there as {there!r}: pass {strip_flag} {count}" if strip_flag else _did_you_mean(there)
+                near = "/".join(parts[count:])
+                return f"It is there as {near!r}: pass {strip_flag} {count}" if strip_flag else _did_you_mean(near)
     for root in roots:
         for folder in (root, *_folders(root)):
             if near := _similar_path(folder, written[1][-1:]):
@@ -79,12 +81,6 @@ def _other_roots(root: Path) -> list[Path]:
         *root.absolute().parents[1:_MAX_PARENTS],
         Path.cwd(),
     ]
-
-
-def _shown(folder: Path) -> str:
-    """A folder as a person would write it: from that of the command where it is in it."""
-    folder = folder.absolute()
-    return folder.relative_to(Path.cwd()).as_posix() if folder.is_relative_to(Path.cwd()) else folder.as_posix()
 
 
 def _is_file(path: Path) -> bool:

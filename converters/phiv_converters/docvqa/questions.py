@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.image_index import ImageIndex
-from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
+from phiv_data.sources.json_stream import read_rows, read_value, text_of, value_of
 
 SPLITS = ("train", "val", "test")
 
@@ -135,7 +135,7 @@ def _answers(row: dict[str, Any], where: str) -> tuple[str, ...] | None:
     """Every accepted answer, as spelled; None where there are none (test)."""
     if row.get("answers") is None:
         return None
-    answers = typed(row, "answers", list, where)
+    answers = value_of(row, "answers", list, where)
     for i, answer in enumerate(answers):
         if not isinstance(answer, str):
             raise RejectInput(where, "bad-row", f"answers[{i}] is not text (found {answer!r})")

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phiv_converters.base import hint_for_converted, warn_of_missing_shards
+from phiv_converters.yes_no import read_yes_no
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_tables import Table, class_names, find_tables, image_cell, iter_rows, read_row
 from phiv_data.sources.image_index import ImageIndex, index_images, read_image, unpack
-from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
+from phiv_data.sources.json_stream import read_rows, read_value, text_of, value_of
 from phiv_schemas import SourceError
 
 FILES = ("train", "dev", "dev_seen", "dev_unseen", "test", "test_seen", "test_unseen")
@@ -155,18 +156,19 @@ class MemeLayout:
 
     def _parse(self, location: MemeLocation, row: Any) -> Meme:
         where = self.where(location)
-        if self.is_cauldron:
-            return _parse_cauldron_row(row, self.fallback_key(location), where)
+        if self.is_cauldron:  # its first question as it is, as the recipe takes it
+            user, _, is_yes = read_yes_no(row["texts"], 0, where)
+            return Meme(self.fallback_key(location), None, is_yes, "", user)
         if not isinstance(row, dict):
-            typed(row, "id", (int, str), where)  # raises: it names what is there instead
+            value_of(row, "id", (int, str), where)  # raises: it names what is there instead
         has_id = isinstance(self.files[location.file], Path) or row.get("id") is not None
         key = self.fallback_key(location)
         if has_id:
-            key = str(typed(row, "id", (int, str), where)).strip()
+            key = str(value_of(row, "id", (int, str), where)).strip()
             text_of({"id": key}, "id", where)
             key = key.zfill(5) if key.isdecimal() and key.isascii() else key
         names_file = row.get("img") is not None and not isinstance(row["img"], (bytes, dict))
-        img = typed(row, "img", str, where) if names_file else ""
+        img = value_of(row, "img", str, where) if names_file else ""
         return Meme(key, row.get("text"), hateful(row.get("label"), self.labels[location.file], where), img)
 
 
@@ -180,18 +182,6 @@ def hateful(label: Any, names: tuple[str, ...], where: str) -> bool | None:
         if str(label).strip() in words:
             return value
     raise RejectInput(where, "bad-row", f"label is neither 0 nor 1 (found {label!r})")
-
-
-def _parse_cauldron_row(row: dict[str, Any], key: str, where: str) -> Meme:
-    """A row of The Cauldron: its first question as it is, as the recipe takes it, and yes or no."""
-    texts = row["texts"]
-    if not texts:
-        raise RejectInput(where, "bad-turns", "the row has no texts")
-    user, assistant = text_of(texts[0], "user", where), texts[0].get("assistant") or None
-    word = str(assistant).strip().strip(".").lower()
-    if assistant is not None and word not in ("yes", "no"):
-        raise RejectInput(where, "bad-row", f"the answer is neither yes nor no (found {assistant!r})")
-    return Meme(key, None, None if assistant is None else word == "yes", "", user)
 
 
 def _columns(table: Table) -> list[str]:

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from phiv_converters.base import hint_for_converted, warn_of_missing_shards
+from phiv_converters.yes_no import read_yes_no
 from phiv_data.media.images import image_size
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_tables import Table, class_names, find_tables, image_cell, iter_rows, read_row
 from phiv_data.sources.image_index import ImageIndex, index_images, read_image
-from phiv_data.sources.json_stream import read_rows, read_value, text_of, typed
+from phiv_data.sources.json_stream import read_rows, read_value, text_of, value_of
 from phiv_schemas import SourceError
 
 Subset = Literal["all", "balanced", "unbalanced"]
@@ -145,7 +146,7 @@ def _parse_official(row: Any, where: str) -> Nlvr2Example:
     identifier = text_of(row, "identifier", where)
     if not _IDENTIFIER.fullmatch(identifier):
         raise RejectInput(where, "bad-row", f"identifier is not split-set-pair-sentence (found {identifier!r})")
-    directory = typed(row, "directory", (int, str), where) if row.get("directory") is not None else ""
+    directory = value_of(row, "directory", (int, str), where) if row.get("directory") is not None else ""
     return Nlvr2Example(identifier, text_of(row, "sentence", where), truth(row.get("label"), where), str(directory))
 
 
@@ -256,8 +257,10 @@ class Nlvr2Tables:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
 
     def _parse(self, location: SentenceLocation, row: dict[str, Any], where: str) -> Nlvr2Example:
-        if self.is_cauldron:
-            return _parse_cauldron_text(row, location.turn, where)
+        if self.is_cauldron:  # its question as it is, and the sentence that is quoted in it
+            user, assistant, is_yes = read_yes_no(row["texts"], location.turn, where)
+            quoted = re.search(r'"(.+)"', user, re.DOTALL)
+            return Nlvr2Example("", quoted[1] if quoted else "", is_yes, "", user, assistant)
         found = [str(row.get(name) or "") for name in ("identifier", "question_id")]
         label = row.get("label", row.get("answer"))
         if type(label) is int:
@@ -269,21 +272,6 @@ class Nlvr2Tables:
             truth(label, where),
             "" if row.get("directory") is None else str(row["directory"]),
         )
-
-
-def _parse_cauldron_text(row: dict[str, Any], turn: int, where: str) -> Nlvr2Example:
-    """A text of The Cauldron: its question as it is, the sentence that is quoted in it, and yes or no."""
-    texts = row["texts"]
-    if not texts:
-        raise RejectInput(where, "bad-turns", "the row has no texts")
-    user = text_of(texts[turn], "user", where)
-    assistant = texts[turn].get("assistant") or None
-    word = str(assistant).strip().strip(".").lower()
-    if assistant is not None and word not in ("yes", "no"):
-        raise RejectInput(where, "bad-row", f"the answer is neither yes nor no (found {assistant!r})")
-    quoted = re.search(r'"(.+)"', user, re.DOTALL)
-    sentence = quoted[1] if quoted else ""
-    return Nlvr2Example("", sentence, None if assistant is None else word == "yes", "", user, assistant)
 
 
 Nlvr2Layout: TypeAlias = Nlvr2Annotations | Nlvr2Tables

@@ -91,7 +91,7 @@ class SentenceListing:
         if not keys or not shares.splits_made():
             return {}, []
         if not found:
-            groups = self._groups(keys)
+            groups = self._find_groups(keys)
             positions = {group: shares.position(group) for group in groups.values()}
             limits = shares.limits(positions.values())
             split_of = {key: limits.split_of(positions[group]) for key, group in groups.items()}
@@ -105,19 +105,19 @@ class SentenceListing:
         val_sets = {image_set for image_set, directories in self.directories.items() if directories & highest}
         return {key: "val" for key in keys if "-".join(key.split("-")[:2]) in val_sets}, []
 
-    def _groups(self, keys: list[str]) -> dict[str, str]:
+    def _find_groups(self, keys: list[str]) -> dict[str, str]:
         """The group of each key of train: rows with an image in common, or of one official image set."""
         joined, first_names, row = JoinedGroups[str](), dict[str, str](), None
         names: list[str] = []
         for key in keys:
             location = self.locations["train", key][0]
             if row != (row := (location.file, location.at)):  # the texts of one row follow each other
-                names = self._group_names(location) or [key]
+                names = self._name_groups(location) or [key]
                 joined.join(names)
             first_names[key] = names[0]
         return {key: joined.name(name) for key, name in first_names.items()}
 
-    def _group_names(self, location: SentenceLocation) -> list[str]:
+    def _name_groups(self, location: SentenceLocation) -> list[str]:
         """The image set of a row, by its identifier or the names of its images, else the hashes of its images."""
         example = self.layout.read(location)
         if example.identifier:

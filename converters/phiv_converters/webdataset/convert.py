@@ -26,7 +26,7 @@ from phiv_data.media.reject import RejectInput
 from phiv_data.sources.archives import TarMember, tar_members
 from phiv_data.sources.folders import entries
 from phiv_data.sources.hf_tables import missing_shards
-from phiv_data.sources.json_stream import read_value, typed
+from phiv_data.sources.json_stream import read_value, value_of
 from phiv_data.storage.sample import Draft
 from phiv_data.utils.atomic import environment_problems
 from phiv_schemas.errors import SourceError
@@ -125,7 +125,7 @@ class Tars(Converter):
         if (record := by_name.pop(RECORD_NAME, None)) is None:
             raise RejectInput(item.key, "bad-row", f"no member .{RECORD_NAME} beside {members[0].name!r}")
         row = read_value(item.path, record.offset, record.size, where=item.key)
-        files = typed(row, "files", list, item.key)
+        files = value_of(row, "files", list, item.key)
         for name in files:
             if not isinstance(name, str) or name not in by_name:
                 raise RejectInput(item.key, "missing-image", f"no member {name!r} in the tar")

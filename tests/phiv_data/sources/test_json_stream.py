@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from phiv_data.media.reject import RejectInput
 from phiv_data.sources import json_stream as json_rows
-from phiv_data.sources.json_stream import read_json_array, read_json_lines, read_rows, read_value, text_of, typed
+from phiv_data.sources.json_stream import read_json_array, read_json_lines, read_rows, read_value, text_of, value_of
 from phiv_schemas import SourceError
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -169,15 +169,15 @@ def test_a_line_or_element_without_an_end_does_not_fill_memory(tmp_path: Path, m
 
 def test_typed_fields_say_what_is_there_instead() -> None:
     row = {"id": "7", "label": True}
-    assert typed(row, "id", (int, str), "f:1") == "7"
+    assert value_of(row, "id", (int, str), "f:1") == "7"
     for name, kinds, message in (
         ("label", int, r"f:1: 'label' is not int \(found True\)"),
         ("text", str, r"f:1: no 'text' \(found id, label\)"),
     ):
         with pytest.raises(RejectInput, match=message):
-            typed(row, name, kinds, "f:1")
+            value_of(row, name, kinds, "f:1")
     with pytest.raises(RejectInput, match=r"not an object \(found \[1\]\)"):
-        typed([1], "id", str, "f:1")
+        value_of([1], "id", str, "f:1")
 
 
 @pytest.mark.parametrize(("text", "message"), [(" \n", "'q' is empty"), ("a\ud800", "half a surrogate pair at 1")])
