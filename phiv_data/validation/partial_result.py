@@ -10,7 +10,6 @@ Only `keys` grow with the rows; `validate` moves them into a `KeyIndex`, which k
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 from phiv_data.storage.jsonl import Line
 from phiv_data.storage.record_errors import quote_path, short_repr
 from phiv_data.validation.core.aggregators import AggregatingRule, Aggregator, MissingImagesFolder, StatsAggregator
-from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings
+from phiv_data.validation.core.finding import ImageFacts, RowContext, Settings, value_at
 from phiv_data.validation.core.image_stats import IMAGE_KEYS, image_stats
 from phiv_data.validation.core.key_index import QUOTED, KeyBlock, KeyIndex, pack
 from phiv_data.validation.core.row_stats import RowStats, with_fields
@@ -33,7 +32,6 @@ FileLine = tuple[str, int]
 FindRecords = Callable[[set[FileLine]], Mapping[FileLine, Conversation]]
 """Reads the records at (file, line) again; those it cannot read are left out."""
 
-_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 _Numbered = tuple[int, Issue]
 _FINDERS = {is_plain: record_finders(is_plain=is_plain) for is_plain in (False, True)}
 _AFTER_ROWS = 2**32  # issues of rules over many rows are numbered from here: they come last in their line
@@ -254,13 +252,3 @@ def _issues_of_keys(index: KeyIndex, like: IssueCollector, find_records: FindRec
                 quote = quote_path(value) if isinstance(value, str) and ".images[" in path else short_repr(value)
             kept[i] = number, issue.model_copy(update={"message": issue.message.replace(QUOTED, quote)})
     return issues
-
-
-def value_at(record: Any, json_path: str) -> Any:
-    """What a record holds at a path such as `$.conversations[0].user`; None where there is nothing."""
-    for name, number in _STEP.findall(json_path):
-        try:
-            record = record[name] if name else record[int(number)]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return record

@@ -22,6 +22,7 @@ from phiv_data.convert.staging import is_unfinished
 from phiv_data.formats.files import INFO
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.sources.folders import find_files
+from phiv_data.sources.hf_tables import missing_shards
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import environment_problems, must_stay
 from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
@@ -56,7 +57,7 @@ OWN_CODE = re.compile(r"PV9\d\d")
 OnRows = Callable[[int], object]
 
 _MAX_LINE_BYTES = 2**24
-_SHARD_NAME = re.compile(r"data-\d{5}-of-(\d{5})\.arrow")
+_SHARD_NAME = re.compile(r"data-\d{5}-of-\d{5}\.arrow")
 _SHARD_MARK = b"\xff\xff\xff\xff"  # how an Arrow stream begins
 
 
@@ -208,7 +209,11 @@ def _plan_path(
                 issues.add("PV007", file.name, "cannot be read (a link that leads nowhere, or no file)")
         return _plan_jsonl(path, [file for file in jsonl if file.is_file()], settings, images_root)
     if shards := sorted(chain(find_files(path, "*.arrow"), find_files(path, "*/*.arrow"))):
-        _report_missing_shards(path, shards, issues)
+        for parent in sorted({shard.parent for shard in shards}):
+            named = [shard for shard in shards if shard.parent == parent and _SHARD_NAME.fullmatch(shard.name)]
+            for name in missing_shards(named):  # without a manifest, names still contain how many there should be
+                missing = (parent / name).relative_to(path).as_posix()
+                issues.add("PV301", missing, "this shard is missing", hint=CONVERT_AGAIN)
         return _plan_shards(path, shards, settings)
     if is_unfinished(path) or _traces_of_conversion(path):
         _report_no_manifest(path, issues)
@@ -240,17 +245,6 @@ def _plan_shards(folder: Path, files: list[Path], settings: Settings) -> Validat
     embedded = EmbeddedImageChecks(deep=settings.deep, max_pixels=settings.max_pixels)
     pieces: list[Piece] = [ShardPiece(path.parent.name, path.relative_to(folder).as_posix(), path) for path in files]
     return ValidationPlan(pieces, CheckContext(settings, embedded=embedded))
-
-
-def _report_missing_shards(folder: Path, shards: list[Path], issues: IssueCollector) -> None:
-    """PV301. Without a manifest, the names of shards still contain how many there should be."""
-    for parent in sorted({shard.parent for shard in shards}):
-        names = {shard.name for shard in shards if shard.parent == parent}
-        counts = {int(match[1]) for name in names if (match := _SHARD_NAME.fullmatch(name))}
-        wanted = {f"data-{i:05d}-of-{count:05d}.arrow" for count in counts for i in range(count)}
-        for name in sorted(wanted - names):
-            missing = (parent / name).relative_to(folder).as_posix()
-            issues.add("PV301", missing, "this shard is missing", hint=CONVERT_AGAIN)
 
 
 def _report_no_manifest(folder: Path, issues: IssueCollector) -> None:

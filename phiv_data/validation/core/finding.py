@@ -12,9 +12,10 @@ images; rules over many rows are `key_index.GroupRule` and `aggregators.Aggregat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -131,3 +132,16 @@ class Settings:
     max_issues: int = 1000
     max_pixels: int = MAX_PIXELS
     sharing: SharingTable = SHARING
+
+
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+
+def value_at(record: Any, json_path: str) -> Any:
+    """What a record holds at a path such as `$.conversations[0].user`; None where there is nothing."""
+    for name, number in _STEP.findall(json_path):
+        try:
+            record = record[name] if name else record[int(number)]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return record

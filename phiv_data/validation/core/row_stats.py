@@ -86,12 +86,12 @@ class RowStats:
             splits={
                 name: SplitStats(
                     rows=one.rows,
-                    rows_per_source=_sorted(one.sources),
+                    rows_per_source=_sort_counts(one.sources),
                     images_per_row=images[name],
                     turns_per_row=turns[name],
                     user_characters=user[name],
                     assistant_characters=assistant[name],
-                    classes=_sorted(one.classes),
+                    classes=_sort_counts(one.classes),
                 )
                 for name, one in counts.items()
             }
@@ -140,5 +140,5 @@ def _sum(a: Bounded, b: Bounded) -> Bounded:
     return None if len(both) > MAX_CLASSES or max(map(len, b), default=0) > MAX_CLASS_LENGTH else both
 
 
-def _sorted(counts: Bounded) -> dict[str, int]:
+def _sort_counts(counts: Bounded) -> dict[str, int]:
     return dict(sorted((counts or {}).items(), key=lambda item: (-item[1], item[0])))

@@ -23,7 +23,7 @@ from phiv_data.sources.nearby import suggest_image
 from phiv_data.storage.record_errors import quote_path
 from phiv_data.utils.atomic import raise_if_of_machine
 from phiv_data.validation.core.finding import Finding, ImageFacts, RowContext
-from phiv_data.validation.inputs.image_checks import ImageChecks, broken, decode
+from phiv_data.validation.inputs.image_checks import ImageChecks, broken_image, decode
 from phiv_schemas import Issue
 
 MAX_IMAGE_BYTES = 2**26
@@ -56,14 +56,14 @@ class ChatImageChecks(ImageChecks):
             if isinstance(error, OSError):
                 raise_if_of_machine(error, path)
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "no name of a file"
-            return broken("PV101", f"no such image {shorten(path)!r} ({reason})")
+            return broken_image("PV101", f"no such image {shorten(path)!r} ({reason})")
         if located is None:
             hint = suggest_image(strip_folders(path, 0), [root for root, _ in self._roots], "--images_root")
             if not hint and not is_absolute(path):
                 hint = "Pass the folder that its path starts from as --images_root"
             return ImageFacts(found=(Finding("PV101", None, f"no such image {quote_path(path)}", hint),))
         if not is_file:
-            return broken("PV101", f"is not a file ({quote_path(path)})")
+            return broken_image("PV101", f"is not a file ({quote_path(path)})")
         return self._read(path, located[0]) if self._deep else ImageFacts()
 
     def _check_data(self, path: str) -> ImageFacts:
@@ -72,7 +72,7 @@ class ChatImageChecks(ImageChecks):
         try:
             return decode(decode_data_uri(path, ""), path, max_pixels=self._max_pixels)
         except RejectInput as error:
-            return broken("PV102", f"broken image {shorten(path, 40)!r}: {error.reason}")
+            return broken_image("PV102", f"broken image {shorten(path, 40)!r}: {error.reason}")
 
 
 @dataclass(slots=True)

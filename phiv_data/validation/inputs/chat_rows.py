@@ -27,7 +27,7 @@ from phiv_data.storage.jsonl import Line, parse_line
 from phiv_data.storage.record_errors import duplicate_key_paths, short_repr
 from phiv_data.utils.atomic import environment_problems
 from phiv_data.utils.lines import numbered_lines
-from phiv_data.validation.core.finding import Finding
+from phiv_data.validation.core.finding import Finding, value_at
 from phiv_data.validation.inputs.chat_images import AddressCounts
 from phiv_data.validation.inputs.fast_parse import FastRecord, FastTurn
 from phiv_data.validation.inputs.jsonl_range import check_lines
@@ -127,7 +127,7 @@ def _parse_row(value: Any, rows: ChatRange, number: int, parse: Parse) -> Line:
         texts += [(turn.assistant or "", turn.paths.assistant) for turn in row.turns]
     misplaced: list[Issue] = []
     for text, place in texts:
-        content = _at(value, place) if MARKER in text else ""
+        content = value_at(value, row_path(value, place)) if MARKER in text else ""
         if isinstance(content, str) and any(isinstance(piece, Image) for piece in read_markers(content)):
             what, hint = f"{MARKER} in a row without images", "Add the image, or cut it"
             misplaced.append(Finding("PV501", row_path(value, place), what, hint).at(rows.file, number))
@@ -190,7 +190,7 @@ class _JsonReader:
             issues = parse_line(raw, self._file, number, is_cut=is_cut).issues
             known = tuple(issue for issue in issues if issue.code in _NOT_JSON)
             return number, None, known or (self._unreadable(error, number),)
-        return number, value, self._repeated(text, number)
+        return number, value, self._find_repeats(text, number)
 
     def element(self, text: str, at: int, number: int) -> tuple[_Value, int]:
         """The value at a position, and where it ends; what cannot be read extends to the end."""
@@ -198,7 +198,7 @@ class _JsonReader:
             value, end = self._decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             return (number, None, (self._unreadable(error, number),)), len(text)
-        return (number, value, self._repeated(text[at:end] if self._repeats else "", number)), end
+        return (number, value, self._find_repeats(text[at:end] if self._repeats else "", number)), end
 
     def _unreadable(self, error: Exception, number: int) -> Issue:
         return Finding("PV001", None, f"not readable as JSON: {error}").at(self._file, number)
@@ -208,7 +208,7 @@ class _JsonReader:
         self._repeats |= len(found) < len(pairs)
         return found
 
-    def _repeated(self, text: str, number: int) -> tuple[Issue, ...]:
+    def _find_repeats(self, text: str, number: int) -> tuple[Issue, ...]:
         repeats, self._repeats = self._repeats, False
         found = duplicate_key_paths(text.encode("utf-8", "surrogatepass")) if repeats else ()
         hint = "Keep one: readers take the last without a word"
@@ -230,7 +230,6 @@ def rows_to_show(rows: ChatRange, numbers: set[int]) -> Iterator[tuple[int, Conv
 
 # Paths --------------------------------------------------------------------------------------------------------------
 
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _OURS = re.compile(r"\$\.conversations\[(\d+)\](?:\.(user|assistant|images)(?:\[(\d+)\])?)?")
 
 
@@ -264,11 +263,3 @@ def original_path(value: Any, row: ParsedRow, path: str) -> str | None:
         return row_path(value, places.images[int(match[3])] if match[3] else places.user)
     own = places.assistant if match[2] == "assistant" else places.user
     return row_path(value, own if match[2] else own.rpartition(".")[0] or own)
-
-
-def _at(value: Any, path: str) -> Any:
-    """The value at a parser's path of a row."""
-    value = {"messages": value} if isinstance(value, list) else value
-    for name, number in _STEP.findall(path):
-        value = value[name] if name else value[int(number)]
-    return value

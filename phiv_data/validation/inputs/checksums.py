@@ -62,7 +62,7 @@ class ChecksumTable:
         at = int(np.searchsorted(keys, key))
         return at if at < len(keys) and keys[at] == key else None
 
-    def unseen(self, seen: Iterator[NDArray[Any]]) -> NDArray[Any]:
+    def find_unseen(self, seen: Iterator[NDArray[Any]]) -> NDArray[Any]:
         """True for each row of the table whose key is in none of the entries `KeyIndex.firsts` gives."""
         import numpy as np
 

@@ -133,7 +133,7 @@ def _check_unused(
         return 0
     images.phash, images.threads = False, min(8, default_workers())
     name = manifest.image_hashes.path
-    unseen = checksums.unseen(index.first_entries(IMAGE_KEYS))
+    unseen = checksums.find_unseen(index.first_entries(IMAGE_KEYS))
     if not unseen.any():
         return 0
     unused = (path for path, _ in read_checksums(folder / name) if unseen[checksums.position(path)])

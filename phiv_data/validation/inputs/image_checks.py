@@ -38,18 +38,18 @@ def decode(
         whole = decode_whole(data, where=path, max_pixels=max_pixels)
     except RejectInput as error:
         if error.code != "too-large":
-            return broken("PV102", f"broken image {quote_path(path)}: {error.reason}", sha256)
+            return broken_image("PV102", f"broken image {quote_path(path)}: {error.reason}", sha256)
         from PIL.Image import DecompressionBombError
 
         code = "PV113" if isinstance(error.__cause__, DecompressionBombError) else "PV111"
-        return broken(code, f"{quote_path(path)} was not decoded: {error.reason.rstrip('.')}", sha256)
+        return broken_image(code, f"{quote_path(path)} was not decoded: {error.reason.rstrip('.')}", sha256)
     opened = DecodedImage(path, data, whole)
     found = tuple([one for rule in IMAGE_RULES for one in rule(opened)])
     detail, seen = perceptual_hash(whole) if phash else (0, b"")
     return ImageFacts(whole.size, whole.format, sha256, found, detail=detail, phash=seen)
 
 
-def broken(code: str, message: str, sha256: bytes = b"") -> ImageFacts:
+def broken_image(code: str, message: str, sha256: bytes = b"") -> ImageFacts:
     """The facts of an image that could not be decoded or found."""
     return ImageFacts(None, "", sha256, (Finding(code, None, message),))
 
@@ -120,22 +120,22 @@ class ImageChecks:
             real = os.path.realpath(folder)
             leaves = self._leaves_root[folder] = not f"{real}{os.sep}".startswith(self._real_root + os.sep)
         if leaves:
-            return broken("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
+            return broken_image("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
         try:
             status = os.lstat(full)
             if stat.S_ISLNK(status.st_mode):
                 if not os.path.realpath(full).startswith(self._real_root + os.sep):
-                    return broken("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
+                    return broken_image("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
                 status = os.stat(full)  # noqa: PTH116  # see above
                 if self.checksums is not None:
                     return broken("PV104", f"is a symbolic link, not the file that was converted ({quote_path(path)})")
         except PermissionError as error:
-            return broken("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
+            return broken_image("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
         except OSError as error:
             raise_if_of_machine(error, path)
             return ImageFacts(found=(missing_image(self._root, path),))
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            return broken("PV101", f"is not a file ({quote_path(path)})")
+            return broken_image("PV101", f"is not a file ({quote_path(path)})")
         return self._read(path, full) if self._deep else ImageFacts()
 
     def _read(self, path: str, full: Path | str) -> ImageFacts:
@@ -144,11 +144,11 @@ class ImageChecks:
                 data = file.read()
         except OSError as error:
             raise_if_of_machine(error, path)
-            return broken("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
+            return broken_image("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
         sha256 = hashlib.sha256(data).digest()
         if self.checksums is not None and (listed := self.checksums.get(path)) != sha256:
             what = "bytes differ from those converted: not the sha256 of images.sha256"
-            return broken(
+            return broken_image(
                 "PV104", f"{what if listed else 'is not listed in images.sha256'} ({quote_path(path)})", sha256
             )
         return decode(data, path, sha256, phash=self.phash, max_pixels=self._max_pixels)

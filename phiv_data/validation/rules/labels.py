@@ -21,7 +21,7 @@ Splits are compared by kind (`leakage.split_kind`), so the files of a train set 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
@@ -193,8 +193,21 @@ class LabelCounts:
         return "" if "" in reasons else max(reasons, key=reasons.count, default="")
 
     def _why_no_classes(self, source: str, classes: list[AnswerClass]) -> str:
+        """Why answers are free text, by the criteria of this module; "" where they are classes."""
+        rows = [one.rows() for one in classes]
+        if len(rows) < 2 or len(rows) > MAX_CLASSES:
+            return "all answers are the same" if len(rows) == 1 else "the answers are free text"
+        average, total = sum(rows) / len(rows), sum(rows)
         asks_few = self.questions.get(source) is not None
-        return why_no_classes([one.rows() for one in classes], [one.name for one in classes], asks_few=asks_few)
+        if average < (3 if asks_few else 10):
+            return f"{total} rows have {len(rows)} different answers: too few rows of each to be classes"
+        rare = [count for count in rows if count < min(_ROWS_OF_A_CLASS, average / 2)]
+        common = len(rows) - len(rare)
+        bare = [one.name.strip("$€£%+-.,() ").replace(".", "").replace(",", "") for one in classes]
+        if sum(map(str.isdecimal, bare)) > (_MAX_NUMBERS if average >= 10 else 2):
+            return "the answers are numbers"
+        has_tail = len(rare) > 1 + max(common // 10, total // 150) or sum(rare) > max(1, total // 20)
+        return "the answers are free text: many are rare" if has_tail or common < 2 else ""
 
 
 _NEW: Answers = {}
@@ -262,22 +275,6 @@ def _is_typo(word: str, known: str) -> bool:
     same = next((i for i, (a, b) in enumerate(zip(word, known, strict=False)) if a != b), min(len(word), len(known)))
     a, b = word[same:], known[same:]
     return a[1:] == b[1:] or a == b[1:] or a[1:] == b or (a[:2] == b[:2][::-1] and a[2:] == b[2:])
-
-
-def why_no_classes(rows: list[int], names: Iterable[str], *, asks_few: bool) -> str:
-    """Why answers with so many rows each are free text, by the criteria of this module; "" where they are classes."""
-    if len(rows) < 2 or len(rows) > MAX_CLASSES:
-        return "all answers are the same" if len(rows) == 1 else "the answers are free text"
-    average, total = sum(rows) / len(rows), sum(rows)
-    if average < (3 if asks_few else 10):
-        return f"{total} rows have {len(rows)} different answers: too few rows of each to be classes"
-    rare = [count for count in rows if count < min(_ROWS_OF_A_CLASS, average / 2)]
-    common = len(rows) - len(rare)
-    bare = [name.strip("$€£%+-.,() ").replace(".", "").replace(",", "") for name in names]
-    if sum(map(str.isdecimal, bare)) > (_MAX_NUMBERS if average >= 10 else 2):
-        return "the answers are numbers"
-    has_tail = len(rare) > 1 + max(common // 10, total // 150) or sum(rare) > max(1, total // 20)
-    return "the answers are free text: many are rare" if has_tail or common < 2 else ""
 
 
 def _splits(classes: list[AnswerClass]) -> list[str]:

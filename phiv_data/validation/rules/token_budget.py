@@ -85,14 +85,14 @@ class TokenBudget:
     def measure(self, row: RowContext) -> Length:
         """The row's length; of a row without an answer, that of its prompt."""
         sizes = _sizes(row, self.images_root)
-        return self._loaded().measure(row.conversation, sizes) if isinstance(sizes, tuple) else sizes
+        return self._load_measurer().measure(row.conversation, sizes) if isinstance(sizes, tuple) else sizes
 
     def aggregator(self) -> TokenCounts:
         """The aggregator of the lengths of all rows."""
-        self._loaded()  # what is missing is reported at once, and by the main process
+        self._load_measurer()  # what is missing is reported at once, and by the main process
         return TokenCounts(self)
 
-    def _loaded(self) -> _Measurer:
+    def _load_measurer(self) -> _Measurer:
         options = collect_image_options([f"{key}={value}" for key, value in self.image_options], self.num_crops)
         return _measurer(self.family, self.tokenizer, tuple(sorted(options.items())))
 

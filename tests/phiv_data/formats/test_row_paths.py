@@ -14,7 +14,7 @@ from test_round_trip import NAMES, ROWS, places_of
 from phiv_data.formats import FORMATS
 from phiv_data.formats.fields import RejectRow
 from phiv_data.formats.text import join_pieces, read_markers
-from phiv_data.validation.partial_result import value_at
+from phiv_data.validation.core.finding import value_at
 from phiv_schemas import Conversation
 
 
