@@ -98,17 +98,17 @@ def table(width: int = 100) -> str:
         first, *others = (set(preset.settings.items()) for preset in presets)
         shared = {key for key, _ in first.intersection(*others)} if others else set()
         common = {key: value for key, value in presets[0].settings.items() if key in shared}
-        lines += _wrapped(f"{dataset} {_flags(common)}", width, "    ")
+        lines += _wrap_flags(f"{dataset} {_flags(common)}", width, "    ")
         for preset in presets:
             mark = "*" if preset.model == "Phi-3-vision" else " "
             score = "" if preset.score is None else f"{preset.score:.2f}{mark} {preset.metric}"
             own = {key: value for key, value in preset.settings.items() if key not in shared}
-            lines += _wrapped(f"  {preset.name:25} {score:16}  {_flags(own)}", width, " " * 46)
+            lines += _wrap_flags(f"  {preset.name:25} {score:16}  {_flags(own)}", width, " " * 46)
         lines.append("")
-    return "\n".join([*lines, *_wrapped(_WHOSE_SCORES, width, "")])
+    return "\n".join([*lines, *_wrap_flags(_WHOSE_SCORES, width, "")])
 
 
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
+def _wrap_flags(text: str, width: int, indent: str) -> list[str]:
     """`text` in lines that part no flag from its value."""
     lines = wrap(re.sub(r"(--\w+) (?=[^-\s])", r"\1\0", text), width, subsequent_indent=indent, break_on_hyphens=False)
     return [line.replace("\0", " ") for line in lines]

@@ -124,7 +124,7 @@ TALKS = (
 TEXTS = (conversation(turn("text only", "No")), conversation(turn("nor here", "An answer")))
 
 
-def supervised(samples: Sequence[Encoded]) -> int:
+def count_supervised(samples: Sequence[Encoded]) -> int:
     """Labelled tokens of all samples."""
     return sum(int((sample.labels != IGNORE).sum()) for sample in samples)
 
@@ -178,7 +178,7 @@ def check_measured(
     measured = loaded.family.measure(talk, [image.size for image in images], loaded.processor, generation=generation)
     found = (measured.tokens, measured.supervised, measured.image_tokens)
     spans = sample.image_spans
-    assert found == (len(sample), supervised([sample]), int((spans[:, 1] - spans[:, 0]).sum())), talk.id
+    assert found == (len(sample), count_supervised([sample]), int((spans[:, 1] - spans[:, 0]).sum())), talk.id
     assert (measured.vision_cost > 0) == bool(images), talk.id
     return measured
 
@@ -290,7 +290,7 @@ def check_padded_batches(loaded: LoadedFamily) -> None:
             assert batch["attention_mask"][row, kept].all()
             assert batch["input_ids"][row, kept].tolist() == sample.input_ids.tolist()
             assert batch["labels"][row, kept].tolist() == sample.labels.tolist()
-            assert int((batch["labels"][row] != IGNORE).sum()) == supervised([sample])
+            assert int((batch["labels"][row] != IGNORE).sum()) == count_supervised([sample])
 
 
 def check_layouts_agree(loaded: LoadedFamily) -> None:
@@ -305,13 +305,13 @@ def check_layouts_agree(loaded: LoadedFamily) -> None:
         for config in configs:
             config.use_cache = True  # as transformers has it by default
         with torch.no_grad():
-            alone = sum(float(loaded.loss([s])) * supervised([s]) for s in samples) / supervised(samples)
+            alone = sum(float(loaded.loss([s])) * count_supervised([s]) for s in samples) / count_supervised(samples)
             layouts: tuple[Layout, ...] = ("packed", "left", "right")
             for layout in layouts:
                 found = float(loaded.loss(samples, layout))
                 assert abs(found - alone) < 2e-5, f"loss {found:.7f} {layout}, {alone:.7f} alone: samples see others"
-            single = torch.cat([_hidden(loaded, [sample])[0] for sample in samples])
-            difference = float((_hidden(loaded, samples)[0] - single).abs().max())
+            single = torch.cat([_run_model(loaded, [sample])[0] for sample in samples])
+            difference = float((_run_model(loaded, samples)[0] - single).abs().max())
             assert difference < 1e-4, f"hidden states of a pack differ by {difference:.1e}: samples see others"
     finally:
         for config, value in zip(configs, before, strict=True):
@@ -325,7 +325,7 @@ def check_hidden_states(loaded: LoadedFamily) -> None:
     del batch["labels"]
     with torch.no_grad():
         logits = loaded.model(**batch, use_cache=False).logits
-        found = loaded.model.get_output_embeddings()(_hidden(loaded, [sample]))
+        found = loaded.model.get_output_embeddings()(_run_model(loaded, [sample]))
     assert torch.allclose(found, logits, atol=1e-5)
 
 
@@ -410,7 +410,7 @@ def check_saving(loaded: LoadedFamily) -> None:
     assert torch.equal(found, expected)
 
 
-def _hidden(loaded: LoadedFamily, samples: Sequence[Encoded]) -> Tensor:
+def _run_model(loaded: LoadedFamily, samples: Sequence[Encoded]) -> Tensor:
     batch = loaded.family.collate(samples, loaded.processor)
     del batch["labels"]
     return loaded.family.hidden_states(loaded.model(**training_inputs(loaded.family, batch)))

@@ -133,7 +133,7 @@ def fit(
     out.
     """
     limits = _Limits(max_length, max_image_tokens)
-    long = np.flatnonzero(limits.exceeded(lengths.tokens, lengths.vision_cost))
+    long = np.flatnonzero(limits.are_exceeded(lengths.tokens, lengths.vision_cost))
     left_out = {reason: tuple(r for r, why in lengths.bad.items() if why == reason) for reason in lengths.bad.values()}
     if len(long) and on_too_long == "error":
         raise _too_long(dataset, lengths, long, limits, on_too_long)
@@ -141,7 +141,7 @@ def fit(
         left_out["too long"] = tuple(long.tolist())
     kept: dict[int, tuple[int, ...]] = {}
     if len(long) and on_too_long in ("trim_images", "trim_or_skip"):
-        lengths, kept = _trimmed(dataset, lengths, long.tolist(), family, processor, limits)
+        lengths, kept = _trim_rows(dataset, lengths, long.tolist(), family, processor, limits)
         hopeless = np.array([row for row in long.tolist() if row not in kept])
         if len(hopeless) and on_too_long == "trim_images":
             raise _too_long(dataset, lengths, hopeless, limits, on_too_long)
@@ -185,7 +185,7 @@ class _Limits:
     tokens: int
     vision_cost: int | None
 
-    def exceeded(self, tokens: Ints, vision_cost: Ints) -> NDArray[np.bool_]:
+    def are_exceeded(self, tokens: Ints, vision_cost: Ints) -> NDArray[np.bool_]:
         over: NDArray[np.bool_] = tokens > self.tokens
         return over if self.vision_cost is None else over | (vision_cost > self.vision_cost)
 
@@ -227,7 +227,7 @@ def _measure(
     return Lengths(rows, tokens, image_tokens, supervised, images, vision_cost, bad)
 
 
-def _trimmed(
+def _trim_rows(
     dataset: ConversationDataset, lengths: Lengths, rows: list[int], family: Family, processor: Any, limits: _Limits
 ) -> tuple[Lengths, dict[int, tuple[int, ...]]]:
     """The lengths with `rows` cut to fit, and the images each of them keeps; a row that cannot fit is as it was."""
@@ -239,7 +239,7 @@ def _trimmed(
         for count in range(len(sizes) - 1, 0, -1):
             some = tuple(i * len(sizes) // count for i in range(count))
             measured = family.measure(keep_images(conversation, some), [sizes[i] for i in some], processor)
-            if not limits.exceeded(np.array(measured.tokens), np.array(measured.vision_cost)):
+            if not limits.are_exceeded(np.array(measured.tokens), np.array(measured.vision_cost)):
                 kept[row], images[row] = some, count
                 tokens[row], image_tokens[row] = measured.tokens, measured.image_tokens
                 vision_cost[row] = measured.vision_cost

@@ -116,10 +116,10 @@ def as_text(seen: Inspection, facts: dict[str, Any], image_options: Mapping[str,
     for span in seen.spans:
         place = f"{'>' if span.supervised else ' '} {span.start:6} +{span.stop - span.start:<6} "
         if span.image is not None:
-            lines.append(place + _painted(f"[image {span.image}]", _BLUE, colour))
+            lines.append(place + _paint(f"[image {span.image}]", _BLUE, colour))
             continue
         lines.append(
-            place + _painted(printable(json.dumps(span.text, ensure_ascii=False)), _GREEN, colour and span.supervised)
+            place + _paint(printable(json.dumps(span.text, ensure_ascii=False)), _GREEN, colour and span.supervised)
         )
         if len(span.pieces) > 1:
             lines.append(" " * 17 + printable("|".join(repr(piece)[1:-1].replace(" ", "·") for piece in span.pieces)))
@@ -138,7 +138,7 @@ def save_images(seen: Inspection, sample: Sample, folder: Path) -> None:
             file.write(data)
 
 
-def _painted(text: str, code: str, colour: bool) -> str:
+def _paint(text: str, code: str, colour: bool) -> str:
     return f"{code}{text}{_PLAIN}" if colour else text
 
 

@@ -23,7 +23,7 @@ from phiv_train.cli.config import parse
 from phiv_train.config import TrainConfig
 from phiv_train.presets import table
 from phiv_train.training.launcher import check_environment
-from phiv_train.training.output_lock import locked
+from phiv_train.training.output_lock import lock_output
 from phiv_train.training.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run_command(argv: Sequence[str]) -> int:
         say(*report(config).splitlines())
         return EXIT_OK
     make_output_folder("--output_dir", config.output_dir)
-    with locked(config.output_dir):
+    with lock_output(config.output_dir):
         return EXIT_INTERRUPTED if _train(config).stopped else EXIT_OK
 
 

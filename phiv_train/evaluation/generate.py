@@ -240,7 +240,7 @@ def _generate(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # its own, so that the random state of training stays
     )
-    with evaluating(model, prompts.family, run_vision=sharded):
+    with eval_mode(model, prompts.family, run_vision=sharded):
         for questions, batch in zip(prompts.batches, loader, strict=True):
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             new = answer_batch(model, processor, inputs, max_new_tokens=max_new_tokens, synced_gpus=sharded)
@@ -251,7 +251,7 @@ def _generate(
 
 
 @contextmanager
-def evaluating(model: Any, family: Family, *, run_vision: bool = False) -> Iterator[None]:
+def eval_mode(model: Any, family: Family, *, run_vision: bool = False) -> Iterator[None]:
     """Eval mode for all modules, and back to each module's own mode. Checkpointing has no effect meanwhile.
 
     Training may run the image path for batches without images; here only with `run_vision`, else every

@@ -48,7 +48,7 @@ def as_dict(result: EvalResult, settings: Mapping[str, Any] | None = None) -> di
     table = result.classes()
     scores = {name: result.scores(name) for name in result.metrics}
     predictions = [
-        {"row": p.question.row, "turn": p.question.turn, **_shown(p), "stopped": p.stopped}
+        {"row": p.question.row, "turn": p.question.turn, **_describe(p), "stopped": p.stopped}
         | {"scores": {name: values[i] for name, values in scores.items()}}
         for i, p in enumerate(result.predictions)
     ]
@@ -80,7 +80,7 @@ def as_dict(result: EvalResult, settings: Mapping[str, Any] | None = None) -> di
             for c in table.scores()
         ],
         "confusion": table and {"labels": [*table.labels, OTHER], "matrix": table.confusion.tolist()},
-        "worst": [_shown(p) for p in result.worst()],
+        "worst": [_describe(p) for p in result.worst()],
         "predictions": predictions,
     }
 
@@ -140,6 +140,6 @@ def draw_confusion(table: ClassTable) -> Image.Image:
     return image
 
 
-def _shown(prediction: Prediction) -> dict[str, Any]:
+def _describe(prediction: Prediction) -> dict[str, Any]:
     question = prediction.question
     return {"id": question.id, "generated_text": prediction.text, "answers": list(question.answers)}

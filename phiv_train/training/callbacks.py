@@ -128,7 +128,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]  # transformers is un
     """A stop signal ends the run after the current step, with a checkpoint; Ctrl-C once more ends it at once.
 
     A second signal of another kind changes nothing: clusters send SIGUSR1 or SIGTERM some time before they kill, and
-    again meanwhile. `requested`: one came while `listening`. `stopped`: it has ended the training.
+    again meanwhile. `requested`: one came while they were caught. `stopped`: it has ended the training.
     """
 
     def __init__(self, any_rank: Callable[[bool], bool] = bool) -> None:
@@ -145,7 +145,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]  # transformers is un
             self.stopped = True
             control.should_save = control.should_training_stop = True
 
-    def listening(self) -> AbstractContextManager[None]:
+    def catch_signals(self) -> AbstractContextManager[None]:
         """Catch the signals inside the block."""
         return on_stop(self._note)
 

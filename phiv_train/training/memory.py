@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from phiv_train.config import TrainConfig
-from phiv_train.training.trainable import Parts, frozen_parts, lora_targets, matching, part_of_parameter
+from phiv_train.training.trainable import Parts, frozen_parts, lora_targets, match_names, part_of_parameter
 
 _STRATEGIES: dict[str, dict[str, Any]] = {
     "full": {},
@@ -61,7 +61,7 @@ def estimates(
     out = []
     modules, owner = dict(model.named_modules()), part_of_parameter(model, parts)
     total = sum(p.numel() for p in model.parameters())
-    unused = {name for part in parts.values() for name in matching(owner, part.unused)}
+    unused = {name for part in parts.values() for name in match_names(owner, part.unused)}
     for name, settings in _STRATEGIES.items():
         variant = config.model_copy(update=_NONE | settings)
         # ZeRO-2 is the recipe's way for full training; adapters are small and go with DDP.

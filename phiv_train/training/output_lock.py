@@ -16,7 +16,7 @@ LOCK = ".phiv-lock"
 
 
 @contextmanager
-def locked(output_dir: Path) -> Iterator[None]:
+def lock_output(output_dir: Path) -> Iterator[None]:
     """UsageError where another process writes into this folder. The system frees the lock of one that is killed.
 
     This process may lock it again inside: the command does before it imports what takes seconds, so that the first of

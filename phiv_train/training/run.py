@@ -51,7 +51,7 @@ from phiv_train.evaluation.report import write_result
 from phiv_train.presets import warmup_warning
 from phiv_train.training import distributed, launcher
 from phiv_train.training.callbacks import METRICS_FILE, any_rank
-from phiv_train.training.output_lock import locked
+from phiv_train.training.output_lock import lock_output
 from phiv_train.training.prepare import BAD_FILE, PreparedRun, prepare, write_left_out_rows
 from phiv_train.training.quiet import quiet_libraries
 from phiv_train.training.trainable import apply_strategy, part_sizes, trainable_table
@@ -82,7 +82,7 @@ def train(config: TrainConfig) -> TrainResult:
     check_output_folder("--output_dir", config.output_dir / FINAL)
     for name in (EVAL_BEFORE, EVAL_AFTER, METRICS_FILE):
         check_output_file("--output_dir", config.output_dir / name)
-    with locked(config.output_dir):
+    with lock_output(config.output_dir):
         prepared = prepare(config)
         config = prepared.config
         run = Run(
@@ -141,7 +141,7 @@ def _train(
     _log_run(prepared, model, run, folder)
     if start < steps:
         trainer = _make_trainer(prepared, model, run, start, args)
-        with trainer.stop.listening():
+        with trainer.stop.catch_signals():
             trainer.train(resume_from_checkpoint=str(folder) if folder else None)
             if trainer.stop.stopped:
                 _log(f"stopped after step {trainer.state.global_step}, run the same command to resume")

@@ -51,7 +51,7 @@ def apply_strategy(model: nn.Module, family: Family, parts: Parts, config: Train
     frozen = frozen_parts(parts, config)
     _check_names("--part_learning_rates", config.part_learning_rates, parts)
     owner = part_of_parameter(model, parts)
-    unused = {name for part in parts.values() for name in matching(owner, part.unused)}
+    unused = {name for part in parts.values() for name in match_names(owner, part.unused)}
     for name, parameter in model.named_parameters():
         trained = not config.lora and owner[name] not in frozen and name not in unused
         parameter.requires_grad_(trained and parameter.is_floating_point())
@@ -98,7 +98,7 @@ def owners(names: Collection[str], parts: Parts) -> dict[str, str]:
     """As `part_of_parameter`, for names; adapters belong to the part of the module they wrap."""
     owner: dict[str, str] = {}
     for part_name, part in parts.items():
-        for name in matching(names, part.parameters):
+        for name in match_names(names, part.parameters):
             if name in owner:
                 raise UsageError("family", f"{name!r} is in two parts ({owner[name]}, {part_name})")
             owner[name] = part_name
@@ -107,7 +107,7 @@ def owners(names: Collection[str], parts: Parts) -> dict[str, str]:
     return owner
 
 
-def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+def match_names(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     """The names that are, or lie below, one of the patterns. UsageError for a pattern that matches nothing."""
     plain = [(name, plain_name(name)) for name in names]
     found: list[str] = []

@@ -137,7 +137,7 @@ def training_arguments(config: TrainConfig, run: Run) -> TrainingArguments:
 class PhivTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """One run. `loader` yields this process's micro-batches of the whole run, in the plan's order.
 
-    UsageError where transformers would use nn.DataParallel. A stop signal while `stop.listening()` ends it early.
+    UsageError where transformers would use nn.DataParallel. A stop signal while `stop.catch_signals()` ends it early.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from phiv_train.training.trainable import (
     GradientAudit,
     apply_strategy,
     lora_targets,
-    matching,
+    match_names,
     owners,
     parameter_groups,
     part_sizes,
@@ -64,7 +64,7 @@ def test_what_no_forward_uses_is_never_trained() -> None:
     model, parts, _ = prepared()
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert not [name for name in names if name.startswith(parts["vision"].unused)]
-    assert matching([name for name, _ in model.named_parameters()], parts["vision"].unused)
+    assert match_names([name for name, _ in model.named_parameters()], parts["vision"].unused)
 
 
 def test_the_real_models_adapters_have_the_recipes_size(shared: Path) -> None:

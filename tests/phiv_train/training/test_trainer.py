@@ -232,7 +232,7 @@ def test_ctrl_c_once_more_ends_the_run_at_once(monkeypatch: pytest.MonkeyPatch) 
     now = iter([0.0, 0.5, 3.0])
     monkeypatch.setattr("phiv_train.training.callbacks.time.monotonic", lambda: next(now))
     stop = StopOnSignal()
-    with stop.listening():
+    with stop.catch_signals():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)  # the cluster again: nothing changes
         signal.raise_signal(signal.SIGINT)  # torchrun hands on what the terminal has sent as well
