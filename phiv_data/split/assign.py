@@ -73,7 +73,7 @@ class _Counts:
     rows: list[int] = field(default_factory=lambda: [0, 0, 0])
     groups: int = 0
 
-    def lacking(self, shares: Shares) -> tuple[list[int], int]:
+    def count_lacking(self, shares: Shares) -> tuple[list[int], int]:
         """What each side would lack with one more group of the average size, and that size, in the same unit."""
         groups, rows, whole = max(self.groups, 1), max(sum(self.rows), 1), sum(shares)
         total = sum(self.rows) * groups + rows
@@ -87,15 +87,15 @@ def _choose(of_class: _Counts, of_all: _Counts, shares: Shares, position: float)
 
     Of the sides that may have it in its class, one that may have it in the dataset, more likely where more is lacking.
     """
-    lacks, all_lack = of_class.lacking(shares), of_all.lacking(shares)
-    allowed, wanted = _allowed(*lacks), _allowed(*all_lack)
+    lacks, all_lack = of_class.count_lacking(shares), of_all.count_lacking(shares)
+    allowed, wanted = _allow_sides(*lacks), _allow_sides(*all_lack)
     if both := [side for side in allowed if side in wanted]:
         allowed, lacks = both, all_lack
     ends = list(accumulate(lacks[0][side] for side in allowed))
     return allowed[min(bisect_right(ends, position * ends[-1]), len(allowed) - 1)]
 
 
-def _allowed(lacks: list[int], group: int) -> list[int]:
+def _allow_sides(lacks: list[int], group: int) -> list[int]:
     """The sides that may have a group: those that lack any part of one, or that which lacks most, and a whole one.
 
     All three lack one group together. So of single rows at most one side lacks a whole one, and none ever does for

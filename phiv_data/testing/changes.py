@@ -12,7 +12,7 @@ from phiv_data.testing.case import Case, convert_case, convert_source, plan_case
 from phiv_data.testing.helpers import (
     Removal,
     SourceChange,
-    copied,
+    copy_source,
     data_of,
     demand,
     demand_same_files,
@@ -49,7 +49,7 @@ def check_changed_content_is_noticed(case: Case, tmp: Path) -> None:
         if change.kind in done and change.kind == "bytes":
             continue
         folder = tmp / str(number)
-        source = copied(case.source, folder / "source")
+        source = copy_source(case.source, folder / "source")
         change.apply(source)
         try:
             convert_source(case, source, folder / "fresh", include_unlabeled=True)
@@ -66,7 +66,7 @@ def check_update_equals_a_fresh_conversion(case: Case, tmp: Path) -> None:
 
     Changed are a letter or some bytes of a file, without another size or time; removed are files and lines.
     """
-    source = copied(case.source, tmp / "source", keep_times=True)
+    source = copy_source(case.source, tmp / "source", keep_times=True)
     convert_case(case, tmp / "whole", source, include_unlabeled=True, verify=True)
     whole, left = data_of(tmp / "whole/out"), {"text": 2, "bytes": 1}  # of changes that change the output
     changes: list[SourceChange | Removal] = [*find_changes(source), *find_removals(source)]
@@ -85,7 +85,7 @@ def _demand_same_update(
     `whole` is the output of `source`.
     """
     how: dict[str, Any] = {"include_unlabeled": True, "verify": True}
-    changed = copied(case.source, tmp / "source", keep_times=True)
+    changed = copy_source(case.source, tmp / "source", keep_times=True)
     change.apply(changed, keep_time=True)
     try:
         convert_source(case, changed, tmp / "out", **how)
@@ -112,7 +112,7 @@ def _stop_before_shards(title: str, total: int) -> Progress:
 
 def _demand_noticed(case: Case, change: SourceChange, fresh: dict[str, str], tmp: Path, *, verify: bool) -> None:
     """AssertionError where what was made of the unchanged source passes for what the changed one gives."""
-    source = copied(case.source, tmp / "source")
+    source = copy_source(case.source, tmp / "source")
     how: dict[str, Any] = {"include_unlabeled": True, "verify": verify, "arrow": True}
     convert_case(case, tmp / "second", source, **how)
     with suppress(_Stopped):

@@ -39,14 +39,14 @@ from phiv_data.testing.changes import (
     check_update_equals_a_fresh_conversion,
 )
 from phiv_data.testing.helpers import (
-    copied,
+    copy_source,
     demand,
     demand_same_drafts,
     demand_same_files,
     demand_valid,
     drafts_of,
     hashes,
-    listing,
+    list_by_name,
     record_lines,
     sound_drafts,
 )
@@ -299,10 +299,10 @@ def check_workers_leave_no_trace(case: Case, tmp: Path) -> None:
 def check_place_and_order_leave_no_trace(case: Case, tmp: Path) -> None:
     """A copy of the source elsewhere, its folders listed in another order, or named `.`, gives the same bytes."""
     tmp = tmp.absolute()
-    copy = copied(case.source, tmp / "elsewhere")
-    with listing(reverse=False):
+    copy = copy_source(case.source, tmp / "elsewhere")
+    with list_by_name(reverse=False):
         convert_case(case, tmp / "here")
-    with listing(reverse=True):
+    with list_by_name(reverse=True):
         convert_case(case, tmp / "there", copy)
     what = "from a copy of the source, listed in another order"
     demand_same_files(tmp / "here/out", tmp / "there/out", what, "Use relative names; sort what you list and number")
@@ -325,7 +325,7 @@ def check_output_inside_source(case: Case, tmp: Path) -> None:
     if not case.source.is_dir():
         return
     convert_case(case, tmp / "outside", arrow=True)
-    source = copied(case.source, tmp / "inside")
+    source = copy_source(case.source, tmp / "inside")
     hint = "List folders with phiv_data.sources.folders, which leaves outputs of phiv out"
     for overwrite in (False, False, True):
         how = "with the output in the source's folder"
@@ -368,7 +368,7 @@ def check_damaged_input(case: Case, tmp: Path) -> None:
         demand(name is not None, what, "Name one to damage in Case.damaged, or ''")
     assert name is not None
     for kind, damage in _DAMAGE.items() if name else ():
-        source, folder = copied(case.source, tmp / kind), tmp / f"of-{kind}"
+        source, folder = copy_source(case.source, tmp / kind), tmp / f"of-{kind}"
         damage(source / name)
         account = convert_case(case, folder, source, include_unlabeled=True).manifest.accounting
         if kind != "gone":

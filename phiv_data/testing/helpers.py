@@ -151,7 +151,7 @@ def record_lines(out: Path) -> list[str]:
     return [line for path in sorted(out.glob("*_*.jsonl")) for line in path.read_text("utf-8").splitlines()]
 
 
-def copied(source: Path, folder: Path, *, keep_times: bool = False) -> Path:
+def copy_source(source: Path, folder: Path, *, keep_times: bool = False) -> Path:
     """A copy under the same name, by default with other times."""
     folder.mkdir(parents=True, exist_ok=True)
     copy: Callable[..., Any] = shutil.copy2 if keep_times else shutil.copyfile
@@ -161,7 +161,7 @@ def copied(source: Path, folder: Path, *, keep_times: bool = False) -> Path:
 
 
 @contextmanager
-def listing(*, reverse: bool) -> Iterator[None]:
+def list_by_name(*, reverse: bool) -> Iterator[None]:
     """While this lasts, folders list their entries by name, forwards or backwards."""
     listdir, scandir = os.listdir, os.scandir
 

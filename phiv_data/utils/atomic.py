@@ -155,7 +155,7 @@ def environment_problems(where: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError) as error:
-        if problem := _translated(error, where):
+        if problem := _find_system_problem(error, where):
             raise problem from error
         raise
 
@@ -172,13 +172,13 @@ def must_stay(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if before and _identity(path) != before:
-            raise _moved_away(path) from error
+            raise _away_problem(path) from error
         raise
     if before is None or _identity(path) != before:
-        raise _moved_away(path)
+        raise _away_problem(path)
 
 
-def _moved_away(path: Path) -> EnvironmentProblem:
+def _away_problem(path: Path) -> EnvironmentProblem:
     return EnvironmentProblem(str(path), "was moved away or replaced while it was read", "Run the same command again")
 
 
@@ -200,7 +200,7 @@ def find_environment_problem(error: BaseException | None, where: Path | str) -> 
     while error is not None and error not in seen:
         if isinstance(error, EnvironmentProblem):
             return error
-        if getattr(error, "errno", None) not in _OF_THE_NAME and (problem := _translated(error, where)):
+        if getattr(error, "errno", None) not in _OF_THE_NAME and (problem := _find_system_problem(error, where)):
             return problem
         seen.append(error)
         error = error.__cause__ or error.__context__
@@ -237,7 +237,7 @@ def is_memory_short() -> bool:
     return False
 
 
-def _translated(error: BaseException, where: Path | str) -> EnvironmentProblem | None:
+def _find_system_problem(error: BaseException, where: Path | str) -> EnvironmentProblem | None:
     """A system's error as EnvironmentProblem; None for any other."""
     number, named = getattr(error, "errno", None), str(getattr(error, "filename", None) or where)
     if type(error).__module__.startswith("av.") or isinstance(error, SystemError):

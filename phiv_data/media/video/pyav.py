@@ -49,7 +49,7 @@ def sample_frames(
             if sampling.needs_times:
                 times = [frame.time for frame in _decode(container, stream, complain)]
                 total = len(times)
-                wanted = _wanted(sampling, _in_order(times, about["fps"], where), where)
+                wanted = _choose_frames(sampling, _in_order(times, about["fps"], where), where)
             else:
                 guess = _guess_frames(container, stream)
                 decoded = dict(_frames(container, stream, frame_indices(guess, sampling.num_frames), complain))
@@ -87,7 +87,7 @@ def _in_order(times: list[float | None], fps: float | None, where: str) -> list[
     return [number / fps for number in range(len(times))]
 
 
-def _wanted(sampling: Sampling, times: list[float], where: str) -> list[int]:
+def _choose_frames(sampling: Sampling, times: list[float], where: str) -> list[int]:
     """The numbers of the frames to sample. RejectInput where the part that is asked for holds none."""
     wanted = sampling.indices(times)
     if times and not wanted:
@@ -102,7 +102,7 @@ def _sample_groups(file: BinaryIO, where: str, sampling: Sampling) -> tuple[Vide
     with _container(file, where) as (container, stream):
         packets, about, time_base = list_packets(container, stream), _about(container, stream), stream.time_base
     shown = packets.shown
-    wanted = _wanted(sampling, [float(time * time_base) for time in shown], where)
+    wanted = _choose_frames(sampling, [float(time * time_base) for time in shown], where)
     if sum(span.stop - span.start for span in packets.spans({shown[index] for index in wanted})) >= len(shown):
         raise Doubt("every group holds a wanted frame")
     found = _frames_of_groups(file, where, packets, wanted)
