@@ -5,8 +5,10 @@
 For each top-level package: `rooms` are its direct modules and sub-packages, `arrows` the pairs of them that import
 one another, `cycles` groups of files that import each other in a circle (imports inside functions and for type
 checking included). Functions: length in lines from `def` to the end, docstring included; `once` is the share whose
-name is unique in the package and referenced exactly once in it; `own imports inside functions` counts import statements
-of phiv's modules below a `def`. `travel` profiles `validate(path, images=False)` of one line, after the imports.
+name is unique in the package and referenced exactly once in it. Some of these are no step of one caller: rules and
+checks named in a table, callbacks, overrides that call the base's method, what other packages call as well. `one_call`
+is the share without those. `own imports inside functions` counts import statements of phiv's modules below a `def`.
+`travel` profiles `validate(path, images=False)` of one line, after the imports.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ class Numbers:
     p90: int
     longest: int
     once_percent: float
+    one_call_percent: float
     own_imports_inside_functions: int
 
 
@@ -124,6 +127,7 @@ def measure(package: str, modules: dict[str, Path], trees: dict[str, ast.Module]
         p90=lengths[int(len(lengths) * 0.9)],
         longest=lengths[-1],
         once_percent=round(100 * len(referenced_once(package, trees)) / len(lengths), 1),
+        one_call_percent=round(100 * len(called_once(package, trees)) / len(lengths), 1),
         own_imports_inside_functions=sum(imports_inside_functions(tree) for tree in own.values()),
     )
 
@@ -178,6 +182,21 @@ def referenced_once(package: str, trees: dict[str, ast.Module]) -> dict[str, tup
                 references[node.attr] += 1
     unique = {name: places[0] for name, places in defined.items() if len(places) == 1 and not name.startswith("__")}
     return {name: place for name, place in unique.items() if references[name] == 1}
+
+
+def called_once(package: str, trees: dict[str, ast.Module]) -> set[str]:
+    """Those of `referenced_once` that are called there, and not on `super()`; without those other packages name."""
+    calls: Counter[str] = Counter()
+    elsewhere: set[str] = set()
+    for module, tree in trees.items():
+        for node in ast.walk(tree):
+            if module.split(".")[0] != package:
+                elsewhere.add(getattr(node, "id", getattr(node, "attr", "")))
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                calls[node.func.id] += 1
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                calls[node.func.attr] += ast.unparse(node.func.value) != "super()"
+    return {name for name in referenced_once(package, trees) if calls[name] and name not in elsewhere}
 
 
 def imports_inside_functions(tree: ast.Module) -> int:
