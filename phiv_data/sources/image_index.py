@@ -27,7 +27,7 @@ from phiv_data.media.reject import RejectInput, open_input
 from phiv_data.sources.archives import extract
 from phiv_data.sources.folders import raise_error, walk
 from phiv_data.storage.sample import EncodedImage, encoded_image
-from phiv_data.utils.atomic import atomic_write, sha256_file
+from phiv_data.utils.atomic import atomic_write, sha256_file, sha256_of
 from phiv_schemas.errors import SourceError
 
 
@@ -175,28 +175,29 @@ def open_source(
 def unpack(archive: Path, work_dir: Path, *, sha256: str | None = None, password: str | None = None) -> Path:
     """`archive` unpacked below `work_dir`, once: the folder is named by its hash, and complete or not there.
 
-    A folder that has lost or changed a file since (by size) is unpacked again: rows would be missing without a word.
+    A folder that has lost or changed a file since is unpacked again: rows would be missing, or wrong, without a word.
     """
     target = work_dir / f"unpacked-{(sha256 or sha256_file(archive))[:16]}"
-    record = target.with_name(f".{target.name}.sizes")  # hidden: several archives lie in one source folder
+    record = target.with_name(f".{target.name}.sha256")  # hidden: several archives lie in one source folder
     if target.is_dir():
-        if record.is_file() and record.read_text() == _digest_of_sizes(target):
+        if record.is_file() and record.read_text() == _digest_of_files(target):
             return target
         shutil.rmtree(target)
     extract(archive, target, password=password)
     with atomic_write(record) as file:
-        file.write(_digest_of_sizes(target).encode())
+        file.write(_digest_of_files(target).encode())
     return target
 
 
-def _digest_of_sizes(folder: Path) -> str:
-    """A hash of the names (of any bytes) and sizes of all files below a folder."""
+def _digest_of_files(folder: Path) -> str:
+    """A sha256 over the names (of any bytes) and the contents of all files below a folder."""
     root, digest = os.fsencode(folder), hashlib.sha256()
     for path, folders, files in os.walk(root, onerror=raise_error):
         folders.sort()
         for name in sorted(files):
             file = os.path.join(path, name)  # noqa: PTH118  # pathlib takes no bytes
-            digest.update(b"%s %d;" % (os.path.relpath(file, root), os.stat(file).st_size))  # noqa: PTH116  # as above
+            with open(file, "rb") as content:  # noqa: PTH123  # as above
+                digest.update(b"%s %s;" % (os.path.relpath(file, root), sha256_of(content).encode()))
     return digest.hexdigest()
 
 

@@ -128,7 +128,9 @@ class ImageChecks:
                     return broken_image("PV103", f"leaves images/ through a symbolic link ({quote_path(path)})")
                 status = os.stat(full)  # noqa: PTH116  # see above
                 if self.checksums is not None:
-                    return broken("PV104", f"is a symbolic link, not the file that was converted ({quote_path(path)})")
+                    return broken_image(
+                        "PV104", f"is a symbolic link, not the file that was converted ({quote_path(path)})"
+                    )
         except PermissionError as error:
             return broken_image("PV007", f"cannot be read ({quote_path(path)}: {error.strerror})")
         except OSError as error:

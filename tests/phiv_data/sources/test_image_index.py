@@ -187,8 +187,8 @@ def test_an_unpacked_folder_that_lost_or_changed_a_file_is_unpacked_again(tmp_pa
     archive = tar(tmp_path / "a.tar.gz", one=b"1", two=b"22")
     folder = unpack(archive, tmp_path / "work")
     lose, cut, add = (folder / "one").unlink, partial((folder / "two").write_bytes, b"2"), (folder / "three").touch
-    lose_record = next((tmp_path / "work").glob(".*")).unlink
-    for damage in (lose, cut, add, lose_record):
+    zeros, lose_record = partial((folder / "two").write_bytes, bytes(2)), next((tmp_path / "work").glob(".*")).unlink
+    for damage in (lose, cut, add, zeros, lose_record):
         damage()
         assert unpack(archive, tmp_path / "work") == folder
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"one": b"1", "two": b"22"}
