@@ -21,8 +21,11 @@ from xml.etree import ElementTree as ET
 from phiv_data.reports.findings import codes, issues_by_code, not_listed, plural, rule_title
 from phiv_schemas import Issue, ValidationReport
 
-# What XML 1.0 does not allow, escaped or not; a carriage return, which parsers turn into a newline; C1 controls.
-_ILLEGAL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# What XML 1.0 does not allow, escaped or not; a carriage return, which parsers turn into a newline; C1 controls; marks
+# that break lines or turn their order around, which a terminal would obey.
+_ILLEGAL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def render(report: ValidationReport) -> str:

@@ -17,7 +17,7 @@ from typing import TypeAlias
 _VOID = frozenset({"br", "img", "input", "link", "meta", "rect"})
 # Controls but tab and newline, zero-width space, bidi controls, byte order mark, surrogates, noncharacters.
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufffe\uffff"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufffe\uffff"
     "\U000e0000-\U000e007f]"
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree as ET
 
 from hypothesis import given
@@ -50,6 +51,7 @@ def test_every_report_is_well_formed_and_keeps_to_the_schema(report: ValidationR
     root = ET.fromstring(text.encode())
     assert conforms(root)
     assert text == junit.render(report)
+    assert not re.search("[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]", text)  # a terminal would obey them
     failed = [suite.attrib["name"][:5] for suite in root if suite.find(".//failure") is not None]
     assert failed == sorted(code for code, count in report.totals.get("error", {}).items() if count)
     assert len(root.findall(".//failure")) == int(root.attrib["failures"])
