@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -103,17 +104,25 @@ def test_rows_without_an_answer_are_found(tmp_path: Path) -> None:
     assert "columns that are not read: comment\n" in done.stderr
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_damaged_rejects_of_a_finished_output_are_one_line(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.unlink(), "is missing. --update makes it whole, --overwrite converts all again"),
+        (lambda path: path.write_bytes(path.read_bytes()[:60]), "was cut or changed: 60 bytes, not "),
+        (lambda path: path.write_bytes(path.read_bytes()[::-1]), "sha256 is not the manifest's. --overwrite converts"),
+    ],
+)
+def test_damaged_rejects_of_a_finished_output_are_one_line(
+    damage: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
     (tmp_path / "t.csv").write_text("image,answer\na.png,x\nb.png,x\n")
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     command = ("table", "--source", tmp_path / "t.csv", "--out_dir", tmp_path / "out")
     assert run(*command).returncode == 1
-    path = tmp_path / "out/rejects.jsonl"
-    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:60])
+    damage(tmp_path / "out/rejects.jsonl")
     again = run(*command)
     (line,) = (line for line in again.stderr.splitlines() if "rejects.jsonl" in line)
-    assert (again.returncode, line.endswith("--overwrite converts again")) == (1, True), again.stderr
+    assert (again.returncode, said in line) == (1, True), again.stderr
 
 
 def test_usage_errors_exit_2() -> None:
