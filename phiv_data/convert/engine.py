@@ -107,8 +107,8 @@ def convert(
     `num_workers` processes; None is one per core, 0 works in this process. `overwrite` makes the output again, or
     replaces that of another plan; `update` replaces it too, but converts only inputs that are new, have changed or were
     rejected, with the same result. `verify` compares the source's files by sha256 instead of size and time.
-    Raises UsageError, SourceError, EnvironmentProblem, or NothingWritten where no input gives a row. Stopped, it keeps
-    what is done for the next run.
+    Raises UsageError, SourceError, EnvironmentProblem, ShardError for a finished output that is damaged, or
+    NothingWritten where no input gives a row. Stopped, it keeps what is done for the next run.
     """
     workers = default_workers() if num_workers is None else num_workers
     if workers < 0:

@@ -2,6 +2,7 @@
 
     <out>/.phiv/kept/000000.json   the report of each task: rows, images' metadata, rejects
     <out>/.phiv/kept/digests       16 bytes an input, over all that its draft depends on (with --verify twice as many)
+    <out>/.phiv/kept/image_sizes    eight bytes for each line of images.sha256, to tell whether the output is whole
     <out>/.phiv/kept/index.json    which inputs each report holds, and what all drafts depended on
 
 `find_kept` looks the inputs of a new plan up by digest, and `kept_rows` reads what became of those of one task. An

@@ -40,7 +40,7 @@ def find_damage(folder: Path, files: Iterable[tuple[str, int | None]]) -> str | 
 def dataset_files(
     folder: Path, manifest: Manifest, image_sizes: Path | None = None
 ) -> Iterator[tuple[str, int | None]]:
-    """Every file of a converted dataset for `find_damage`. `image_sizes`: what `write_sizes` wrote of its images."""
+    """Every file of a converted dataset for `find_damage`. `image_sizes`: a file of eight bytes each."""
     yield from ((info.path, info.size_bytes) for info in manifest.files)
     sizes = _read_sizes(image_sizes) if image_sizes else ()
     with environment_problems(folder), (folder / manifest.image_hashes.path).open("rb") as lines:
