@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from phiv_data.cli.engine_options import make_engine
 from phiv_data.cli.validate_options import ValidateOptions
 from phiv_data.repair import fix, undo
 from phiv_data.repair.summary import fix_summary
@@ -32,6 +33,7 @@ def check(options: ValidateOptions, path: Path) -> int:
             for line in describe_formats(find_rows(path)):
                 say(f"phiv-validate: {line} (change it with --input_format)", to=sys.stderr)
         row_rules = _row_rules(options, path)
+        engine = None if options.engine == "local" else make_engine(options)
         with _progress_bar("validate") as bar:
             report = validate(
                 path,
@@ -41,6 +43,7 @@ def check(options: ValidateOptions, path: Path) -> int:
                 max_issues=options.max_issues,
                 max_pixels=options.max_pixels,
                 num_workers=options.num_workers,
+                engine=engine,
                 ignore=options.ignore,
                 row_rules=row_rules,
                 source=options.source,

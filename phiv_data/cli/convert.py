@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import phiv_schemas
 from phiv_data.cli.common import run
+from phiv_data.cli.engine_options import EngineOptions, make_engine
 from phiv_data.convert.base import ConverterOptions
 from phiv_data.utils.plugins import CONVERTERS, load_plugins
 from phiv_data.utils.terminal import say
@@ -27,14 +28,12 @@ SHOWN_REJECTS = 10
 SHOWN_GROUPS = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class OutputOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputOptions(EngineOptions):
     """Where the output goes and how it is made; only --no_arrow and --include_unlabeled change what it holds."""
 
     out_dir: Path
     """Folder of the output. A finished one is left alone; an unfinished one is resumed."""
-    num_workers: int | None = None
-    """Worker processes: one per core when not given; 0 works in this process, for debugging."""
     no_arrow: bool = False
     """Write the jsonl files and images only."""
     include_unlabeled: bool = False
@@ -118,7 +117,7 @@ def _convert(command: ConvertCommand) -> int:
         outcome = convert(
             command.dataset,
             out.out_dir,
-            num_workers=out.num_workers,
+            engine=make_engine(out),
             arrow=not out.no_arrow,
             overwrite=out.overwrite,
             update=out.update,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional, UseAppendAction
 
+from phiv_data.cli.engine_options import EngineOptions
 from phiv_data.media.images import MAX_PIXELS
 
 # As in phiv_data.validation.inputs.chat_dataset and phiv_data.reports, which are slow to import.
@@ -15,8 +16,8 @@ InputFormat = Literal["auto", "phiv", "llava", "sharegpt", "swift", "trl"]
 ReportFormat = Literal["text", "json", "junit", "sarif", "html", "github"]
 
 
-@dataclasses.dataclass(frozen=True)
-class ValidateOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValidateOptions(EngineOptions):
     """Check a converted folder, jsonl files, Arrow shards, or external chat formats: schema, ids, texts, images,
     splits.
 
@@ -42,8 +43,6 @@ class ValidateOptions:
     """Do not decode images or hash files: check records, existence and sizes only."""
     no_images: bool = False
     """Do not open image files at all."""
-    num_workers: int | None = None
-    """Worker processes; 0 works in this one. Default: one per core, none for little work."""
     family: str | None = None
     """Measure every row in tokens as this model family (phi3_vision, tiny) encodes it; needs phiv[train]."""
     max_tokens: int | None = None

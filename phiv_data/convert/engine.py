@@ -27,7 +27,7 @@ from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, pl
 from phiv_data.convert.base import Converter, ConverterOptions, Inputs
 from phiv_data.convert.fingerprint import SourceRoots
 from phiv_data.convert.kept import MADE_OTHERWISE, KeptRows, find_kept, spell_basis, write_index
-from phiv_data.convert.plan import ConversionPlan, ConversionTask, list_inputs, make_plan
+from phiv_data.convert.plan import ConversionPlan, list_inputs, make_plan
 from phiv_data.convert.staging import (
     IMAGE_SIZES,
     PlanRecord,
@@ -39,11 +39,12 @@ from phiv_data.convert.staging import (
     publish,
     take_back_if_damaged,
 )
-from phiv_data.convert.tasks import ConversionJob, check_images, run_task, try_rows
+from phiv_data.convert.tasks import ConversionJob, check_images, find_fatal_inputs, run_task
+from phiv_data.engines.base import Engine, Killed
+from phiv_data.engines.local import LocalEngine
 from phiv_data.formats.recognise import recognise
 from phiv_data.storage.damage import dataset_files, find_damage
 from phiv_data.utils.plugins import CONVERTERS
-from phiv_data.utils.process_pool import Killed, default_workers, find_killers, run_isolated
 from phiv_data.utils.progress import Progress
 from phiv_schemas import (
     EnvironmentProblem,
@@ -94,6 +95,7 @@ def convert(
     options: ConverterOptions,
     out_dir: Path,
     *,
+    engine: Engine | None = None,
     num_workers: int | None = None,
     arrow: bool = True,
     overwrite: bool = False,
@@ -104,15 +106,14 @@ def convert(
 ) -> Outcome:
     """Convert what `options` name into `out_dir`; a finished output of the same plan and source is left alone.
 
-    `num_workers` processes; None is one per core, 0 works in this process. `overwrite` makes the output again, or
+    `engine` does the work; None is this machine with `num_workers` processes (None: one per core, 0: this process).
+    `overwrite` makes the output again, or
     replaces that of another plan; `update` replaces it too, but converts only inputs that are new, have changed or were
     rejected, with the same result. `verify` compares the source's files by sha256 instead of size and time.
     Raises UsageError, SourceError, EnvironmentProblem, ShardError for a finished output that is damaged, or
     NothingWritten where no input gives a row. Stopped, it keeps what is done for the next run.
     """
-    workers = default_workers() if num_workers is None else num_workers
-    if workers < 0:
-        raise UsageError("--num_workers", f"must be 0 or more (found {workers})")
+    engine = engine or LocalEngine(num_workers)
     if overwrite and update:
         raise UsageError("--update", "cannot be combined with --overwrite, which converts all again", "Pass one")
     options, output_options = options.chosen(), {"arrow": arrow, "include_unlabeled": include_unlabeled}
@@ -152,7 +153,7 @@ def convert(
             warnings += (f"the earlier output is damaged ({damage}): what has changed in it is made again",)
         taken = kept if isinstance(kept, KeptRows) else None
         job = ConversionJob(plan, workspace, include_unlabeled, roots=roots, kept=taken)
-        assembled, shards = _make_files(job, inputs, arrow, workers, progress)
+        assembled, shards = _make_files(job, inputs, arrow, engine, progress)
         write_index(workspace, plan, basis)
         write_manifest(job, inputs, assembled, shards, provenance)
         return _outcome(job, assembled, publish(workspace), (*warnings, *inputs.warnings))
@@ -295,19 +296,19 @@ def _explain_again(manifest: Manifest, wanted: PlanRecord, why: str) -> str:
 
 
 def _make_files(
-    job: ConversionJob, inputs: Inputs, arrow: bool, num_workers: int, progress: ProgressFactory
+    job: ConversionJob, inputs: Inputs, arrow: bool, engine: Engine, progress: ProgressFactory
 ) -> tuple[AssembledFiles, list[ShardInfo]]:
     """Stage everything but the manifest. What the disk has lost or changed meanwhile is made again, once."""
     for _ in range(2):
-        job = _run_tasks(job, num_workers, progress)
+        job = _run_tasks(job, engine, progress)
         try:
             assembled = assemble(job)
             if not any(assembled.task_rows.values()):
                 raise _nothing_written(job, inputs, assembled)
             if arrow:  # which reads every image
-                return assembled, _run_shards(job, assembled, num_workers, progress)
+                return assembled, _run_shards(job, assembled, engine, progress)
             os.sync()
-            for _, result in run_isolated(check_images, job, range(len(job.plan.tasks)), num_workers):
+            for _, result in engine.map(check_images, job, range(len(job.plan.tasks))):
                 if isinstance(result, Killed):
                     raise EnvironmentProblem("worker processes", "one crashes on staged images", "Free memory")
             return assembled, []
@@ -329,32 +330,34 @@ def _nothing_written(job: ConversionJob, inputs: Inputs, assembled: AssembledFil
     return NothingWritten(str(job.workspace.out_dir), what, hint, rejects, inputs.warnings)
 
 
-def _run_tasks(job: ConversionJob, num_workers: int, progress: ProgressFactory) -> ConversionJob:
-    """Run every task. Inputs that crash the process that reads them end up as rejects, not as a dead run."""
+def _run_tasks(job: ConversionJob, engine: Engine, progress: ProgressFactory) -> ConversionJob:
+    """Run every task. Inputs that kill the process that reads them end up as rejects, not as a dead run."""
     pending = [task.index for task in job.plan.tasks]
     with progress(f"{job.plan.converter.name}: convert", job.plan.num_items) as bar:
         while pending:
-            killed: list[ConversionTask] = []
-            for index, rows in run_isolated(run_task, job, pending, num_workers):
-                if isinstance(rows, Killed):
-                    killed.append(job.plan.tasks[index])
+            killed: dict[int, int | None] = {}
+            for index, result in engine.map(run_task, job, pending):
+                if isinstance(result, Killed):
+                    killed[index] = result.input
                 else:
-                    bar.add(rows)
-            for task in killed:
-                killers = find_killers(try_rows, (job, task), range(task.first, task.stop))
-                job = replace(job, crashed=job.crashed.union(killers))
-            pending = [task.index for task in killed]
+                    bar.add(result)
+            fatal = dict(job.fatal)
+            for index, found in engine.map(find_fatal_inputs, (job, killed), list(killed)):
+                if isinstance(found, Killed):
+                    raise EnvironmentProblem("worker processes", f"task {index} kills them in turns", "Free memory")
+                fatal |= found
+            job, pending = replace(job, fatal=fatal), list(killed)
     return job
 
 
 def _run_shards(
-    job: ConversionJob, assembled: AssembledFiles, num_workers: int, progress: ProgressFactory
+    job: ConversionJob, assembled: AssembledFiles, engine: Engine, progress: ProgressFactory
 ) -> list[ShardInfo]:
     plan = plan_shard_files(job, assembled)
     infos: dict[int, ShardInfo] = {}
     indices = range(len(plan.shards))
     with progress(f"{job.plan.converter.name}: shards", sum(shard.num_rows for shard in plan.shards)) as bar:
-        for index, info in run_isolated(build_shard, plan, indices, num_workers):
+        for index, info in engine.map(build_shard, plan, indices):
             if isinstance(info, Killed):
                 raise EnvironmentProblem("worker processes", f"one crashes on {plan.shards[index].path}", "Free memory")
             infos[index] = info

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,9 @@ from phiv_data.convert.kept import KeptRows, kept_rows
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, load_absent_files, load_items, row_id
 from phiv_data.convert.staging import StagedDamage, Workspace, read_report, write_report
 from phiv_data.convert.task_report import TaskReport, WrittenRow
+from phiv_data.engines.base import CRASHED
+from phiv_data.engines.local import find_killers
+from phiv_data.engines.watchdog import reading
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.utils.atomic import atomic_write, find_environment_problem
@@ -32,8 +35,8 @@ class ConversionJob:
     plan: ConversionPlan
     workspace: Workspace
     include_unlabeled: bool = False
-    crashed: frozenset[int] = frozenset()
-    """Inputs at these indices are rejected unseen: they kill the process that reads them."""
+    fatal: Mapping[int, str] = field(default_factory=dict)
+    """Inputs at these indices are rejected unseen, by this code: they kill the process that reads them."""
     roots: SourceRoots = field(default_factory=SourceRoots)
     kept: KeptRows | None = None
     """Where rows of unchanged inputs are taken from."""
@@ -80,7 +83,17 @@ def _read_staged(job: ConversionJob, meta: ImageMeta) -> bytes:
     return data
 
 
-def try_rows(task: tuple[ConversionJob, ConversionTask], indices: Sequence[int]) -> None:
+def find_fatal_inputs(shared: tuple[ConversionJob, Mapping[int, int | None]], index: int) -> dict[int, str]:
+    """The inputs of task `index` that kill a process which reads them alone, and how. In processes of its own.
+
+    `shared` holds for each such task the input that was read when it killed its process, as far as that is known.
+    """
+    job, suspects = shared
+    task = job.plan.tasks[index]
+    return find_killers(_try_rows, (job, task), range(task.first, task.stop), suspects[index])
+
+
+def _try_rows(task: tuple[ConversionJob, ConversionTask], indices: Sequence[int]) -> None:
     """Make some rows of a task and keep nothing of them but staged images: a probe for inputs that kill."""
     convert_rows(*task, indices)
 
@@ -184,9 +197,10 @@ def _convert_twice(job: ConversionJob, task: ConversionTask, item: Item, index: 
 
 def _convert(job: ConversionJob, item: Item, index: int) -> tuple[Sample, bool]:
     converter = job.plan.converter
-    if index in job.crashed:
+    if job.fatal.get(index) == CRASHED:
         raise RejectInput(item.key, "crashed", "reading it kills the process, alone and again (a decoder bug)")
-    draft = converter.draft(item)
+    with reading(index, 0):
+        draft = converter.draft(item)
     conversation = Conversation(
         id=row_id(item, index) if draft.id is None else draft.id,
         source=converter.record_source if draft.source is None else draft.source,

@@ -21,7 +21,7 @@ from phiv_data.validation.core.key_index import KeyIndex
 from phiv_data.validation.inputs.converted import plan_converted
 from phiv_data.validation.partial_result import IssueCollector
 from phiv_data.validation.rules import near_duplicates as near
-from phiv_data.validation.run import choose_workers, run_units, set_up_images
+from phiv_data.validation.run import choose_engine, run_units, set_up_images
 from phiv_schemas import Manifest, ShardError
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def _check(
     settings = Settings(max_issues=1)
     issues = IssueCollector.of(settings)
     plan = plan_converted(data, settings, None, issues, new_folder)
-    workers = choose_workers(len(plan.pieces), num_workers)
-    set_up_images(plan, workers)
-    for result in run_units(plan.pieces, plan.context, settings, workers):
+    engine = choose_engine(len(plan.pieces), num_workers)
+    set_up_images(plan, engine)
+    for result in run_units(plan.pieces, plan.context, settings, engine):
         index.add(result.keys)
         issues = issues.merge(result.issues)
         on_rows(result.rows.total())

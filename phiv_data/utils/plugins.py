@@ -1,4 +1,4 @@
-"""Plugins, found by entry point (converters, model families). A broken one is reported, and disturbs no other."""
+"""Plugins by entry point: converters, engines, model families. A broken one is reported, and disturbs no other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 CONVERTERS = "phiv.converters"
+ENGINES = "phiv.engines"
 FAMILIES = "phiv.families"
 
 

@@ -19,13 +19,14 @@ from pathlib import Path
 
 from phiv_data.convert.reopen import compare_source
 from phiv_data.convert.staging import is_unfinished
+from phiv_data.engines.base import Engine, Killed
+from phiv_data.engines.local import LocalEngine, default_workers
 from phiv_data.formats.files import INFO
 from phiv_data.media.images import MAX_PIXELS
 from phiv_data.sources.folders import find_files
 from phiv_data.sources.hf_tables import missing_shards
 from phiv_data.storage.dataset import MANIFEST, NON_RECORD_FILES
 from phiv_data.utils.atomic import environment_problems, must_stay
-from phiv_data.utils.process_pool import Killed, default_workers, run_isolated
 from phiv_data.validation.core.aggregators import MissingImagesFolder
 from phiv_data.validation.core.finding import RowRule, Settings
 from phiv_data.validation.core.key_index import KeyIndex
@@ -70,6 +71,7 @@ def validate(
     max_issues: int = MAX_ISSUES,
     max_pixels: int = MAX_PIXELS,
     num_workers: int | None = 0,
+    engine: Engine | None = None,
     ignore: Collection[str] = (),
     row_rules: Iterable[RowRule] = (),
     input_format: str = "auto",
@@ -83,9 +85,9 @@ def validate(
     issues are listed, errors first. Images of more than `max_pixels` are errors, and not decoded. Findings of the codes
     in `ignore` are left out. `row_rules` are asked beside the usual rules. With `source`, a folder or archives, every
     image of a converted folder is compared with what it was made from (`provenance`). `num_workers` processes share the
-    work (0: this one; None: one per core, if there is much to do); the report does not depend on them. `on_rows(n)` is
-    called as rows are done. `input_format` is "phiv", an external chat format ("llava", "sharegpt", "swift", "trl"), or
-    "auto", which decides by the first rows (`formats.detect`).
+    work (0: this one; None: one per core, if there is much to do), or another `engine` does it; the report depends on
+    neither. `on_rows(n)` is called as rows are done. `input_format` is "phiv", an external chat format ("llava",
+    "sharegpt", "swift", "trl"), or "auto", which decides by the first rows (`formats.detect`).
 
     Raises UsageError when there is nothing to check.
     """
@@ -103,17 +105,17 @@ def validate(
         sources = plan_sources(path, source, settings, new_folder, compare_source) if source else None
         chat_files = _find_external_files(path, input_format, issues)
         plan = _plan_path(path, chat_files, settings, Path(images_root) if images_root else None, issues, new_folder)
-        workers = choose_workers(len(plan.pieces), num_workers)
+        chosen = engine or choose_engine(len(plan.pieces), num_workers)
         if plan.context.images:
             stack.callback(plan.context.images.close)
-        set_up_images(plan, workers)
-        for result in run_units(plan.pieces, plan.context, settings, workers):
+        set_up_images(plan, chosen)
+        for result in run_units(plan.pieces, plan.context, settings, chosen):
             index.add(result.keys)
             whole = merge(whole, replace(result, keys=()))
             on_rows(result.rows.total())
         if sources:
-            workers = choose_workers(len(sources.rows), num_workers)
-            results = run_units(sources.rows, sources.context, settings, workers)
+            chosen = engine or choose_engine(len(sources.rows), num_workers)
+            results = run_units(sources.rows, sources.context, settings, chosen)
             whole = reduce(merge, results, merge(whole, sources.known))
         num_unused = plan.check_whole(whole, index, issues)
         whole = merge(whole, PartialResult(issues))
@@ -271,11 +273,11 @@ def _traces_of_conversion(folder: Path) -> list[str]:
     return [name for name in ("arrow", "images.sha256", "rejects.jsonl") if (folder / name).exists()]
 
 
-def set_up_images(plan: ValidationPlan, workers: int) -> None:
+def set_up_images(plan: ValidationPlan, engine: Engine) -> None:
     """Threads where no worker processes are; perceptual hashes where images are decoded."""
     context = plan.context
     if context.images:
-        context.images.threads = 0 if workers else min(8, default_workers())
+        context.images.threads = min(8, default_workers()) if engine == LocalEngine(0) else 0
     for checks in (context.images, context.embedded):
         if checks is not None and context.settings.deep:
             checks.phash = True
@@ -284,22 +286,19 @@ def set_up_images(plan: ValidationPlan, workers: int) -> None:
 # Running ------------------------------------------------------------------------------------------------------------
 
 
-def choose_workers(num_units: int, num_workers: int | None) -> int:
-    """How many processes to start; 0 for this one alone. None: one per core, none for few units."""
+def choose_engine(num_units: int, num_workers: int | None) -> LocalEngine:
+    """Processes on this machine; 0 for this one alone. None: one per core, none for few units."""
     if num_workers is not None:
-        return num_workers
+        return LocalEngine(num_workers)
     workers = min(default_workers(), num_units // 2)
-    return workers if workers > 1 else 0
+    return LocalEngine(workers if workers > 1 else 0)
 
 
 def run_units(
-    units: Sequence[WorkUnit[Context]], context: Context, settings: Settings, workers: int
+    units: Sequence[WorkUnit[Context]], context: Context, settings: Settings, engine: Engine
 ) -> Iterator[PartialResult]:
     """The result of every unit, in order of completion. A unit that kills its process (a decoder crashes) is PV102."""
-    if not workers:
-        yield from (unit.check(context) for unit in units)
-        return
-    for i, result in run_isolated(_check_unit, (units, context), range(len(units)), workers):
+    for i, result in engine.map(_check_unit, (units, context), range(len(units))):
         if isinstance(result, Killed):
             issues, what = IssueCollector.of(settings), f"an image kills the decoder ({units[i]})"
             hint = "Find it with --no_deep and fewer lines, and drop it"

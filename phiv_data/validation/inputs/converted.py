@@ -12,9 +12,9 @@ from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
+from phiv_data.engines.local import default_workers
 from phiv_data.storage.dataset import MANIFEST, MANIFEST_CHANGED, manifest_files, parse_manifest
 from phiv_data.utils.atomic import raise_if_of_machine
-from phiv_data.utils.process_pool import default_workers
 from phiv_data.validation.core.finding import Settings
 from phiv_data.validation.core.image_stats import IMAGE_KEYS
 from phiv_data.validation.core.key_index import KeyIndex

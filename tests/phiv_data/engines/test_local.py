@@ -1,13 +1,11 @@
-"""The process pool: calls that kill their process are found, and a stop signal is never lost."""
+"""The local engine: calls that kill their process are found, and a stop signal is never lost."""
 
 from __future__ import annotations
 
-import multiprocessing.queues
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.popen_spawn_posix import Popen
@@ -16,16 +14,9 @@ from typing import Any
 
 import pytest
 
-from phiv_data.utils import process_pool
-from phiv_data.utils.atomic import hush_memory_errors
-from phiv_data.utils.process_pool import (
-    Killed,
-    WorkerDied,
-    default_workers,
-    find_killers,
-    run_isolated,
-    run_local,
-)
+from phiv_data.engines import worker
+from phiv_data.engines.base import CRASHED, Killed
+from phiv_data.engines.local import LocalEngine, default_workers, find_killers
 from phiv_data.utils.signals import SPAWN, STOPS, held, on_stop
 from phiv_schemas import EnvironmentProblem
 
@@ -74,26 +65,20 @@ def _die_once(flag: Path, items: Sequence[int]) -> None:
 def test_a_call_that_kills_its_process_is_reported_and_the_others_keep_their_results(
     workers: int, fatal: set[int]
 ) -> None:
-    found = list(run_isolated(_square_or_die, frozenset(fatal), range(10), workers))
+    found = list(LocalEngine(workers).map(_square_or_die, frozenset(fatal), range(10)))
     assert sorted(i for i, _ in found) == list(range(10))
     assert {i for i, result in found if isinstance(result, Killed)} == fatal
     assert {i: result for i, result in found if i not in fatal} == {i: i * i for i in range(10) if i not in fatal}
 
 
 def test_an_exit_inside_a_worker_counts_as_a_kill() -> None:
-    found = dict(run_isolated(_exit_at_three, None, [3, 5], 2))
+    found = dict(LocalEngine(2).map(_exit_at_three, None, [3, 5]))
     assert isinstance(found[3], Killed)
     assert found[5] == 5
 
 
-def test_without_isolation_a_dead_worker_names_its_suspects() -> None:
-    with pytest.raises(WorkerDied) as death:
-        list(run_local(_square_or_die, frozenset({4}), [4], 1))
-    assert death.value.indices == [4]
-
-
 def test_a_worker_killed_from_outside_costs_no_result(tmp_path: Path) -> None:
-    assert dict(run_isolated(_die_the_first_time, tmp_path, range(5), 2)) == {i: i for i in range(5)}
+    assert dict(LocalEngine(2).map(_die_the_first_time, tmp_path, range(5))) == {i: i for i in range(5)}
 
 
 def fill_memory(shared: str, i: int) -> int:
@@ -101,7 +86,7 @@ def fill_memory(shared: str, i: int) -> int:
 
 
 def find_memory_short(shared: str, i: int) -> int:
-    process_pool.is_memory_short = lambda: True  # in the worker alone
+    worker.is_memory_short = lambda: True  # in the worker alone
     raise AttributeError("partially initialized module 'numpy' has no attribute 'array'")
 
 
@@ -136,41 +121,25 @@ def test_a_worker_whose_memory_is_full_leaves_without_a_word(
     function: Any, shared: Any, what: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(EnvironmentProblem, match=what):
-        list(run_isolated(function, shared, range(2), 1))
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_pool_without_memory_for_its_threads_ends(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def no_thread(queue: Any) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    hush_memory_errors.__wrapped__()
-    monkeypatch.setattr(multiprocessing.queues.Queue, "_start_thread", no_thread)
-    monkeypatch.setattr(process_pool, "_SECONDS_BETWEEN_LOOKS", 0.05)
-    with pytest.raises(EnvironmentProblem, match="they cannot be managed"):
-        list(run_isolated(_exit_at_three, None, range(2), 1))
+        list(LocalEngine(1).map(function, shared, range(2)))
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_exception_is_raised_as_it_is() -> None:
     with pytest.raises(ValueError, match="no 0"):
-        list(run_isolated(_raise, None, [0], 1))
+        list(LocalEngine(1).map(_raise, None, [0]))
 
 
 def test_without_workers_nothing_is_isolated_and_nothing_pickled() -> None:
-    assert dict(run_isolated(lambda shared, i: shared + i, 10, [1, 2], 0)) == {1: 11, 2: 12}
+    assert dict(LocalEngine(0).map(lambda shared, i: shared + i, 10, [1, 2])) == {1: 11, 2: 12}
 
 
 def test_workers_that_do_not_start_are_an_environment_problem(tmp_path: Path) -> None:
     script = tmp_path / "no_guard.py"
     script.write_text(
-        "import os\nfrom phiv_data.utils.process_pool import run_isolated\n"
+        "import os\nfrom phiv_data.engines.local import LocalEngine\n"
         "def call(shared, index):\n    return index\n"
-        "list(run_isolated(call, None, range(3), 2))\n"
+        "list(LocalEngine(2).map(call, None, range(3)))\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert "EnvironmentProblem: worker processes: they do not start. Call phiv under" in done.stderr
@@ -181,7 +150,7 @@ def test_workers_that_do_not_start_are_an_environment_problem(tmp_path: Path) ->
 
 @pytest.mark.parametrize("fatal", [{10}, {13, 16}, {12, 13}])
 def test_halving_finds_exactly_the_items_that_kill(fatal: set[int]) -> None:
-    assert find_killers(_die_with, frozenset(fatal), range(10, 17)) == sorted(fatal)
+    assert find_killers(_die_with, frozenset(fatal), range(10, 17)) == dict.fromkeys(sorted(fatal), CRASHED)
 
 
 def test_items_that_kill_only_sometimes_are_an_environment_problem(tmp_path: Path) -> None:
@@ -208,7 +177,7 @@ def test_a_signal_while_workers_start_comes_after(stop: signal.Signals, monkeypa
     monkeypatch.setattr(Popen, "_launch", stopped)
     previous = signal.signal(stop, lambda number, frame: events.append("signal"))
     try:
-        assert dict(run_local(_return_index, None, [0], 1)) == {0: 0}
+        assert dict(LocalEngine(1).map(_return_index, None, [0])) == {0: 0}
     finally:
         signal.signal(stop, previous)
     assert events == ["started", "signal"]
@@ -222,7 +191,7 @@ def _stop_self(folder: Path, index: int) -> bool:
 
 
 def test_a_worker_leaves_stop_signals_to_the_main_process(tmp_path: Path) -> None:
-    assert dict(run_local(_stop_self, tmp_path, range(3), 2)) == {0: True, 1: True, 2: True}
+    assert dict(LocalEngine(2).map(_stop_self, tmp_path, range(3))) == {0: True, 1: True, 2: True}
 
 
 def _sleep(seconds: float) -> None:
@@ -250,7 +219,7 @@ def test_sighup_stays_ignored_under_nohup() -> None:
 
 # The default number of workers ------------------------------------------------------------------------------------
 
-PRINT_WORKERS = "from phiv_data.utils.process_pool import default_workers; print(default_workers())"
+PRINT_WORKERS = "from phiv_data.engines.local import default_workers; print(default_workers())"
 
 
 @pytest.mark.skipif(default_workers() < 2, reason="needs two CPUs")

@@ -1,0 +1,108 @@
+"""How long a process has been at one input, by a clock that a slow machine does not advance.
+
+    with reading(index, seconds=300):        # in a worker process: which input is read, and its limit
+        draft = converter.draft(item)
+    clock.is_overdue()                       # in its parent, now and then
+
+Counted are the seconds of processor time that the process and its children use, and the seconds in which all of them
+sleep, with nothing to do. Not counted: waiting for a processor that others use, waiting for a disk, being stopped or
+suspended. So only the input itself can use up its limit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TICK_S = 0.5
+"""How often the parent asks; more than two ticks between two questions count as two."""
+
+_PROC = Path("/proc")
+_SECONDS_PER_TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+_shared: Any = None
+_serials = count(1)
+
+
+def new_input_cell(context: BaseContext) -> Any:
+    """Memory that a worker and its parent share: a serial number, 0 while no input is read; its index; its limit."""
+    return context.RawArray("d", 3)
+
+
+def use_input_cell(cell: Any) -> None:
+    """Have `reading` write to `cell`; in a worker process, when it starts."""
+    global _shared
+    _shared = cell
+
+
+@contextmanager
+def reading(index: int, seconds: float) -> Iterator[None]:
+    """Say that input `index` is read, and for how long it may be (0: without a limit). No effect outside of workers."""
+    if _shared is None:
+        yield
+        return
+    _shared[1], _shared[2] = index, seconds
+    _shared[0] = next(_serials)  # last: from now on the parent counts
+    try:
+        yield
+    finally:
+        _shared[0] = 0
+
+
+class InputClock:
+    """The clock of one worker process, read by its parent."""
+
+    def __init__(self, pid: int, cell: Any) -> None:
+        self._pid, self._cell = pid, cell
+        self._serial, self._slept_s, self._cpu_s, self._asked = 0.0, 0.0, 0.0, 0.0
+
+    def input(self) -> int | None:
+        """The index of the input that is read now, or was when the process ended."""
+        return int(self._cell[1]) if self._cell[0] else None
+
+    def is_overdue(self) -> bool:
+        """Whether the input that is read now has used up its limit."""
+        serial, limit, now = self._cell[0], self._cell[2], time.monotonic()
+        if not serial or not limit:
+            self._serial = 0.0
+            return False
+        use = measure_use(self._pid)
+        if serial != self._serial:
+            self._serial, self._slept_s, self._cpu_s = serial, 0.0, use.cpu_s
+        elif use.is_asleep:
+            self._slept_s += min(now - self._asked, 2 * TICK_S)
+        self._asked = now
+        return bool(use.cpu_s - self._cpu_s + self._slept_s > limit)
+
+
+class ProcessUse(NamedTuple):
+    """The processor time of a process and its children so far; whether all their threads sleep, waiting for no disk."""
+
+    cpu_s: float
+    is_asleep: bool
+
+
+def measure_use(pid: int) -> ProcessUse:
+    """As /proc has it. On a system without it, time that passes counts as sleep."""
+    cpu_s, states = 0.0, set[str]()
+    pids = [pid]
+    while pids:
+        process = _PROC / str(pids.pop())
+        with suppress(OSError, ValueError, IndexError):  # it has just ended
+            fields = _stat_fields(process)
+            cpu_s += sum(map(int, fields[11:15])) * _SECONDS_PER_TICK  # its own, and of children that have ended
+            for thread in (process / "task").iterdir():
+                states.add(_stat_fields(thread)[0])
+                pids += map(int, (thread / "children").read_text().split())
+    return ProcessUse(cpu_s, states <= {"S", "I", "Z"})
+
+
+def _stat_fields(folder: Path) -> list[str]:
+    """The fields of a `stat` file from the state on. The name before it may hold anything."""
+    return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
