@@ -33,6 +33,8 @@ def check(options: ValidateOptions, path: Path) -> int:
             for line in describe_formats(find_rows(path)):
                 say(f"phiv-validate: {line} (change it with --input_format)", to=sys.stderr)
         row_rules = _row_rules(options, path)
+        if options.engine == "array":
+            raise UsageError("--engine", "array is for phiv-convert alone", "Pass local or ray")
         engine = None if options.engine == "local" else make_engine(options)
         with _progress_bar("validate") as bar:
             report = validate(

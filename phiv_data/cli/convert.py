@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import phiv_schemas
 from phiv_data.cli.common import run
@@ -22,6 +22,7 @@ from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
+    from phiv_data.engines.array import ArrayEngine
     from phiv_schemas import Manifest
 
 SHOWN_REJECTS = 10
@@ -34,10 +35,21 @@ class OutputOptions(EngineOptions):
 
     out_dir: Path
     """Folder of the output. A finished one is left alone; an unfinished one is resumed."""
+    task: str | None = None
+    """With --engine array: which part of the plan is done here, as 17/256; counted from 0 or from 1. Default: as
+    Slurm's variables say."""
+    finish: bool = False
+    """Make the output of what the tasks of an array job have done; refused while any is missing."""
+    status: bool = False
+    """Print how far the array job in the output folder is, and convert nothing."""
+    format: Literal["text", "json"] = "text"
+    """How --status is printed."""
     no_arrow: bool = False
     """Write the jsonl files and images only."""
     include_unlabeled: bool = False
     """Write rows without an answer too, with assistant null; by default they are left out and counted."""
+    input_timeout: float = 300.0
+    """Reject an input whose reading takes longer than this many seconds, alone and again; 0 waits for ever."""
     overwrite: bool = False
     """Replace an output made from other options or inputs; the old one stays until the new one is complete."""
     update: bool = False
@@ -106,23 +118,35 @@ def _why_no_options(options: object) -> str | None:
 
 
 def _convert(command: ConvertCommand) -> int:
-    from phiv_data.convert.engine import (  # imports pydantic and pyarrow: not for --help
-        NothingWritten,
-        convert,
-        read_rejects,
-    )
+    # These import pydantic and pyarrow: not for --help.
+    from phiv_data.cli.array import show_status
+    from phiv_data.convert.engine import convert, read_rejects
+    from phiv_data.convert.running import NothingWritten
+    from phiv_data.engines.array import ArrayEngine
+    from phiv_data.engines.local import LocalEngine
 
     out = command.output
+    if out.format != "text" and not out.status:
+        raise UsageError("--format", "is for --status", "Leave it out")
+    if out.status:
+        return show_status(out.out_dir, out.format)
+    engine = make_engine(out)
+    if isinstance(engine, ArrayEngine):
+        if not out.finish:
+            return _convert_share(command, engine)
+        engine = LocalEngine(engine.num_workers)
     try:
         outcome = convert(
             command.dataset,
             out.out_dir,
-            engine=make_engine(out),
+            engine=engine,
             arrow=not out.no_arrow,
             overwrite=out.overwrite,
             update=out.update,
             verify=out.verify,
+            finish=out.finish,
             include_unlabeled=out.include_unlabeled,
+            input_timeout=out.input_timeout,
         )
     except NothingWritten as error:
         for warning in error.warnings:
@@ -149,6 +173,33 @@ def _convert(command: ConvertCommand) -> int:
         first = outcome.first_unlabeled
         say(f"  {done.unlabeled} without an answer (first: {first!r}); --include_unlabeled keeps them")
     return EXIT_DATA if done.rejected else EXIT_OK
+
+
+def _convert_share(command: ConvertCommand, engine: ArrayEngine) -> int:
+    from phiv_data.convert.array import convert_share
+
+    out = command.output
+    if out.overwrite or out.update:
+        what = "does not go with --overwrite and --update, as each task would undo what others have done"
+        raise UsageError("--engine array", what, "Leave them out, or use another engine")
+    done = convert_share(
+        command.dataset,
+        out.out_dir,
+        engine,
+        arrow=not out.no_arrow,
+        include_unlabeled=out.include_unlabeled,
+        verify=out.verify,
+        input_timeout=out.input_timeout,
+    )
+    for warning in done.warnings:
+        say(f"phiv-convert: {warning}", to=sys.stderr)
+    if done.found_finished:
+        say(f"{out.out_dir}: already converted, nothing to do")
+        return EXIT_OK
+    say(f"{out.out_dir}: share {done.share.part}/{done.share.parts} done, {done.tasks} tasks")
+    left = f"{done.num_missing} tasks of others are missing" if done.num_missing else "nothing is missing: --finish"
+    say(f"  {left}")
+    return EXIT_OK
 
 
 def _show_rejects(rejects: Iterable[phiv_schemas.Reject]) -> None:

@@ -15,7 +15,8 @@ class EngineOptions:
     """Where the work is done. The output does not depend on it."""
 
     engine: str = "local"
-    """Where the work is done: local (worker processes of this machine), or an engine that was installed."""
+    """Where the work is done: local (worker processes of this machine), array (one task of an array job of a
+    scheduler; phiv-convert alone), or an engine that was installed."""
     num_workers: int | None = None
     """Worker processes: one per core when not given, none for little validation; 0 works in this process, for
     debugging."""
@@ -33,8 +34,9 @@ def make_engine(options: EngineOptions) -> Any:
         close = get_close_matches(name, plugins.loaded, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(sorted(plugins.loaded))}"
         raise UsageError("--engine", f"{name!r} is no engine", hint)
-    flags = {field.name: getattr(options, field.name) for field in dataclasses.fields(EngineOptions)}
-    given = {flag: value for flag, value in flags.items() if flag != "engine" and value is not None}
+    of_engines = set().union(*map(_flags_of, plugins.loaded.values()))
+    flags = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    given = {flag: value for flag, value in flags.items() if flag in of_engines and value is not None}
     for flag in given:
         if flag not in _flags_of(engine):
             owners = [f"--engine {other}" for other, one in plugins.loaded.items() if flag in _flags_of(one)]

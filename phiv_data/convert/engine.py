@@ -11,27 +11,24 @@ Stopped anywhere and started again, it ends with the same bytes as never stopped
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import entry_points, version
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from phiv_data.convert.assemble import AssembledFiles, assemble, build_shard, plan_shard_files, write_manifest
-from phiv_data.convert.base import Converter, ConverterOptions, Inputs
+from phiv_data.convert.assemble import AssembledFiles, write_manifest
+from phiv_data.convert.base import ConverterOptions
 from phiv_data.convert.fingerprint import SourceRoots
 from phiv_data.convert.kept import MADE_OTHERWISE, KeptRows, find_kept, spell_basis, write_index
-from phiv_data.convert.plan import ConversionPlan, list_inputs, make_plan
+from phiv_data.convert.opening import find_provenance, open_source
+from phiv_data.convert.plan import ConversionPlan
+from phiv_data.convert.running import NothingWritten as NothingWritten
+from phiv_data.convert.running import ProgressFactory, make_files
+from phiv_data.convert.shared_plan import check_finishable
 from phiv_data.convert.staging import (
     IMAGE_SIZES,
     PlanRecord,
-    StagedDamage,
     Workspace,
     begin,
     discard,
@@ -39,28 +36,12 @@ from phiv_data.convert.staging import (
     publish,
     take_back_if_damaged,
 )
-from phiv_data.convert.tasks import ConversionJob, check_images, find_fatal_inputs, run_task
-from phiv_data.engines.base import Engine, Killed
+from phiv_data.convert.tasks import INPUT_TIMEOUT_S, ConversionJob
+from phiv_data.engines.base import Engine
 from phiv_data.engines.local import LocalEngine
-from phiv_data.formats.recognise import recognise
 from phiv_data.storage.damage import dataset_files, find_damage
-from phiv_data.utils.plugins import CONVERTERS
 from phiv_data.utils.progress import Progress
-from phiv_schemas import (
-    EnvironmentProblem,
-    FileInfo,
-    Manifest,
-    PhivError,
-    Reject,
-    ShardError,
-    ShardInfo,
-    SourceError,
-    UsageError,
-)
-from phiv_schemas.errors import EXIT_DATA
-
-ProgressFactory = Callable[[str, int], Progress]
-MAX_REJECTS_SHOWN = 10
+from phiv_schemas import FileInfo, Manifest, ShardError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +57,6 @@ class Outcome:
     """The first input without an answer, where this run left some out."""
 
 
-class NothingWritten(PhivError):
-    """No input gave a row: nothing is published, and a finished output stays.
-
-    `rejects` are the first of them, `warnings` what else is to be said of the source.
-    """
-
-    exit_code = EXIT_DATA
-
-    def __init__(
-        self, where: str, what: str, hint: str, rejects: tuple[Reject, ...] = (), warnings: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(where, what, hint)
-        self.rejects, self.warnings = rejects, warnings
-
-
 def convert(
     options: ConverterOptions,
     out_dir: Path,
@@ -101,23 +67,30 @@ def convert(
     overwrite: bool = False,
     update: bool = False,
     verify: bool = False,
+    finish: bool = False,
     include_unlabeled: bool = False,
+    input_timeout: float = INPUT_TIMEOUT_S,
     progress: ProgressFactory = Progress,
 ) -> Outcome:
     """Convert what `options` name into `out_dir`; a finished output of the same plan and source is left alone.
 
     `engine` does the work; None is this machine with `num_workers` processes (None: one per core, 0: this process).
-    `overwrite` makes the output again, or
-    replaces that of another plan; `update` replaces it too, but converts only inputs that are new, have changed or were
-    rejected, with the same result. `verify` compares the source's files by sha256 instead of size and time.
+    `overwrite` makes the output again, or replaces that of another plan; `update` replaces it too, but converts only
+    inputs that are new, have changed or were rejected, with the same result. `verify` compares the source's files by
+    sha256 instead of size and time. `finish` makes the output of what the tasks of an array job have done, and nothing
+    else. An input that takes longer than `input_timeout` seconds of its own (`engines.watchdog`) is rejected; 0 is
+    without a limit.
+
     Raises UsageError, SourceError, EnvironmentProblem, ShardError for a finished output that is damaged, or
     NothingWritten where no input gives a row. Stopped, it keeps what is done for the next run.
     """
     engine = engine or LocalEngine(num_workers)
+    if finish and (overwrite or update):
+        raise UsageError("--finish", "does not go with --overwrite and --update: it converts nothing", "Leave them out")
     if overwrite and update:
         raise UsageError("--update", "cannot be combined with --overwrite, which converts all again", "Pass one")
     options, output_options = options.chosen(), {"arrow": arrow, "include_unlabeled": include_unlabeled}
-    with locked(out_dir) as workspace:
+    with locked(out_dir, wait=finish) as workspace:
         if workspace.is_publishing and take_back_if_damaged(workspace) is None:  # an earlier run was stopped there
             publish(workspace)
             overwrite = False
@@ -129,9 +102,11 @@ def convert(
             if is_theirs and damage is None:
                 discard(workspace)
                 return Outcome(finished, found_finished=True)
+        if finish and not finished:
+            check_finishable(workspace)
         roots = SourceRoots.of(options)
-        inputs, plan = _open(options, workspace, roots, verify=verify)
-        provenance = _provenance(options, plan.converter, output_options)
+        inputs, plan = open_source(options, workspace, roots, verify=verify)
+        provenance = find_provenance(options, plan.converter, output_options)
         wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)
         basis = spell_basis(plan.converter, provenance, (*roots.folders(), workspace.source.absolute()))
         kept: KeptRows | str = ""
@@ -146,14 +121,16 @@ def convert(
                     raise _damaged(out_dir, damage)
                 return Outcome(finished, found_finished=True, warnings=warnings)
             kept = find_kept(workspace, plan, basis)
+        if finish:
+            check_finishable(workspace, wanted, plan)
         warnings = begin(workspace, wanted, overwrite=overwrite or finished is not None)
         if isinstance(kept, str) and finished:
             warnings += (_explain_again(finished, wanted, kept),)
         if damage:
             warnings += (f"the earlier output is damaged ({damage}): what has changed in it is made again",)
         taken = kept if isinstance(kept, KeptRows) else None
-        job = ConversionJob(plan, workspace, include_unlabeled, roots=roots, kept=taken)
-        assembled, shards = _make_files(job, inputs, arrow, engine, progress)
+        job = ConversionJob(plan, workspace, include_unlabeled, {}, input_timeout, roots, taken)
+        assembled, shards = make_files(job, inputs, arrow, engine, progress)
         write_index(workspace, plan, basis)
         write_manifest(job, inputs, assembled, shards, provenance)
         return _outcome(job, assembled, publish(workspace), (*warnings, *inputs.warnings))
@@ -162,16 +139,6 @@ def convert(
 def _damaged(out_dir: Path, damage: str) -> ShardError:
     hint = f"--update makes it whole, --overwrite converts all again; phiv-validate {out_dir} reads every byte"
     return ShardError(str(out_dir), f"a finished conversion is damaged: {damage}", hint)
-
-
-def _provenance(options: ConverterOptions, converter: Converter, output_options: dict[str, bool]) -> dict[str, Any]:
-    """For the manifest: how the output is made."""
-    return {
-        "options": converter.options() | output_options,
-        "versions": {name: version(name) for name in ("phiv", "pyarrow", "pydantic")} | converter.versions(),
-        "converter": f"{type(options).__module__}:{type(options).__qualname__}",
-        "converter_version": converter.version,
-    }
 
 
 def _outcome(job: ConversionJob, assembled: AssembledFiles, manifest: Manifest, warnings: tuple[str, ...]) -> Outcome:
@@ -214,40 +181,6 @@ def read_rejects(path: Path, info: FileInfo) -> list[bytes]:
         what = "is missing" if data is None else "was changed: its sha256 is not the manifest's"
         raise ShardError(str(path), what, "--overwrite converts again")
     return data.splitlines()
-
-
-def _open(
-    options: ConverterOptions, workspace: Workspace, roots: SourceRoots, *, verify: bool
-) -> tuple[Inputs, ConversionPlan]:
-    """What the source holds, its items in the plan alone. A source that will not do leaves no files behind."""
-    try:
-        converter = options.open(workspace.source)
-        inputs = list_inputs(converter, getattr(options, "source", None))
-        folders = *roots.folders(), workspace.source.absolute()
-        plan = make_plan(converter, inputs, workspace.items, workspace.source, verify=verify, roots=folders)
-    except SystemExit as stop:
-        what = f"the converter ends the program while it lists the source (exit {stop.code})"
-        raise SourceError(type(options).__name__, what, "Tell its author") from stop
-    except PhivError as error:
-        shutil.rmtree(workspace.source, ignore_errors=True)
-        if isinstance(error, SourceError) and (way_out := _name_other_command(options, error)):
-            raise SourceError(error.where, error.what, way_out) from error
-        raise
-    roots.check()  # away while it was listed, it would look like one that lacks files
-    return replace(inputs, items=()), plan
-
-
-def _name_other_command(options: ConverterOptions, error: SourceError) -> str:
-    """The error's hint with the command that reads the source, where that is another one; "" where none is known."""
-    source = getattr(options, "source", None)
-    if not isinstance(source, Path) or "phiv-convert" in error.hint:
-        return ""
-    with suppress(PhivError, OSError):
-        found = recognise(source)
-        of_command = {point.value for point in entry_points(group=CONVERTERS, name=found.command)} if found else set()
-        if found and f"{type(options).__module__}:{type(options).__qualname__}" not in of_command:
-            return f"{error.hint}. It reads as {found.what}: phiv-convert {found.arguments(source)}".lstrip(". ")
-    return ""
 
 
 def _compare(manifest: Manifest, wanted: PlanRecord, workspace: Workspace) -> tuple[UsageError | None, tuple[str, ...]]:
@@ -293,73 +226,3 @@ def _explain_again(manifest: Manifest, wanted: PlanRecord, why: str) -> str:
         keys += ["its converter"] if manifest.converter_version != wanted.provenance["converter_version"] else []
         why = f"differs in {', '.join(keys) or 'what all its rows depend on'}"
     return f"the earlier output {why}: every input is converted again"
-
-
-def _make_files(
-    job: ConversionJob, inputs: Inputs, arrow: bool, engine: Engine, progress: ProgressFactory
-) -> tuple[AssembledFiles, list[ShardInfo]]:
-    """Stage everything but the manifest. What the disk has lost or changed meanwhile is made again, once."""
-    for _ in range(2):
-        job = _run_tasks(job, engine, progress)
-        try:
-            assembled = assemble(job)
-            if not any(assembled.task_rows.values()):
-                raise _nothing_written(job, inputs, assembled)
-            if arrow:  # which reads every image
-                return assembled, _run_shards(job, assembled, engine, progress)
-            os.sync()
-            for _, result in engine.map(check_images, job, range(len(job.plan.tasks))):
-                if isinstance(result, Killed):
-                    raise EnvironmentProblem("worker processes", "one crashes on staged images", "Free memory")
-            return assembled, []
-        except StagedDamage as damage:
-            damaged = damage
-    what = f"does not keep what is written: {damaged} has changed"
-    raise EnvironmentProblem(str(job.workspace.stage), what, "Check the disk, or choose another --out_dir")
-
-
-def _nothing_written(job: ConversionJob, inputs: Inputs, assembled: AssembledFiles) -> NothingWritten:
-    """The error, with the reasons; the work is discarded, so that the next run reads every input again."""
-    with (job.workspace.stage / "rejects.jsonl").open("rb") as file:
-        rejects = tuple(Reject.model_validate_json(line) for line in islice(file, MAX_REJECTS_SHOWN))
-    discard(job.workspace)
-    counts = [f"{count} {code}" for code, count in sorted(assembled.rejected.items())]
-    counts += [f"{assembled.unlabeled} without an answer"] if assembled.unlabeled else []
-    hint = "--include_unlabeled keeps rows without an answer" if assembled.unlabeled else "Correct that, then run again"
-    what = f"no input gives a row, so nothing is written ({', '.join(counts)} of {job.plan.num_items} inputs)"
-    return NothingWritten(str(job.workspace.out_dir), what, hint, rejects, inputs.warnings)
-
-
-def _run_tasks(job: ConversionJob, engine: Engine, progress: ProgressFactory) -> ConversionJob:
-    """Run every task. Inputs that kill the process that reads them end up as rejects, not as a dead run."""
-    pending = [task.index for task in job.plan.tasks]
-    with progress(f"{job.plan.converter.name}: convert", job.plan.num_items) as bar:
-        while pending:
-            killed: dict[int, int | None] = {}
-            for index, result in engine.map(run_task, job, pending):
-                if isinstance(result, Killed):
-                    killed[index] = result.input
-                else:
-                    bar.add(result)
-            fatal = dict(job.fatal)
-            for index, found in engine.map(find_fatal_inputs, (job, killed), list(killed)):
-                if isinstance(found, Killed):
-                    raise EnvironmentProblem("worker processes", f"task {index} kills them in turns", "Free memory")
-                fatal |= found
-            job, pending = replace(job, fatal=fatal), list(killed)
-    return job
-
-
-def _run_shards(
-    job: ConversionJob, assembled: AssembledFiles, engine: Engine, progress: ProgressFactory
-) -> list[ShardInfo]:
-    plan = plan_shard_files(job, assembled)
-    infos: dict[int, ShardInfo] = {}
-    indices = range(len(plan.shards))
-    with progress(f"{job.plan.converter.name}: shards", sum(shard.num_rows for shard in plan.shards)) as bar:
-        for index, info in engine.map(build_shard, plan, indices):
-            if isinstance(info, Killed):
-                raise EnvironmentProblem("worker processes", f"one crashes on {plan.shards[index].path}", "Free memory")
-            infos[index] = info
-            bar.add(info.rows)
-    return [infos[index] for index in indices]

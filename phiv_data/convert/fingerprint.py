@@ -12,9 +12,10 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,9 +77,11 @@ class SourceRoots:
     """The files and folders that a converter's options name, as they were when it was opened: (path, device, inode).
 
     What an input lacks says nothing of it while its source is away: unmounted, moved, on a disk that does not answer.
+    The device of a shared disk has another number on another `machine`.
     """
 
     roots: tuple[tuple[Path, int, int], ...] = ()
+    machine: str = field(default_factory=platform.node)
 
     @classmethod
     def of(cls, options: object) -> SourceRoots:
@@ -96,7 +99,9 @@ class SourceRoots:
     def check(self, files: Iterable[Path] = ()) -> None:
         """EnvironmentProblem where a root is gone or another than before, or one of `files` is not there."""
         for path, device, inode in self.roots:
-            if (stat := _stat_of(path)) is None or (stat.st_dev, stat.st_ino) != (device, inode):
+            stat = _stat_of(path)
+            is_same_device = stat is not None and (stat.st_dev == device or self.machine != platform.node())
+            if stat is None or stat.st_ino != inode or not is_same_device:
                 raise _source_away(path)
         for path in files:
             if _stat_of(path) is None:

@@ -5,6 +5,7 @@
     <out>/.phiv/items/       the inputs in the plan's order; written again by every run
     <out>/.phiv/parts/       one report per finished task; what is here is not done again
     <out>/.phiv/shards/      one report per finished shard
+    <out>/.phiv/array.json   with shared_plan and failed/: of an array job (shared_plan.py)
     <out>/.phiv/stage/       the output, under its final relative names
     <out>/.phiv/source.json  kept beside a finished output: its plan.json, with the state of the source's files
     <out>/.phiv/kept/        kept too: its parts/, from which a run with --update takes rows (kept.py)
@@ -30,6 +31,7 @@ from typing import Any
 from phiv_data.convert.fingerprint import SourceState
 from phiv_data.storage.dataset import read_manifest
 from phiv_data.utils.atomic import atomic_write, environment_problems, sha256_file
+from phiv_data.utils.file_lock import FileLock
 from phiv_schemas import Manifest, ShardError, UsageError
 
 MANIFEST = "manifest.json"
@@ -37,6 +39,7 @@ PLAN, RECORD = "plan.json", "source.json"
 PARTS, KEPT = "parts", "kept"
 IMAGE_SIZES = "image_sizes"
 """Kept too: eight bytes for each line of images.sha256, the size of the image."""
+ARRAY, SHARED_PLAN, FAILED = "array.json", "shared_plan", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,10 @@ class Workspace:
         """The manifest of an output that is complete but not yet published, or None."""
         return _manifest_of(self.stage)
 
+    def begun_record(self) -> PlanRecord | None:
+        """What an unfinished output is made from."""
+        return _read_record(self.root / PLAN)
+
     def finished_record(self) -> PlanRecord | None:
         """What the finished output was made from, as far as this machine knows."""
         return _read_record(self.root / RECORD)
@@ -140,6 +147,10 @@ class PlanRecord:
     provenance: dict[str, Any]
     source: SourceState
 
+    def is_same(self, now: PlanRecord) -> bool:
+        """True when an output of `now` is the one that this says, made of the same files."""
+        return self.source.is_same(now.source) and replace(self, source=now.source) == now
+
 
 def is_unfinished(out_dir: Path) -> bool:
     """True when a conversion into this folder is under way or was stopped."""
@@ -148,14 +159,12 @@ def is_unfinished(out_dir: Path) -> bool:
 
 
 @contextmanager
-def locked(out_dir: Path) -> Iterator[Workspace]:
-    """The workspace of `out_dir`, made where missing, locked against a second process.
+def locked(out_dir: Path, *, shared: bool = False, wait: bool = False) -> Iterator[Workspace]:
+    """The workspace of `out_dir`, made where missing, locked against a second process; `shared`, by several together.
 
-    Raises UsageError for a folder that holds other people's files or is in use, EnvironmentProblem where it cannot
-    be written.
+    Raises UsageError for a folder that holds other people's files or, unless told to `wait`, is in use;
+    EnvironmentProblem where it cannot be written.
     """
-    from filelock import FileLock, Timeout
-
     workspace = Workspace(out_dir)
     with environment_problems(out_dir):
         is_new = not out_dir.exists()
@@ -169,16 +178,14 @@ def locked(out_dir: Path) -> Iterator[Workspace]:
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             hint = "" if isinstance(error, FileNotFoundError) else "A file is in its way"
             raise UsageError("--out_dir", f"{str(out_dir)!r} cannot be a folder", hint) from None
-        lock = FileLock(workspace.root / "lock", timeout=0)
+    with FileLock(workspace.root / "lock") as lock:
+        if not lock.acquire(shared=shared, wait=wait):
+            raise UsageError(str(out_dir), "another conversion is writing here", "Wait for it to end")
         try:
-            lock.acquire()
-        except Timeout:
-            raise UsageError(str(out_dir), "another conversion is writing here", "Wait for it to end") from None
-    try:
-        yield workspace
-    finally:
-        _remove_if_idle(workspace, is_new)
-        lock.release()
+            yield workspace
+        finally:
+            if not shared or lock.acquire(shared=False, wait=False):
+                _remove_if_idle(workspace, is_new)
 
 
 def begin(workspace: Workspace, wanted: PlanRecord, *, overwrite: bool) -> tuple[str, ...]:
@@ -189,11 +196,11 @@ def begin(workspace: Workspace, wanted: PlanRecord, *, overwrite: bool) -> tuple
     """
     path, warnings = workspace.root / PLAN, tuple[str, ...]()
     found = _read_record(path)
-    if found is None or not found.source.is_same(wanted.source) or replace(found, source=wanted.source) != wanted:
+    if found is None or not found.is_same(wanted):
         if found is not None and not overwrite:
             warnings = (f"{_changed_since(found, wanted, workspace)}: the conversion starts over",)
         # What it has made; the converter's own files stay. Without a plan it is of a run whose clean-up was cut.
-        for name in ("stage", PARTS, "shards", PLAN):
+        for name in ("stage", PARTS, "shards", FAILED, PLAN):
             _remove(workspace.root / name)
     with atomic_write(path) as file:
         file.write(json.dumps(asdict(wanted), indent=1, sort_keys=True).encode())

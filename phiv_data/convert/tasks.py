@@ -19,13 +19,15 @@ from phiv_data.convert.kept import KeptRows, kept_rows
 from phiv_data.convert.plan import ConversionPlan, ConversionTask, load_absent_files, load_items, row_id
 from phiv_data.convert.staging import StagedDamage, Workspace, read_report, write_report
 from phiv_data.convert.task_report import TaskReport, WrittenRow
-from phiv_data.engines.base import CRASHED
+from phiv_data.engines.base import CRASHED, TIMEOUT
 from phiv_data.engines.local import find_killers
 from phiv_data.engines.watchdog import reading
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.utils.atomic import atomic_write, find_environment_problem
-from phiv_schemas import Conversation, ImageMeta, Reject, SourceError
+from phiv_schemas import Conversation, ImageMeta, Reject, SourceError, UsageError
+
+INPUT_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,16 @@ class ConversionJob:
     include_unlabeled: bool = False
     fatal: Mapping[int, str] = field(default_factory=dict)
     """Inputs at these indices are rejected unseen, by this code: they kill the process that reads them."""
+    input_timeout: float = 0
+    """Seconds that one input may take by `engines.watchdog`; 0 is without a limit."""
     roots: SourceRoots = field(default_factory=SourceRoots)
     kept: KeptRows | None = None
     """Where rows of unchanged inputs are taken from."""
+
+    def __post_init__(self) -> None:
+        if self.input_timeout < 0:
+            found = f"(found {self.input_timeout:g})"
+            raise UsageError("--input_timeout", f"must be 0 (no limit) or more seconds {found}")
 
 
 def run_task(job: ConversionJob, index: int) -> int:
@@ -199,7 +208,10 @@ def _convert(job: ConversionJob, item: Item, index: int) -> tuple[Sample, bool]:
     converter = job.plan.converter
     if job.fatal.get(index) == CRASHED:
         raise RejectInput(item.key, "crashed", "reading it kills the process, alone and again (a decoder bug)")
-    with reading(index, 0):
+    if job.fatal.get(index) == TIMEOUT:
+        seconds = f"{job.input_timeout:g} s"
+        raise RejectInput(item.key, "timeout", f"reading it does not end within {seconds}, alone and again")
+    with reading(index, job.input_timeout):
         draft = converter.draft(item)
     conversation = Conversation(
         id=row_id(item, index) if draft.id is None else draft.id,

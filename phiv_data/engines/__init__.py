@@ -1,6 +1,6 @@
 """Where the tasks of a conversion or a validation are done; the output does not depend on it.
 
->>> from phiv_data.engines import Engine, Killed, LocalEngine, TaskOutcome
+>>> from phiv_data.engines import ArrayEngine, Engine, Killed, LocalEngine, TaskOutcome
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phiv_data.engines.array import ArrayEngine
     from phiv_data.engines.base import Engine, Killed, TaskOutcome
     from phiv_data.engines.local import LocalEngine
 
-__all__ = ["Engine", "Killed", "LocalEngine", "TaskOutcome"]
+__all__ = ["ArrayEngine", "Engine", "Killed", "LocalEngine", "TaskOutcome"]
 
 # Imported when first asked for, so that a command's --help does not pay for multiprocessing.
 _MODULES = {
+    "ArrayEngine": "phiv_data.engines.array",
     "Engine": "phiv_data.engines.base",
     "Killed": "phiv_data.engines.base",
     "LocalEngine": "phiv_data.engines.local",

@@ -36,7 +36,7 @@ class Killed:
 class TaskOutcome(NamedTuple):
     """The result of one call: what the function returned, or `Killed`."""
 
-    index: int
+    task: int
     value: Any
 
 

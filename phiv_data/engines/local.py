@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
 
 from phiv_data.engines.base import Killed, R, S, TaskOutcome
 from phiv_data.engines.watchdog import TICK_S
@@ -38,7 +37,7 @@ class LocalEngine:
         if not workers:
             yield from (TaskOutcome(i, function(shared, i)) for i in indices)
             return
-        with closing(Pool(function, shared, workers)) as pool:
+        with closing(Pool(pickle.dumps((function, shared)), workers)) as pool:
             yield from pool.map(indices)
 
 
@@ -50,10 +49,10 @@ def default_workers() -> int:
 
 
 class Pool:
-    """Worker processes for one function and what its calls share. They start when there are calls for them."""
+    """Worker processes for one function and what its calls share, pickled. They start when there are calls for them."""
 
-    def __init__(self, function: Callable[[S, Any], R], shared: S, num_workers: int) -> None:
-        self._work = pickle.dumps((function, shared))
+    def __init__(self, work: bytes, num_workers: int) -> None:
+        self._work = work
         self._num_workers = num_workers
         self._workers: list[Worker] = []
 
@@ -91,7 +90,7 @@ class Pool:
 
     def close(self) -> None:
         """End the processes, also those that are at work."""
-        for worker in self._workers:
+        for worker in sorted(self._workers, key=lambda worker: not worker.sent):
             worker.close()
         self._workers = []
 

@@ -91,16 +91,22 @@ class ProcessUse(NamedTuple):
 def measure_use(pid: int) -> ProcessUse:
     """As /proc has it. On a system without it, time that passes counts as sleep."""
     cpu_s, states = 0.0, set[str]()
-    pids = [pid]
-    while pids:
-        process = _PROC / str(pids.pop())
+    for one in process_tree(pid):
+        process = _PROC / str(one)
         with suppress(OSError, ValueError, IndexError):  # it has just ended
-            fields = _stat_fields(process)
-            cpu_s += sum(map(int, fields[11:15])) * _SECONDS_PER_TICK  # its own, and of children that have ended
-            for thread in (process / "task").iterdir():
-                states.add(_stat_fields(thread)[0])
-                pids += map(int, (thread / "children").read_text().split())
+            cpu_s += sum(map(int, _stat_fields(process)[11:15])) * _SECONDS_PER_TICK  # with children that have ended
+            states |= {_stat_fields(thread)[0] for thread in (process / "task").iterdir()}
     return ProcessUse(cpu_s, states <= {"S", "I", "Z"})
+
+
+def process_tree(pid: int) -> list[int]:
+    """A process and its children, and theirs, as far as /proc knows them."""
+    pids = [pid]
+    for one in pids:  # it grows meanwhile
+        with suppress(OSError):
+            for thread in (_PROC / str(one) / "task").iterdir():
+                pids += map(int, (thread / "children").read_text().split())
+    return pids
 
 
 def _stat_fields(folder: Path) -> list[str]:

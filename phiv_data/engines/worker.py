@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from phiv_data.engines.base import CRASHED, TIMEOUT, Killed, MemoryProblem
-from phiv_data.engines.watchdog import TICK_S, InputClock, new_input_cell, use_input_cell
+from phiv_data.engines.watchdog import TICK_S, InputClock, new_input_cell, process_tree, use_input_cell
 from phiv_data.utils.atomic import find_environment_problem, hush_memory_errors, is_memory_short
 from phiv_data.utils.signals import Spawn, SpawnedProcess, held
 from phiv_schemas.errors import EnvironmentProblem, PhivError
@@ -51,6 +51,7 @@ _NO_LEAK_WARNING = "ignore::UserWarning:multiprocessing.resource_tracker"
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 """Signals of a crash. SIGBUS is none: a disk that fails under a mapped file gives it."""
 
+EXIT_S = 5.0
 _FREE_MEMORY = "Free memory or use fewer workers, then run the same again"
 
 
@@ -109,28 +110,33 @@ class Worker:
         """End it where the input that it reads has used up its time; `receive` reports that."""
         if not self._is_overdue and self._clock.is_overdue():
             self._is_overdue = True
-            self._process.kill()
+            for pid in process_tree(self._process.pid or 0):  # a child that it waits for would work for ever
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def cause_of_death(self) -> Killed:
         """What killed a dead process, as far as its call did. EnvironmentProblem where it says nothing of the call."""
-        code, what = self._process.exitcode or 0, "they do not start"
+        code, what, number = self._process.exitcode or 0, "they do not start", self._clock.input()
+        at_input = "" if number is None else f", at input {number}"
         if self._is_overdue:
-            return Killed(TIMEOUT, self._clock.input())
+            return Killed(TIMEOUT, number)
         if self._memory_was_short is None:
             hint = "Call phiv under `if __name__ == '__main__':`, free memory, or use num_workers=0"
             raise EnvironmentProblem("worker processes", what, hint)
         if code < 0 and -code not in _CRASHES:
-            what = f"one was killed (signal {-code}), as happens when memory is full"
+            what = f"one was killed (signal {-code}), as happens when memory is full{at_input}"
             raise MemoryProblem("worker processes", what, _FREE_MEMORY)
         if self._memory_was_short:
-            raise MemoryProblem("worker processes", "one crashed while memory was short", _FREE_MEMORY)
-        return Killed(CRASHED, self._clock.input())
+            raise MemoryProblem("worker processes", f"one crashed while memory was short{at_input}", _FREE_MEMORY)
+        return Killed(CRASHED, number)
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process: one at work at once, one that waits by itself."""
+        self.connection.close()
+        if not self.sent:
+            self._process.join(EXIT_S)
         self._process.kill()
         self._process.join()
-        self.connection.close()
 
 
 def run_alone(work: bytes, argument: object) -> Any:
@@ -174,10 +180,11 @@ def _serve(connection: Connection, work: bytes, cell: Any) -> None:
         except EOFError:
             return
         try:
-            answer = _call(function, shared, argument), None
+            connection.send((_call(function, shared, argument), None))
+        except MemoryError:
+            raise
         except Exception as error:
-            answer = None, error
-        connection.send(answer)
+            connection.send((None, error))
 
 
 def _start(work: bytes) -> Any:

@@ -19,14 +19,17 @@ class Progress:
 
         self._label, self._total, self._done = printable(label), total, 0
         self._bar = tqdm(total=total, desc=self._label, unit="row", disable=None, leave=False, file=sys.stderr)
-        self._next_line = time.monotonic() + LOG_EVERY_S
+        self._start = time.monotonic()
+        self._next_line = self._start + LOG_EVERY_S
 
     def add(self, count: int) -> None:
         """`count` more are done."""
         self._done += count
         self._bar.update(count)
         if self._bar.disable and time.monotonic() >= self._next_line:
-            say(f"{self._label}: {self._done}/{self._total}", to=sys.stderr)
+            rate = self._done / (time.monotonic() - self._start)
+            left = f", {rate:.1f}/s, {(self._total - self._done) / rate / 60:.0f} min left" if rate else ""
+            say(f"{self._label}: {self._done}/{self._total}{left}", to=sys.stderr)
             self._next_line = time.monotonic() + LOG_EVERY_S
 
     def __enter__(self) -> Progress:

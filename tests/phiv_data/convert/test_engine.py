@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from toy_converter import ToyOptions, draw_toy_source
 
-from phiv_data.convert import engine
+from phiv_data.convert import engine, running
 from phiv_data.convert import staging as workspace
 from phiv_data.convert.engine import convert
 from phiv_data.storage.sample import Draft
@@ -298,7 +298,7 @@ def test_files_put_beside_an_unfinished_conversion_are_not_lost(
     def stop(*args: object) -> None:
         raise Stop
 
-    monkeypatch.setattr(engine, "assemble", stop)
+    monkeypatch.setattr(running, "assemble", stop)
     with pytest.raises(Stop):
         convert(ToyOptions(source), out, num_workers=0)
     monkeypatch.undo()
@@ -351,7 +351,7 @@ def test_an_unfinished_conversion_of_other_options_is_not_mixed_in(
     def stop(*args: object) -> None:
         raise Stop
 
-    monkeypatch.setattr(engine, "assemble", stop)
+    monkeypatch.setattr(running, "assemble", stop)
     with pytest.raises(Stop):
         convert(ToyOptions(source, question="Old?"), out, num_workers=0)
     monkeypatch.undo()
@@ -368,7 +368,7 @@ def test_work_whose_plan_is_gone_is_of_nobody(source: Path, tmp_path: Path, monk
     def stop(*args: object) -> None:
         raise Stop
 
-    monkeypatch.setattr(engine, "assemble", stop)
+    monkeypatch.setattr(running, "assemble", stop)
     with pytest.raises(Stop):
         convert(ToyOptions(source, question="Old?"), out, num_workers=0)
     monkeypatch.undo()

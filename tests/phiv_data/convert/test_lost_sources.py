@@ -11,7 +11,7 @@ import pytest
 from toy_converter import ToyOptions, draw_toy_source
 
 from phiv_converters.own_jsonl.options import JsonlOptions
-from phiv_data.convert import Draft, Item, RejectInput, engine
+from phiv_data.convert import Draft, Item, RejectInput, engine, running
 from phiv_data.convert.engine import NothingWritten, convert
 from phiv_schemas import EnvironmentProblem, UsageError
 
@@ -189,7 +189,7 @@ def stopped_at(name: str, source: Path, out: Path, monkeypatch: pytest.MonkeyPat
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, name, stop)
+        patch.setattr(engine if hasattr(engine, name) else running, name, stop)
         with pytest.raises(Stop):
             convert(ToyOptions(source), out, num_workers=0)
 
@@ -272,14 +272,14 @@ def test_damage_in_a_half_published_output_is_made_again(
 def test_an_image_that_changes_after_it_was_written_is_made_again(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], arrow: bool
 ) -> None:
-    out, assemble, damaged = tmp_path / "out", engine.assemble, []
+    out, assemble, damaged = tmp_path / "out", running.assemble, []
 
-    def damaging(job: engine.ConversionJob) -> object:
+    def damaging(job: running.ConversionJob) -> object:
         if not damaged:
             damaged.append(damage(out / ".phiv/stage/images/train/b.png"))
         return assemble(job)
 
-    monkeypatch.setattr(engine, "assemble", damaging)
+    monkeypatch.setattr(running, "assemble", damaging)
     convert(ToyOptions(source), out, num_workers=0, arrow=arrow)
     assert damaged
     convert(ToyOptions(source), tmp_path / "straight", num_workers=0, arrow=arrow)
@@ -290,13 +290,13 @@ def test_an_image_that_changes_after_it_was_written_is_made_again(
 def test_a_disk_that_keeps_nothing_is_one_line(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrow: bool
 ) -> None:
-    out, assemble = tmp_path / "out", engine.assemble
+    out, assemble = tmp_path / "out", running.assemble
 
-    def damaging(job: engine.ConversionJob) -> object:
+    def damaging(job: running.ConversionJob) -> object:
         zero(out / ".phiv/stage/images/train/b.png")
         return assemble(job)
 
-    monkeypatch.setattr(engine, "assemble", damaging)
+    monkeypatch.setattr(running, "assemble", damaging)
     with pytest.raises(EnvironmentProblem, match=r"does not keep what is written: train/b\.png has changed"):
         convert(ToyOptions(source), out, num_workers=0, arrow=arrow)
 

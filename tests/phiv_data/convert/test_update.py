@@ -167,18 +167,18 @@ def test_what_was_damaged_since_is_made_from_the_source(
 def test_an_image_damaged_while_it_is_staged_is_made_from_the_source(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from phiv_data.convert import engine
+    from phiv_data.convert import running
 
-    out, options, assemble, damaged = tmp_path / "out", Counted(toy), engine.assemble, []
+    out, options, assemble, damaged = tmp_path / "out", Counted(toy), running.assemble, []
     convert(options, out, num_workers=0)
     draw_toy_source(toy, {"train": ["e"]})
 
-    def damaging(job: engine.ConversionJob) -> object:
+    def damaging(job: running.ConversionJob) -> object:
         if not damaged:
             damaged.append(flip(out / "images/train/b.png"))  # which the stage has a link to
         return assemble(job)
 
-    monkeypatch.setattr(engine, "assemble", damaging)
+    monkeypatch.setattr(running, "assemble", damaging)
     update(options, out)
     monkeypatch.undo()
     assert_as_fresh(options, out, tmp_path)

@@ -1,0 +1,223 @@
+"""Array jobs: many commands convert one source into one output folder, on a disk that their machines share.
+
+    convert_share(options, out_dir, ArrayEngine("17/256"))    # each task: its share, several at once, in any order
+    find_status(out_dir)                                      # what is done, what failed, what is missing
+    convert(options, out_dir, finish=True)                    # the output, when nothing is missing
+
+The first task lists the source and shares the plan; the others find it. Tasks hold the folder's lock together; who
+plans or finishes holds it alone. A task that runs twice, even at the same time, writes the same bytes twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from phiv_data.convert.base import ConverterOptions
+from phiv_data.convert.fingerprint import SourceRoots
+from phiv_data.convert.opening import find_provenance, open_source
+from phiv_data.convert.plan import ConversionPlan
+from phiv_data.convert.running import ProgressFactory, run_tasks
+from phiv_data.convert.shared_plan import (
+    ArrayJob,
+    find_missing,
+    forget_failure,
+    load_plan,
+    note_failure,
+    read_array,
+    read_failures,
+    spell_array,
+    spell_command,
+    write_array,
+    write_plan,
+)
+from phiv_data.convert.staging import PlanRecord, Workspace, begin, locked, read_report
+from phiv_data.convert.tasks import INPUT_TIMEOUT_S, ConversionJob, run_task
+from phiv_data.engines.array import ArrayEngine, Share
+from phiv_data.engines.local import LocalEngine
+from phiv_data.utils.progress import Progress
+from phiv_schemas import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class ShareOutcome:
+    """What a task of an array has done: `tasks` of the plan are its own; how many of all are missing still."""
+
+    share: Share
+    tasks: int
+    num_missing: int
+    warnings: tuple[str, ...] = ()
+    found_finished: bool = False
+
+
+def convert_share(
+    options: ConverterOptions,
+    out_dir: Path,
+    engine: ArrayEngine,
+    *,
+    arrow: bool = True,
+    include_unlabeled: bool = False,
+    verify: bool = False,
+    input_timeout: float = INPUT_TIMEOUT_S,
+    progress: ProgressFactory = Progress,
+) -> ShareOutcome:
+    """Do the array task's share of the plan, which the first of them makes.
+
+    Raises UsageError where the folder holds something else, or an array with another command; what `convert` raises.
+    """
+    options, output = options.chosen(), {"arrow": arrow, "include_unlabeled": include_unlabeled}
+    command = spell_command(options, output | {"verify": verify})
+    with _joined(options, out_dir, command, output, verify) as (workspace, array, plan, warnings):
+        if plan is None:
+            return ShareOutcome(engine.share(1), 0, 0, found_finished=True)
+        share = engine.share(array.array_tasks)
+        if array.array_tasks != share.parts:
+            write_array(workspace, dataclasses.replace(array, array_tasks=share.parts))
+        job = ConversionJob(plan, workspace, include_unlabeled, {}, input_timeout, SourceRoots.of(options))
+        tasks = share.of(range(len(plan.tasks)))
+        run_tasks(job, tasks, LocalEngine(engine.num_workers), progress, run_noted_task)
+        return ShareOutcome(share, len(tasks), len(find_missing(workspace, array)), warnings)
+
+
+def run_noted_task(job: ConversionJob, index: int) -> int:
+    """`run_task`; where it fails, `--status` will say why."""
+    try:
+        rows = run_task(job, index)
+    except Exception as error:
+        note_failure(job.workspace, index, error)
+        raise
+    forget_failure(job.workspace, index)
+    return rows
+
+
+@contextmanager
+def _joined(
+    options: ConverterOptions, out_dir: Path, command: dict[str, str], output: dict[str, bool], verify: bool
+) -> Iterator[tuple[Workspace, ArrayJob, ConversionPlan | None, tuple[str, ...]]]:
+    """The plan that is shared, made where it is missing; the lock is held with others inside the block.
+
+    The plan is None where the output is finished.
+    """
+    warnings: tuple[str, ...] = ()
+    while True:
+        with locked(out_dir, shared=True, wait=True) as workspace:
+            if (array := read_array(workspace)) is not None:
+                yield workspace, array, load_plan(workspace, array, command), warnings
+                return
+        with locked(out_dir, wait=True) as workspace:
+            if read_array(workspace) is not None:  # another task was faster
+                continue
+            if workspace.is_publishing:
+                raise UsageError(str(out_dir), "is complete but for its last step", "Run --finish")
+            if workspace.finished() is not None:
+                _check_finished(options, workspace, output)
+                yield workspace, ArrayJob("", command, ()), None, ()
+                return
+            _, plan = open_source(options, workspace, SourceRoots.of(options), verify=verify)
+            provenance = find_provenance(options, plan.converter, output)
+            wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)
+            warnings = begin(workspace, wanted, overwrite=False)
+            write_plan(workspace, plan, command)
+
+
+def _check_finished(options: ConverterOptions, workspace: Workspace, output: dict[str, bool]) -> None:
+    """UsageError unless the finished output is by this converter with these options, as far as it has them."""
+    manifest = workspace.finished()
+    assert manifest is not None
+    kind = type(options)
+    recorded = {field.name for field in dataclasses.fields(options) if field.name in manifest.options}  # type: ignore[arg-type]
+    given = {name: getattr(options, name) for name in recorded} | output
+    differing = sorted(name for name, value in given.items() if manifest.options[name] != _plain(value))
+    if manifest.converter != f"{kind.__module__}:{kind.__qualname__}" or differing:
+        what = f"holds a finished {manifest.name} conversion that differs in {', '.join(differing) or 'its converter'}"
+        hint = "Pass another --out_dir, or remove it: an array replaces no output"
+        raise UsageError(str(workspace.out_dir), what, hint)
+
+
+def _plain(value: Any) -> Any:
+    """A value of an option as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+# What is done -----------------------------------------------------------------------------------------------------
+
+
+class _Media(msgspec.Struct):
+    size_bytes: int
+
+
+class _Row(msgspec.Struct):
+    media: list[_Media]
+
+
+class _Report(msgspec.Struct):
+    """What `--status` reads of a task's report."""
+
+    rows: list[_Row]
+    rejects: list[msgspec.Raw]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayStatus:
+    """How far an array job is. `failed` and `missing` are tasks of the plan, `array` the tasks to submit again."""
+
+    name: str
+    tasks: int
+    done: int
+    failed: dict[int, str]
+    missing: list[int]
+    inputs: int
+    inputs_done: int
+    rows: int
+    rejects: int
+    bytes: int
+    eta_s: float | None
+    array: str
+    is_finished: bool = False
+
+
+def find_status(out_dir: Path) -> ArrayStatus:
+    """What the tasks of an array job have done so far. UsageError where there is none.
+
+    The seconds that are left are those of the inputs that are left, at the pace of all tasks so far.
+    """
+    workspace = Workspace(out_dir)
+    if (array := read_array(workspace)) is None:
+        if (manifest := workspace.finished()) is None:
+            raise UsageError(str(out_dir), "holds no array job and no finished conversion", "Check --out_dir")
+        done = manifest.accounting
+        rejects = sum(done.rejected.values())
+        inputs = done.inputs - done.duplicates
+        return ArrayStatus(manifest.name, 0, 0, {}, [], inputs, inputs, done.written, rejects, 0, 0.0, "", True)
+    missing = find_missing(workspace, array)
+    finished_at, rows, rejects, size = list[float](), 0, 0, 0
+    for task in set(range(len(array.inputs))).difference(missing):
+        path = workspace.task_report(task)
+        report = msgspec.json.decode(read_report(path), type=_Report)
+        finished_at.append(path.stat().st_mtime)
+        rows, rejects = rows + len(report.rows), rejects + len(report.rejects)
+        size += sum(media.size_bytes for row in report.rows for media in row.media)
+    left = sum(array.inputs[task] for task in missing)
+    total = sum(array.inputs)
+    eta_s = None if len(finished_at) < 2 else (max(finished_at) - min(finished_at)) * left / (total - left)
+    failed = {task: why for task, why in read_failures(workspace).items() if task in missing}
+    return ArrayStatus(
+        name=array.name,
+        tasks=len(array.inputs),
+        done=len(finished_at),
+        failed=failed,
+        missing=missing,
+        inputs=total,
+        inputs_done=total - left,
+        rows=rows,
+        rejects=rejects,
+        bytes=size,
+        eta_s=eta_s if left else 0.0,
+        array=spell_array(missing, array),
+    )
