@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from phiv_data.convert.array import ArrayStatus, find_status
+from phiv_data.convert.array_status import ArrayStatus, find_status
 from phiv_data.convert.shared_plan import spell_ranges
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK

@@ -16,10 +16,24 @@ class EngineOptions:
 
     engine: str = "local"
     """Where the work is done: local (worker processes of this machine), array (one task of an array job of a
-    scheduler; phiv-convert alone), or an engine that was installed."""
+    scheduler; phiv-convert alone), ray (a Ray cluster), or an engine that was installed."""
     num_workers: int | None = None
     """Worker processes: one per core when not given, none for little validation; 0 works in this process, for
     debugging."""
+    ray_address: str | None = None
+    """With --engine ray: auto (the cluster that runs here, or $RAY_ADDRESS; the default), local (start one), or an
+    address."""
+    task_cpus: float | None = None
+    """With --engine ray: processors that a task asks for. Default: 1."""
+    task_memory: str | None = None
+    """With --engine ray: memory that a task asks for, such as 2GiB. Killed for memory, it is tried again with twice
+    as much."""
+    task_timeout: str | None = None
+    """With --engine ray: a task that takes longer than this, such as 30m, is given away again."""
+    task_retries: int | None = None
+    """With --engine ray: how often a task is given away again when it is lost. Default: 3."""
+    in_flight: int | None = None
+    """With --engine ray: tasks that are with Ray at a time. Default: twice as many as run at once, 64 at least."""
 
 
 def make_engine(options: EngineOptions) -> Any:

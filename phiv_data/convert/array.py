@@ -1,7 +1,7 @@
 """Array jobs: many commands convert one source into one output folder, on a disk that their machines share.
 
     convert_share(options, out_dir, ArrayEngine("17/256"))    # each task: its share, several at once, in any order
-    find_status(out_dir)                                      # what is done, what failed, what is missing
+    find_status(out_dir)                                      # array_status.py: what is done, what is missing
     convert(options, out_dir, finish=True)                    # the output, when nothing is missing
 
 The first task lists the source and shares the plan; the others find it. Tasks hold the folder's lock together; who
@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from phiv_data.convert.base import ConverterOptions
 from phiv_data.convert.fingerprint import SourceRoots
 from phiv_data.convert.opening import find_provenance, open_source
@@ -31,13 +29,11 @@ from phiv_data.convert.shared_plan import (
     load_plan,
     note_failure,
     read_array,
-    read_failures,
-    spell_array,
     spell_command,
     write_array,
     write_plan,
 )
-from phiv_data.convert.staging import PlanRecord, Workspace, begin, locked, read_report
+from phiv_data.convert.staging import PlanRecord, Workspace, begin, locked
 from phiv_data.convert.tasks import INPUT_TIMEOUT_S, ConversionJob, run_task
 from phiv_data.engines.array import ArrayEngine, Share
 from phiv_data.engines.local import LocalEngine
@@ -71,6 +67,7 @@ def convert_share(
 
     Raises UsageError where the folder holds something else, or an array with another command; what `convert` raises.
     """
+    engine.share(recorded=1)  # an array that cannot be is refused before a source is listed
     options, output = options.chosen(), {"arrow": arrow, "include_unlabeled": include_unlabeled}
     command = spell_command(options, output | {"verify": verify})
     with _joined(options, out_dir, command, output, verify) as (workspace, array, plan, warnings):
@@ -106,10 +103,11 @@ def _joined(
     """
     warnings: tuple[str, ...] = ()
     while True:
-        with locked(out_dir, shared=True, wait=True) as workspace:
-            if (array := read_array(workspace)) is not None:
-                yield workspace, array, load_plan(workspace, array, command), warnings
-                return
+        if read_array(Workspace(out_dir)) is not None:
+            with locked(out_dir, shared=True, wait=True) as workspace:
+                if (array := read_array(workspace)) is not None:  # it has not been finished meanwhile
+                    yield workspace, array, load_plan(workspace, array, command), warnings
+                    return
         with locked(out_dir, wait=True) as workspace:
             if read_array(workspace) is not None:  # another task was faster
                 continue
@@ -143,81 +141,3 @@ def _check_finished(options: ConverterOptions, workspace: Workspace, output: dic
 def _plain(value: Any) -> Any:
     """A value of an option as JSON has it."""
     return list(value) if isinstance(value, tuple) else value
-
-
-# What is done -----------------------------------------------------------------------------------------------------
-
-
-class _Media(msgspec.Struct):
-    size_bytes: int
-
-
-class _Row(msgspec.Struct):
-    media: list[_Media]
-
-
-class _Report(msgspec.Struct):
-    """What `--status` reads of a task's report."""
-
-    rows: list[_Row]
-    rejects: list[msgspec.Raw]
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayStatus:
-    """How far an array job is. `failed` and `missing` are tasks of the plan, `array` the tasks to submit again."""
-
-    name: str
-    tasks: int
-    done: int
-    failed: dict[int, str]
-    missing: list[int]
-    inputs: int
-    inputs_done: int
-    rows: int
-    rejects: int
-    bytes: int
-    eta_s: float | None
-    array: str
-    is_finished: bool = False
-
-
-def find_status(out_dir: Path) -> ArrayStatus:
-    """What the tasks of an array job have done so far. UsageError where there is none.
-
-    The seconds that are left are those of the inputs that are left, at the pace of all tasks so far.
-    """
-    workspace = Workspace(out_dir)
-    if (array := read_array(workspace)) is None:
-        if (manifest := workspace.finished()) is None:
-            raise UsageError(str(out_dir), "holds no array job and no finished conversion", "Check --out_dir")
-        done = manifest.accounting
-        rejects = sum(done.rejected.values())
-        inputs = done.inputs - done.duplicates
-        return ArrayStatus(manifest.name, 0, 0, {}, [], inputs, inputs, done.written, rejects, 0, 0.0, "", True)
-    missing = find_missing(workspace, array)
-    finished_at, rows, rejects, size = list[float](), 0, 0, 0
-    for task in set(range(len(array.inputs))).difference(missing):
-        path = workspace.task_report(task)
-        report = msgspec.json.decode(read_report(path), type=_Report)
-        finished_at.append(path.stat().st_mtime)
-        rows, rejects = rows + len(report.rows), rejects + len(report.rejects)
-        size += sum(media.size_bytes for row in report.rows for media in row.media)
-    left = sum(array.inputs[task] for task in missing)
-    total = sum(array.inputs)
-    eta_s = None if len(finished_at) < 2 else (max(finished_at) - min(finished_at)) * left / (total - left)
-    failed = {task: why for task, why in read_failures(workspace).items() if task in missing}
-    return ArrayStatus(
-        name=array.name,
-        tasks=len(array.inputs),
-        done=len(finished_at),
-        failed=failed,
-        missing=missing,
-        inputs=total,
-        inputs_done=total - left,
-        rows=rows,
-        rejects=rejects,
-        bytes=size,
-        eta_s=eta_s if left else 0.0,
-        array=spell_array(missing, array),
-    )

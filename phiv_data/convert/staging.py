@@ -23,7 +23,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from typing import Any
 from phiv_data.convert.fingerprint import SourceState
 from phiv_data.storage.dataset import read_manifest
 from phiv_data.utils.atomic import atomic_write, environment_problems, sha256_file
-from phiv_data.utils.file_lock import FileLock
+from phiv_data.utils.file_lock import FileLock, make_folder
 from phiv_schemas import Manifest, ShardError, UsageError
 
 MANIFEST = "manifest.json"
@@ -174,7 +174,7 @@ def locked(out_dir: Path, *, shared: bool = False, wait: bool = False) -> Iterat
         if seen and not workspace.is_publishing and not _is_dataset(workspace, names):
             raise _not_ours(workspace, seen[0])
         try:
-            workspace.root.mkdir(parents=True, exist_ok=True)
+            make_folder(workspace.root)
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             hint = "" if isinstance(error, FileNotFoundError) else "A file is in its way"
             raise UsageError("--out_dir", f"{str(out_dir)!r} cannot be a folder", hint) from None
@@ -375,5 +375,6 @@ def _remove_if_idle(workspace: Workspace, is_new: bool) -> None:
     if names - {"lock", "source", "items"} or (workspace.source.exists() and any(workspace.source.iterdir())):
         return
     shutil.rmtree(workspace.root, ignore_errors=True)
-    if is_new and not any(workspace.out_dir.iterdir()):
-        workspace.out_dir.rmdir()
+    if is_new and workspace.out_dir.exists() and not any(workspace.out_dir.iterdir()):
+        with suppress(OSError):  # another process has begun there
+            workspace.out_dir.rmdir()

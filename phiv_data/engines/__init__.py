@@ -1,6 +1,6 @@
 """Where the tasks of a conversion or a validation are done; the output does not depend on it.
 
->>> from phiv_data.engines import ArrayEngine, Engine, Killed, LocalEngine, TaskOutcome
+>>> from phiv_data.engines import ArrayEngine, Engine, Killed, LocalEngine, RayEngine, TaskOutcome
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from phiv_data.engines.array import ArrayEngine
     from phiv_data.engines.base import Engine, Killed, TaskOutcome
     from phiv_data.engines.local import LocalEngine
+    from phiv_data.engines.ray_cluster import RayEngine
 
-__all__ = ["ArrayEngine", "Engine", "Killed", "LocalEngine", "TaskOutcome"]
+__all__ = ["ArrayEngine", "Engine", "Killed", "LocalEngine", "RayEngine", "TaskOutcome"]
 
 # Imported when first asked for, so that a command's --help does not pay for multiprocessing.
 _MODULES = {
@@ -21,6 +22,7 @@ _MODULES = {
     "Engine": "phiv_data.engines.base",
     "Killed": "phiv_data.engines.base",
     "LocalEngine": "phiv_data.engines.local",
+    "RayEngine": "phiv_data.engines.ray_cluster",
     "TaskOutcome": "phiv_data.engines.base",
 }
 

@@ -90,7 +90,9 @@ class Pool:
 
     def close(self) -> None:
         """End the processes, also those that are at work."""
-        for worker in sorted(self._workers, key=lambda worker: not worker.sent):
+        for worker in self._workers:
+            worker.connection.close()  # all of them at once: one that is not at work then ends by itself
+        for worker in self._workers:
             worker.close()
         self._workers = []
 

@@ -17,6 +17,17 @@ from pathlib import Path
 from phiv_data.utils.atomic import environment_problems
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those around it, also where other processes make and remove them at the same time."""
+    for is_last in (*[False] * 100, True):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except FileNotFoundError:  # one around it was removed just now; or it is below a link that leads nowhere
+            if is_last:
+                raise
+
+
 class FileLock(AbstractContextManager["FileLock"]):
     """The lock at `path`, held from `acquire` to the end of the block. Missing folders are made."""
 
@@ -29,7 +40,7 @@ class FileLock(AbstractContextManager["FileLock"]):
         kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         while True:
             if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path.parent)
                 with suppress(FileNotFoundError), environment_problems(self.path):  # the folder was removed meanwhile
                     self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 continue

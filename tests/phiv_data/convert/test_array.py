@@ -9,13 +9,15 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from scale_helpers import COMMAND_ENV, command, run, tree
 from toy_converter import ToyOptions, draw_toy_source
 
-from phiv_data.convert.array import convert_share, find_status
+from phiv_data.convert.array import convert_share
+from phiv_data.convert.array_status import find_status
 from phiv_data.convert.engine import convert
 from phiv_data.engines import ArrayEngine
 from phiv_data.engines.array import find_slurm_share, parse_share
@@ -27,8 +29,8 @@ SHARES = 4
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough for twelve tasks, with rejects and rows without an answer."""
-    names = {"train": [f"t{i:04d}" for i in range(2500)], "val": ["v0", "v1_bad", "v2_unlabeled"], "test": ["x0"]}
+    """Enough for seven tasks, with rejects and rows without an answer."""
+    names = {"train": [f"t{i:04d}" for i in range(1250)], "val": ["v0", "v1_bad", "v2_unlabeled"], "test": ["x0"]}
     return draw_toy_source(tmp_path_factory.mktemp("toy"), names)
 
 
@@ -65,29 +67,29 @@ def test_finish_refuses_with_the_list_of_what_is_missing(source: Path, tmp_path:
         convert(ToyOptions(source), out, finish=True)
     for number in (0, 2):
         share(source, out, f"{number}/{SHARES}")
-    line = r"6 of 12 tasks are missing \(1,3,5,7,9,11\)\. Run the array's tasks --array=1,3 again, then --finish"
+    line = r"3 of 7 tasks are missing \(1,3,5\)\. Run the array's tasks --array=1,3 again, then --finish"
     with pytest.raises(ShardError, match=line):
         convert(ToyOptions(source), out, num_workers=0, finish=True)
     share(source, out, "1/4")  # the plan is there still
     status = find_status(out)
-    assert (status.tasks, status.done, status.missing, status.array) == (12, 9, [3, 7, 11], "3")
+    assert (status.tasks, status.done, status.missing, status.array) == (7, 6, (3,), "3")
 
 
 def test_the_status_counts_tasks_rows_and_bytes_and_names_what_failed(source: Path, tmp_path: Path) -> None:
     out, broken = tmp_path / "out", tmp_path / "broken"
     with pytest.raises(UsageError, match="holds no array job and no finished conversion"):
         find_status(out)
-    share(source, out, "0/2")
+    share(source, out, "1/2")
     status = find_status(out)
-    assert (status.name, status.tasks, status.done, status.inputs) == ("toy", 12, 6, 2504)
-    assert (status.inputs_done, status.rows, status.rejects) == (1283, 1281, 1)  # and one without an answer
+    assert (status.name, status.tasks, status.done, status.inputs) == ("toy", 7, 3, 1254)
+    assert (status.inputs_done, status.rows, status.rejects) == (515, 513, 1)  # and one without an answer
     images = [path for path in (out / ".phiv/stage/images").rglob("*") if path.is_file()]
     assert status.bytes == sum(path.stat().st_size for path in images)
     assert status.eta_s is not None
     draw_toy_source(broken, {"train": ["a", "b_full"]})
     with pytest.raises(PhivError, match="as happens when memory is full, at input 1"):
         convert_share(ToyOptions(broken), tmp_path / "full", ArrayEngine("1/1", num_workers=1))
-    assert find_status(tmp_path / "full").missing == [0]  # killed from outside, it says nothing
+    assert find_status(tmp_path / "full").missing == (0,)  # killed from outside, it says nothing
     moved = ToyOptions(draw_toy_source(tmp_path / "away", {"train": ["a"]}))
     share(moved.source, tmp_path / "gone", "1/1")
     (tmp_path / "gone/.phiv/parts/000000.json").unlink()
@@ -158,11 +160,28 @@ def test_commands_that_run_together_and_twice_give_the_same_bytes(
     tasks = [subprocess.Popen(args, env=slurm | {"SLURM_ARRAY_TASK_ID": n}, text=True) for n in ("1", "2", "1", "2")]
     assert [task.wait(timeout=240) for task in tasks] == [0, 0, 0, 0]
     status = json.loads(run(command(source, out, "--status", "--format", "json")).stdout)
-    assert (status["done"], status["missing"], status["is_finished"]) == (12, [], False)
+    assert (status["done"], status["missing"], status["is_finished"]) == (7, [], False)
     finishing = [subprocess.Popen(command(source, out, "--finish"), env=COMMAND_ENV) for _ in range(2)]
     assert [one.wait(timeout=240) for one in finishing] == [1, 1]  # some inputs are rejected
     assert tree(out) == straight
-    assert "finished, 2502 rows, 1 rejects (toy)" in run(command(source, out, "--status")).stdout
+    assert "finished, 1252 rows, 1 rejects (toy)" in run(command(source, out, "--status")).stdout
+
+
+def test_tasks_that_begin_at_the_same_moment_share_one_plan(tmp_path: Path) -> None:
+    """In one process, where nothing delays them: one makes the plan, the others wait or find it."""
+    source = draw_toy_source(tmp_path / "in", {"train": ["a", "b"], "val": ["c"]})
+    for trial in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: share(source, tmp_path / f"out{trial}", f"{i}/8"), range(8)))  # noqa: B023
+        assert find_status(tmp_path / f"out{trial}").missing == ()
+
+
+def test_tasks_that_fail_to_plan_together_are_all_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        tasks = [pool.submit(share, tmp_path / "empty", tmp_path / "out", f"{i}/8") for i in range(8)]
+    assert {str(task.exception()).partition(" (")[0] for task in tasks} == {"toy: no inputs found"}
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 @pytest.mark.parametrize("trials", [2, pytest.param(20, marks=pytest.mark.soak)])
