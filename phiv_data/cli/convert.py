@@ -54,6 +54,8 @@ class OutputOptions(EngineOptions):
     """Replace an output made from other options or inputs; the old one stays until the new one is complete."""
     update: bool = False
     """As --overwrite, with the same result, but of a finished output keep the rows of inputs that have not changed."""
+    retry_failed: bool = False
+    """As --update, also where nothing has changed: inputs that were rejected are converted again, the others kept."""
     verify: bool = False
     """Compare the source's files with those of an earlier run by sha256, instead of by size and time."""
 
@@ -143,6 +145,7 @@ def _convert(command: ConvertCommand) -> int:
             arrow=not out.no_arrow,
             overwrite=out.overwrite,
             update=out.update,
+            retry_failed=out.retry_failed,
             verify=out.verify,
             finish=out.finish,
             include_unlabeled=out.include_unlabeled,
@@ -179,7 +182,7 @@ def _convert_share(command: ConvertCommand, engine: ArrayEngine) -> int:
     from phiv_data.convert.array import convert_share
 
     out = command.output
-    if out.overwrite or out.update:
+    if out.overwrite or out.update or out.retry_failed:
         what = "does not go with --overwrite and --update, as each task would undo what others have done"
         raise UsageError("--engine array", what, "Leave them out, or use another engine")
     done = convert_share(

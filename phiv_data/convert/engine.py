@@ -66,6 +66,7 @@ def convert(
     arrow: bool = True,
     overwrite: bool = False,
     update: bool = False,
+    retry_failed: bool = False,
     verify: bool = False,
     finish: bool = False,
     include_unlabeled: bool = False,
@@ -76,8 +77,9 @@ def convert(
 
     `engine` does the work; None is this machine with `num_workers` processes (None: one per core, 0: this process).
     `overwrite` makes the output again, or replaces that of another plan; `update` replaces it too, but converts only
-    inputs that are new, have changed or were rejected, with the same result. `verify` compares the source's files by
-    sha256 instead of size and time. `finish` makes the output of what the tasks of an array job have done, and nothing
+    inputs that are new, have changed or were rejected, with the same result. Where nothing has changed it does nothing;
+    `retry_failed` converts those that were rejected even then. `verify` compares the source's files by sha256 instead
+    of size and time. `finish` makes the output of what the tasks of an array job have done, and nothing
     else. An input that takes longer than `input_timeout` seconds of its own (`engines.watchdog`) is rejected; 0 is
     without a limit.
 
@@ -85,6 +87,7 @@ def convert(
     NothingWritten where no input gives a row. Stopped, it keeps what is done for the next run.
     """
     engine = engine or LocalEngine(num_workers)
+    update = update or retry_failed
     if finish and (overwrite or update):
         raise UsageError("--finish", "does not go with --overwrite and --update: it converts nothing", "Leave them out")
     if overwrite and update:
@@ -98,8 +101,9 @@ def convert(
         if finished:  # the options alone, without reading the source, may show that it is theirs
             identity, is_same_code = options.identity(), finished.converter_version == options.version
             damage = find_damage(out_dir, dataset_files(out_dir, finished, workspace.kept / IMAGE_SIZES))
+            retry = retry_failed and bool(finished.accounting.rejected)
             is_theirs = identity is not None and is_same_code and finished.options == identity | output_options
-            if is_theirs and damage is None:
+            if is_theirs and not retry and damage is None:
                 discard(workspace)
                 return Outcome(finished, found_finished=True)
         if finish and not finished:
@@ -112,7 +116,7 @@ def convert(
         kept: KeptRows | str = ""
         if finished:
             difference, warnings = _compare(finished, wanted, workspace)
-            is_same = difference is None and not (update and (warnings or damage))
+            is_same = difference is None and not (update and (warnings or damage)) and not retry
             if difference and not (update and finished.converter == provenance["converter"]):
                 raise difference  # the output of another converter was not meant
             if is_same:

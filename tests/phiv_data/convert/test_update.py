@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from list_converter import ListOptions, Row
 from toy_converter import ToyOptions, draw_toy_source
 
-from phiv_data.convert import Draft, Item
+from phiv_data.convert import Draft, Item, RejectInput
 from phiv_data.convert.engine import NothingWritten, Outcome, convert
 from phiv_data.testing.helpers import hashes
 from phiv_schemas import Manifest, PhivError, UsageError
@@ -50,6 +50,46 @@ def _toy(tmp_path: Path) -> Path:
 
 
 # What is kept -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slow(Counted):
+    """Rejects some while a file of no source is there, as a decoder does that is too slow or broken."""
+
+    trouble: Path = Path("trouble")
+    name: str = "slow"
+
+    def options(self) -> dict[str, str]:
+        return {}
+
+    def drafts_depend_on(self) -> object:
+        return ""
+
+    def draft(self, item: Item) -> Draft:
+        if self.trouble.exists() and item.key in ("c.png", "x.png"):
+            DRAFTED.append(f"{item.split}/{item.key}")
+            raise RejectInput(item.key, "timeout", "it takes too long")
+        return super().draft(item)
+
+
+def test_failed_inputs_are_tried_again_where_nothing_has_changed(toy: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "out", Slow(toy, trouble=tmp_path / "trouble")
+    options.trouble.touch()
+    convert(options, out, num_workers=0)
+    assert convert(options, out, num_workers=0, update=True).found_finished
+    options.trouble.unlink()
+    DRAFTED.clear()
+    outcome = convert(options, out, num_workers=0, retry_failed=True)
+    assert sorted(DRAFTED) == ["train/c.png", "val/x.png", "val/z_bad.png", "val/z_bad.png"]  # a reject is read twice
+    assert (outcome.num_kept, outcome.manifest.accounting.rejected) == (3, {"bad": 1})
+    assert_as_fresh(options, out, tmp_path)
+    (out / "rejects.jsonl").read_bytes().index(b"z_bad")
+
+
+def test_without_failed_inputs_nothing_is_tried_again(toy: Path, tmp_path: Path) -> None:
+    (toy / "val/z_bad.png").unlink()
+    convert(Counted(toy), tmp_path / "out", num_workers=0)
+    assert convert(Counted(toy), tmp_path / "out", num_workers=0, retry_failed=True).found_finished
 
 
 def test_only_new_changed_and_rejected_inputs_are_drafted(toy: Path, tmp_path: Path) -> None:
