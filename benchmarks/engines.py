@@ -19,7 +19,7 @@ from pathlib import Path
 from phiv_data.convert.array import convert_share
 from phiv_data.convert.array_status import find_status
 from phiv_data.convert.base import Converter, Item
-from phiv_data.convert.plan import MAX_TASK_ROWS
+from phiv_data.convert.plan import MIN_TASK_ROWS
 from phiv_data.convert.shared_plan import load_plan, read_array, spell_command
 from phiv_data.convert.staging import Workspace
 from phiv_data.engines import ArrayEngine, Engine, LocalEngine, RayEngine
@@ -27,20 +27,23 @@ from phiv_data.storage.sample import Draft
 from phiv_data.utils.terminal import say
 from phiv_schemas import Turn
 
+NO_TASK = "999999/1000000"
+"""A share without tasks: the plan is made, and nothing done."""
+
 
 @dataclass(frozen=True)
 class Sleepy(Converter):
-    """`tasks` tasks of the most rows that one has; the first row of each takes a second."""
+    """`tasks` tasks of large inputs, of which the first takes a second."""
 
     tasks: int
     seconds: float = 1.0
     name = "sleepy"
 
     def inputs(self) -> Iterator[Item]:
-        return (Item("train", f"{i:08d}", b"", i, 1) for i in range(self.tasks * MAX_TASK_ROWS))
+        return (Item("train", f"{i:08d}", b"", i, 2**20) for i in range(self.tasks * MIN_TASK_ROWS))
 
     def draft(self, item: Item) -> Draft:
-        if item.payload % MAX_TASK_ROWS == 0:
+        if item.payload % MIN_TASK_ROWS == 0:
             time.sleep(self.seconds)
         return Draft((Turn(images=(), user="Is it?", assistant="yes"),), ())
 
@@ -59,13 +62,13 @@ def time_map(engine: Engine, tasks: int) -> float:
     return arrived[-1] - arrived[0]
 
 
-def time_array(tasks: int, workers: int, out: Path) -> float:
-    """Seconds in which `workers` array tasks at a time do all of a plan, in this process."""
+def time_shares(tasks: int, shares: int, workers: int, out: Path) -> float:
+    """Seconds in which `shares` array tasks at once, of `workers` processes each, do all of a plan that is there."""
     options = Sleepy(tasks)
-    convert_share(options, out, ArrayEngine("0/1000000", 0))  # the plan alone
+    convert_share(options, out, ArrayEngine(NO_TASK, 0))
     start = time.perf_counter()
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda i: convert_share(options, out, ArrayEngine(f"{i}/{workers}", 0)), range(workers)))
+    with ThreadPoolExecutor(shares) as pool:
+        list(pool.map(lambda i: convert_share(options, out, ArrayEngine(f"{i}/{shares}", workers)), range(shares)))
     return time.perf_counter() - start
 
 
@@ -73,7 +76,7 @@ def time_planning(num_tasks: int, out: Path) -> None:
     """Seconds to list and to share a plan, to join it, and to say what is done."""
     options = Sleepy(num_tasks, 0.0)
     start = time.perf_counter()
-    convert_share(options, out, ArrayEngine("7/1000000000", 0))
+    convert_share(options, out, ArrayEngine(NO_TASK, 0))
     listed = time.perf_counter() - start
     workspace = Workspace(out)
     array = read_array(workspace)
@@ -85,7 +88,7 @@ def time_planning(num_tasks: int, out: Path) -> None:
     start = time.perf_counter()
     find_status(out)
     say(
-        f"plan of {num_tasks} tasks ({num_tasks * MAX_TASK_ROWS} inputs): made in {listed:.1f} s,"
+        f"plan of {num_tasks} tasks ({num_tasks * MIN_TASK_ROWS} inputs): made in {listed:.1f} s,"
         f" joined in {joined:.3f} s, its status in {time.perf_counter() - start:.3f} s"
     )
 
@@ -97,11 +100,11 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        least = args.tasks / args.workers
         say("local:")
         local = time_map(LocalEngine(args.workers), args.tasks)
-        array = time_array(args.tasks, args.workers, Path(folder) / "array")
-        say(f"array: {array:.2f} s, {array / least - 1:+.1%} of {least:g} s")
+        one = time_shares(args.tasks, 1, args.workers, Path(folder) / "one")
+        many = time_shares(args.tasks, args.workers, 1, Path(folder) / "many")
+        say(f"array: one command {one:.2f} s, {args.workers} commands {many:.2f} s, {many / one - 1:+.1%}")
         if args.ray:
             import ray
 

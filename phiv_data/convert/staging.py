@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,7 @@ from phiv_data.convert.fingerprint import SourceState
 from phiv_data.storage.dataset import read_manifest
 from phiv_data.utils.atomic import atomic_write, environment_problems, sha256_file
 from phiv_data.utils.file_lock import FileLock, make_folder
+from phiv_data.utils.terminal import say
 from phiv_schemas import Manifest, ShardError, UsageError
 
 MANIFEST = "manifest.json"
@@ -179,8 +181,11 @@ def locked(out_dir: Path, *, shared: bool = False, wait: bool = False) -> Iterat
             hint = "" if isinstance(error, FileNotFoundError) else "A file is in its way"
             raise UsageError("--out_dir", f"{str(out_dir)!r} cannot be a folder", hint) from None
     with FileLock(workspace.root / "lock") as lock:
-        if not lock.acquire(shared=shared, wait=wait):
-            raise UsageError(str(out_dir), "another conversion is writing here", "Wait for it to end")
+        if not lock.acquire(shared=shared, wait=False):
+            if not wait:
+                raise UsageError(str(out_dir), "another conversion is writing here", "Wait for it to end")
+            say(f"{out_dir}: waiting for those that work here", to=sys.stderr)
+            lock.acquire(shared=shared, wait=True)
         try:
             yield workspace
         finally:
