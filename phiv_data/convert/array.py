@@ -37,6 +37,7 @@ from phiv_data.convert.staging import PlanRecord, Workspace, begin, locked
 from phiv_data.convert.tasks import INPUT_TIMEOUT_S, ConversionJob, run_task
 from phiv_data.engines.array import ArrayEngine, Share
 from phiv_data.engines.local import LocalEngine
+from phiv_data.engines.watchdog import check_limit
 from phiv_data.utils.progress import Progress
 from phiv_schemas import UsageError
 
@@ -67,6 +68,7 @@ def convert_share(
 
     Raises UsageError where the folder holds something else, or an array with another command; what `convert` raises.
     """
+    check_limit(input_timeout)
     engine.share(recorded=1)  # an array that cannot be is refused before a source is listed
     options, output = options.chosen(), {"arrow": arrow, "include_unlabeled": include_unlabeled}
     command = spell_command(options, output | {"verify": verify})

@@ -39,6 +39,7 @@ from phiv_data.convert.staging import (
 from phiv_data.convert.tasks import INPUT_TIMEOUT_S, ConversionJob
 from phiv_data.engines.base import Engine
 from phiv_data.engines.local import LocalEngine
+from phiv_data.engines.watchdog import check_limit
 from phiv_data.storage.damage import dataset_files, find_damage
 from phiv_data.utils.progress import Progress
 from phiv_schemas import FileInfo, Manifest, ShardError, UsageError
@@ -86,6 +87,7 @@ def convert(
     Raises UsageError, SourceError, EnvironmentProblem, ShardError for a finished output that is damaged, or
     NothingWritten where no input gives a row. Stopped, it keeps what is done for the next run.
     """
+    check_limit(input_timeout)
     engine = engine or LocalEngine(num_workers)
     update = update or retry_failed
     if finish and (overwrite or update):

@@ -164,7 +164,7 @@ def is_unfinished(out_dir: Path) -> bool:
 def locked(out_dir: Path, *, shared: bool = False, wait: bool = False) -> Iterator[Workspace]:
     """The workspace of `out_dir`, made where missing, locked against a second process; `shared`, by several together.
 
-    Raises UsageError for a folder that holds other people's files or, unless told to `wait`, is in use;
+    Raises UsageError for a folder that holds other people's files, or is in use and `wait` is False;
     EnvironmentProblem where it cannot be written.
     """
     workspace = Workspace(out_dir)

@@ -25,7 +25,7 @@ from phiv_data.engines.watchdog import reading
 from phiv_data.media.reject import RejectInput
 from phiv_data.storage.sample import EncodedImage, Sample
 from phiv_data.utils.atomic import atomic_write, find_environment_problem
-from phiv_schemas import Conversation, ImageMeta, Reject, SourceError, UsageError
+from phiv_schemas import Conversation, ImageMeta, Reject, SourceError
 
 INPUT_TIMEOUT_S = 300.0
 
@@ -44,11 +44,6 @@ class ConversionJob:
     roots: SourceRoots = field(default_factory=SourceRoots)
     kept: KeptRows | None = None
     """Where rows of unchanged inputs are taken from."""
-
-    def __post_init__(self) -> None:
-        if self.input_timeout < 0:
-            found = f"(found {self.input_timeout:g})"
-            raise UsageError("--input_timeout", f"must be 0 (no limit) or more seconds {found}")
 
 
 def run_task(job: ConversionJob, index: int) -> int:

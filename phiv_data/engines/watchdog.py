@@ -20,8 +20,13 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from phiv_schemas.errors import UsageError
+
 TICK_S = 0.5
 """How often the parent asks; more than two ticks between two questions count as two."""
+
+IDLE_SHARE = 0.1
+"""Of the time that passes: who uses less of a processor, and sleeps whenever that is asked, has nothing to do."""
 
 _PROC = Path("/proc")
 _SECONDS_PER_TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -60,7 +65,8 @@ class InputClock:
 
     def __init__(self, pid: int, cell: Any) -> None:
         self._pid, self._cell = pid, cell
-        self._serial, self._slept_s, self._cpu_s, self._asked = 0.0, 0.0, 0.0, 0.0
+        self._serial, self._asked, self._used_s = 0.0, 0.0, 0.0
+        self._before: ProcessUse | None = None
 
     def input(self) -> int | None:
         """The index of the input that is read now, or was when the process ended."""
@@ -68,17 +74,20 @@ class InputClock:
 
     def is_overdue(self) -> bool:
         """Whether the input that is read now has used up its limit."""
-        serial, limit, now = self._cell[0], self._cell[2], time.monotonic()
-        if not serial or not limit:
-            self._serial = 0.0
+        now = time.monotonic()
+        if (passed := now - self._asked) < TICK_S:
             return False
-        use = measure_use(self._pid)
-        if serial != self._serial:
-            self._serial, self._slept_s, self._cpu_s = serial, 0.0, use.cpu_s
-        elif use.is_asleep:
-            self._slept_s += min(now - self._asked, 2 * TICK_S)
-        self._asked = now
-        return bool(use.cpu_s - self._cpu_s + self._slept_s > limit)
+        serial, limit, self._asked = self._cell[0], self._cell[2], now
+        if not serial or not limit or serial != self._serial:  # one that is read in an instant is not measured
+            self._serial, self._used_s, self._before = serial, 0.0, None
+            return False
+        use, before, passed = measure_use(self._pid), self._before, min(passed, 2 * TICK_S)
+        if before is not None:
+            worked = max(use.cpu_s - before.cpu_s, 0.0)
+            is_idle = use.is_asleep and before.is_asleep and worked < IDLE_SHARE * passed
+            self._used_s += passed if is_idle else worked
+        self._before = use
+        return bool(self._used_s > limit)
 
 
 class ProcessUse(NamedTuple):
@@ -86,6 +95,12 @@ class ProcessUse(NamedTuple):
 
     cpu_s: float
     is_asleep: bool
+
+
+def check_limit(seconds: float) -> None:
+    """UsageError for a limit of an input that is none."""
+    if seconds < 0:
+        raise UsageError("--input_timeout", f"must be 0 (no limit) or more seconds (found {seconds:g})")
 
 
 def measure_use(pid: int) -> ProcessUse:

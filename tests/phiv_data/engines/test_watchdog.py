@@ -126,6 +126,21 @@ def test_many_workers_on_few_processors_lose_nothing() -> None:
     assert found == dict.fromkeys(range(6), "done")
 
 
+def _wait_and_work(seconds: float, index: int) -> str:
+    """Asleep at most moments, at work in between, for more than its limit: slow, and not idle."""
+    end = time.process_time() + seconds / 2
+    with reading(index, seconds):
+        while time.process_time() < end:
+            time.sleep(0.05)
+            for _ in range(2_000_000):
+                pass
+    return "done"
+
+
+def test_an_input_that_works_in_turns_is_charged_for_its_work_alone() -> None:
+    assert dict(LocalEngine(1).map(_wait_and_work, LIMIT_S, [0])) == {0: "done"}
+
+
 def _read_many(seconds: float, index: int) -> str:
     for number in range(6):
         with reading(number, seconds):
@@ -142,6 +157,7 @@ def test_without_a_limit_nothing_is_watched(tmp_path: Path) -> None:
     assert outcome.manifest.accounting.written == 1
     with pytest.raises(UsageError, match=r"--input_timeout: must be 0 \(no limit\) or more seconds \(found -1\)"):
         convert(Hanging(("fine",)), tmp_path / "other", input_timeout=-1)
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_use_of_a_process_counts_its_children_and_whether_they_work() -> None:
