@@ -49,6 +49,8 @@ class Source:
 def find_source(model: str | None = None, *, adapter: Path | None = None, family: str | None = None) -> Source:
     """The source of a name. UsageError for a folder that is not an adapter, for one that names no base, and where no
     installed family is for the model."""
+    if model == "":
+        raise UsageError("model", "its name is empty", "Is a variable of the shell unset?")
     adapter = adapter and model_folder(adapter)
     if model and Path(model).is_dir():
         model = str(model_folder(Path(model)))
@@ -61,7 +63,7 @@ def find_source(model: str | None = None, *, adapter: Path | None = None, family
     elif adapter is None:
         base = get_family(family or DEFAULT_FAMILY).default_model
     elif not (base := str(_json(adapter / "adapter_config.json").get("base_model_name_or_path") or "")):
-        raise UsageError(str(adapter), "does not say which model it belongs to", "Pass --model_name_or_path too")
+        raise UsageError(str(adapter), "does not say which model it belongs to", "Pass its base model too")
     saved = adapter or Path(base)
     has_processor = any((saved / name).is_file() for name in _PROCESSOR_FILES)
     metadata = _json(saved / "phiv_checkpoint.json")

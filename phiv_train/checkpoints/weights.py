@@ -67,7 +67,12 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if has_adapter(model):
         from peft import set_peft_model_state_dict
 
-        result = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
+        try:
+            result = set_peft_model_state_dict(model, state, adapter_name=ADAPTER)
+        except (RuntimeError, KeyError) as error:  # other shapes; tensors of modules_to_save that are not there
+            first = (str(error).strip().splitlines() or [""])[-1].strip()
+            what = f"does not fit this model ({first})"
+            raise UsageError(str(folder), what, "Pass the base that it was trained on") from error
         missing = [name for name in result.missing_keys if ".lora_" in name]
     else:
         result = model.load_state_dict(state, strict=False)

@@ -38,7 +38,7 @@ def answer_questions(
     )
     rank = launcher.rank()
     model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else "cpu")
-    if rank == 0 and (line := _mismatch(source, processor)):
+    if rank == 0 and (line := mismatch(source, processor)):
         say(f"phiv-eval: {line}", to=sys.stderr)
     with (
         process_group(on_gpu),
@@ -70,7 +70,7 @@ def answer_questions(
     }
 
 
-def _mismatch(source: Source, processor: Any) -> str | None:
+def mismatch(source: Source, processor: Any) -> str | None:
     """One line where the model was trained on another base, or with other images or another tokenizer than now."""
     if source.base_stamp and source.base_stamp != stamp_base(source.base):
         return f"{source.adapter} was trained on other weights than {source.base} has. Scores may be lower for it"

@@ -29,6 +29,8 @@ def _merge(options: MergeOptions) -> int:
     from phiv_train.checkpoints.resolve import find_source
     from phiv_train.training.quiet import quiet_libraries
 
+    if options.out.exists() and not options.out.is_dir():
+        raise UsageError("--out", f"{options.out} is a file", "Pass a new folder")
     if options.out.is_dir() and any(options.out.iterdir()):
         raise UsageError("--out", f"{options.out} is not empty", "Pass a new folder")
     if not options.run.is_dir():
@@ -39,9 +41,10 @@ def _merge(options: MergeOptions) -> int:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # deepspeed, which comes with accelerate, else searches for a GPU
     from phiv_train.inference.merge import merge  # imports torch and transformers
 
+    how = " as it is in 4 bit" if options.onto == "4bit" else ""
     merged = merge(source, options.out, precision=options.precision, onto=options.onto)
     say(
-        f"{merged.folder}: {source.adapter} merged into {source.base} ({merged.adapted} layers)",
+        f"{merged.folder}: {source.adapter} merged into {source.base}{how} ({merged.adapted} layers)",
         f"  float32, merged against base and adapter: {merged.proof}",
         f"  {merged.precision}, as written, against float32: {merged.rounded}",
     )

@@ -42,6 +42,18 @@ def _predict(options: PredictOptions) -> int:
         raise UsageError("phiv-predict", what, "Pass one of the two")
     if options.inputs and options.question is None:
         raise UsageError("--question", "is missing", "Pass what to ask, in the words that the model was trained on")
+    if not all(options.inputs):
+        raise UsageError("IMAGE", "a name is empty", "Is a variable of the shell unset?")
+    if not (options.question or "").isascii():
+        try:
+            (options.question or "").encode()
+        except UnicodeEncodeError:
+            raise UsageError("--question", "is not UTF-8 text", "Pass it as UTF-8") from None
+    of_images, of_data = ("together", "num_frames"), ("split", "turns", "limit", "batch_size")
+    for name in of_data if options.inputs else of_images:
+        if getattr(options, name) != getattr(PredictOptions, name):
+            what = "is for --data_dir" if options.inputs else "is for images and clips"
+            raise UsageError(f"--{name}", what, "Leave it out")
     if options.data_dir is not None and options.output is None:
         raise UsageError("--output", "is missing", "Pass the file for the answers, such as predictions.jsonl")
     if options.data_dir is not None and options.question is not None:

@@ -6,32 +6,39 @@
      "prediction": "A cat.", "stopped": true, "answers": ["A cat."]}
 
 Rows are taken in blocks, and a block's answers are a file in `predictions.jsonl.parts/` as soon as they are there. The
-same command takes up where a stopped one ended; the output appears when all are answered, and the parts go then.
+same command takes up where a stopped one ended; the output appears when all are answered, and the parts go then. A row
+that cannot be asked has `"prediction": null` and why in `error`.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from phiv_data.storage.dataset import ConversationDataset
-from phiv_data.utils.atomic import atomic_write, environment_problems
+from phiv_data.utils.atomic import TMP_PREFIX, atomic_write, environment_problems
+from phiv_data.utils.file_lock import FileLock
 from phiv_data.utils.json_files import read_object
 from phiv_schemas import Conversation
-from phiv_schemas.errors import UsageError
+from phiv_schemas.errors import RecordError, UsageError
 from phiv_train.batching.lengths import spread_rows
 from phiv_train.evaluation.generate import Turns, up_to
+from phiv_train.families.base import Encoded
 from phiv_train.inference.greedy import Answer
 from phiv_train.inference.model import LoadedModel
 from phiv_train.training import distributed, launcher
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 ROWS_PER_BLOCK = 64
+SETTINGS = "settings.json"
+
+
+class Predicted(NamedTuple):
+    """Rows whose answers a stopped run had made, and answers that are missing because their rows cannot be asked."""
+
+    found: int
+    failed: int
 
 
 def predict_split(
@@ -45,45 +52,64 @@ def predict_split(
     max_new_tokens: int = 64,
     settings: Mapping[str, Any],
     on_rows: Callable[[int, int], None] | None = None,
-) -> int:
-    """Write the answers to `output`, in the order of the rows; of how many rows a stopped run had made them.
+) -> Predicted:
+    """Write the answers to `output`, in the order of the rows. `found`: of how many rows a stopped run had made them.
 
     `settings`: what decides the answers besides. `on_rows(done, total)`: rows of this rank. UsageError where the parts
-    beside the output are of other settings.
+    beside the output are of other settings, or another process works on them.
     """
     rows = spread_rows(len(dataset), limit).tolist()
     blocks = [rows[i : i + ROWS_PER_BLOCK] for i in range(0, len(rows), ROWS_PER_BLOCK)]
     parts = output.with_name(f"{output.name}.parts")
     files = [parts / f"{number:06d}.jsonl" for number in range(len(blocks))]
-    if launcher.rank() == 0:
-        claim(parts, {**settings, "turns": turns, "limit": limit, "max_new_tokens": max_new_tokens})
-    distributed.wait()
-    mine = list(zip(files, blocks, strict=True))[launcher.rank() :: launcher.world_size()]
-    found = done = 0
-    for file, block in mine:
-        if file.is_file():
-            found += len(block)
-        else:
-            write_lines(file, answer_rows(model, dataset, block, turns, batch_size, max_new_tokens))
-        done += len(block)
-        if on_rows is not None:
-            on_rows(done, sum(len(block) for _, block in mine))
-    distributed.wait()
-    if launcher.rank() == 0:
-        with atomic_write(output) as out:
-            for file in files:
-                out.write(file.read_bytes())
-        shutil.rmtree(parts)
-    return found
+    with FileLock(output.with_name(f".{output.name}.lock")) as lock:
+        if launcher.rank() == 0:
+            if not lock.acquire(shared=False, wait=False):
+                raise UsageError("--output", f"another process is writing {str(output)!r}", "Wait for it to end")
+            claim(parts, {**settings, "turns": turns, "limit": limit, "max_new_tokens": max_new_tokens})
+        distributed.wait()
+        mine = list(zip(files, blocks, strict=True))[launcher.rank() :: launcher.world_size()]
+        found = done = 0
+        for file, block in mine:
+            if file.is_file():
+                found += len(block)
+            else:
+                write_lines(file, answer_rows(model, dataset, block, turns, batch_size, max_new_tokens))
+            done += len(block)
+            if on_rows is not None:
+                on_rows(done, sum(len(block) for _, block in mine))
+        distributed.wait()
+        failed = join(files, output) if launcher.rank() == 0 else 0
+        if launcher.rank() == 0:
+            lock.path.unlink(missing_ok=True)
+    return Predicted(found, failed)
+
+
+def join(files: Sequence[Path], output: Path) -> int:
+    """Make the output of its parts, and remove them, their settings last; how many answers are missing in it."""
+    failed = 0
+    with atomic_write(output) as out:
+        for file in files:
+            for line in file.read_bytes().splitlines(keepends=True):
+                failed += json.loads(line)["prediction"] is None
+                out.write(line)
+    for file in files:
+        file.unlink()
+    (files[0].parent / SETTINGS).unlink()
+    files[0].parent.rmdir()
+    return failed
 
 
 def claim(parts: Path, settings: Mapping[str, Any]) -> None:
     """Make the folder of the parts, or take it as a run of the same settings left it; else UsageError."""
     wanted = json.loads(json.dumps(settings, default=str))
-    note = parts / "settings.json"
+    note = parts / SETTINGS
     with environment_problems(parts):
         parts.mkdir(parents=True, exist_ok=True)
         if not note.is_file():
+            if others := sorted(path.name for path in parts.iterdir() if not path.name.startswith(TMP_PREFIX)):
+                what = f"holds {others[0]} and no {SETTINGS}: these are no parts of this command"
+                raise UsageError(str(parts), what, "Move it away, or write to another --output")
             write_lines(note, [wanted])
             return
     before = read_object(note)
@@ -110,22 +136,30 @@ def answer_rows(
     conversations = {row: dataset.conversation(row) for row in rows}
     asked = {row: turns_asked(conversations[row], turns) for row in rows}
     answers: dict[tuple[int, int], Answer] = {}
+    failures: dict[int, str] = {}
     for turn in range(1 + max(max(numbers) for numbers in asked.values())):
-        waiting = [
-            row
-            for row in rows
-            if turn <= asked[row][-1] and (turn in asked[row] or conversations[row].turns[turn].assistant is None)
-        ]
-        prompts = {row: with_answers(conversations[row], row, turn, answers) for row in waiting}
-        cost = {row: tokens_of(model, dataset, row, prompt) for row, prompt in prompts.items()}
-        waiting.sort(key=lambda row: (-cost[row], row))  # the longest first: memory that holds them holds all
-        for i in range(0, len(waiting), batch_size):
-            batch = waiting[i : i + batch_size]
-            new = model.reply(
-                [(prompts[row], images_of(dataset, row, prompts[row])) for row in batch], max_new_tokens=max_new_tokens
-            )
+        samples: dict[int, Encoded] = {}
+        for row in rows:
+            if row in failures or turn > asked[row][-1]:
+                continue
+            if turn not in asked[row] and conversations[row].turns[turn].assistant is not None:
+                continue  # it has its own answer
+            prompt = with_answers(conversations[row], row, turn, answers)
+            try:
+                images = [image.open() for image in dataset[row].images[: len(prompt.image_paths)]]
+                samples[row] = model.encode(prompt, images)
+            except RecordError as error:
+                failures[row] = str(error)
+        order = sorted(samples, key=lambda row: (-len(samples[row]), row))  # memory that holds the first holds all
+        for i in range(0, len(order), batch_size):
+            batch = order[i : i + batch_size]
+            new = model.reply([samples[row] for row in batch], max_new_tokens=max_new_tokens)
             answers |= {(row, turn): answer for row, answer in zip(batch, new, strict=True)}
-    return [as_line(conversations[row], row, turn, answers[row, turn]) for row in rows for turn in asked[row]]
+    return [
+        as_line(conversations[row], row, turn, answers.get((row, turn)), failures.get(row))
+        for row in rows
+        for turn in asked[row]
+    ]
 
 
 def turns_asked(conversation: Conversation, turns: Turns) -> list[int]:
@@ -146,21 +180,16 @@ def with_answers(
     return conversation.model_copy(update={"conversations": (*earlier, asked)})
 
 
-def tokens_of(model: LoadedModel, dataset: ConversationDataset, row: int, prompt: Conversation) -> int:
-    """The length of a prompt, without its images."""
-    sizes = dataset.sizes_of(row)[: len(prompt.image_paths)]
-    return model.family.measure(prompt, sizes, model.processor, generation=True).tokens
-
-
-def images_of(dataset: ConversationDataset, row: int, prompt: Conversation) -> list[Image]:
-    """The decoded images of a prompt."""
-    return [image.open() for image in dataset[row].images[: len(prompt.image_paths)]]
-
-
-def as_line(conversation: Conversation, row: int, turn: int, answer: Answer) -> dict[str, Any]:
+def as_line(
+    conversation: Conversation, row: int, turn: int, answer: Answer | None, failure: str | None
+) -> dict[str, Any]:
     """What is written of an answer; `answers` are those that the data accept, where they have any."""
     asked = conversation.turns[turn]
     known = asked.answers or (() if asked.assistant is None else (asked.assistant,))
-    line = {"id": conversation.id, "row": row, "turn": turn, "images": list(up_to(conversation, turn).image_paths)}
-    line |= {"question": asked.user, "prediction": answer.text, "stopped": answer.stopped}
+    line: dict[str, Any] = {"id": conversation.id, "row": row, "turn": turn}
+    line |= {"images": list(up_to(conversation, turn).image_paths), "question": asked.user}
+    if answer is None:
+        line |= {"prediction": None, "error": failure}
+    else:
+        line |= {"prediction": answer.text, "stopped": answer.stopped}
     return line | ({"answers": list(known)} if known else {})

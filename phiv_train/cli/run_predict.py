@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiv_data.formats.recognise import CLIP_SUFFIXES, IMAGE_SUFFIXES
-from phiv_data.storage.dataset import ConversationDataset
-from phiv_data.utils.atomic import atomic_write
+from phiv_data.storage.dataset import MANIFEST, ConversationDataset
+from phiv_data.utils.atomic import atomic_write, sha256_file
 from phiv_data.utils.image_options import collect_image_options
 from phiv_data.utils.outputs import check_output_file
 from phiv_data.utils.terminal import say
@@ -27,27 +28,32 @@ if TYPE_CHECKING:
 
 def predict_inputs(options: PredictOptions) -> int:
     """Answer the question about each input, or about all together. An unusable one is a line on stderr, and exit 1."""
-    files = find_files(options.inputs)
+    if launcher.world_size() > 1:
+        what = "images are answered by one process"
+        raise UsageError("torchrun", what, "Start phiv-predict by itself, or convert the images and pass --data_dir")
+    files = find_files(options.inputs, once=not options.together)
     if options.output is not None:
         check_output_file("--output", options.output)
+        if any(options.output.resolve() == file.resolve() for file in files):
+            raise UsageError("--output", f"{options.output} is one of the images", "Name another file")
     model = load(options)
     assert options.question is not None
     asked = [files] if options.together else [[file] for file in files]
     lines, unusable = [], 0
     for group in asked:
-        name = " ".join(map(str, group))
+        names = [os.fsencode(file).decode(errors="backslashreplace") for file in group]
         try:
             answer = model.answer(
                 group, options.question, num_frames=options.num_frames, max_new_tokens=options.max_new_tokens
             )
-        except RecordError as error:
+        except (RecordError, UsageError) as error:  # UsageError: a link to nothing
             say(f"phiv-predict: {error}", to=sys.stderr)
             unusable += 1
             continue
         if options.output is None:
-            say(answer if len(asked) == 1 else f"{name}: {answer}")
-        lines.append({"images": list(map(str, group)), "question": options.question, "prediction": answer})
-    if options.output is not None:
+            say(answer if len(asked) == 1 else f"{' '.join(names)}: {answer}")
+        lines.append({"images": names, "question": options.question, "prediction": answer})
+    if options.output is not None and lines:
         with atomic_write(options.output) as out:
             out.write("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode())
         say(f"{options.output}: {len(lines)} answers")
@@ -63,15 +69,19 @@ def predict_dataset(options: PredictOptions) -> int:
     assert options.output is not None
     dataset = ConversationDataset(options.data_dir, options.split)
     check_output_file("--output", options.output)
+    if options.output.resolve().is_relative_to(options.data_dir.resolve()):
+        raise UsageError("--output", f"{options.output} is in the dataset", "Name a file elsewhere")
     model = load(options)
+    from phiv_train.checkpoints.base_stamp import stamp_base
     from phiv_train.cli.predict_split import predict_split
     from phiv_train.evaluation.generate import progress_bar
     from phiv_train.training.distributed import process_group
 
-    first = launcher.rank() == 0
+    first, folder = launcher.rank() == 0, model.source.adapter
+    adapter = folder and next(file for file in sorted(folder.glob("adapter_model.*")) if file.suffix != ".json")
     on_gpu = model.model.device.type == "cuda"
     with process_group(on_gpu), progress_bar("predict", disable=None if first else True) as on_rows:
-        found = predict_split(
+        found, failed = predict_split(
             model,
             dataset,
             options.output,
@@ -81,8 +91,9 @@ def predict_dataset(options: PredictOptions) -> int:
             max_new_tokens=options.max_new_tokens,
             settings={
                 "model": model.source.base,
-                "adapter": model.source.adapter,
-                "data_dir": options.data_dir,
+                "weights": stamp_base(model.source.base),
+                "adapter": adapter and sha256_file(adapter),
+                "data": sha256_file(options.data_dir / MANIFEST),
                 "split": options.split,
                 "precision": str(model.model.dtype),
                 **model.processor.image_options,
@@ -93,36 +104,43 @@ def predict_dataset(options: PredictOptions) -> int:
         if found:
             say(f"phiv-predict: the answers of {found} rows were there from a run that was stopped", to=sys.stderr)
         say(f"{options.output}: answers to {options.split} of {options.data_dir}")
-    return EXIT_OK
+        if failed:
+            say(f"phiv-predict: {failed} answers are missing, `error` in their lines says why", to=sys.stderr)
+    return EXIT_DATA if failed else EXIT_OK
 
 
-def find_files(inputs: Sequence[str]) -> list[Path]:
-    """Images and clips behind names, folders and patterns; UsageError naming the first that is nothing."""
+def find_files(inputs: Sequence[str], *, once: bool = True) -> list[Path]:
+    """Images and clips behind names, folders and patterns, each `once`; UsageError naming the first that is nothing.
+
+    Hidden files of a folder are left out.
+    """
     found: list[Path] = []
     for word in inputs:
         path = Path(word)
         if path.is_dir():
             media = (*IMAGE_SUFFIXES, *CLIP_SUFFIXES)
-            inside = sorted(one for one in path.rglob("*") if one.suffix.lower().removeprefix(".") in media)
+            seen = (one for one in path.rglob("*") if not any(part[0] == "." for part in one.relative_to(path).parts))
+            inside = sorted(one for one in seen if one.suffix.lower().removeprefix(".") in media)
             if not inside:
                 raise UsageError(word, "holds no image and no clip", "Pass a folder of them")
-        elif path.exists():
+        elif os.path.lexists(path):
             inside = [path]
         else:
-            inside = sorted(map(Path, glob.glob(word, recursive=True)))  # noqa: PTH207 (absolute patterns too)
+            inside = sorted(path for path in map(Path, glob.glob(word, recursive=True)) if path.is_file())  # noqa: PTH207 (absolute patterns too)
             if not inside:
                 raise UsageError(word, "no such file, and a pattern that fits none", "Pass images, clips or folders")
         found += inside
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)) if once else found
 
 
 def load(options: PredictOptions) -> LoadedModel:
     """The model, found before anything heavy is imported."""
     find_source(options.model, adapter=options.adapter, family=options.family)
     quiet_libraries()
-    from phiv_train.inference.model import load_model  # imports torch and transformers
+    from phiv_train.cli.answer import mismatch  # imports torch and transformers
+    from phiv_train.inference.model import load_model
 
-    return load_model(
+    model = load_model(
         options.model,
         adapter=options.adapter,
         family=options.family,
@@ -131,3 +149,6 @@ def load(options: PredictOptions) -> LoadedModel:
         image_options=collect_image_options(options.image_option, None),
         use_flash_attention=options.use_flash_attention,
     )
+    if launcher.rank() == 0 and (line := mismatch(model.source, model.processor)):
+        say(f"phiv-predict: {line}", to=sys.stderr)
+    return model

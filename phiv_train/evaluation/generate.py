@@ -34,7 +34,7 @@ from phiv_schemas.errors import PhivError, UsageError
 from phiv_train.batching.workers import WorkerLoader
 from phiv_train.evaluation.metrics import METRICS, ClassTable, class_table, get_metric, mean_score
 from phiv_train.families.base import Family
-from phiv_train.inference.greedy import Answer, answer_batch, encode_prompts
+from phiv_train.inference.greedy import Answer, answer_batch, make_inputs
 
 Turns = Literal["last", "first", "all"]
 MAX_CLASSES = 200
@@ -210,12 +210,13 @@ class Prompts(Dataset[dict[str, Tensor]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        prompts = []
+        samples = []
         for question in self.batches[index]:
             sample = self.dataset[question.row]
             conversation = up_to(sample.conversation, question.turn)
-            prompts.append((conversation, [image.open() for image in sample.images[: len(conversation.image_paths)]]))
-        return encode_prompts(self.family, self.processor, prompts)
+            images = [image.open() for image in sample.images[: len(conversation.image_paths)]]
+            samples.append(self.family.encode(conversation, images, self.processor, generation=True))
+        return make_inputs(self.family, self.processor, samples)
 
 
 Answers = dict[tuple[int, int], Answer]

@@ -39,11 +39,12 @@ def model_folder(folder: Path) -> Path:
     """`folder`, or of the output folder of a finished run its final/. UsageError naming the checkpoint of another."""
     if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
         return folder
-    if (final := folder / "final").is_dir():
-        return final
     checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    if checkpoints:
-        newest = max(checkpoints, key=lambda path: int(path.name.partition("-")[2]))
+    newest = max(checkpoints, key=lambda path: int(path.name.partition("-")[2]), default=None)
+    # A final/ that is older than a checkpoint is of the run before, which this one replaces.
+    if (final := folder / "final").is_dir() and (newest is None or newest.stat().st_mtime <= final.stat().st_mtime):
+        return final
+    if newest is not None:
         what = "is the folder of a run that has not finished"
         raise UsageError(str(folder), what, f"Its newest checkpoint is {newest}")
     return folder

@@ -1,6 +1,6 @@
 """Greedy answers to prompts, a batch at a time: `phiv-eval`, `phiv-predict` and `phiv-merge` all answer with this.
 
-    inputs = encode_prompts(family, processor, [(conversation, images)])
+    inputs = make_inputs(family, processor, [family.encode(conversation, images, processor, generation=True)])
     answer_batch(model, processor, inputs, max_new_tokens=64)          # [Answer(text="a cat", stopped=True)]
 
 Prompts are padded on the left. In float32 an answer does not depend on the others of its batch.
@@ -8,17 +8,13 @@ Prompts are padded on the left. In float32 an answer does not depend on the othe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import GenerationConfig
 
-from phiv_schemas import Conversation
-from phiv_train.families.base import Family
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from phiv_train.families.base import Encoded, Family
 
 
 class Answer(NamedTuple):
@@ -28,11 +24,8 @@ class Answer(NamedTuple):
     stopped: bool
 
 
-def encode_prompts(
-    family: Family, processor: Any, prompts: Iterable[tuple[Conversation, Sequence[Image]]]
-) -> dict[str, Tensor]:
-    """What the model takes for a batch of conversations, each up to the answer of its last turn, with its images."""
-    samples = [family.encode(conversation, images, processor, generation=True) for conversation, images in prompts]
+def make_inputs(family: Family, processor: Any, samples: Sequence[Encoded]) -> dict[str, Tensor]:
+    """What the model takes for a batch of prompts, encoded with `generation`."""
     return family.generation_inputs(family.collate(samples, processor, layout="left"))
 
 

@@ -9,6 +9,7 @@ The sum W + (alpha / r) B A is peft's own (`LoraLayer.merge`), in float32; the c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,9 @@ from phiv_data.utils.json_files import read_object
 from phiv_schemas.errors import EnvironmentProblem, PhivError, UsageError
 from phiv_train.checkpoints.base_stamp import stamp_base
 from phiv_train.checkpoints.load import load_model
+from phiv_train.checkpoints.pickles import without_code
 from phiv_train.checkpoints.resolve import Source
-from phiv_train.checkpoints.weights import save_weights
+from phiv_train.checkpoints.weights import ADAPTER, save_weights
 from phiv_train.config import CONFIG_FILE
 from phiv_train.families.base import get_family
 from phiv_train.inference.probes import Difference, compare, probe
@@ -63,7 +65,11 @@ def merge(source: Source, folder: Path, *, precision: str = "bfloat16", onto: On
         what = f"was trained on other weights than {source.base} has now"
         raise UsageError(str(source.adapter), what, "Pass --base with the model that it was trained on")
     config = source.adapter / CONFIG_FILE
-    if onto is None and config.is_file() and read_object(config).get("use_qlora"):
+    of_qlora = read_object(config).get("use_qlora") if config.is_file() else None  # None for another tool's adapter
+    if onto == "4bit" and of_qlora is False:
+        what = "is for an adapter that was trained on a base in 4 bit (--use_qlora), and this one was not"
+        raise UsageError("--onto 4bit", what, "Leave it out")
+    if onto is None and of_qlora:
         what = "was trained on a base in 4 bit, which a merged checkpoint does not have"
         hint = (
             "Pass --onto 4bit for the weights that it saw, dequantized (closest to the training), or --onto original"
@@ -82,19 +88,32 @@ def merge(source: Source, folder: Path, *, precision: str = "bfloat16", onto: On
         if not proof.logits <= LARGEST_DIFFERENCE * max(proof.largest, 1.0):  # NaN is a failure too
             raise MergeFailed(str(source.adapter), f"merged into {source.base} it is another model: {proof}")
         model.to(getattr(torch, precision))
-        rounded = compare(together, probe(model, family, processor))
+        in_memory = probe(model, family, processor)
+        rounded = compare(together, in_memory)
+        if not math.isfinite(rounded.logits):
+            raise MergeFailed(str(source.adapter), f"its weights do not fit {precision}", "Pass --precision bfloat16")
         save_weights(family, model, processor, unfinished)
+        del model
+        with without_code():
+            written, own_processor = family.load(str(unfinished), dtype=precision)
+        if (difference := compare(in_memory, probe(written, family, own_processor))).logits != 0:
+            raise MergeFailed(str(folder), f"what was written is another model: {difference}")
     return Merged(folder, adapted, proof, rounded, precision)
 
 
 def _add_into_base(model: Any) -> int:
     """Put each adapter's product into the weights it stands beside, and take the wrappers away; how many there were."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
     wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     for name, module in wrapped:
         module.merge(safe_merge=True)
         model.set_submodule(name, module.get_base_layer())
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # trained whole, by another tool
+            model.set_submodule(name, module.modules_to_save[ADAPTER])
+            wrapped.append((name, module))
     model._hf_peft_config_loaded = False
     del model.peft_config
     model.requires_grad_(False)

@@ -12,12 +12,13 @@ Prompts, image preparation and the tokens that end an answer are those of traini
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
+from PIL import ImageOps
 
 from phiv_data.formats.recognise import CLIP_SUFFIXES
 from phiv_data.media.images import encode_jpeg, open_image
@@ -26,8 +27,8 @@ from phiv_schemas import Conversation, Turn
 from phiv_schemas.errors import UsageError
 from phiv_train.checkpoints import load
 from phiv_train.checkpoints.resolve import Source, find_source
-from phiv_train.families.base import Family, get_family
-from phiv_train.inference.greedy import Answer, answer_batch, encode_prompts
+from phiv_train.families.base import Encoded, Family, get_family
+from phiv_train.inference.greedy import Answer, answer_batch, make_inputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,13 +68,15 @@ class LoadedModel:
         given = cast("Sequence[ImageLike]", [images] if alone else images)
         opened = [image for one in given for image in open_images(one, num_frames)]
         prompt = make_prompt(len(opened), question, earlier=earlier, system=system)
-        return self.reply([(prompt, opened)], max_new_tokens=max_new_tokens)[0].text
+        return self.reply([self.encode(prompt, opened)], max_new_tokens=max_new_tokens)[0].text
 
-    def reply(
-        self, prompts: Iterable[tuple[Conversation, Sequence[Image]]], *, max_new_tokens: int = 64
-    ) -> list[Answer]:
-        """The greedy answers to the last turn of each conversation, in one batch; images as for `Family.encode`."""
-        inputs = encode_prompts(self.family, self.processor, prompts)
+    def encode(self, prompt: Conversation, images: Sequence[Image]) -> Encoded:
+        """A conversation up to the answer of its last turn; images as for `Family.encode`."""
+        return self.family.encode(prompt, images, self.processor, generation=True)
+
+    def reply(self, samples: Sequence[Encoded], *, max_new_tokens: int = 64) -> list[Answer]:
+        """The greedy answers to encoded prompts, in one batch."""
+        inputs = make_inputs(self.family, self.processor, samples)
         inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
         return answer_batch(self.model, self.processor, inputs, max_new_tokens=max_new_tokens)
 
@@ -120,7 +123,7 @@ def load_model(
 def open_images(image: ImageLike, num_frames: int = NUM_FRAMES) -> list[Image]:
     """A decoded image, upright; of a clip so many frames of it, through JPEG as training sees them."""
     if not isinstance(image, (str, Path, bytes)):
-        return [image]
+        return [ImageOps.exif_transpose(image)]
     if isinstance(image, bytes):
         return [open_image(image, where="image")]
     path = Path(image)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from phiv_schemas import Conversation, Turn
 from phiv_train.families.base import Family
-from phiv_train.inference.greedy import Answer, answer_batch, encode_prompts
+from phiv_train.inference.greedy import Answer, answer_batch, make_inputs
 
 ANSWER_TOKENS = 24
 _PROMPTS = (("Name three colours.", ()), ("What is shown?", ((448, 336),)), ("What changed?", ((640, 320), (240, 500))))
@@ -55,7 +55,7 @@ def probe(model: Any, family: Family, processor: Any) -> Probe:
         images = [_image(number * 10 + i, size) for i, size in enumerate(sizes)]
         turn = Turn(images=tuple(f"{i}.png" for i in range(len(images))), user=question, assistant="")
         conversation = Conversation(id=f"probe-{number}", source="phiv", conversations=(turn,))
-        inputs = encode_prompts(family, processor, [(conversation, images)])
+        inputs = make_inputs(family, processor, [family.encode(conversation, images, processor, generation=True)])
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         with torch.no_grad():
             logits.append(model(**inputs, use_cache=False).logits[0, -1].float().cpu())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -204,6 +205,10 @@ def test_the_folder_of_a_run_stands_for_its_final_model(adapter_run: Path, tmp_p
     assert find_source("tiny", adapter=adapter_run).adapter == final.adapter
     saved = TINY.load_processor(str(adapter_run / "final")).spec_hash  # as phiv-validate --tokenizer does
     assert TINY.load_processor(str(adapter_run)).spec_hash == saved
+    with pytest.raises(UsageError, match="its name is empty"):
+        find_source("")
+    (tmp_path / "final").mkdir()  # of an earlier run
+    os.utime(tmp_path / "final", (1, 1))
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
     with pytest.raises(UsageError, match=r"has not finished\. Its newest checkpoint is .*checkpoint-10"):

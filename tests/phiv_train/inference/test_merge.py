@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from phiv_schemas.errors import UsageError
 from phiv_train.checkpoints.load import load_model
@@ -108,6 +109,36 @@ def test_a_merge_that_would_be_another_model_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_another_tool_trained_whole_is_written_under_its_own_name(
+    adapter_runs: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(adapter_runs["lora"] / "final", adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    targets = config["target_modules"].replace(r"|lm_head", "").replace(r"lm_head|", "")
+    changed = config | {"modules_to_save": ["lm_head"], "target_modules": targets}
+    (adapter / "adapter_config.json").write_text(json.dumps(changed))
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "lm_head" not in name}
+    head = torch.randn_like(TINY.load("tiny")[0].lm_head.weight)
+    save_file({**kept, "base_model.model.lm_head.weight": head}, adapter / "adapter_model.safetensors")
+    merge(find_source(str(adapter)), tmp_path / "m", precision="float32")
+    written = load_file(tmp_path / "m/model.safetensors")
+    assert torch.equal(written["lm_head.weight"], head)
+    assert written.keys() == TINY.load("tiny")[0].state_dict().keys()
+
+
+def test_weights_beyond_the_precision_are_not_written(adapter_runs: dict[str, Path], tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(adapter_runs["lora"] / "final", adapter)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = next(name for name in tensors if "lm_head.lora_B" in name)
+    save_file(tensors | {name: tensors[name] * 1e8}, adapter / "adapter_model.safetensors")
+    with pytest.raises(MergeFailed, match=r"do not fit float16\. Pass --precision bfloat16"):
+        merge(find_source(str(adapter)), tmp_path / "m", precision="float16")
+    assert not (tmp_path / "m").exists()
+
+
 def test_the_command_and_its_refusals(
     adapter_runs: dict[str, Path],
     tmp_path: Path,
@@ -128,6 +159,11 @@ def test_the_command_and_its_refusals(
     assert (code, "is not empty. Pass a new folder" in err) == (2, True)
     code, _, err = call(adapter_runs["full"], "--out", tmp_path / "other")
     assert (code, "is a whole model, there is no adapter to merge" in err) == (2, True)
+    code, _, err = call(adapter_runs["lora"], "--onto", "4bit", "--out", tmp_path / "other")
+    assert (code, "was trained on a base in 4 bit (--use_qlora), and this one was not" in err) == (2, True)
+    (tmp_path / "file").touch()
+    code, _, err = call(adapter_runs["lora"], "--out", tmp_path / "file")
+    assert (code, "is a file. Pass a new folder" in err) == (2, True)
     code, _, err = call(tmp_path / "nowhere", "--out", tmp_path / "other")
     assert (code, "no such folder" in err) == (2, True)
     code, _, err = call(adapter_runs["lora"], "--base", "tiny:4", "--out", tmp_path / "other")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,13 @@ from PIL import Image
 from training import environment, torchrun
 
 from phiv_data.storage.dataset import ConversationDataset
+from phiv_schemas import Conversation
 from phiv_schemas.errors import RecordError, UsageError
 from phiv_train import LoadedModel, load_model
 from phiv_train.cli import predict as cli_predict
 from phiv_train.cli import predict_split
 from phiv_train.evaluation.generate import evaluate
+from phiv_train.families.base import get_family
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,10 @@ def test_an_unusable_image_is_named_and_the_others_are_answered(
         (("--data_dir", "d"), "--output: is missing"),
         (("x.png", "--data_dir", "d", "--question", "?"), "Pass one of the two"),
         (("x.png", "--question", "?", "--num_frames", "0"), "--num_frames: must be at least 1"),
+        (("x.png", "--question", "?", "--limit", "3"), "--limit: is for --data_dir"),
+        (("--data_dir", "d", "--output", "o", "--together"), "--together: is for images and clips"),
+        (("", "--question", "?"), "IMAGE: a name is empty"),
+        (("x.png", "--question", "\udce9"), "--question: is not UTF-8 text"),
     ],
 )
 def test_usage(words: tuple[str, ...], message: str, phiv_predict: Any) -> None:
@@ -182,9 +189,83 @@ def test_a_stopped_run_continues(
     with pytest.raises(UsageError, match=r"p\.jsonl\.parts: holds answers of a run with another a \(1\)"):
         predict_split.predict_split(model, data, output, settings={"a": 2})
     found = predict_split.predict_split(model, data, output, settings={"a": 1})
-    assert found == predict_split.ROWS_PER_BLOCK
+    assert found == (predict_split.ROWS_PER_BLOCK, 0)
     assert output.read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"p.jsonl", "straight.jsonl"}
+
+
+def test_parts_that_are_not_ours_or_of_other_weights_or_data_are_refused(
+    knows_colours: Path, colours: Path, tmp_path: Path, phiv_predict: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, parts = tmp_path / "p.jsonl", tmp_path / "p.jsonl.parts"
+    model, data = tmp_path / "model", tmp_path / "data"
+    shutil.copytree(knows_colours, model)
+    shutil.copytree(colours, data)
+    words = ("--model", model, "--family", "tiny", "--data_dir", data, "--output", output, "--device", "cpu")
+    parts.mkdir()
+    (parts / "000000.jsonl").write_text("mine\n")
+    code, _, err = phiv_predict(*words)
+    assert (code, "holds 000000.jsonl and no settings.json" in err) == (2, True)
+    assert (parts / "000000.jsonl").read_text() == "mine\n"
+    shutil.rmtree(parts)
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_split, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert phiv_predict(*words)[0] == 130
+    get_family("tiny").save(*get_family("tiny").load("tiny:8"), model)
+    code, _, err = phiv_predict(*words)
+    assert (code, "holds answers of a run with another weights" in err) == (2, True)
+    shutil.rmtree(model)
+    shutil.copytree(knows_colours, model)
+    manifest = (data / "manifest.json").read_bytes()
+    (data / "manifest.json").write_bytes(manifest + b"\n")
+    assert phiv_predict(*words)[0] in (1, 2)
+    (data / "manifest.json").write_bytes(manifest)
+    assert phiv_predict(*words)[0] == 0
+    assert list(tmp_path.glob("*p.jsonl*")) == [output]
+
+
+def test_a_row_that_cannot_be_asked_is_named_and_the_others_are_answered(
+    model: LoadedModel, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = LoadedModel.encode
+
+    def fails(self: LoadedModel, prompt: Conversation, images: Any) -> Any:
+        if prompt.id.endswith("3"):
+            raise RecordError(prompt.id, "is too thin")
+        return encode(self, prompt, images)
+
+    monkeypatch.setattr(LoadedModel, "encode", fails)
+    data = ConversationDataset(colours, "val")
+    done = predict_split.predict_split(model, data, tmp_path / "p.jsonl", turns="all", settings={})
+    lines = lines_of(tmp_path / "p.jsonl")
+    wrong = [line for line in lines if line["prediction"] is None]
+    assert len(wrong) == done.failed > 0
+    assert {line["error"] for line in wrong} == {f"{line['id']}: is too thin" for line in wrong}
+    assert {line["id"] for line in lines} == {row.id for row in data}
+
+
+def test_an_output_may_not_be_an_image_or_in_the_dataset(
+    knows_colours: Path, colours: Path, photos: Path, phiv_predict: Any
+) -> None:
+    red, ask = photos / "Red.png", ("--model", knows_colours, "--question", ASK)
+    before = red.read_bytes()
+    code, _, err = phiv_predict(*ask, red, "--output", red)
+    assert (code, "is one of the images" in err, red.read_bytes()) == (2, True, before)
+    code, _, err = phiv_predict("--model", knows_colours, "--data_dir", colours, "--output", colours / "x.jsonl")
+    assert (code, "is in the dataset" in err) == (2, True)
+
+
+def test_hidden_files_are_no_images_and_an_image_may_be_shown_twice(
+    knows_colours: Path, photos: Path, phiv_predict: Any
+) -> None:
+    (photos / "._Red.png").write_bytes(b"of a Mac")
+    (photos / "gone.png").symlink_to(photos / "nothing.png")
+    ask = ("--model", knows_colours, "--family", "tiny", "--question", ASK, "--device", "cpu")
+    code, out, err = phiv_predict(*ask, photos)
+    assert (code, len(out.splitlines()), "gone.png: no such file" in err) == (1, 3, True)
+    red = photos / "Red.png"
+    expected = load_model(knows_colours, family="tiny", device="cpu").answer([red, red], ASK)
+    assert phiv_predict(*ask, "--together", red, red)[1] == f"{expected}\n"
 
 
 def test_two_processes_share_the_rows(knows_colours: Path, colours: Path, tmp_path: Path) -> None:
