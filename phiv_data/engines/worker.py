@@ -179,12 +179,17 @@ def _serve(connection: Connection, work: bytes, cell: Any) -> None:
             argument = connection.recv()
         except EOFError:
             return
+        answer: tuple[Any, Exception | None]
         try:
-            connection.send((_call(function, shared, argument), None))
+            answer = _call(function, shared, argument), None
         except MemoryError:
             raise
         except Exception as error:
-            connection.send((None, error))
+            answer = None, error
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):  # who asked is gone
+            return
 
 
 def _start(work: bytes) -> Any:

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -215,10 +216,12 @@ def raise_if_of_machine(error: Exception, where: Path | str) -> None:
 
 @cache
 def hush_memory_errors() -> None:
-    """Have Python print no traceback of full memory where it cannot be raised: in a thread, or while it cleans up.
+    """Have Python print no traceback of full memory where it cannot be raised: in a thread, or while it cleans up; and
+    no warning of a progress bar that gets no thread for it.
 
     The call that ran out of memory fails by itself, and says so in one line.
     """
+    warnings.filterwarnings("ignore", "tqdm:disabling monitor support")
     unraisable, in_thread = sys.unraisablehook, threading.excepthook
     sys.unraisablehook = lambda args: None if _is_of_memory(args.exc_value) else unraisable(args)
     threading.excepthook = lambda args: None if _is_of_memory(args.exc_value) else in_thread(args)
