@@ -9,16 +9,18 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scale_helpers import command, run, tree
+from scale_helpers import COMMAND_ENV, command, run, tree
 from toy_converter import ToyOptions, draw_toy_source
 
 from phiv_data.convert.engine import convert
 from phiv_data.engines.base import CRASHED, Killed, MemoryProblem
 from phiv_data.engines.ray_cluster import RayEngine
+from phiv_data.engines.watchdog import process_tree
 from phiv_schemas import EnvironmentProblem, SourceError, UsageError
 
 pytest.importorskip("ray")
@@ -113,21 +115,44 @@ def test_a_node_that_goes_away_half_way_costs_no_result(
     assert tree(out) == straight
 
 
-@pytest.mark.parametrize("trials", [1, pytest.param(12, marks=pytest.mark.soak)])
+def processes_of(cluster: Any) -> list[int]:
+    """The workers of all nodes, and the processes that do their work."""
+    raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
+    return [pid for raylet in raylets for pid in process_tree(raylet)[1:]]
+
+
+@pytest.mark.parametrize("trials", [2, pytest.param(16, marks=pytest.mark.soak)])
 def test_killed_at_random_and_run_again_the_bytes_are_the_same(
     cluster: Any, source: Path, straight: dict[str, str], tmp_path: Path, trials: int
 ) -> None:
-    """The command, or a process that works for it."""
+    """The command, or some processes that work for it; then it is run again, or gets over it."""
     rng, out = random.Random(trials), tmp_path / "out"
     args = command(source, out, "--engine", "ray", "--ray_address", cluster.address)
-    for _ in range(trials):
-        program = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for trial in range(trials):
+        program = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=COMMAND_ENV)
         time.sleep(rng.uniform(2, 8))
-        program.kill()
-        program.wait()
+        for pid in rng.sample(found := processes_of(cluster), min(2, len(found))) if trial % 2 else ():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if trial % 2 == 0:
+            program.kill()
+        assert program.wait(timeout=240) in (-signal.SIGKILL, 1)
     done = run(args)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr  # the reject
     assert tree(out) == straight
+
+
+def test_a_stop_signal_ends_the_command_as_without_ray(cluster: Any, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    args = command(source, out, "--engine", "ray", "--ray_address", cluster.address)
+    program = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=COMMAND_ENV)
+    while not list((out / ".phiv").glob("parts/*.json")):
+        assert program.poll() is None
+        time.sleep(0.02)
+    program.send_signal(signal.SIGTERM)
+    _, stderr = program.communicate(timeout=120)
+    assert (program.returncode, stderr) == (130, "phiv-convert: interrupted. Run the same command to continue\n")
+    assert not (out / "manifest.json").exists()
 
 
 def test_a_cluster_that_is_not_there_and_flags_that_are_none_are_one_line(tmp_path: Path, source: Path) -> None:
