@@ -103,7 +103,7 @@ def _joined(
 
     The plan is None where the output is finished.
     """
-    warnings: tuple[str, ...] = ()
+    warnings, roots = tuple[str, ...](), SourceRoots.of(options)
     while True:
         if read_array(Workspace(out_dir)) is not None:
             with locked(out_dir, shared=True, wait=True) as workspace:
@@ -119,7 +119,7 @@ def _joined(
                 _check_finished(options, workspace, output)
                 yield workspace, ArrayJob("", command, ()), None, ()
                 return
-            _, plan = open_source(options, workspace, SourceRoots.of(options), verify=verify)
+            _, plan = open_source(options, workspace, roots, verify=verify)
             provenance = find_provenance(options, plan.converter, output)
             wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)
             warnings = begin(workspace, wanted, overwrite=False)

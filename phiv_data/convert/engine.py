@@ -95,6 +95,7 @@ def convert(
     if overwrite and update:
         raise UsageError("--update", "cannot be combined with --overwrite, which converts all again", "Pass one")
     options, output_options = options.chosen(), {"arrow": arrow, "include_unlabeled": include_unlabeled}
+    roots = SourceRoots.of(options)
     with locked(out_dir, wait=finish) as workspace:
         if workspace.is_publishing and take_back_if_damaged(workspace) is None:  # an earlier run was stopped there
             publish(workspace)
@@ -110,7 +111,6 @@ def convert(
                 return Outcome(finished, found_finished=True)
         if finish and not finished:
             check_finishable(workspace)
-        roots = SourceRoots.of(options)
         inputs, plan = open_source(options, workspace, roots, verify=verify)
         provenance = find_provenance(options, plan.converter, output_options)
         wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)

@@ -44,6 +44,7 @@ def open_source(
         raise SourceError(type(options).__name__, what, "Tell its author") from stop
     except PhivError as error:
         shutil.rmtree(workspace.source, ignore_errors=True)
+        roots.check()
         if isinstance(error, SourceError) and (way_out := _name_other_command(options, error)):
             raise SourceError(error.where, error.what, way_out) from error
         raise

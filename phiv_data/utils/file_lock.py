@@ -9,12 +9,16 @@ The system frees it when its process ends, however that ends. It may be removed 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from phiv_data.utils.atomic import environment_problems
+from phiv_schemas.errors import EnvironmentProblem
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def make_folder(folder: Path) -> None:
@@ -40,14 +44,21 @@ class FileLock(AbstractContextManager["FileLock"]):
         kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         while True:
             if self._file is None:
-                make_folder(self.path.parent)
-                with suppress(FileNotFoundError), environment_problems(self.path):  # the folder was removed meanwhile
-                    self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                continue
+                try:
+                    with environment_problems(self.path):
+                        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                except FileNotFoundError:  # its folder is new, or was removed meanwhile
+                    make_folder(self.path.parent)
+                    continue
             try:
                 fcntl.flock(self._file, kind)
             except BlockingIOError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                hint = "Mount it with flock, or choose another folder"
+                raise EnvironmentProblem(str(self.path), "its disk keeps no locks", hint) from error
             if self._is_in_place():
                 return True
             self.release()  # who held it before has removed the file
