@@ -44,7 +44,7 @@ class TrainConfig(BaseModel):
 
     # -- data and model -----------------------------------------------------------------------------------------------
     data_dir: LaxPath
-    """Folder of a converted dataset (made by phiv-convert)."""
+    """Folder of a converted dataset (made by phiv-convert), or its address in an object store: s3://bucket/folder."""
     model_name_or_path: str = "microsoft/Phi-3.5-vision-instruct"
     """Checkpoint folder, hub id, or a family's own name for a model built on the spot (`tiny`, `tiny:7`)."""
     family: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from phiv_data.cli.validate_options import ValidateOptions
 from phiv_data.repair import fix, undo
 from phiv_data.repair.summary import fix_summary
 from phiv_data.reports import render, write_report, write_reports
+from phiv_data.stores.address import spell_place
+from phiv_data.stores.folder_copy import local_copy
 from phiv_data.utils.atomic import must_stay
 from phiv_data.utils.image_options import collect_image_options
 from phiv_data.utils.terminal import say, write_document
@@ -23,11 +25,19 @@ from phiv_data.validation.core.finding import RowRule
 from phiv_data.validation.inputs.chat_dataset import describe_formats
 from phiv_data.validation.inputs.other_kinds import find_rows
 from phiv_data.validation.rules.token_budget import TokenBudget
+from phiv_schemas import ValidationReport
 from phiv_schemas.errors import EXIT_DATA, EXIT_INTERRUPTED, EXIT_OK, UsageError
 
 
-def check(options: ValidateOptions, path: Path) -> int:
-    """Check one path and write its report in every form asked for."""
+def check(options: ValidateOptions, place: Path) -> int:
+    """Check one path or address and write its report in every form asked for."""
+    with ExitStack() as stack:
+        path = stack.enter_context(local_copy(place, leave_out="images/" if options.no_images else ""))
+        sources = tuple(stack.enter_context(local_copy(source)) for source in options.source)
+        return _check(dataclasses.replace(options, source=sources), path, spell_place(place))
+
+
+def _check(options: ValidateOptions, path: Path, name: str) -> int:
     with must_stay(path) if path.exists() else nullcontext():
         if options.input_format == "auto" and path.exists():
             for line in describe_formats(find_rows(path)):
@@ -52,6 +62,8 @@ def check(options: ValidateOptions, path: Path) -> int:
                 input_format=options.input_format,
                 on_rows=bar.update,
             )
+    if name != str(path):  # as they are called, not where the copy is
+        report = ValidationReport.model_validate_json(report.model_dump_json().replace(str(path), name))
     how: Any = {"images_root": options.images_root, "input_format": options.input_format}
     text = render(report, options.format, path, **how)
     if options.output:

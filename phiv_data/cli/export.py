@@ -31,7 +31,7 @@ class ExportOptions:
     """Which dataset is exported, and where to."""
 
     data: Annotated[Positional[Path], arg(metavar="DATA")]
-    """Folder that phiv-convert wrote."""
+    """Folder that phiv-convert wrote, or its address in an object store."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """New folder of the export; it appears when everything is in it. A finished export is left alone."""
     split: tuple[str, ...] = ()
@@ -75,12 +75,16 @@ def _export(command: ExportCommand) -> int:
     from tqdm import tqdm
 
     from phiv_data.export.engine import export  # imports pydantic: not for --help
+    from phiv_data.stores.folder_copy import local_copy
 
     options, format = command.options, command.writer.name
-    with tqdm(unit=" rows", desc="export", disable=None, leave=False, file=sys.stderr) as bar:
+    with (
+        local_copy(options.data, leave_out="images/") as data,
+        tqdm(unit=" rows", desc="export", disable=None, leave=False, file=sys.stderr) as bar,
+    ):
         done = export(
             command.writer,
-            options.data,
+            data,
             options.out,
             splits=options.split,
             overwrite=options.overwrite,

@@ -35,7 +35,7 @@ class SplitOptions:
     """
 
     data: Annotated[Positional[Path], arg(metavar="DATA")]
-    """Folder that phiv-convert wrote. It is not changed."""
+    """Folder that phiv-convert wrote, or its address in an object store. It is not changed."""
     out_dir: Path
     """New folder of the dataset; it appears when everything is in it. A finished split of the same data is left
     alone."""
@@ -62,10 +62,14 @@ def _split(argv: list[str]) -> int:
     from tqdm import tqdm
 
     from phiv_data.split import split_dataset  # imports pydantic and pyarrow: not for --help
+    from phiv_data.stores.folder_copy import local_copy
 
     how = dataclasses.asdict(options)
-    with tqdm(unit=" rows", desc="split", disable=None, leave=False, file=sys.stderr) as bar:
-        done = split_dataset(how.pop("data"), how.pop("out_dir"), **how, on_rows=bar.update)
+    with (
+        local_copy(how.pop("data"), leave_out="images/") as data,
+        tqdm(unit=" rows", desc="split", disable=None, leave=False, file=sys.stderr) as bar,
+    ):
+        done = split_dataset(data, how.pop("out_dir"), **how, on_rows=bar.update)
     before = ", ".join(f"{rows} of {name}" for name, rows in done.before.items())
     say(f"phiv-split: all rows are split again: {before}", to=sys.stderr)
     for code, rows in done.linked.items():

@@ -26,12 +26,16 @@ def _validate(argv: list[str]) -> int:
     if len(options.paths) > 1 and (one_only or options.format not in ("text", "github")):
         raise UsageError("PATH", "several go with --format text or github only", "Check them one by one")
     from phiv_data.cli.checking import check, fix_and_check, undo_fixes  # imports pydantic and pyarrow: not for --help
+    from phiv_data.stores.folder_copy import local_copy
 
-    if options.undo:
-        return undo_fixes(options, options.paths[0], options.undo)
-    _check_outputs(options)
-    if options.fix:
-        return fix_and_check(options, options.paths[0], options.fix)
+    if not options.undo:
+        _check_outputs(options)
+    if options.fix or options.undo:
+        with local_copy(options.paths[0]) as path:
+            if options.undo:
+                return undo_fixes(options, path, options.undo)
+            assert options.fix is not None
+            return fix_and_check(options, path, options.fix)
     return max([check(options, path) for path in options.paths])
 
 

@@ -26,8 +26,8 @@ class ValidateOptions(EngineOptions):
     """
 
     paths: Positional[tuple[Path, ...]]
-    """What to check: the folder phiv-convert wrote, a jsonl file, a shard, or a folder of shards. Several are checked
-    one after the other."""
+    """What to check: the folder phiv-convert wrote, a jsonl file, a shard, or a folder of shards, or the address of one
+    in an object store. Several are checked one after the other."""
     format: ReportFormat = "text"
     """Format of the report on stdout."""
     output: Path | None = None

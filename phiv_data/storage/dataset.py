@@ -6,6 +6,9 @@
 
 Opening reads the manifest only; shards are mapped when first touched, images decoded when `open()` is called.
 Only files that `manifest.json` names are read: a shard that was cut or comes from another run can look complete.
+
+A path may be the address of an object store (`s3://bucket/out`): shards are fetched to the cache when first touched
+(docs/object_stores.md), compared with the manifest as they arrive, and then read as local ones.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from pydantic import ValidationError
 from phiv_data.storage.record_errors import schema_issues
 from phiv_data.storage.sample import Sample
 from phiv_data.storage.shards import ShardRow, open_shard, to_conversation, to_sample, update_rows_digest
+from phiv_data.stores.address import Address, resolve_place
+from phiv_data.stores.dataset_copy import DatasetCopy, fetch_all, open_copy, open_same_copy
 from phiv_data.utils.atomic import environment_problems, sha256_file
 from phiv_schemas import Conversation, Manifest, ShardError, ShardInfo, check_image_path
 from phiv_schemas.errors import UsageError
@@ -42,6 +47,8 @@ FIXES = "phiv-fixes.jsonl"
 NON_RECORD_FILES = frozenset({"rejects.jsonl", FIXES})
 """The jsonl files of a dataset that hold none of its records."""
 _TEXT_COLUMNS = ["id", "source", "system", "conversations"]
+_NUM_PREFETCHED = 2
+"""Shards of an object store that are fetched ahead, in the background."""
 MANIFEST_CHANGED = "was changed, or is of an older phiv: its bytes are not those of its manifest_sha256"
 _AGAIN = "Run the same phiv-convert command with --overwrite"
 
@@ -69,16 +76,25 @@ class ConversationDataset(Sequence[Sample]):
     def __init__(self, path: Path | str, split: str, *, verify: Verify = "size") -> None:
         if verify not in get_args(Verify):
             raise ValueError(f"verify must be one of {get_args(Verify)} (found {verify!r})")
-        self.path, self.split, self.verify = Path(path).absolute(), split, verify
+        place = resolve_place(path)
+        self._begin(place if isinstance(place, Path) else open_copy(place), split, verify)
+
+    def _begin(self, place: Path | DatasetCopy, split: str, verify: Verify) -> None:
+        self._copy = None if isinstance(place, Path) else place
+        self.path = place.absolute() if isinstance(place, Path) else place.folder
+        self.split, self.verify = split, verify
         self.manifest = read_manifest(self.path)
         self._manifest_sha256 = sha256_file(self.path / MANIFEST)
         if (found := self.manifest.split(split)) is None:
             there = ", ".join(one.name for one in self.manifest.splits) or "none"
-            raise UsageError(str(self.path), f"no split {split!r} (found: {there})", "Pass one (--split)")
+            raise UsageError(self.place, f"no split {split!r} (found: {there})", "Pass one (--split)")
         if found.rows and not found.shards:
-            raise ShardError(str(self.path), f"split {split!r} has no shards", "Convert it without --no_arrow")
-        for shard in found.shards:
-            check_shard(self.path, shard, verify)
+            raise ShardError(self.place, f"split {split!r} has no shards", "Convert it without --no_arrow")
+        if self._copy is None:
+            for shard in found.shards:
+                check_shard(self.path, shard, verify)
+        elif verify == "sha256":
+            fetch_all(self._copy, found.shards)
         self._shards = found.shards
         self._starts = [0, *accumulate(shard.rows for shard in found.shards)]
         self._open: dict[int, _OpenShard] = {}
@@ -115,10 +131,16 @@ class ConversationDataset(Sequence[Sample]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         verify: Verify = "none" if self.verify == "none" else "size"
-        return _reopen, (self.path, self.split, verify, self._manifest_sha256)
+        place = str(self._copy.address) if self._copy else self.path
+        return _reopen, (place, self.split, verify, self._manifest_sha256)
 
     def __repr__(self) -> str:
-        return f"ConversationDataset({str(self.path)!r}, {self.split!r}, rows={len(self)})"
+        return f"ConversationDataset({self.place!r}, {self.split!r}, rows={len(self)})"
+
+    @property
+    def place(self) -> str:
+        """The folder, or the address of an object store, as one would type it."""
+        return str(self._copy.address if self._copy else self.path)
 
     def _locate(self, index: int) -> tuple[_OpenShard, int]:
         row = range(len(self))[index]  # negative indices, IndexError and numpy integers, as a list has them
@@ -129,9 +151,25 @@ class ConversationDataset(Sequence[Sample]):
         if (shard := self._open.get(number)) is None:
             with self._lock:
                 if (shard := self._open.get(number)) is None:
-                    _check_manifest(self.path, self._manifest_sha256)
-                    shard = _OpenShard.open(self.path, self._shards[number], check_rows=self.verify != "none")
+                    shard = self._open_fetched(self._copy, number) if self._copy else self._open_shard(number)
                     self._open[number] = shard
+        return shard
+
+    def _open_shard(self, number: int) -> _OpenShard:
+        _check_manifest(self.path, self._manifest_sha256)
+        return _OpenShard.open(self.path, self._shards[number], check_rows=self.verify != "none")
+
+    def _open_fetched(self, copy: DatasetCopy, number: int) -> _OpenShard:
+        """A shard of an object store, with the next ones on their way. Those the cache has removed are let go."""
+        for other in [n for n in self._open if not (self.path / self._shards[n].path).exists()]:
+            del self._open[other]
+        copy.fetch(self._shards[number])
+        try:
+            shard = self._open_shard(number)
+        except ShardError:  # the cache's disk has changed it since it was fetched
+            copy.fetch_again(self._shards[number])
+            shard = self._open_shard(number)
+        copy.prefetch(self._shards[number + 1 : number + 1 + _NUM_PREFETCHED])
         return shard
 
     @cached_property
@@ -151,10 +189,14 @@ class ConversationDataset(Sequence[Sample]):
         return ImageSizes(widths, heights, offsets)
 
 
-def _reopen(path: Path, split: str, verify: Verify, manifest_sha256: str) -> ConversationDataset:
-    """The dataset of a pickle. ShardError where another one is there by now."""
-    _check_manifest(path, manifest_sha256)
-    return ConversationDataset(path, split, verify=verify)
+def _reopen(place: Path | str, split: str, verify: Verify, manifest_sha256: str) -> ConversationDataset:
+    """The dataset of a pickle. ShardError where another one is there by now; of a copy, nothing is asked again."""
+    if isinstance(place, Path):
+        _check_manifest(place, manifest_sha256)
+        return ConversationDataset(place, split, verify=verify)
+    dataset = ConversationDataset.__new__(ConversationDataset)
+    dataset._begin(open_same_copy(Address.parse(place), manifest_sha256), split, verify)
+    return dataset
 
 
 def _check_manifest(folder: Path, sha256: str) -> None:
@@ -184,7 +226,12 @@ class SampleView(Sequence[Sample]):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a converted dataset. ShardError when there is none (unfinished), or it was changed."""
+    """The manifest of a converted dataset. ShardError when there is none (unfinished), or it was changed.
+
+    `folder` may be the address of an object store.
+    """
+    place = resolve_place(folder)
+    folder = place if isinstance(place, Path) else open_copy(place).folder
     manifest, is_whole = parse_manifest(folder)
     if not is_whole:
         raise ShardError(str(folder / MANIFEST), MANIFEST_CHANGED, _AGAIN)

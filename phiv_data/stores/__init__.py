@@ -12,4 +12,6 @@ Its modules, each building on those above it:
     arrow.py       S3, GCS and local files, through pyarrow
     hub.py         the Hugging Face hub, for reading, through huggingface_hub
     opening.py     which of them an address belongs to
+    cache.py       a bounded folder of whole files, shared by processes
+    dataset_copy.py, folder_copy.py    what is in that folder: converted datasets, file by file; folders as a whole
 """

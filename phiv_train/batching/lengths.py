@@ -107,7 +107,7 @@ def measure(
         shown = list(by_reason.items())[:3]
         named = [f"{len(rows)} {reason}, first {dataset.conversation(rows[0]).id!r}" for reason, rows in shown]
         what = f"{len(lengths.bad)} of {len(rows)} rows of {dataset.split!r} cannot be trained on: {'; '.join(named)}"
-        raise RecordError(str(dataset.path), what, "Convert without unlabeled rows, or pass --on_bad skip")
+        raise RecordError(dataset.place, what, "Convert without unlabeled rows, or pass --on_bad skip")
     if cached and not lengths.bad:
         columns = (lengths.tokens, lengths.image_tokens, lengths.supervised, lengths.images, lengths.vision_cost)
         with atomic_write(cached) as file:

@@ -21,7 +21,7 @@ class EvalOptions:
     """
 
     data_dir: Path
-    """Folder of a converted dataset (made by phiv-convert)."""
+    """Folder of a converted dataset (made by phiv-convert), or its address in an object store: s3://bucket/folder."""
     model_name_or_path: str | None = None
     """Folder of a run, checkpoint, adapter folder (it names its base), hub id, or `tiny`, `tiny:7`."""
     adapter: Path | None = None
@@ -64,7 +64,7 @@ class InspectOptions:
     """
 
     data_dir: Positional[Path]
-    """Folder of a converted dataset (made by phiv-convert)."""
+    """Folder of a converted dataset (made by phiv-convert), or its address in an object store: s3://bucket/folder."""
     row: Positional[str]
     """Number of the row in its split (from 0; -1 is the last), or a record id such as val-0000000300."""
     split: str | None = None

@@ -40,7 +40,7 @@ def show_row(options: InspectOptions) -> None:
     if options.save_images is not None:
         save_images(seen, sample, options.save_images)
     facts = {
-        "data_dir": str(dataset.path),
+        "data_dir": dataset.place,
         "split": dataset.split,
         "row": row,
         "rows": len(dataset),
@@ -66,7 +66,7 @@ def find_row(options: InspectOptions) -> tuple[ConversationDataset, int]:
     except ValueError:
         found = _find_id(dataset, options.row)
     if found is None:
-        what = f"no row with this id in split {dataset.split!r} of {options.data_dir}"
+        what = f"no row with this id in split {dataset.split!r} of {dataset.place}"
         raise UsageError(options.row, what, f"Pass --split ({', '.join(names)}), or a number below {len(dataset)}")
     if not -len(dataset) <= found < len(dataset):
         raise UsageError(options.row, f"split {dataset.split!r} has {len(dataset)} rows", "Rows are counted from 0")

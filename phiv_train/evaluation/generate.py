@@ -129,7 +129,7 @@ def evaluate(
     if not questions:
         found = f"split {dataset.split!r} has no question with an answer in the {len(rows)} rows chosen"
         hint = "Evaluate a split with answers (--split, in phiv-train --eval_split); phiv-predict answers those without"
-        raise UsageError(str(dataset.path), found, hint)
+        raise UsageError(dataset.place, found, hint)
     auto = "anls" if any(len(q.answers) > 1 for q in questions) else "accuracy"
     asked = [metric] if isinstance(metric, str) else metric
     names = list(dict.fromkeys(auto if name == "auto" else name for name in asked))

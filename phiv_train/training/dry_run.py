@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.stores.address import spell_place
 from phiv_schemas.errors import EnvironmentProblem, PhivError
 from phiv_train.batching.lengths import spread_rows
 from phiv_train.checkpoints.resolve import find_source
@@ -48,7 +49,7 @@ def _report_without_lengths(config: TrainConfig, missing: EnvironmentProblem) ->
     except EnvironmentProblem:
         raise missing from None
     lines = [
-        f"data         {config.data_dir} {config.train_split}: {rows} rows",
+        f"data         {dataset.place} {config.train_split}: {rows} rows",
         f"steps        about {steps}, of {config.batch_size} rows on average",
         f"precision    {_precision(config, config.compute_dtype(torch.cuda.is_available()))}",
         f"not planned  lengths, packs and activations: {missing}",
@@ -106,7 +107,7 @@ def plan_text(prepared: PreparedRun) -> str:
     full = "" if first.fill is None else f"{first.fill:.1%} of the capacity, "
     odd = f"; {first.padding_packs} empty packs complete the last step" if first.padding_packs else ""
     lines = {
-        "data": f"{config.data_dir} {config.train_split}: {prepared.selection}",
+        "data": f"{spell_place(config.data_dir)} {config.train_split}: {prepared.selection}",
         "epochs": f"{len(summaries)}, {_each([s.tokens for s in summaries])} tokens per epoch,"
         f" {image_share:.1%} of them images",
         "steps": f"{schedule.num_steps} ({_each([s.steps for s in summaries])} per epoch), {warmup} of them warm-up",

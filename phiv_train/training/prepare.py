@@ -18,6 +18,7 @@ import torch
 
 from phiv_data.formats.recognise import recognise
 from phiv_data.storage.dataset import MANIFEST, ConversationDataset, read_manifest
+from phiv_data.stores.address import spell_place
 from phiv_data.utils.atomic import atomic_write
 from phiv_data.utils.extras import install_hint
 from phiv_schemas.errors import EnvironmentProblem, UsageError
@@ -146,7 +147,7 @@ def check_splits(config: TrainConfig) -> None:
         hint = f"Pass {flag} NAME with one that has rows"
         if flag == "--eval_split":
             hint += f", --eval_data_dir with another folder, or --no_eval; phiv-split {folder} makes a val of its rows"
-        raise UsageError(str(folder), f"the split {split!r} of {flag} {what} (found: {found})", hint)
+        raise UsageError(spell_place(folder), f"the split {split!r} of {flag} {what} (found: {found})", hint)
 
 
 def check_precision(config: TrainConfig, on_gpu: bool) -> None:
@@ -218,7 +219,7 @@ def make_schedule(config: TrainConfig, selection: Fitted, world_size: int) -> Sc
     tokens, images = selection.lengths.tokens, selection.lengths.vision_cost
     if not len(selection.rows):
         hint = "Raise --max_length" if any("long" in reason for reason in selection.skipped) else ""
-        raise UsageError(str(config.data_dir), f"no row is left to train on ({selection})", hint)
+        raise UsageError(spell_place(config.data_dir), f"no row is left to train on ({selection})", hint)
     if (config.packs_per_step or 0) > world_size * len(selection.rows):
         what = f"{config.packs_per_step} packs a step for {len(selection.rows)} rows"
         raise UsageError("--packs_per_step", what, "Use fewer, or leave it out")
