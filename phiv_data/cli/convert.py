@@ -17,6 +17,7 @@ import phiv_schemas
 from phiv_data.cli.common import run
 from phiv_data.cli.engine_options import EngineOptions, make_engine
 from phiv_data.convert.base import ConverterOptions
+from phiv_data.stores.address import spell_place
 from phiv_data.utils.plugins import CONVERTERS, load_plugins
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK, UsageError
@@ -34,7 +35,8 @@ class OutputOptions(EngineOptions):
     """Where the output goes and how it is made; only --no_arrow and --include_unlabeled change what it holds."""
 
     out_dir: Path
-    """Folder of the output. A finished one is left alone; an unfinished one is resumed."""
+    """Folder of the output, or an address such as s3://bucket/folder. A finished one is left alone; an unfinished one
+    is resumed."""
     task: str | None = None
     """With --engine array: which part of the plan is done here, as 17/256; counted from 0 or from 1. Default: as
     Slurm's variables say."""
@@ -122,7 +124,8 @@ def _why_no_options(options: object) -> str | None:
 def _convert(command: ConvertCommand) -> int:
     # These import pydantic and pyarrow: not for --help.
     from phiv_data.cli.array import show_status
-    from phiv_data.convert.engine import convert, read_rejects
+    from phiv_data.convert.engine import read_rejects
+    from phiv_data.convert.object_store import convert_anywhere
     from phiv_data.convert.running import NothingWritten
     from phiv_data.engines.array import ArrayEngine
     from phiv_data.engines.local import LocalEngine
@@ -138,7 +141,7 @@ def _convert(command: ConvertCommand) -> int:
             return _convert_share(command, engine)
         engine = LocalEngine(engine.num_workers)
     try:
-        outcome = convert(
+        outcome, folder = convert_anywhere(
             command.dataset,
             out.out_dir,
             engine=engine,
@@ -160,13 +163,13 @@ def _convert(command: ConvertCommand) -> int:
         say(f"phiv-convert: {warning}", to=sys.stderr)
     done = outcome.manifest.accounting
     if done.rejected:
-        path = out.out_dir / outcome.manifest.rejects.path
-        lines = read_rejects(path, outcome.manifest.rejects)
+        path = f"{spell_place(out.out_dir)}/{outcome.manifest.rejects.path}"
+        lines = read_rejects(folder / outcome.manifest.rejects.path, outcome.manifest.rejects)
         _show_rejects(phiv_schemas.Reject.model_validate_json(line) for line in lines[:SHOWN_REJECTS])
         if len(lines) > SHOWN_REJECTS:
             say(f"phiv-convert: {len(lines) - SHOWN_REJECTS} more in {path}", to=sys.stderr)
     state = "already converted, nothing to do" if outcome.found_finished else "converted"
-    say(f"{out.out_dir}: {state} ({outcome.manifest.source})")
+    say(f"{spell_place(out.out_dir)}: {state} ({outcome.manifest.source})")
     if outcome.num_kept is not None:
         total = done.inputs - done.duplicates
         made = total - outcome.num_kept
@@ -230,4 +233,4 @@ def _show_counts(manifest: Manifest, out_dir: Path) -> None:
     for group in manifest.identical_inputs[:SHOWN_GROUPS]:
         say(f"  identical bytes, all kept: {' = '.join(group)}")
     if max(len(manifest.duplicate_inputs), len(manifest.identical_inputs)) > SHOWN_GROUPS:
-        say(f"  all of them are in {out_dir / 'manifest.json'}")
+        say(f"  all of them are in {spell_place(out_dir)}/manifest.json")

@@ -20,6 +20,7 @@ from phiv_data.export.cauldron import CauldronExport
 from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
 from phiv_data.export.hub import Hub
 from phiv_data.export.webdataset import WebDataset
+from phiv_data.stores.address import require_local
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_OK
 
@@ -78,6 +79,7 @@ def _export(command: ExportCommand) -> int:
     from phiv_data.stores.folder_copy import local_copy
 
     options, format = command.options, command.writer.name
+    require_local("OUT", options.out)
     with (
         local_copy(options.data, leave_out="images/") as data,
         tqdm(unit=" rows", desc="export", disable=None, leave=False, file=sys.stderr) as bar,

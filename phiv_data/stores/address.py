@@ -75,6 +75,13 @@ def resolve_place(place: Path | str) -> Address | Path:
     return address
 
 
+def require_local(flag: str, path: Path | None) -> None:
+    """UsageError where an output that is written to a folder of this machine is to go to an object store."""
+    if path is not None and find_address(path):
+        what = f"{spell_place(path)!r} is an address, and only phiv-convert writes to object stores"
+        raise UsageError(flag, what, "Pass a local path")
+
+
 def spell_place(place: Path | str) -> str:
     """For messages: an address with both its slashes, a local path as it is."""
     return str(find_address(place) or place)

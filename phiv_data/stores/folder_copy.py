@@ -75,23 +75,27 @@ class _Copy:
             what = f"{spell_size(self.cache.limit_bytes)} are too few for {self.store.address} ({spell_size(total)})"
             raise EnvironmentProblem("PHIV_CACHE_SIZE", what, "Raise it, or copy the files yourself")
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            for _ in pool.map(self._fetch, entries):
-                pass
+            missing = [
+                entry
+                for entry, is_there in zip(entries, pool.map(self._is_current, entries), strict=True)
+                if not is_there
+            ]
+            self.cache.make_room(sum(entry.size_bytes for entry in missing))
+            list(pool.map(self._fetch, missing))
 
     def _fetch(self, entry: Entry) -> None:
         path = self.folder / entry.name
-        if self._is_current(path, entry):
-            return
         path.unlink(missing_ok=True)
         try:
-            found = self.cache.fetch(self.store, entry.name, path)
+            found = self.cache.fetch(self.store, entry.name, path, has_room=True)
         except FileNotFoundError:
             what = "was listed, and is not there any more"
             raise EnvironmentProblem(str(self.store.address / entry.name), what, "Run the same command again") from None
         if found is not None:
             os.utime(path, ns=(path.stat().st_atime_ns, _stamp(entry, found.etag)))
 
-    def _is_current(self, path: Path, entry: Entry) -> bool:
+    def _is_current(self, entry: Entry) -> bool:
+        path = self.folder / entry.name
         try:
             stat = path.stat()
         except (FileNotFoundError, NotADirectoryError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.stores.address import require_local
 from phiv_data.utils.outputs import check_output_file
 from phiv_data.utils.terminal import say
 from phiv_train.checkpoints.resolve import find_source
@@ -20,6 +21,7 @@ def evaluate_split(options: EvalOptions) -> None:
     dataset = ConversationDataset(options.data_dir, options.split)
     source = find_source(options.model_name_or_path, adapter=options.adapter, family=options.family)
     path = options.output or source.folder / f"eval_{options.split}.json"
+    require_local("--output", path)
     check_output_file("--output", path)
     quiet_libraries()
     import torch

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from phiv_data.cli.common import run
+from phiv_data.stores.address import require_local
 from phiv_data.utils.extras import needs_extra
 from phiv_data.utils.outputs import make_output_folder
 from phiv_data.utils.terminal import say
@@ -51,6 +52,7 @@ def run_command(argv: Sequence[str]) -> int:
 
         say(*report(config).splitlines())
         return EXIT_OK
+    require_local("--output_dir", config.output_dir)
     make_output_folder("--output_dir", config.output_dir)
     with lock_output(config.output_dir):
         return EXIT_INTERRUPTED if _train(config).stopped else EXIT_OK

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from object_store import Fault, FaultyProxy, S3Server
 
 from phiv_data.stores import arrow, retry
-from phiv_data.stores.address import Address, find_address, resolve_place, spell_place
+from phiv_data.stores.address import Address, find_address, require_local, resolve_place, spell_place
 from phiv_data.stores.base import BLOCK_BYTES, Store
 from phiv_data.stores.hub import HubStore
 from phiv_data.stores.opening import open_store
@@ -257,3 +257,13 @@ def test_local_paths_are_no_addresses(tmp_path: Path) -> None:
     assert resolve_place(Path("s3/bucket")) == Path("s3/bucket")
     assert resolve_place(f"file://{tmp_path}") == tmp_path
     assert resolve_place(Path(f"file://{tmp_path}")) == tmp_path
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/out", "file:///tmp/out"])
+def test_outputs_of_other_commands_stay_on_this_machine(place: str, tmp_path: Path) -> None:
+    require_local("OUT", tmp_path)
+    with pytest.raises(UsageError) as caught:
+        require_local("OUT", Path(place))
+    assert str(caught.value) == (
+        f"OUT: {place!r} is an address, and only phiv-convert writes to object stores. Pass a local path"
+    )
