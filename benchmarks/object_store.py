@@ -29,7 +29,7 @@ from phiv_converters.folder.options import FolderOptions
 from phiv_data.convert.engine import convert
 from phiv_data.convert.object_store import convert_anywhere
 from phiv_data.storage.dataset import ConversationDataset
-from phiv_data.stores import folder_copy
+from phiv_data.stores import folder_copy, threads
 from phiv_data.stores.address import Address
 from phiv_data.stores.opening import open_store
 
@@ -56,9 +56,9 @@ def read_epoch(place: object) -> None:
         assert sample.images[0].data
 
 
-def copy_source(address: str, cache: Path, threads: int) -> float:
+def copy_source(address: str, cache: Path, num_threads: int) -> float:
     os.environ["PHIV_CACHE"] = str(cache)
-    folder_copy.NUM_THREADS = threads
+    threads.NUM_THREADS = num_threads
 
     def copy() -> None:
         with folder_copy.local_copy(address):

@@ -23,7 +23,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,10 +34,11 @@ from phiv_data.convert.engine import Outcome, ProgressFactory, convert
 from phiv_data.convert.staging import MANIFEST
 from phiv_data.storage.dataset import read_manifest
 from phiv_data.stores.address import Address, resolve_place
-from phiv_data.stores.base import NUM_THREADS, Store
+from phiv_data.stores.base import Store
 from phiv_data.stores.cache import Cache, folder_name
 from phiv_data.stores.folder_copy import local_copy, named_by
 from phiv_data.stores.opening import open_store
+from phiv_data.stores.threads import request_pool
 from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_data.utils.progress import Progress
 from phiv_schemas import EnvironmentProblem, Manifest, ShardError, UsageError
@@ -204,7 +204,7 @@ class _Work:
         with (
             progress("publish", len(missing)) as bar,
             (self.root / "sent").open("ab", buffering=0) as record,  # each line by one call, from any thread
-            _pool() as pool,
+            request_pool() as pool,
         ):
 
             def put(name: str) -> None:
@@ -273,17 +273,7 @@ def _files_of(manifest: Manifest, hashes: bytes) -> dict[str, str]:
     return files
 
 
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads for puts; at an error or a stop, those that have not begun are dropped."""
-    pool = ThreadPoolExecutor(NUM_THREADS)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _in_thread(operation: Callable[[], T]) -> T:
     """Run a put to its end: a stop signal, raised in the main thread, would close its stream half-written."""
-    with _pool() as pool:
+    with request_pool() as pool:
         return pool.submit(operation).result()

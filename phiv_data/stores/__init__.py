@@ -8,6 +8,7 @@ Its modules, each building on those above it:
 
     address.py     what is an address, in text and in paths
     base.py        the protocol
+    threads.py     many requests at a time
     retry.py       which failures are tried again, and what is said of the others
     arrow.py       S3, GCS and local files, through pyarrow
     hub.py         the Hugging Face hub, for reading, through huggingface_hub

@@ -14,8 +14,6 @@ from phiv_data.stores.address import Address
 
 BLOCK_BYTES = 16 * 2**20
 """Objects are read in blocks of this size: a cut answer costs one of them."""
-NUM_THREADS = 16
-"""Requests at a time: of small objects, waiting takes longer than the bytes."""
 
 
 class Entry(NamedTuple):

@@ -11,15 +11,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from phiv_data.stores.address import Address
-from phiv_data.stores.base import NUM_THREADS, Store
+from phiv_data.stores.base import Store
 from phiv_data.stores.cache import MANIFEST, Cache, Stopping, folder_name
 from phiv_data.stores.opening import open_store
+from phiv_data.stores.threads import request_pool
 from phiv_data.utils.atomic import atomic_write
 from phiv_schemas import FileInfo, PhivError, ShardError
 
@@ -97,6 +97,6 @@ def _copy_of(address: Address, manifest_sha256: str) -> DatasetCopy:
 
 def fetch_all(copy: DatasetCopy, infos: Iterable[FileInfo]) -> None:
     """Fetch files, several at a time."""
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with request_pool() as pool:
         for _ in pool.map(copy.fetch, infos):
             pass

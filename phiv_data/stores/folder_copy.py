@@ -12,15 +12,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from phiv_data.stores.address import Address, resolve_place
-from phiv_data.stores.base import NUM_THREADS, Entry, Store
+from phiv_data.stores.base import Entry, Store
 from phiv_data.stores.cache import Cache, folder_name, spell_size
 from phiv_data.stores.opening import open_store
+from phiv_data.stores.threads import request_pool
 from phiv_schemas.errors import EnvironmentProblem, PhivError, SourceError
 
 
@@ -74,7 +74,7 @@ class _Copy:
         if total > self.cache.limit_bytes:
             what = f"{spell_size(self.cache.limit_bytes)} are too few for {self.store.address} ({spell_size(total)})"
             raise EnvironmentProblem("PHIV_CACHE_SIZE", what, "Raise it, or copy the files yourself")
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
+        with request_pool() as pool:
             missing = [
                 entry
                 for entry, is_there in zip(entries, pool.map(self._is_current, entries), strict=True)

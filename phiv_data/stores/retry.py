@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -54,7 +55,8 @@ def retried(address: Address, failure: str, operation: Callable[[], T]) -> T:
         except FileNotFoundError:
             raise
         except OSError as error:
-            if wait_s is None or not (isinstance(error, CutAnswer) or _TRANSIENT.search(str(error))):
+            may_pass = isinstance(error, CutAnswer) or _TRANSIENT.search(str(error))
+            if wait_s is None or not may_pass or not threading.main_thread().is_alive():  # the process ends
                 raise explain(address, failure, error) from error
         time.sleep(wait_s * random.uniform(0.5, 1.5))
     raise AssertionError("the last try returns or raises")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from phiv_data.stores.address import Address, find_address, require_local, resol
 from phiv_data.stores.base import BLOCK_BYTES, Store
 from phiv_data.stores.hub import HubStore
 from phiv_data.stores.opening import open_store
+from phiv_data.stores.threads import request_pool
 from phiv_schemas import EnvironmentProblem, UsageError
 
 
@@ -267,3 +269,20 @@ def test_outputs_of_other_commands_stay_on_this_machine(place: str, tmp_path: Pa
     assert str(caught.value) == (
         f"OUT: {place!r} is an address, and only phiv-convert writes to object stores. Pass a local path"
     )
+
+
+def test_a_stop_drops_the_requests_that_have_not_begun() -> None:
+    begun: list[int] = []
+
+    def request(number: int) -> None:
+        begun.append(number)
+        time.sleep(0.05)
+
+    def stop() -> None:
+        with request_pool() as pool:
+            pool.map(request, range(1000))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    assert 0 < len(begun) < 1000
