@@ -144,7 +144,7 @@ class _Work:
         raw = (self.out / MANIFEST).read_bytes()
         manifest, remote = read_manifest(self.out), self.store.read(MANIFEST)
         if remote != raw:
-            self._claim(hashlib.sha256(raw).hexdigest(), may_replace)
+            self._claim(hashlib.sha256(raw).hexdigest(), is_free=remote is None or may_replace, may_replace=may_replace)
             files = _files_of(manifest, (self.out / manifest.image_hashes.path).read_bytes())
             if remote is not None:
                 self._record_older(remote)
@@ -159,8 +159,8 @@ class _Work:
         for name in ("sent", "older"):
             (self.root / name).unlink(missing_ok=True)
 
-    def _claim(self, sha256: str, may_replace: bool) -> None:
-        """Mark the address as one that this output is published to. UsageError where another output is.
+    def _claim(self, sha256: str, *, is_free: bool, may_replace: bool) -> None:
+        """Mark the address as one that this output is published to. UsageError where another output is, or is to be.
 
         What was sent before counts only where the mark is there from then.
         """
@@ -168,6 +168,9 @@ class _Work:
         found = self.store.read(CLAIM)
         if found == mine:
             return
+        if not is_free:  # it came there while this one was made
+            what = "holds another finished output, which was published meanwhile"
+            raise UsageError(str(self.store.address), what, "Pass --overwrite to replace it, or another --out_dir")
         (self.root / "sent").unlink(missing_ok=True)
         if found is not None and may_replace:
             self.store.delete(CLAIM)

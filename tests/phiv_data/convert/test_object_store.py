@@ -273,7 +273,25 @@ def test_a_publish_that_was_stopped_is_not_mixed_with_another(
     assert {name: sha for name, sha in objects(out).items() if name in other_local} == other_local
 
 
-def _stop(*args: object) -> None:
+def test_an_output_that_came_there_meanwhile_is_not_replaced_unasked(
+    source: Path, other: Path, out: str, local: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(object_store._Work, "publish", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            to_store(source, out)
+        patched.undo()
+        patched.setenv("PHIV_CACHE", str(tmp_path / "another machine"))
+        to_store(other, out)
+    before = objects(out)
+    with pytest.raises(UsageError, match=rf"^{out}: holds another finished output, which was published meanwhile\."):
+        to_store(source, out)
+    assert objects(out) == before
+    to_store(source, out, overwrite=True)
+    assert objects(out) == local
+
+
+def _stop(*args: object, **how: object) -> None:
     raise KeyboardInterrupt
 
 
