@@ -17,7 +17,7 @@ import phiv_schemas
 from phiv_data.cli.common import run
 from phiv_data.cli.engine_options import EngineOptions, make_engine
 from phiv_data.convert.base import ConverterOptions
-from phiv_data.stores.address import spell_place
+from phiv_data.stores.address import find_address, spell_place
 from phiv_data.utils.plugins import CONVERTERS, load_plugins
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK, UsageError
@@ -133,6 +133,9 @@ def _convert(command: ConvertCommand) -> int:
     out = command.output
     if out.format != "text" and not out.status:
         raise UsageError("--format", "is for --status", "Leave it out")
+    if find_address(out.out_dir) and (out.status or out.finish or out.engine == "array"):
+        what = f"an array job works in a folder that its machines share, not at {spell_place(out.out_dir)!r}"
+        raise UsageError("--out_dir", what, "Pass such a folder")
     if out.status:
         return show_status(out.out_dir, out.format)
     engine = make_engine(out)

@@ -72,6 +72,7 @@ def convert(
     finish: bool = False,
     include_unlabeled: bool = False,
     input_timeout: float = INPUT_TIMEOUT_S,
+    is_partial: bool = False,
     progress: ProgressFactory = Progress,
 ) -> Outcome:
     """Convert what `options` name into `out_dir`; a finished output of the same plan and source is left alone.
@@ -80,9 +81,9 @@ def convert(
     `overwrite` makes the output again, or replaces that of another plan; `update` replaces it too, but converts only
     inputs that are new, have changed or were rejected, with the same result. Where nothing has changed it does nothing;
     `retry_failed` converts those that were rejected even then. `verify` compares the source's files by sha256 instead
-    of size and time. `finish` makes the output of what the tasks of an array job have done, and nothing
-    else. An input that takes longer than `input_timeout` seconds of its own (`engines.watchdog`) is rejected; 0 is
-    without a limit.
+    of size and time. `finish` makes the output of what the tasks of an array job have done, and nothing else. An input
+    that takes longer than `input_timeout` seconds of its own (`engines.watchdog`) is rejected; 0 is without a limit.
+    `is_partial`: a finished output may lack files here, because it is kept in an object store.
 
     Raises UsageError, SourceError, EnvironmentProblem, ShardError for a finished output that is damaged, or
     NothingWritten where no input gives a row. Stopped, it keeps what is done for the next run.
@@ -103,7 +104,8 @@ def convert(
         finished, damage = None if overwrite else workspace.finished(), None
         if finished:  # the options alone, without reading the source, may show that it is theirs
             identity, is_same_code = options.identity(), finished.converter_version == options.version
-            damage = find_damage(out_dir, dataset_files(out_dir, finished, workspace.kept / IMAGE_SIZES))
+            if not is_partial:
+                damage = find_damage(out_dir, dataset_files(out_dir, finished, workspace.kept / IMAGE_SIZES))
             retry = retry_failed and bool(finished.accounting.rejected)
             is_theirs = identity is not None and is_same_code and finished.options == identity | output_options
             if is_theirs and not retry and damage is None:

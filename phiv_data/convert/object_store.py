@@ -30,7 +30,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from phiv_data.convert.base import ConverterOptions
-from phiv_data.convert.engine import Outcome, ProgressFactory, convert
+from phiv_data.convert.engine import Outcome, convert
+from phiv_data.convert.running import ProgressFactory
 from phiv_data.convert.staging import MANIFEST
 from phiv_data.storage.dataset import read_manifest
 from phiv_data.stores.address import Address, resolve_place
@@ -43,6 +44,7 @@ from phiv_data.utils.atomic import atomic_write, environment_problems
 from phiv_data.utils.progress import Progress
 from phiv_schemas import EnvironmentProblem, Manifest, ShardError, UsageError
 
+_REPLACES = ("overwrite", "update", "retry_failed")
 CLAIM, _BEGUN = ".phiv-publishing", ".phiv-converting"
 T = TypeVar("T")
 
@@ -64,7 +66,7 @@ def convert_anywhere(
         work.take_over()
         with named_by(place, work.out):
             outcome = _convert_unless_pending(options, work, verify=verify, **how)
-        work.publish(how.get("progress", Progress), may_replace=how.get("overwrite") or how.get("update") or False)
+        work.publish(how.get("progress", Progress), may_replace=any(how.get(name) for name in _REPLACES))
         return outcome, work.out
 
 
@@ -72,8 +74,8 @@ def _convert_unless_pending(options: ConverterOptions, work: _Work, *, overwrite
     """`engine.convert`; an output that is made but not published yet is not made again to replace itself."""
     if overwrite and work.is_pending():
         with suppress(UsageError):
-            return convert(options, work.out, **how)
-    return convert(options, work.out, overwrite=overwrite, **how)
+            return convert(options, work.out, is_partial=True, **how)
+    return convert(options, work.out, overwrite=overwrite, is_partial=True, **how)
 
 
 def _with_local_sources(options: ConverterOptions, stack: ExitStack, verify: bool) -> ConverterOptions:
