@@ -66,7 +66,6 @@ class RayEngine:
         _connect(ray, self.ray_address)
         work = ray.put(ray.cloudpickle.dumps((function, shared)))
         calls = _Calls(ray, self, work, deque(_Call(i) for i in indices), ray.remote(run_in_ray_worker))
-        calls.warn_if_none_fits()
         try:
             yield from calls.run()
         finally:
@@ -92,6 +91,7 @@ class _Calls:
     waiting: deque[_Call]
     remote: Any
     running: dict[Any, _Call] = field(default_factory=dict)
+    has_warned: bool = False
     key: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def run(self) -> Iterator[TaskOutcome]:
@@ -101,6 +101,8 @@ class _Calls:
                 call = self.waiting.popleft()
                 self.running[self._submit(call)] = call
             ready, _ = self.ray.wait(list(self.running), timeout=_POLL_S)
+            if not ready:
+                self._warn_if_none_fits()
             for reference in ready:
                 call = self.running.pop(reference)
                 try:
@@ -127,10 +129,11 @@ class _Calls:
         timeout = parse_seconds("--task_timeout", engine.task_timeout)
         return self.remote.options(**options).remote(self.key, [self.work], call.task, timeout)
 
-    def warn_if_none_fits(self) -> None:
-        """Say that Ray will wait where no machine of the cluster has what a task asks for."""
+    def _warn_if_none_fits(self) -> None:
+        """Say once that Ray waits where no machine of the cluster has what a task asks for, or none is left."""
         memory = parse_bytes("--task_memory", self.engine.task_memory) or 0
-        if not any(has >= memory for has, _ in self._machines()):
+        if not self.has_warned and not any(has >= memory for has, _ in self._machines()):
+            self.has_warned = True
             asked = f"{self.engine.task_cpus:g} processors" + (f" and {memory} bytes of memory" if memory else "")
             say(f"phiv: no machine of the cluster has {asked}: waiting for one", to=sys.stderr)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -115,10 +116,35 @@ def test_a_node_that_goes_away_half_way_costs_no_result(
     assert tree(out) == straight
 
 
+def test_a_task_that_no_machine_can_do_waits_for_one_and_says_so(
+    cluster: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found: list[Any] = []
+    engine = RayEngine(cluster.address, task_cpus=50)
+    waiting = threading.Thread(target=lambda: found.extend(engine.map(_sleep_then_say, 0.0, [7])))
+    waiting.start()
+    said, deadline = "", time.monotonic() + 60
+    while "no machine of the cluster has 50 processors: waiting for one" not in said:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        said += capfd.readouterr().err
+    node = cluster.add_node(num_cpus=50, object_store_memory=10**8)
+    waiting.join(90)
+    cluster.remove_node(node)
+    assert found == [(7, 7)]
+
+
 def processes_of(cluster: Any) -> list[int]:
-    """The workers of all nodes, and the processes that do their work."""
+    """The workers of all nodes, and the processes that do their work. Not Ray's agents: a node ends with its own."""
     raylets = [node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()]
-    return [pid for raylet in raylets for pid in process_tree(raylet)[1:]]
+    found = [pid for raylet in raylets for pid in process_tree(raylet)[1:]]
+    return [pid for pid in found if re.search("ray::|spawn_main", command_line(pid))]
+
+
+def command_line(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
 
 
 @pytest.mark.parametrize("trials", [2, pytest.param(16, marks=pytest.mark.soak)])
