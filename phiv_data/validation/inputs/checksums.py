@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phiv_data.utils.atomic import atomic_write
 from phiv_data.validation.core.key_index import digest
 from phiv_schemas import check_image_path
 
@@ -94,6 +95,8 @@ def write_table(lines: Iterator[tuple[str, str]], folder: Path) -> ChecksumTable
     packed = b"".join(digest(path)[:8] + bytes.fromhex(sha256) for path, sha256 in lines)
     rows = np.frombuffer(packed, [("key", "<u8"), ("sha256", "V32")])
     keys, first = np.unique(rows["key"], return_index=True)
-    np.save(folder / "keys.npy", keys)
-    np.save(folder / "hashes.npy", rows["sha256"][first])
+    for name, array in (("keys.npy", keys), ("hashes.npy", rows["sha256"][first])):
+        # Through a writer of ours: into a file of its own numpy loses what a full disk does not take, saying nothing.
+        with atomic_write(folder / name, durable=False) as file:
+            np.save(file, array)
     return ChecksumTable(folder)
