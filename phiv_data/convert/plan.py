@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -179,8 +180,13 @@ def load_digests(task: ConversionTask) -> tuple[bytes, bytes]:
 
 def load_absent_files(task: ConversionTask) -> frozenset[Path]:
     """The files of a task's items that were not there when the source was listed."""
-    with task.file.open("rb") as file:
-        file.seek(task.offset)
+    return _load_absent(task.file, task.offset, task.file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)  # asked for each reject of a task
+def _load_absent(path: Path, offset: int, written_ns: int) -> frozenset[Path]:
+    with path.open("rb") as file:
+        file.seek(offset)
         for _ in range(2):
             pickle.load(file)
         return frozenset(pickle.load(file))
