@@ -21,6 +21,7 @@ from phiv_data.export.chat_json import Llava, ShareGpt, Swift, Trl
 from phiv_data.export.hub import Hub
 from phiv_data.export.webdataset import WebDataset
 from phiv_data.stores.address import require_local
+from phiv_data.stores.folder_copy import local_copy
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_OK
 
@@ -76,7 +77,6 @@ def _export(command: ExportCommand) -> int:
     from tqdm import tqdm
 
     from phiv_data.export.engine import export  # imports pydantic: not for --help
-    from phiv_data.stores.folder_copy import local_copy
 
     options, format = command.options, command.writer.name
     require_local("OUT", options.out)

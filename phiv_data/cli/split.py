@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from phiv_data.cli.common import run
 from phiv_data.stores.address import require_local
+from phiv_data.stores.folder_copy import local_copy
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_OK
 
@@ -63,7 +64,6 @@ def _split(argv: list[str]) -> int:
     from tqdm import tqdm
 
     from phiv_data.split import split_dataset  # imports pydantic and pyarrow: not for --help
-    from phiv_data.stores.folder_copy import local_copy
 
     require_local("--out_dir", options.out_dir)
     how = dataclasses.asdict(options)

@@ -10,6 +10,7 @@ from tyro.conf import FlagCreatePairsOff
 from phiv_data.cli.common import run
 from phiv_data.cli.validate_options import ValidateOptions
 from phiv_data.stores.address import require_local
+from phiv_data.stores.folder_copy import local_copy
 from phiv_data.utils.outputs import check_output_file, check_output_folder
 from phiv_schemas.errors import UsageError
 
@@ -27,7 +28,6 @@ def _validate(argv: list[str]) -> int:
     if len(options.paths) > 1 and (one_only or options.format not in ("text", "github")):
         raise UsageError("PATH", "several go with --format text or github only", "Check them one by one")
     from phiv_data.cli.checking import check, fix_and_check, undo_fixes  # imports pydantic and pyarrow: not for --help
-    from phiv_data.stores.folder_copy import local_copy
 
     for flag in ("fix", "undo", "output", "report_dir"):
         require_local(f"--{flag}", getattr(options, flag))

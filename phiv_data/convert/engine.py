@@ -95,53 +95,97 @@ def convert(
         raise UsageError("--finish", "does not go with --overwrite and --update: it converts nothing", "Leave them out")
     if overwrite and update:
         raise UsageError("--update", "cannot be combined with --overwrite, which converts all again", "Pass one")
-    options, output_options = options.chosen(), {"arrow": arrow, "include_unlabeled": include_unlabeled}
-    roots = SourceRoots.of(options)
     with locked(out_dir, wait=finish) as workspace:
         if workspace.is_publishing and take_back_if_damaged(workspace) is None:  # an earlier run was stopped there
             publish(workspace)
             overwrite = False
-        finished, damage = None if overwrite else workspace.finished(), None
-        if finished:  # the options alone, without reading the source, may show that it is theirs
-            identity, is_same_code = options.identity(), finished.converter_version == options.version
-            if not is_partial:
-                damage = find_damage(out_dir, dataset_files(out_dir, finished, workspace.kept / IMAGE_SIZES))
-            retry = retry_failed and bool(finished.accounting.rejected)
-            is_theirs = identity is not None and is_same_code and finished.options == identity | output_options
-            if is_theirs and not retry and damage is None:
-                discard(workspace)
-                return Outcome(finished, found_finished=True)
-        if finish and not finished:
+        finished = None if overwrite else workspace.finished()
+        asked = _Asked(options.chosen(), arrow, include_unlabeled, overwrite, update, retry_failed, finish, is_partial)
+        return asked.make(workspace, finished, engine, verify, input_timeout, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `convert` is asked for."""
+
+    options: ConverterOptions
+    arrow: bool
+    include_unlabeled: bool
+    overwrite: bool
+    update: bool
+    retry_failed: bool
+    finish: bool
+    is_partial: bool
+
+    def make(
+        self,
+        workspace: Workspace,
+        finished: Manifest | None,
+        engine: Engine,
+        verify: bool,
+        input_timeout: float,
+        progress: ProgressFactory,
+    ) -> Outcome:
+        """Make the output, or find that `finished` is it."""
+        roots = SourceRoots.of(self.options)
+        output_options = {"arrow": self.arrow, "include_unlabeled": self.include_unlabeled}
+        damage = self._find_damage(workspace, finished)
+        if finished and self._is_theirs(finished, output_options) and not self._retries(finished) and damage is None:
+            discard(workspace)
+            return Outcome(finished, found_finished=True)
+        if self.finish and not finished:
             check_finishable(workspace)
-        inputs, plan = open_source(options, workspace, roots, verify=verify)
-        provenance = find_provenance(options, plan.converter, output_options)
+        inputs, plan = open_source(self.options, workspace, roots, verify=verify)
+        provenance = find_provenance(self.options, plan.converter, output_options)
         wanted = PlanRecord(plan.converter.name, plan.sha256, provenance, plan.source)
         basis = spell_basis(plan.converter, provenance, (*roots.folders(), workspace.source.absolute()))
-        kept: KeptRows | str = ""
-        if finished:
-            difference, warnings = _compare(finished, wanted, workspace)
-            is_same = difference is None and not (update and (warnings or damage)) and not retry
-            if difference and not (update and finished.converter == provenance["converter"]):
-                raise difference  # the output of another converter was not meant
-            if is_same:
-                discard(workspace)
-                if damage:
-                    raise _damaged(out_dir, damage)
-                return Outcome(finished, found_finished=True, warnings=warnings)
-            kept = find_kept(workspace, plan, basis)
-        if finish:
+        if finished and (warnings := self._warnings_if_same(workspace, finished, wanted, damage)) is not None:
+            return Outcome(finished, found_finished=True, warnings=warnings)
+        kept = find_kept(workspace, plan, basis) if finished else ""
+        if self.finish:
             check_finishable(workspace, wanted, plan)
-        warnings = begin(workspace, wanted, overwrite=overwrite or finished is not None)
+        warnings = begin(workspace, wanted, overwrite=self.overwrite or finished is not None)
         if isinstance(kept, str) and finished:
             warnings += (_explain_again(finished, wanted, kept),)
         if damage:
             warnings += (f"the earlier output is damaged ({damage}): what has changed in it is made again",)
         taken = kept if isinstance(kept, KeptRows) else None
-        job = ConversionJob(plan, workspace, include_unlabeled, {}, input_timeout, roots, taken)
-        assembled, shards = make_files(job, inputs, arrow, engine, progress)
+        job = ConversionJob(plan, workspace, self.include_unlabeled, {}, input_timeout, roots, taken)
+        assembled, shards = make_files(job, inputs, self.arrow, engine, progress)
         write_index(workspace, plan, basis)
         write_manifest(job, inputs, assembled, shards, provenance)
         return _outcome(job, assembled, publish(workspace), (*warnings, *inputs.warnings))
+
+    def _find_damage(self, workspace: Workspace, finished: Manifest | None) -> str | None:
+        """What the finished output has lost, by the sizes of its files."""
+        if finished is None or self.is_partial:
+            return None
+        return find_damage(workspace.out_dir, dataset_files(workspace.out_dir, finished, workspace.kept / IMAGE_SIZES))
+
+    def _is_theirs(self, finished: Manifest, output_options: dict[str, bool]) -> bool:
+        """Whether the options alone, without reading the source, show that a finished output is theirs."""
+        identity, is_same_code = self.options.identity(), finished.converter_version == self.options.version
+        return identity is not None and is_same_code and finished.options == identity | output_options
+
+    def _retries(self, finished: Manifest) -> bool:
+        return self.retry_failed and bool(finished.accounting.rejected)
+
+    def _warnings_if_same(
+        self, workspace: Workspace, finished: Manifest, wanted: PlanRecord, damage: str | None
+    ) -> tuple[str, ...] | None:
+        """The warnings of a finished output that is the wanted one; None where it is to be made again.
+
+        UsageError where it is another one, and not to be replaced; ShardError where it is damaged.
+        """
+        difference, warnings = _compare(finished, wanted, workspace)
+        if difference and not (self.update and finished.converter == wanted.provenance["converter"]):
+            raise difference  # the output of another converter was not meant
+        if difference or (self.update and (warnings or damage)) or self._retries(finished):
+            return None
+        discard(workspace)
+        if damage:
+            raise _damaged(workspace.out_dir, damage)
+        return warnings
 
 
 def _damaged(out_dir: Path, damage: str) -> ShardError:

@@ -15,7 +15,9 @@ from phiv_data.cli.common import run
 from phiv_data.utils.extras import needs_extra
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_OK, UsageError
+from phiv_train.checkpoints.resolve import find_source
 from phiv_train.cli.options import MergeOptions
+from phiv_train.training.quiet import quiet_libraries
 
 
 def main() -> int:
@@ -26,9 +28,6 @@ def main() -> int:
 @needs_extra("train")
 def _merge(options: MergeOptions) -> int:
     """Check what is cheap to check, then merge."""
-    from phiv_train.checkpoints.resolve import find_source
-    from phiv_train.training.quiet import quiet_libraries
-
     if options.out.exists() and not options.out.is_dir():
         raise UsageError("--out", f"{options.out} is a file", "Pass a new folder")
     if options.out.is_dir() and any(options.out.iterdir()):

@@ -13,22 +13,29 @@ that cannot be asked has `"prediction": null` and why in `error`.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phiv_data.storage.dataset import ConversationDataset
-from phiv_data.utils.atomic import TMP_PREFIX, atomic_write, environment_problems
+from phiv_data.storage.dataset import MANIFEST, ConversationDataset
+from phiv_data.utils.atomic import TMP_PREFIX, atomic_write, environment_problems, sha256_file
 from phiv_data.utils.file_lock import FileLock
+from phiv_data.utils.image_options import collect_image_options
 from phiv_data.utils.json_files import read_object
+from phiv_data.utils.terminal import say
 from phiv_schemas import Conversation
-from phiv_schemas.errors import RecordError, UsageError
+from phiv_schemas.errors import EXIT_DATA, EXIT_OK, RecordError, UsageError
 from phiv_train.batching.lengths import spread_rows
-from phiv_train.evaluation.generate import Turns, up_to
+from phiv_train.checkpoints.base_stamp import stamp_base
+from phiv_train.cli.answer import mismatch
+from phiv_train.cli.options import PredictOptions
+from phiv_train.evaluation.generate import Turns, progress_bar, up_to
 from phiv_train.families.base import Encoded
 from phiv_train.inference.greedy import Answer
-from phiv_train.inference.model import LoadedModel
+from phiv_train.inference.model import LoadedModel, load_model
 from phiv_train.training import distributed, launcher
+from phiv_train.training.distributed import process_group
 
 ROWS_PER_BLOCK = 64
 SETTINGS = "settings.json"
@@ -39,6 +46,58 @@ class Predicted(NamedTuple):
 
     found: int
     failed: int
+
+
+def load(options: PredictOptions) -> LoadedModel:
+    """The model that the flags name; a line where its base or its processor are not those of its training."""
+    model = load_model(
+        options.model,
+        adapter=options.adapter,
+        family=options.family,
+        precision=options.precision,
+        device=options.device,
+        image_options=collect_image_options(options.image_option, None),
+        use_flash_attention=options.use_flash_attention,
+    )
+    if launcher.rank() == 0 and (line := mismatch(model.source, model.processor)):
+        say(f"phiv-predict: {line}", to=sys.stderr)
+    return model
+
+
+def answer_split(options: PredictOptions, dataset: ConversationDataset, output: Path) -> int:
+    """Load the model and answer the split, on every rank; the exit code."""
+    model, first = load(options), launcher.rank() == 0
+    folder = model.source.adapter
+    adapter = folder and next(file for file in sorted(folder.glob("adapter_model.*")) if file.suffix != ".json")
+    settings = {
+        "model": model.source.base,
+        "weights": stamp_base(model.source.base),
+        "adapter": adapter and sha256_file(adapter),
+        "data": sha256_file(dataset.path / MANIFEST),
+        "split": options.split,
+        "precision": str(model.model.dtype),
+        **model.processor.image_options,
+    }
+    on_gpu = model.model.device.type == "cuda"
+    with process_group(on_gpu), progress_bar("predict", disable=None if first else True) as on_rows:
+        found, failed = predict_split(
+            model,
+            dataset,
+            output,
+            turns=options.turns,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            max_new_tokens=options.max_new_tokens,
+            settings=settings,
+            on_rows=on_rows,
+        )
+    if first:
+        if found:
+            say(f"phiv-predict: the answers of {found} rows were there from a run that was stopped", to=sys.stderr)
+        say(f"{output}: answers to {dataset.split} of {dataset.place}")
+        if failed:
+            say(f"phiv-predict: {failed} answers are missing, `error` in their lines says why", to=sys.stderr)
+    return EXIT_DATA if failed else EXIT_OK
 
 
 def predict_split(

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phiv_data.formats.recognise import CLIP_SUFFIXES, IMAGE_SUFFIXES
-from phiv_data.storage.dataset import MANIFEST, ConversationDataset
-from phiv_data.utils.atomic import atomic_write, sha256_file
-from phiv_data.utils.image_options import collect_image_options
+from phiv_data.storage.dataset import ConversationDataset
+from phiv_data.utils.atomic import atomic_write
 from phiv_data.utils.outputs import check_output_file
 from phiv_data.utils.terminal import say
 from phiv_schemas.errors import EXIT_DATA, EXIT_OK, RecordError, UsageError
@@ -23,7 +22,7 @@ from phiv_train.training import launcher
 from phiv_train.training.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from phiv_train.inference.model import LoadedModel
+    pass
 
 
 def predict_inputs(options: PredictOptions) -> int:
@@ -36,6 +35,9 @@ def predict_inputs(options: PredictOptions) -> int:
         check_output_file("--output", options.output)
         if any(options.output.resolve() == file.resolve() for file in files):
             raise UsageError("--output", f"{options.output} is one of the images", "Name another file")
+    _prepare(options)
+    from phiv_train.cli.predict_split import load  # imports torch and transformers
+
     model = load(options)
     assert options.question is not None
     asked = [files] if options.together else [[file] for file in files]
@@ -71,42 +73,10 @@ def predict_dataset(options: PredictOptions) -> int:
     check_output_file("--output", options.output)
     if options.output.resolve().is_relative_to(options.data_dir.resolve()):
         raise UsageError("--output", f"{options.output} is in the dataset", "Name a file elsewhere")
-    model = load(options)
-    from phiv_train.checkpoints.base_stamp import stamp_base
-    from phiv_train.cli.predict_split import predict_split
-    from phiv_train.evaluation.generate import progress_bar
-    from phiv_train.training.distributed import process_group
+    _prepare(options)
+    from phiv_train.cli.predict_split import answer_split  # imports torch and transformers
 
-    first, folder = launcher.rank() == 0, model.source.adapter
-    adapter = folder and next(file for file in sorted(folder.glob("adapter_model.*")) if file.suffix != ".json")
-    on_gpu = model.model.device.type == "cuda"
-    with process_group(on_gpu), progress_bar("predict", disable=None if first else True) as on_rows:
-        found, failed = predict_split(
-            model,
-            dataset,
-            options.output,
-            turns=options.turns,
-            limit=options.limit,
-            batch_size=options.batch_size,
-            max_new_tokens=options.max_new_tokens,
-            settings={
-                "model": model.source.base,
-                "weights": stamp_base(model.source.base),
-                "adapter": adapter and sha256_file(adapter),
-                "data": sha256_file(options.data_dir / MANIFEST),
-                "split": options.split,
-                "precision": str(model.model.dtype),
-                **model.processor.image_options,
-            },
-            on_rows=on_rows,
-        )
-    if first:
-        if found:
-            say(f"phiv-predict: the answers of {found} rows were there from a run that was stopped", to=sys.stderr)
-        say(f"{options.output}: answers to {options.split} of {options.data_dir}")
-        if failed:
-            say(f"phiv-predict: {failed} answers are missing, `error` in their lines says why", to=sys.stderr)
-    return EXIT_DATA if failed else EXIT_OK
+    return answer_split(options, dataset, options.output)
 
 
 def find_files(inputs: Sequence[str], *, once: bool = True) -> list[Path]:
@@ -133,22 +103,7 @@ def find_files(inputs: Sequence[str], *, once: bool = True) -> list[Path]:
     return list(dict.fromkeys(found)) if once else found
 
 
-def load(options: PredictOptions) -> LoadedModel:
-    """The model, found before anything heavy is imported."""
+def _prepare(options: PredictOptions) -> None:
+    """The model is found before anything heavy is imported, and the libraries are told to be quiet."""
     find_source(options.model, adapter=options.adapter, family=options.family)
     quiet_libraries()
-    from phiv_train.cli.answer import mismatch  # imports torch and transformers
-    from phiv_train.inference.model import load_model
-
-    model = load_model(
-        options.model,
-        adapter=options.adapter,
-        family=options.family,
-        precision=options.precision,
-        device=options.device,
-        image_options=collect_image_options(options.image_option, None),
-        use_flash_attention=options.use_flash_attention,
-    )
-    if launcher.rank() == 0 and (line := mismatch(model.source, model.processor)):
-        say(f"phiv-predict: {line}", to=sys.stderr)
-    return model

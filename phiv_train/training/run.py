@@ -234,7 +234,7 @@ def _eval_settings(config: TrainConfig) -> dict[str, Any]:
         "quantization": "4bit" if config.use_qlora else None,
         "asked_metric": config.metric,
         "max_rows": config.max_eval_rows,
-        "data_sha256": sha256_file(config.eval_dir / MANIFEST),
+        "data_sha256": sha256_file(ConversationDataset(config.eval_dir, config.eval_split).path / MANIFEST),
     }
 
 
