@@ -6,11 +6,23 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+from filelock import FileLock
 
 TESTS = Path(__file__).resolve().parent
 COMMAND_ENV = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
 _SCRIPT = TESTS / "toy_command.py"
+
+
+@contextmanager
+def only_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Ray at a time among the processes of pytest-xdist: a second one would be taken for the first, or join it."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):
+        yield
 
 
 def command(source: Path, out: Path, *args: object) -> list[str]:

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scale_helpers import only_ray
 
 TESTS = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head that computes nothing, and a node with two processors; every process of it ends with the tests."""
+    with only_ray(tmp_path_factory):
+        yield from _cluster()
+
+
+def _cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 

@@ -99,6 +99,7 @@ def test_a_task_that_takes_too_long_is_named_at_last(cluster: Any) -> None:
     assert dict(patient.map(_sleep_then_say, 0.0, [7])) == {7: 7}
 
 
+@pytest.mark.soak
 def test_a_node_that_goes_away_half_way_costs_no_result(
     cluster: Any, source: Path, straight: dict[str, str], tmp_path: Path
 ) -> None:
@@ -147,7 +148,8 @@ def command_line(pid: int) -> str:
     return ""
 
 
-@pytest.mark.parametrize("trials", [2, pytest.param(16, marks=pytest.mark.soak)])
+@pytest.mark.soak  # what it kills other tests would need
+@pytest.mark.parametrize("trials", [16])
 def test_killed_at_random_and_run_again_the_bytes_are_the_same(
     cluster: Any, source: Path, straight: dict[str, str], tmp_path: Path, trials: int
 ) -> None:
@@ -168,6 +170,7 @@ def test_killed_at_random_and_run_again_the_bytes_are_the_same(
     assert tree(out) == straight
 
 
+@pytest.mark.soak
 def test_a_stop_signal_ends_the_command_as_without_ray(cluster: Any, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     args = command(source, out, "--engine", "ray", "--ray_address", cluster.address)

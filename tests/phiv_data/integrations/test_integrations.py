@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from data_builders import samples
 from integration_rows import GOOD, LINES, examples, write_place
+from scale_helpers import only_ray
 
 from phiv_data import result_schema, validate_batch
 from phiv_data.testing import assert_valid
@@ -101,15 +102,20 @@ def test_datasets_in_processes_streams_and_batches_of_two(place: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Ray on one core of this machine, ended in the end."""
+    with only_ray(tmp_path_factory):
+        yield from _ray()
+
+
+def _ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
     before = children()
     quiet = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(num_cpus=1, object_store_memory=80 * 2**20, **quiet)
+        ray.init("local", num_cpus=1, object_store_memory=80 * 2**20, **quiet)
     ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield ray
