@@ -104,6 +104,6 @@ def find_files(inputs: Sequence[str], *, once: bool = True) -> list[Path]:
 
 
 def _prepare(options: PredictOptions) -> None:
-    """The model is found before anything heavy is imported, and the libraries are told to be quiet."""
+    """The model is found before anything heavy is imported, and the libraries print nothing of their own."""
     find_source(options.model, adapter=options.adapter, family=options.family)
     quiet_libraries()
