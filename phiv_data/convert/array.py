@@ -131,7 +131,7 @@ def _check_finished(options: ConverterOptions, workspace: Workspace, output: dic
     manifest = workspace.finished()
     assert manifest is not None
     kind = type(options)
-    recorded = {field.name for field in dataclasses.fields(options) if field.name in manifest.options}  # type: ignore[arg-type]
+    recorded = {field.name for field in dataclasses.fields(options) if field.name in manifest.options}  # type: ignore[arg-type]  # a dataclass
     given = {name: getattr(options, name) for name in recorded} | output
     differing = sorted(name for name, value in given.items() if manifest.options[name] != _plain(value))
     if manifest.converter != f"{kind.__module__}:{kind.__qualname__}" or differing:

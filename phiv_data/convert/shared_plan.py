@@ -38,7 +38,7 @@ class ArrayJob:
 def spell_command(options: ConverterOptions, output_options: Mapping[str, object]) -> dict[str, str]:
     """What all tasks of an array must agree on, by the names of its flags."""
     kind = type(options)
-    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}  # type: ignore[arg-type]
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}  # type: ignore[arg-type]  # a dataclass
     words = {name: spell(value) for name, value in (fields | dict(output_options)).items()}
     return words | {"converter": f"{kind.__module__}:{kind.__qualname__}", "version of the converter": options.version}
 

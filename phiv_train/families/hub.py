@@ -41,10 +41,16 @@ def model_folder(folder: Path) -> Path:
         return folder
     checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     newest = max(checkpoints, key=lambda path: int(path.name.partition("-")[2]), default=None)
-    # A final/ that is older than a checkpoint is of the run before, which this one replaces.
-    if (final := folder / "final").is_dir() and (newest is None or newest.stat().st_mtime <= final.stat().st_mtime):
+    # A final/ that was saved before a checkpoint is of the run before, which this one replaces.
+    if (final := folder / "final").is_dir() and (newest is None or _saved_at(newest) <= _saved_at(final)):
         return final
     if newest is not None:
         what = "is the folder of a run that has not finished"
         raise UsageError(str(folder), what, f"Its newest checkpoint is {newest}")
     return folder
+
+
+def _saved_at(checkpoint: Path) -> float:
+    """When its last file was written; evaluations, which add files later, do not count. 0 where that file is not."""
+    metadata = checkpoint / "phiv_checkpoint.json"
+    return metadata.stat().st_mtime if metadata.is_file() else 0.0

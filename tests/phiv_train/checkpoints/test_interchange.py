@@ -21,6 +21,7 @@ from phiv_train.checkpoints.resolve import find_source
 from phiv_train.checkpoints.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from phiv_train.cli import eval as cli_eval
 from phiv_train.families.base import get_family
+from phiv_train.families.hub import model_folder
 
 TINY = get_family("tiny")
 LORA: dict[str, Any] = {"max_steps": 2, "save_steps": 1, "use_lora": True, "lora_rank": 4}
@@ -207,12 +208,15 @@ def test_the_folder_of_a_run_stands_for_its_final_model(adapter_run: Path, tmp_p
     assert TINY.load_processor(str(adapter_run)).spec_hash == saved
     with pytest.raises(UsageError, match="its name is empty"):
         find_source("")
-    (tmp_path / "final").mkdir()  # of an earlier run
-    os.utime(tmp_path / "final", (1, 1))
-    for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
+    for seconds, name in enumerate(("final", "checkpoint-9", "checkpoint-10"), start=1):  # final/ of an earlier run
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "phiv_checkpoint.json").touch()
+        os.utime(tmp_path / name / "phiv_checkpoint.json", (seconds, seconds))
     with pytest.raises(UsageError, match=r"has not finished\. Its newest checkpoint is .*checkpoint-10"):
         find_source(str(tmp_path))
+    os.utime(tmp_path / "final/phiv_checkpoint.json", (9, 9))
+    (tmp_path / "checkpoint-10/eval_val.json").touch()  # an evaluation of it, later
+    assert model_folder(tmp_path) == tmp_path / "final"
 
 
 def test_weights_that_are_no_numbers_are_refused(demo: Path, adapter_run: Path, base: Path, tmp_path: Path) -> None:
